@@ -1,0 +1,159 @@
+"""Frozen values that every layer shares; data only, no behaviour of any layer.
+
+Instants are seconds since the Unix epoch (``_at``, for people), durations are
+seconds (``_s``). Bodies that the master never looks into are ``msgspec.Raw``:
+one JSON value, kept byte for byte.
+"""
+
+import re
+from typing import Literal
+
+import msgspec
+
+PROTOCOL_VERSIONS = (1,)
+
+# A name becomes part of a path (a project under projects_root) or of a terminal
+# line, so it is one plain component.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+# Ids are made by clients (so that a repeated submit is the same job) and name
+# folders in the master's state: hexadecimal digits, for runs of a schedule
+# followed by "-" and the number of the run.
+ID_PATTERN = re.compile(r"[0-9a-f]{16}(-[0-9]{1,9})?\Z")
+
+JobState = Literal["ready", "running", "paused", "succeeded", "failed", "cancelled"]
+FINAL_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class Value(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False
+):
+    """Settings common to shared values: frozen, strict, named fields only."""
+
+
+class JobSpec(Value, omit_defaults=True, kw_only=True):
+    """What a user asks for: one run of a spider.
+
+    ``project`` is a folder name under each worker's ``projects_root``;
+    ``project_dir`` an absolute folder for workers on the same machine; exactly
+    one of them is set. ``spider`` is a spider's name or, with ``project_dir``, a
+    file in it that ends in ``.py``. ``parallelism`` is a ceiling for crawl
+    processes, 0 means as many as there are slots. ``retries`` counts runs again
+    after a failure.
+    """
+
+    project: str = ""
+    project_dir: str = ""
+    spider: str
+    urls: tuple[str, ...] = ()
+    args: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    priority: int = 0
+    retries: int = 0
+    parallelism: int = 1
+    name: str = ""
+
+
+class Submission(Value, omit_defaults=True, kw_only=True):
+    """A job, or with ``every_s`` a schedule, under the id its client made."""
+
+    id: str
+    spec: JobSpec
+    every_s: float | None = None
+
+
+class JobView(Value, kw_only=True):
+    """What people and scripts see of a job; ``status --json`` prints it.
+
+    ``pages`` and ``items`` of a running job include what is not yet published.
+    """
+
+    id: str
+    name: str
+    project: str
+    spider: str
+    state: JobState
+    reason: str
+    priority: int
+    parallelism: int
+    pages: int
+    items: int
+    pending: int
+    leased: int
+    poisoned: int
+    retries_left: int
+    runs: int
+    workers: tuple[str, ...]
+    schedule: str | None
+    submitted_at: float
+    started_at: float | None
+    finished_at: float | None
+
+
+class ScheduleView(Value, kw_only=True):
+    """What people see of a schedule; ``job`` is its latest run."""
+
+    id: str
+    name: str
+    project: str
+    spider: str
+    every_s: float
+    state: Literal["active", "cancelled"]
+    runs: int
+    job: str | None
+    next_at: float | None
+
+
+class WorkerView(Value, kw_only=True):
+    """What people see of a worker.
+
+    ``state`` is ``live``, ``silent`` (no word for two heartbeats), ``away``
+    (connection broken, not reaped yet) or ``draining``.
+    """
+
+    name: str
+    host: str
+    port: int
+    slots: int
+    busy: int
+    state: Literal["live", "silent", "away", "draining"]
+    last_heartbeat_s: float
+    versions: dict[str, str]
+    note: str
+
+
+class Versions(Value, kw_only=True):
+    """Versions of what decides how a crawl behaves, for people."""
+
+    dscrapy: str
+    scrapy: str
+    python: str
+
+
+class Outcome(Value, omit_defaults=True, kw_only=True):
+    """How a leased request ended; here the request is the whole run.
+
+    ``finish_reason`` is Scrapy's. ``failure`` is a code of ``FAILURES`` or empty,
+    ``text`` one line for people, ``traceback`` what ``show`` prints.
+    """
+
+    finish_reason: str = ""
+    failure: str = ""
+    text: str = ""
+    traceback: str = ""
+
+
+# code -> whether the job's retries may help against it
+FAILURES: dict[str, bool] = {
+    "unknown_project": False,
+    "unknown_spider": False,
+    "bad_arguments": False,
+    "unsupported": False,
+    "import_error": True,
+    "spider_error": True,
+    "start_error": True,
+    "died": True,
+}
+
+# Stats by the operation that wrote them: "sum", "max", "min", "last", each with
+# key -> JSON value (datetimes are tagged, see docs/protocol.md).
+Stats = dict[str, dict[str, msgspec.Raw]]

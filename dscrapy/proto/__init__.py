@@ -1,0 +1,1 @@
+"""The wire, sans I/O: bytes and instants in, messages and bytes out."""
