@@ -39,7 +39,7 @@ class Message(
 # ---- client to master: calls, each answered once ---------------------------
 
 
-class Submit(Message, tag="submit", kw_only=True):
+class Submit(Message, tag="submit", kw_only=True, frozen=True):
     """Submit jobs and schedules, all or nothing, in parts numbered from 0.
 
     Answered after every part: ``Accepted`` with the count so far; the answer to
@@ -53,13 +53,13 @@ class Submit(Message, tag="submit", kw_only=True):
     submissions: tuple[Submission, ...]
 
 
-class GetStatus(Message, tag="get_status", kw_only=True):
+class GetStatus(Message, tag="get_status", kw_only=True, frozen=True):
     """Ask for counts and workers; answered by ``Status``."""
 
     call: int
 
 
-class ListJobs(Message, tag="list_jobs", kw_only=True):
+class ListJobs(Message, tag="list_jobs", kw_only=True, frozen=True):
     """Ask for jobs in order of submission; answered by ``Jobs``.
 
     ``after`` is the ``next`` of the answer before; ``states`` empty means all.
@@ -73,21 +73,21 @@ class ListJobs(Message, tag="list_jobs", kw_only=True):
     newest: bool = False
 
 
-class ShowJob(Message, tag="show_job", kw_only=True):
+class ShowJob(Message, tag="show_job", kw_only=True, frozen=True):
     """Ask for all that is known of a job or schedule; answered by ``Shown``."""
 
     call: int
     job: str
 
 
-class WaitJob(Message, tag="wait_job", kw_only=True):
+class WaitJob(Message, tag="wait_job", kw_only=True, frozen=True):
     """Answered by ``Shown`` when the job is in a final state, however long."""
 
     call: int
     job: str
 
 
-class ChangeJob(Message, tag="change_job", kw_only=True):
+class ChangeJob(Message, tag="change_job", kw_only=True, frozen=True):
     """Change a job's life (or cancel a schedule); answered by ``Shown``.
 
     ``fresh`` belongs to ``retry``: run again with empty items.
@@ -99,14 +99,14 @@ class ChangeJob(Message, tag="change_job", kw_only=True):
     fresh: bool = False
 
 
-class DrainWorker(Message, tag="drain_worker", kw_only=True):
+class DrainWorker(Message, tag="drain_worker", kw_only=True, frozen=True):
     """Let a worker take nothing new, finish and leave; answered by ``Accepted``."""
 
     call: int
     worker: str
 
 
-class ReadFile(Message, tag="read_file", kw_only=True):
+class ReadFile(Message, tag="read_file", kw_only=True, frozen=True):
     """Read a job's file from a byte offset; answered by ``Chunk``.
 
     ``wait`` holds the answer until there are bytes after ``offset`` or the job
@@ -121,7 +121,7 @@ class ReadFile(Message, tag="read_file", kw_only=True):
     wait: bool = False
 
 
-class Ping(Message, tag="ping", kw_only=True):
+class Ping(Message, tag="ping", kw_only=True, frozen=True):
     """Ask for a sign of life; answered by ``Accepted``."""
 
     call: int
@@ -130,14 +130,14 @@ class Ping(Message, tag="ping", kw_only=True):
 # ---- master (or worker) to client: answers ----------------------------------
 
 
-class Accepted(Message, tag="accepted", kw_only=True):
+class Accepted(Message, tag="accepted", kw_only=True, frozen=True):
     """The call was carried out; ``count`` where the call counts something."""
 
     call: int
     count: int = 0
 
 
-class Status(Message, tag="status", kw_only=True):
+class Status(Message, tag="status", kw_only=True, frozen=True):
     """Answer to ``GetStatus``; ``role`` says who answers.
 
     ``jobs`` counts jobs by state; ``running`` lists at most 100 of the running
@@ -159,7 +159,7 @@ class Status(Message, tag="status", kw_only=True):
     workers: tuple[WorkerView, ...]
 
 
-class Jobs(Message, tag="jobs", kw_only=True):
+class Jobs(Message, tag="jobs", kw_only=True, frozen=True):
     """Answer to ``ListJobs``; ``next`` is None on the last page."""
 
     call: int
@@ -167,7 +167,7 @@ class Jobs(Message, tag="jobs", kw_only=True):
     next: int | None
 
 
-class Shown(Message, tag="shown", kw_only=True):
+class Shown(Message, tag="shown", kw_only=True, frozen=True):
     """A job with its specification, or a schedule; the other field is None."""
 
     call: int
@@ -179,7 +179,7 @@ class Shown(Message, tag="shown", kw_only=True):
     traceback: str = ""
 
 
-class Chunk(Message, tag="chunk", kw_only=True):
+class Chunk(Message, tag="chunk", kw_only=True, frozen=True):
     """Bytes of a job's file; ``end`` when the job has ended and no more follow."""
 
     call: int
@@ -187,7 +187,7 @@ class Chunk(Message, tag="chunk", kw_only=True):
     end: bool
 
 
-class Refused(Message, tag="refused", kw_only=True):
+class Refused(Message, tag="refused", kw_only=True, frozen=True):
     """A call that was not carried out: fixed code, text for people.
 
     With ``call`` -1 it answers no call but ends the session.
@@ -201,14 +201,14 @@ class Refused(Message, tag="refused", kw_only=True):
 # ---- worker to master -------------------------------------------------------
 
 
-class Held(Message, kw_only=True):
+class Held(Message, kw_only=True, frozen=True):
     """A crawl process that a worker still has something to say about."""
 
     job: str
     process: int
 
 
-class Register(Message, tag="register", kw_only=True):
+class Register(Message, tag="register", kw_only=True, frozen=True):
     """First message of a worker's session; answered by ``Registered``.
 
     ``instance`` is drawn anew at each start of the worker; ``held`` lists its
@@ -225,21 +225,21 @@ class Register(Message, tag="register", kw_only=True):
     held: tuple[Held, ...]
 
 
-class Heartbeat(Message, tag="heartbeat", kw_only=True):
+class Heartbeat(Message, tag="heartbeat", kw_only=True, frozen=True):
     """Proof that the session lives; answered by ``HeartbeatSeen`` at once."""
 
     number: int
 
 
-class Draining(Message, tag="draining", kw_only=True):
+class Draining(Message, tag="draining", kw_only=True, frozen=True):
     """The worker takes nothing new from now on."""
 
 
-class Leaving(Message, tag="leaving", kw_only=True):
+class Leaving(Message, tag="leaving", kw_only=True, frozen=True):
     """Last message of a worker that logs out; it holds no process any more."""
 
 
-class Started(Message, tag="started", kw_only=True):
+class Started(Message, tag="started", kw_only=True, frozen=True):
     """A crawl process runs, from project code of this digest."""
 
     job: str
@@ -247,7 +247,7 @@ class Started(Message, tag="started", kw_only=True):
     digest: str
 
 
-class Progress(Message, tag="progress", kw_only=True):
+class Progress(Message, tag="progress", kw_only=True, frozen=True):
     """What a crawl process has done so far; never journalled."""
 
     job: str
@@ -258,7 +258,7 @@ class Progress(Message, tag="progress", kw_only=True):
     in_flight: int
 
 
-class Log(Message, tag="log", kw_only=True):
+class Log(Message, tag="log", kw_only=True, frozen=True):
     """Bytes of a crawl process's log, cut at line ends where possible."""
 
     job: str
@@ -266,7 +266,7 @@ class Log(Message, tag="log", kw_only=True):
     data: bytes
 
 
-class Commit(Message, tag="commit", kw_only=True):
+class Commit(Message, tag="commit", kw_only=True, frozen=True):
     """What a leased request gave, in parts numbered from 0.
 
     ``items`` are the lines of ``items.jsonl``: a JSON object as it stands, or a
@@ -287,7 +287,7 @@ class Commit(Message, tag="commit", kw_only=True):
     stats: Stats = {}
 
 
-class Ended(Message, tag="ended", kw_only=True):
+class Ended(Message, tag="ended", kw_only=True, frozen=True):
     """A crawl process is gone, or was never started; answered by ``EndedSeen``.
 
     ``how``: ``exited`` (``status`` is the exit code, negative for a signal),
@@ -310,7 +310,7 @@ class Ended(Message, tag="ended", kw_only=True):
 # ---- master to worker -------------------------------------------------------
 
 
-class Registered(Message, tag="registered", kw_only=True):
+class Registered(Message, tag="registered", kw_only=True, frozen=True):
     """Answer to ``Register``: the session's epoch and the spans to keep.
 
     The worker kills the processes of ``drop`` at once: the master has given up
@@ -324,13 +324,13 @@ class Registered(Message, tag="registered", kw_only=True):
     drop: tuple[int, ...]
 
 
-class HeartbeatSeen(Message, tag="heartbeat_seen", kw_only=True):
+class HeartbeatSeen(Message, tag="heartbeat_seen", kw_only=True, frozen=True):
     """Answer to the heartbeat of this number."""
 
     number: int
 
 
-class Start(Message, tag="start", kw_only=True):
+class Start(Message, tag="start", kw_only=True, frozen=True):
     """Start a crawl process for a job.
 
     ``digest`` is empty until a first process has told it; later a worker whose
@@ -346,7 +346,7 @@ class Start(Message, tag="start", kw_only=True):
     hash_seed: int
 
 
-class Stop(Message, tag="stop", kw_only=True):
+class Stop(Message, tag="stop", kw_only=True, frozen=True):
     """End a crawl process: gracefully, with this finish reason."""
 
     job: str
@@ -354,7 +354,7 @@ class Stop(Message, tag="stop", kw_only=True):
     reason: str
 
 
-class Hold(Message, tag="hold", kw_only=True):
+class Hold(Message, tag="hold", kw_only=True, frozen=True):
     """Let a crawl process start no request (``on``) or go on."""
 
     job: str
@@ -362,11 +362,11 @@ class Hold(Message, tag="hold", kw_only=True):
     on: bool
 
 
-class Drain(Message, tag="drain", kw_only=True):
+class Drain(Message, tag="drain", kw_only=True, frozen=True):
     """Take nothing new, finish what is held, then leave."""
 
 
-class CommitSeen(Message, tag="commit_seen", kw_only=True):
+class CommitSeen(Message, tag="commit_seen", kw_only=True, frozen=True):
     """Answer to a part of a commit.
 
     ``stored``: durable; ``published``: durable and all its parts have effect;
@@ -380,7 +380,7 @@ class CommitSeen(Message, tag="commit_seen", kw_only=True):
     result: Literal["stored", "published", "settled"]
 
 
-class EndedSeen(Message, tag="ended_seen", kw_only=True):
+class EndedSeen(Message, tag="ended_seen", kw_only=True, frozen=True):
     """The end of this process is durable; forget it."""
 
     process: int
@@ -389,7 +389,7 @@ class EndedSeen(Message, tag="ended_seen", kw_only=True):
 # ---- worker to crawl process, beside CommitSeen, Stop and Hold --------------
 
 
-class Run(Message, tag="run", kw_only=True):
+class Run(Message, tag="run", kw_only=True, frozen=True):
     """First message: what to run. ``request`` is the lease that is granted."""
 
     job: str
@@ -398,13 +398,13 @@ class Run(Message, tag="run", kw_only=True):
     spec: JobSpec
 
 
-class Valid(Message, tag="valid", kw_only=True):
+class Valid(Message, tag="valid", kw_only=True, frozen=True):
     """Start no request after this instant of the machine's CLOCK_BOOTTIME."""
 
     until: float
 
 
-class Probe(Message, tag="probe", kw_only=True):
+class Probe(Message, tag="probe", kw_only=True, frozen=True):
     """Asks the event loop for a sign of life; answered by ``Alive``."""
 
     number: int
@@ -413,7 +413,7 @@ class Probe(Message, tag="probe", kw_only=True):
 # ---- crawl process to worker, beside Commit and Progress --------------------
 
 
-class Alive(Message, tag="alive", kw_only=True):
+class Alive(Message, tag="alive", kw_only=True, frozen=True):
     """Answer to ``Probe``."""
 
     number: int

@@ -30,7 +30,7 @@ class Value(
     """Settings common to shared values: frozen, strict, named fields only."""
 
 
-class JobSpec(Value, omit_defaults=True, kw_only=True):
+class JobSpec(Value, omit_defaults=True, kw_only=True, frozen=True):
     """What a user asks for: one run of a spider.
 
     ``project`` is a folder name under each worker's ``projects_root``;
@@ -53,7 +53,7 @@ class JobSpec(Value, omit_defaults=True, kw_only=True):
     name: str = ""
 
 
-class Submission(Value, omit_defaults=True, kw_only=True):
+class Submission(Value, omit_defaults=True, kw_only=True, frozen=True):
     """A job, or with ``every_s`` a schedule, under the id its client made."""
 
     id: str
@@ -61,7 +61,7 @@ class Submission(Value, omit_defaults=True, kw_only=True):
     every_s: float | None = None
 
 
-class JobView(Value, kw_only=True):
+class JobView(Value, kw_only=True, frozen=True):
     """What people and scripts see of a job; ``status --json`` prints it.
 
     ``pages`` and ``items`` of a running job include what is not yet published.
@@ -89,7 +89,7 @@ class JobView(Value, kw_only=True):
     finished_at: float | None
 
 
-class ScheduleView(Value, kw_only=True):
+class ScheduleView(Value, kw_only=True, frozen=True):
     """What people see of a schedule; ``job`` is its latest run."""
 
     id: str
@@ -103,7 +103,7 @@ class ScheduleView(Value, kw_only=True):
     next_at: float | None
 
 
-class WorkerView(Value, kw_only=True):
+class WorkerView(Value, kw_only=True, frozen=True):
     """What people see of a worker.
 
     ``state`` is ``live``, ``silent`` (no word for two heartbeats), ``away``
@@ -121,7 +121,7 @@ class WorkerView(Value, kw_only=True):
     note: str
 
 
-class Versions(Value, kw_only=True):
+class Versions(Value, kw_only=True, frozen=True):
     """Versions of what decides how a crawl behaves, for people."""
 
     dscrapy: str
@@ -129,7 +129,7 @@ class Versions(Value, kw_only=True):
     python: str
 
 
-class Outcome(Value, omit_defaults=True, kw_only=True):
+class Outcome(Value, omit_defaults=True, kw_only=True, frozen=True):
     """How a leased request ended; here the request is the whole run.
 
     ``finish_reason`` is Scrapy's. ``failure`` is a code of ``FAILURES`` or empty,

@@ -33,7 +33,7 @@ class FrameReader:
         self.frame_bytes_max = frame_bytes_max
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray) -> None:
         """Take bytes as they came from the transport."""
         self._buffer += data
 
