@@ -1,0 +1,302 @@
+"""What clients ask for: jobs, schedules and the fleet.
+
+Every refusal is one line that says what to do; its code is fixed (docs/protocol.md).
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from dscrapy import messages as m
+from dscrapy.frontier import records as r
+from dscrapy.frontier import views
+from dscrapy.frontier.clock import Now
+from dscrapy.frontier.decision import Decision
+from dscrapy.frontier.jobs import Job
+from dscrapy.frontier.state import State
+from dscrapy.model import ID_PATTERN, NAME_PATTERN, JobSpec, Submission
+
+# A schedule of runs closer than this is a slip of the finger.
+EVERY_MIN_S = 1.0
+
+
+def decide_call(
+    state: State,
+    draw_seed: Callable[[], int],
+    session: int,
+    command: m.ClientCall,
+    now: Now,
+) -> Decision:
+    """Return what a client's call leads to.
+
+    ``GetStatus`` and ``ReadFile`` are the shell's: they need more than the state.
+    """
+    decision = Decision()
+    match command:
+        case m.Submit():
+            _submit(state, draw_seed, session, command, decision, now)
+        case m.ListJobs():
+            decision.send(session, views.list_jobs(state, command))
+        case m.ShowJob():
+            if _known(state, session, command.call, command.job, decision):
+                decision.shows.append((session, command.call, command.job))
+        case m.WaitJob():
+            _wait(state, session, command, decision)
+        case m.ChangeJob():
+            _change(state, session, command, decision, now)
+        case m.DrainWorker():
+            _drain(state, session, command, decision)
+        case m.Ping():
+            decision.send(session, m.Accepted(call=command.call))
+        case _:
+            raise AssertionError(f"{type(command).__name__} is not decided here")
+    return decision
+
+
+def _known(
+    state: State, session: int, call: int, identity: str, decision: Decision
+) -> bool:
+    if identity in state.jobs or identity in state.schedules:
+        return True
+    decision.refuse(
+        session, call, "no_such_job", f"no job {identity}: `dscrapy jobs` lists them"
+    )
+    return False
+
+
+# ---- submitting ---------------------------------------------------------------
+
+
+def _submit(
+    state: State,
+    draw_seed: Callable[[], int],
+    session: int,
+    command: m.Submit,
+    decision: Decision,
+    now: Now,
+) -> None:
+    """All or nothing; a submission that is already here under its id is no new one."""
+    seen: set[str] = set()
+    facts: list[r.Record] = []
+    for submission in command.submissions:
+        problem = _problem_of(state, submission, seen)
+        if problem is not None:
+            decision.refuse(session, command.call, *problem)
+            return
+        seen.add(submission.id)
+        if submission.id in state.jobs or submission.id in state.schedules:
+            continue
+        facts.append(_fact_of(submission, draw_seed, now))
+    decision.records.extend(facts)
+    count = len(command.submissions)
+    decision.send(session, m.Accepted(call=command.call, count=count))
+
+
+def _fact_of(
+    submission: Submission, draw_seed: Callable[[], int], now: Now
+) -> r.Record:
+    if submission.every_s is None:
+        return r.JobAdded(
+            id=submission.id, spec=submission.spec, at=now.wall, hash_seed=draw_seed()
+        )
+    return r.ScheduleAdded(
+        id=submission.id,
+        spec=submission.spec,
+        every_s=submission.every_s,
+        at=now.wall,
+    )
+
+
+def _problem_of(
+    state: State, submission: Submission, seen: set[str]
+) -> tuple[str, str] | None:
+    """Return code and text of what is wrong with the submission."""
+    spec = submission.spec
+    if not ID_PATTERN.match(submission.id) or "-" in submission.id:
+        return "bad_id", "a job's id is 16 hexadecimal digits"
+    if submission.id in seen:
+        return "bad_id", f"the id {submission.id} stands twice in one submission"
+    if bool(spec.project) == bool(spec.project_dir) or not spec.spider:
+        return "bad_spec", "a job names a spider, and a project or its folder"
+    if spec.project and not NAME_PATTERN.match(spec.project):
+        return "bad_spec", f"{spec.project!r} is no project name"
+    if spec.parallelism < 0 or spec.retries < 0:
+        return "bad_spec", "parallelism and retries are 0 or more"
+    if submission.every_s is not None and not submission.every_s >= EVERY_MIN_S:
+        return "bad_spec", f"a schedule runs every {EVERY_MIN_S:g} s or less often"
+    known: Job | None = state.jobs.get(submission.id)
+    schedule = state.schedules.get(submission.id)
+    stored = known.spec if known else schedule.spec if schedule else None
+    is_other = stored is not None and (
+        msgspec.json.decode(stored, type=JobSpec) != spec
+        or (schedule is not None) != (submission.every_s is not None)
+    )
+    if is_other:
+        return "id_taken", f"the id {submission.id} belongs to another job"
+    return None
+
+
+# ---- a job's life -------------------------------------------------------------
+
+
+def _wait(state: State, session: int, command: m.WaitJob, decision: Decision) -> None:
+    if not _known(state, session, command.call, command.job, decision):
+        return
+    job = state.jobs.get(command.job)
+    if job is None:
+        decision.refuse(
+            session,
+            command.call,
+            "is_schedule",
+            f"{command.job} is a schedule, which does not end: wait for its runs",
+        )
+    elif job.is_final:
+        decision.shows.append((session, command.call, job.id))
+    else:
+        decision.records.append(
+            r.WaiterAdded(session=session, call=command.call, job=job.id)
+        )
+
+
+def _change(
+    state: State, session: int, command: m.ChangeJob, decision: Decision, now: Now
+) -> None:
+    if not _known(state, session, command.call, command.job, decision):
+        return
+    job = state.jobs.get(command.job)
+    if job is None:
+        problem = _change_schedule(state, command, decision)
+    else:
+        change = {
+            "cancel": _cancel,
+            "pause": _pause,
+            "resume": _resume,
+            "retry": _retry,
+        }[command.verb]
+        problem = change(state, job, command, decision, now)
+    if problem is not None:
+        decision.refuse(session, command.call, "bad_state", problem)
+    else:
+        decision.shows.append((session, command.call, command.job))
+
+
+def _change_schedule(
+    state: State, command: m.ChangeJob, decision: Decision
+) -> str | None:
+    schedule = state.schedules[command.job]
+    if command.verb != "cancel":
+        return f"{schedule.id} is a schedule: it can be cancelled, not {command.verb}d"
+    if schedule.cancelled:
+        return f"schedule {schedule.id} is already cancelled"
+    decision.records.append(r.ScheduleCancelled(id=schedule.id))
+    return None
+
+
+def _cancel(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if job.is_final:
+        return f"job {job.id} is already {job.status}"
+    if job.course is not None and job.course.cancelling:
+        return f"job {job.id} is already being cancelled"
+    if job.status == "ready":
+        decision.end_job(job, "cancelled", "cancelled", now)
+        return None
+    decision.records.append(r.CancelAsked(job=job.id))
+    _tell(state, job, decision, stop=True)
+    return None
+
+
+def _pause(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if job.is_final:
+        return f"job {job.id} is already {job.status}"
+    if job.paused:
+        return f"job {job.id} is already paused"
+    decision.records.append(r.JobPaused(job=job.id, on=True))
+    _tell(state, job, decision, hold=True)
+    return None
+
+
+def _resume(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if not job.paused or job.is_final:
+        return f"job {job.id} is not paused but {job.state}"
+    decision.records.append(r.JobPaused(job=job.id, on=False))
+    _tell(state, job, decision, hold=False)
+    return None
+
+
+def _retry(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if not job.is_final:
+        return f"job {job.id} has not ended: it is {job.state}"
+    has_items = job.course is not None and job.course.items > 0
+    if not command.fresh and job.status == "succeeded":
+        return f"job {job.id} succeeded: `retry --fresh` runs it again with empty items"
+    if not command.fresh and has_items:
+        return (
+            f"job {job.id} keeps the {job.begin().items} items of its run: "
+            "`retry --fresh` runs it again with empty items"
+        )
+    decision.records.append(
+        r.JobAgain(
+            job=job.id,
+            fresh=command.fresh,
+            automatic=False,
+            reason="",
+            at=now.wall,
+        )
+    )
+    return None
+
+
+def _tell(
+    state: State,
+    job: Job,
+    decision: Decision,
+    *,
+    stop: bool = False,
+    hold: bool = False,
+) -> None:
+    """Tell the job's process, if it has one that can be reached."""
+    course = job.course
+    if course is None or course.process is None:
+        return
+    process = state.processes[course.process]
+    worker = state.workers.get(process.worker)
+    if worker is None or worker.session is None:
+        # It is told when its worker is back.
+        return
+    number = process.number
+    if stop:
+        message: m.Stop | m.Hold = m.Stop(
+            job=job.id, process=number, reason="cancelled"
+        )
+    else:
+        message = m.Hold(job=job.id, process=number, on=hold)
+    decision.send(worker.session, message)
+
+
+# ---- the fleet ----------------------------------------------------------------
+
+
+def _drain(
+    state: State, session: int, command: m.DrainWorker, decision: Decision
+) -> None:
+    worker = state.workers.get(command.worker)
+    if worker is None or worker.session is None:
+        here = ", ".join(sorted(state.workers)) or "none"
+        text = f"no worker {command.worker} is connected; workers: {here}"
+        decision.refuse(session, command.call, "no_such_worker", text)
+        return
+    if worker.draining:
+        text = f"worker {command.worker} is already draining"
+        decision.refuse(session, command.call, "bad_state", text)
+        return
+    decision.records.append(r.WorkerDrains(name=worker.name))
+    decision.send(worker.session, m.Drain())
+    decision.send(session, m.Accepted(call=command.call))

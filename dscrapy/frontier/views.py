@@ -1,0 +1,183 @@
+"""What people and scripts see of the state."""
+
+import msgspec
+
+from dscrapy import messages as m
+from dscrapy.frontier.clock import Now
+from dscrapy.frontier.jobs import Course, Job, Schedule, project_label
+from dscrapy.frontier.state import State
+from dscrapy.frontier.workers import Spans, Worker
+from dscrapy.model import (
+    JobSpec,
+    JobView,
+    ScheduleView,
+    Stats,
+    Versions,
+    WorkerView,
+)
+
+# Running jobs that ``status`` lists; more would not fit on a screen anyway.
+RUNNING_SHOWN_MAX = 100
+
+_NOTHING_YET = Course()
+
+
+def view_job(state: State, job: Job) -> JobView:
+    """Return the job as it stands."""
+    course = job.course or _NOTHING_YET
+    progress = state.progress.get(job.id)
+    worker = _worker_of(state, course)
+    return JobView(
+        id=job.id,
+        name=job.name,
+        project=job.project,
+        spider=job.spider,
+        state=job.state,
+        reason=course.reason or _why_waiting(state, job),
+        priority=job.priority,
+        parallelism=job.parallelism,
+        pages=course.pages if progress is None else progress.pages,
+        items=course.items if progress is None else progress.items,
+        pending=int(job.status == "ready"),
+        leased=int(job.status == "running"),
+        poisoned=0,
+        retries_left=job.retries_left,
+        runs=course.processes_count,
+        workers=(worker,) if worker else (),
+        schedule=job.schedule,
+        submitted_at=job.submitted_at,
+        started_at=course.started_at,
+        finished_at=course.finished_at,
+    )
+
+
+def _worker_of(state: State, course: Course) -> str:
+    process = state.processes.get(course.process or 0)
+    return process.worker if process is not None else course.worker
+
+
+def _why_waiting(state: State, job: Job) -> str:
+    if job.status != "ready" or job.paused:
+        return ""
+    others = sorted(
+        worker.name for worker in state.workers.values() if job.id in worker.differs
+    )
+    if others:
+        return f"the project's code differs on {', '.join(others)}"
+    if not any(worker.session is not None for worker in state.workers.values()):
+        return "no worker is connected"
+    return ""
+
+
+def view_schedule(schedule: Schedule) -> ScheduleView:
+    """Return the schedule as it stands."""
+    spec = msgspec.json.decode(schedule.spec, type=JobSpec)
+    return ScheduleView(
+        id=schedule.id,
+        name=spec.name,
+        project=project_label(spec),
+        spider=spec.spider,
+        every_s=schedule.every_s,
+        state="cancelled" if schedule.cancelled else "active",
+        runs=schedule.runs,
+        job=schedule.job,
+        next_at=None if schedule.cancelled else schedule.next_at,
+    )
+
+
+def view_worker(worker: Worker, spans: Spans, now: Now) -> WorkerView:
+    """Return the worker as the master sees it now."""
+    heard_at = worker.heard_at if worker.instance else worker.since
+    differs = ", ".join(sorted(worker.differs)[:3])
+    return WorkerView(
+        name=worker.name,
+        host=worker.host,
+        port=worker.port,
+        slots=worker.slots,
+        busy=len(worker.processes),
+        state=spans.state(worker, now.run),
+        last_heartbeat_s=max(now.run - heard_at, 0.0),
+        versions=msgspec.to_builtins(worker.versions),
+        note=f"its project's code differs from that of job {differs}"
+        if differs
+        else "",
+    )
+
+
+def show(state: State, call: int, identity: str) -> m.Shown | None:
+    """Return all that is known of a job or schedule, None for an unknown id."""
+    job = state.jobs.get(identity)
+    if job is not None:
+        course = job.course or _NOTHING_YET
+        return m.Shown(
+            call=call,
+            job=view_job(state, job),
+            schedule=None,
+            spec=msgspec.json.decode(job.spec, type=JobSpec),
+            digest=course.digest,
+            stats=msgspec.json.decode(course.stats, type=Stats),
+            traceback=course.traceback,
+        )
+    schedule = state.schedules.get(identity)
+    if schedule is None:
+        return None
+    return m.Shown(
+        call=call,
+        job=None,
+        schedule=view_schedule(schedule),
+        spec=msgspec.json.decode(schedule.spec, type=JobSpec),
+    )
+
+
+def status(
+    state: State,
+    spans: Spans,
+    now: Now,
+    *,
+    call: int,
+    host: str,
+    port: int,
+    uptime_s: float,
+    versions: Versions,
+    note: str,
+) -> m.Status:
+    """Return the master's answer to ``GetStatus``."""
+    running = sorted({process.job for process in state.processes.values()})
+    return m.Status(
+        call=call,
+        role="master",
+        host=host,
+        port=port,
+        uptime_s=uptime_s,
+        epoch=state.epoch,
+        versions=versions,
+        note=note,
+        jobs={name: count for name, count in state.counts.items() if count},
+        running=tuple(
+            view_job(state, state.jobs[job])
+            for job in running[:RUNNING_SHOWN_MAX]
+            if not state.jobs[job].is_final
+        ),
+        failed=tuple(view_job(state, state.jobs[job]) for job in state.failed),
+        schedules=tuple(
+            view_schedule(one) for one in state.schedules.values() if not one.cancelled
+        ),
+        workers=tuple(view_worker(one, spans, now) for one in state.workers.values()),
+    )
+
+
+def list_jobs(state: State, command: m.ListJobs) -> m.Jobs:
+    """Return a page of jobs in order of submission, or the latest first."""
+    jobs: list[JobView] = []
+    limit = max(1, min(command.limit, 1000))
+    step = -1 if command.newest else 1
+    start = len(state.order) - 1 if command.newest else 0
+    position = start if command.after is None else command.after + step
+    while 0 <= position < len(state.order):
+        job = state.order[position]
+        if not command.states or job.state in command.states:
+            jobs.append(view_job(state, job))
+            if len(jobs) == limit:
+                return m.Jobs(call=command.call, jobs=tuple(jobs), next=position)
+        position += step
+    return m.Jobs(call=command.call, jobs=tuple(jobs), next=None)

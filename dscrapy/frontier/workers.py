@@ -1,0 +1,74 @@
+"""Who is here, what they can take, who drains, who is to be reaped when.
+
+A worker only moves forward: expected or live, away, gone; draining is never taken
+back. Instants are of the run clock.
+"""
+
+from typing import Literal
+
+import attrs
+
+from dscrapy.model import Versions
+
+NO_VERSIONS = Versions(dscrapy="", scrapy="", python="")
+
+
+@attrs.define(kw_only=True)
+class Worker:
+    """One worker; ``session`` is None while it has no connection.
+
+    ``instance`` is empty for a worker that is only expected: the journal says that
+    it holds processes, and since this master's start it has not been heard of.
+    """
+
+    name: str
+    since: float
+    session: int | None = None
+    instance: str = ""
+    host: str = ""
+    port: int = 0
+    slots: int = 0
+    draining: bool = False
+    versions: Versions = NO_VERSIONS
+    heard_at: float = 0.0
+    processes: set[int] = attrs.field(factory=set)
+    differs: set[str] = attrs.field(factory=set)
+
+    @property
+    def free(self) -> int:
+        """Slots that can take a process now."""
+        if self.session is None or self.draining:
+            return 0
+        return max(self.slots - len(self.processes), 0)
+
+
+@attrs.frozen(kw_only=True)
+class Spans:
+    """How long the master waits for whom, in seconds."""
+
+    heartbeat_s: float = 2.0
+    die_after_s: float = 20.0
+    reconnect_grace_s: float = 5.0
+
+    @property
+    def silent_s(self) -> float:
+        """Silence of two heartbeats is shown."""
+        return 2 * self.heartbeat_s
+
+    def deadline(self, worker: Worker) -> float:
+        """Return the instant at which the worker is to be reaped."""
+        if worker.session is not None:
+            return worker.heard_at + self.die_after_s
+        if not worker.instance:
+            return worker.since + self.die_after_s
+        return worker.since + self.reconnect_grace_s
+
+    def state(
+        self, worker: Worker, now: float
+    ) -> Literal["live", "silent", "away", "draining"]:
+        """Return what people see of the worker."""
+        if worker.session is None:
+            return "away"
+        if now - worker.heard_at > self.silent_s:
+            return "silent"
+        return "draining" if worker.draining else "live"
