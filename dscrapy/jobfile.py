@@ -82,7 +82,9 @@ def parse_job_file(
             if require_names and not name:
                 raise StrictError([("name", "missing")])
             if require_names and name in places:
-                raise StrictError([("name", f"{name} is also {places[name]}")])
+                raise StrictError(
+                    [("name", f"{name} is the name of {places[name]} too")]
+                )
         except StrictError as error:
             key, reason = error.as_one()
             raise ConfigError(path, _at(place, key), reason) from None

@@ -88,7 +88,7 @@ def show(value: object) -> str:
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return a hint that names the known names nearest to ``name``, or all."""
-    near = difflib.get_close_matches(name, known, n=2)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"known here: {', '.join(known)}"
