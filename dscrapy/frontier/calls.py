@@ -11,8 +11,8 @@ from dscrapy import messages as m
 from dscrapy.frontier import records as r
 from dscrapy.frontier import views
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.jobs import Job
+from dscrapy.frontier.decision import Decision, hold_message, stop_message
+from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.state import State
 from dscrapy.model import ID_PATTERN, NAME_PATTERN, JobSpec, Submission
 
@@ -203,7 +203,9 @@ def _cancel(
         decision.end_job(job, "cancelled", "cancelled", now)
         return None
     decision.records.append(r.CancelAsked(job=job.id))
-    _tell(state, job, decision, stop=True)
+    process = _process_of(state, job)
+    if process is not None:
+        decision.tell(state, process, stop_message(process, "cancelled"))
     return None
 
 
@@ -215,7 +217,9 @@ def _pause(
     if job.paused:
         return f"job {job.id} is already paused"
     decision.records.append(r.JobPaused(job=job.id, on=True))
-    _tell(state, job, decision, hold=True)
+    process = _process_of(state, job)
+    if process is not None:
+        decision.tell(state, process, hold_message(process, on=True))
     return None
 
 
@@ -225,7 +229,9 @@ def _resume(
     if not job.paused or job.is_final:
         return f"job {job.id} is not paused but {job.state}"
     decision.records.append(r.JobPaused(job=job.id, on=False))
-    _tell(state, job, decision, hold=False)
+    process = _process_of(state, job)
+    if process is not None:
+        decision.tell(state, process, hold_message(process, on=False))
     return None
 
 
@@ -254,31 +260,10 @@ def _retry(
     return None
 
 
-def _tell(
-    state: State,
-    job: Job,
-    decision: Decision,
-    *,
-    stop: bool = False,
-    hold: bool = False,
-) -> None:
-    """Tell the job's process, if it has one that can be reached."""
-    course = job.course
-    if course is None or course.process is None:
-        return
-    process = state.processes[course.process]
-    worker = state.workers.get(process.worker)
-    if worker is None or worker.session is None:
-        # It is told when its worker is back.
-        return
-    number = process.number
-    if stop:
-        message: m.Stop | m.Hold = m.Stop(
-            job=job.id, process=number, reason="cancelled"
-        )
-    else:
-        message = m.Hold(job=job.id, process=number, on=hold)
-    decision.send(worker.session, message)
+def _process_of(state: State, job: Job) -> Process | None:
+    if job.course is None or job.course.process is None:
+        return None
+    return state.processes[job.course.process]
 
 
 # ---- the fleet ----------------------------------------------------------------

@@ -6,8 +6,9 @@ import attrs
 
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.jobs import Job
-from dscrapy.messages import Message, Refused
+from dscrapy.frontier.jobs import Job, Process
+from dscrapy.frontier.state import State
+from dscrapy.messages import Hold, Message, Refused, Stop
 
 
 @attrs.frozen
@@ -41,6 +42,12 @@ class Decision:
         """Answer a call with a refusal."""
         self.sends.append((session, Refused(call=call, code=code, text=text)))
 
+    def tell(self, state: State, process: Process, message: Stop | Hold) -> None:
+        """Tell a process; one that cannot be reached is told when it is back."""
+        worker = state.workers.get(process.worker)
+        if worker is not None and worker.session is not None:
+            self.send(worker.session, message)
+
     def end_job(
         self,
         job: Job,
@@ -55,3 +62,13 @@ class Decision:
                 job=job.id, state=end, reason=reason, traceback=traceback, at=now.wall
             )
         )
+
+
+def stop_message(process: Process, reason: str) -> Stop:
+    """Return what ends a process gracefully."""
+    return Stop(job=process.job, process=process.number, reason=reason)
+
+
+def hold_message(process: Process, *, on: bool) -> Hold:
+    """Return what holds a process or lets it go on."""
+    return Hold(job=process.job, process=process.number, on=on)

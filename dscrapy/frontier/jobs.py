@@ -75,9 +75,12 @@ class Job:
     @property
     def is_assignable(self) -> bool:
         """Whether the job may be given to a worker now."""
-        if self.status != "ready" or self.paused:
-            return False
-        return self.course is None or self.course.process is None
+        return self.status == "ready" and not self.paused and not self.has_process
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a crawl process of the job is not known to be gone."""
+        return self.course is not None and self.course.process is not None
 
     def begin(self) -> Course:
         """Return the job's course, which begins with the first call."""

@@ -20,7 +20,13 @@ from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import calls, views
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick
+from dscrapy.frontier.decision import (
+    Decision,
+    OnClosed,
+    OnTick,
+    hold_message,
+    stop_message,
+)
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans, Worker
@@ -80,17 +86,12 @@ class Machine:
                     self.state, self.draw_seed, session, command, now
                 )
 
-    def carry_out(self, decision: Decision) -> list[r.Record]:
-        """Apply the decision; return its records that belong into the journal.
+    def complete(self, decision: Decision) -> None:
+        """After its records are applied: add the answers that show how things stand.
 
-        Afterwards ``decision.sends`` holds the answers of ``shows`` and of whoever
-        waited for a job that ended, too.
+        Those are the ones of ``shows``, and of whoever waited for a job that ended.
         """
-        durable: list[r.Record] = []
         for record in decision.records:
-            self.state.apply(record)
-            if isinstance(record, r.Record):
-                durable.append(record)
             if isinstance(record, r.JobEnded):
                 waiting = self.state.waiters.pop(record.job, [])
                 decision.shows += [(*entry, record.job) for entry in waiting]
@@ -98,7 +99,6 @@ class Machine:
             shown = views.show(self.state, call, identity)
             assert shown is not None
             decision.send(session, shown)
-        return durable
 
     def heard(self, session: int, now: Now) -> None:
         """Take any frame of a worker as a sign of life."""
@@ -222,11 +222,11 @@ class Machine:
             process = self.state.processes[number]
             job = self.state.jobs[process.job]
             if job.begin().cancelling:
-                decision.send(session, _stop(process, "cancelled"))
+                decision.send(session, stop_message(process, "cancelled"))
             elif job.is_final or job.begin().request != process.request:
-                decision.send(session, _stop(process, "settled"))
+                decision.send(session, stop_message(process, "settled"))
             elif job.paused:
-                decision.send(session, _hold(process, on=True))
+                decision.send(session, hold_message(process, on=True))
         return decision
 
     def _refuse_name(self, session: int, known: Worker, now: Now) -> Decision:
@@ -390,7 +390,7 @@ class Machine:
         )
         if course.process is not None and course.process != command.process:
             other = self.state.processes[course.process]
-            self._tell(other, _stop(other, "settled"), decision)
+            decision.tell(self.state, other, stop_message(other, "settled"))
         if course.cancelling:
             decision.end_job(job, "cancelled", "cancelled", now)
         elif outcome.failure:
@@ -414,13 +414,6 @@ class Machine:
             )
         )
 
-    def _tell(
-        self, process: Process, message: m.Stop | m.Hold, decision: Decision
-    ) -> None:
-        worker = self.state.workers.get(process.worker)
-        if worker is not None and worker.session is not None:
-            decision.send(worker.session, message)
-
     # ---- ends of processes ------------------------------------------------------
 
     def _ended(
@@ -440,13 +433,14 @@ class Machine:
         runs = job.status == "running" and course.request == process.request
         counted = runs and command.counted and command.how == "exited"
         where = f"on worker {worker}"
+        again = "; runs again" if command.how == "exited" else ""
         decision.records.append(
             r.ProcessEnded(
                 job=job.id,
                 process=process.number,
                 how=command.how,
                 counted=counted,
-                text=f"{command.text} {where}; runs again",
+                text=f"{command.text} {where}{again}",
                 at=now.wall,
             )
         )
@@ -528,11 +522,3 @@ class Machine:
         )
         decision.send(worker.session, start)
         return decision
-
-
-def _stop(process: Process, reason: str) -> m.Stop:
-    return m.Stop(job=process.job, process=process.number, reason=reason)
-
-
-def _hold(process: Process, *, on: bool) -> m.Hold:
-    return m.Hold(job=process.job, process=process.number, on=on)

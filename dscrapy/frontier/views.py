@@ -59,11 +59,6 @@ def _worker_of(state: State, course: Course) -> str:
 def _why_waiting(state: State, job: Job) -> str:
     if job.status != "ready" or job.paused:
         return ""
-    others = sorted(
-        worker.name for worker in state.workers.values() if job.id in worker.differs
-    )
-    if others:
-        return f"the project's code differs on {', '.join(others)}"
     if not any(worker.session is not None for worker in state.workers.values()):
         return "no worker is connected"
     return ""
@@ -98,9 +93,7 @@ def view_worker(worker: Worker, spans: Spans, now: Now) -> WorkerView:
         state=spans.state(worker, now.run),
         last_heartbeat_s=max(now.run - heard_at, 0.0),
         versions=msgspec.to_builtins(worker.versions),
-        note=f"its project's code differs from that of job {differs}"
-        if differs
-        else "",
+        note=f"cannot run job {differs}: see its `show`" if differs else "",
     )
 
 

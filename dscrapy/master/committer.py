@@ -1,0 +1,298 @@
+"""The one task that owns the state: decide, apply, append, sync, then answer.
+
+Commands wait in a bounded channel. All that wait form one group: each is decided and
+applied in turn, their records are appended to the journal as one record and synced
+in a thread, and only then do answers and assignments leave. Meanwhile the next group
+gathers.
+
+A ``decide`` that raises leaves the state as it was and is answered with
+``internal_error``. An error in ``apply``, the journal or a sync stops the master:
+replay makes that safe.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import attrs
+import trio
+
+from dscrapy import messages as m
+from dscrapy.errors import JournalFullError, RemoteProtocolError
+from dscrapy.frontier import records as r
+from dscrapy.frontier.clock import Now, RunClock
+from dscrapy.frontier.decision import Decision, OnClosed, OnTick
+from dscrapy.frontier.derive import Write, writes_of
+from dscrapy.frontier.machine import Machine
+from dscrapy.master.files import Barrier, JobFiles
+from dscrapy.master.journal import Journal
+from dscrapy.master.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+# Commands in one group. More would only make the first of them wait longer.
+GROUP_COMMANDS_MAX = 512
+# Commands that may wait; then sessions wait, and with them their peers.
+WAITING_MAX = 1024
+# How long to wait before trying again on a full disk.
+RETRY_S = 1.0
+
+Command = m.ClientCall | m.FromWorker | OnClosed | OnTick
+
+# New work; refused while the disk is full, so that what is accepted can be finished.
+_NEW_WORK = (m.Submit, m.ChangeJob)
+
+
+class Sessions(Protocol):
+    """Where answers go; both calls never wait."""
+
+    def send(self, session: int, message: m.Message) -> None:
+        """Queue the message for the session, if it is still there."""
+
+    def close(self, session: int) -> None:
+        """End the session once what is queued has left."""
+
+
+@attrs.define(kw_only=True)
+class _Group:
+    records: list[r.Record] = attrs.field(factory=list)
+    writes: list[Write] = attrs.field(factory=list)
+    decisions: list[Decision] = attrs.field(factory=list)
+
+
+class Committer:
+    """See the module. ``instant`` reads a clock that counts suspend, ``wall`` the
+    time of day; ``status`` answers ``GetStatus``."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        journal: Journal,
+        files: JobFiles,
+        storage: Storage,
+        sessions: Sessions,
+        *,
+        snapshot_after_bytes: int,
+        disk_free_bytes_min: int,
+        instant: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.machine = machine
+        self.status: Callable[[m.GetStatus, Now], m.Status]
+        self._journal = journal
+        # The snapshot is written by the files' task, between two groups.
+        self._journal_lock = threading.Lock()
+        self._files = files
+        self._storage = storage
+        self._sessions = sessions
+        self._snapshot_after_bytes = snapshot_after_bytes
+        self._snapshot_under_way = False
+        self._disk_free_bytes_min = disk_free_bytes_min
+        self._clock = RunClock()
+        self._instant = instant
+        self._wall = wall
+        self._full = ""
+        # Read while the disk was full, and not yet decided.
+        self._kept: list[tuple[int, Command]] = []
+        self._waiting: tuple[
+            trio.MemorySendChannel[tuple[int, Command]],
+            trio.MemoryReceiveChannel[tuple[int, Command]],
+        ] = trio.open_memory_channel(WAITING_MAX)
+
+    @property
+    def note(self) -> str:
+        """What is wrong with the disk, for ``status``; empty when nothing is."""
+        return self._full or self._files.note
+
+    def now(self) -> Now:
+        """Return this instant; also what beats the run clock."""
+        return Now(run=self._clock.at(self._instant()), wall=self._wall())
+
+    def replay(self) -> None:
+        """Rebuild state and derived files from the journal, blocking."""
+        snapshot = self._journal.snapshot
+        if snapshot is not None:
+            self.machine.state = type(self.machine.state).decode_snapshot(snapshot)
+        state = self.machine.state
+        self._files.begin_replay(set(state.processes))
+        for payload in self._journal.groups():
+            for record in r.decode_group(payload):
+                self._files.write_now(writes_of(state, record))
+                state.apply(record)
+        if self._journal.torn is not None:
+            logger.warning("%s", self._journal.torn)
+
+    async def submit(self, session: int, command: Command) -> None:
+        """Hand over a command; waits while too many wait already."""
+        await self._waiting[0].send((session, command))
+
+    async def run(self) -> None:
+        """Commit groups until cancelled; raises ``JournalError``."""
+        group = _Group()
+        self._carry_out(self.machine.begin(self.now()), group)
+        await self._commit(group)
+        while True:
+            batch, self._kept = self._kept, []
+            if not batch:
+                batch = [await self._waiting[1].receive()]
+            while len(batch) < GROUP_COMMANDS_MAX:
+                try:
+                    batch.append(self._waiting[1].receive_nowait())
+                except trio.WouldBlock:
+                    break
+            await self._commit(self._decide_all(batch))
+
+    # ---- deciding ---------------------------------------------------------------
+
+    def _decide_all(self, batch: list[tuple[int, Command]]) -> _Group:
+        group = _Group()
+        now = self.now()
+        for session, command in batch:
+            self._decide(session, command, now, group)
+        if group.records and self.machine.next_deadline_s(now) == 0:
+            self._decide(-1, OnTick(), now, group)
+        while (assignment := self.machine.assign(now)) is not None:
+            self._carry_out(assignment, group)
+        return group
+
+    def _decide(self, session: int, command: Command, now: Now, group: _Group) -> None:
+        try:
+            if isinstance(command, m.GetStatus):
+                status = self.status(command, now)
+                decision = Decision(sends=[(session, status)])
+            elif self.note and isinstance(command, _NEW_WORK):
+                decision = Decision()
+                decision.refuse(session, command.call, "disk_full", self.note)
+            else:
+                decision = self.machine.decide(session, command, now)
+        except RemoteProtocolError as error:
+            logger.warning("session %d ends: %s", session, error)
+            decision = Decision(closes=[session])
+            decision.refuse(session, -1, error.code, error.detail)
+        except Exception:
+            # A bug met in one command must not end the others'.
+            logger.exception("internal error in %s", type(command).__name__)
+            decision = _internal_error(session, command)
+        self._carry_out(decision, group)
+
+    def _carry_out(self, decision: Decision, group: _Group) -> None:
+        """Apply; the derived writes are worked out just before each record."""
+        for record in decision.records:
+            group.writes += writes_of(self.machine.state, record)
+            self.machine.state.apply(record)
+            if isinstance(record, r.Record):
+                group.records.append(record)
+            if isinstance(record, r.JobEnded | r.ProcessEnded):
+                self._files.wake_readers(record.job)
+        self.machine.complete(decision)
+        group.decisions.append(decision)
+
+    # ---- committing -------------------------------------------------------------
+
+    async def _commit(self, group: _Group) -> None:
+        if group.records:
+            payload = r.encode_group(group.records)
+            await self._append(payload)
+            if group.writes:
+                await self._files.hand_over(group.writes)
+        self._answer(group)
+        if (
+            self._journal.tail_bytes > self._snapshot_after_bytes
+            and not self._snapshot_under_way
+        ):
+            await self._begin_snapshot()
+
+    def _answer(self, group: _Group) -> None:
+        for decision in group.decisions:
+            for session, message in decision.sends:
+                self._sessions.send(session, message)
+            for session in decision.closes:
+                self._sessions.close(session)
+
+    async def _append(self, payload: bytes) -> None:
+        """Append and sync; on a full disk serve what needs no room, and try again."""
+        while True:
+            try:
+                free_bytes = await trio.to_thread.run_sync(
+                    partial(self._append_blocking, payload)
+                )
+            except JournalFullError as error:
+                if not self._full:
+                    logger.error("no room for the journal, trying again: %s", error)
+                self._full = "disk full: new work is refused until there is room"
+                await self._serve_readers(RETRY_S)
+            else:
+                self._watch_room(free_bytes)
+                return
+
+    def _append_blocking(self, payload: bytes) -> int:
+        with self._journal_lock:
+            self._journal.append(payload)
+        return self._storage.free_bytes()
+
+    def _watch_room(self, free_bytes: int) -> None:
+        if free_bytes >= self._disk_free_bytes_min:
+            if self._full:
+                logger.warning("there is room again; new work is taken")
+            self._full = ""
+        elif not self._full:
+            self._full = (
+                f"disk full: {free_bytes // 2**20} MiB are free at "
+                f"{self._storage.path('')}, {self._disk_free_bytes_min // 2**20} MiB "
+                "are kept for accepted work"
+            )
+            logger.error("%s", self._full)
+
+    async def _serve_readers(self, seconds: float) -> None:
+        """Answer status and heartbeats from memory, refuse the rest of new work.
+
+        What changes the state waits: its records could not be written in order.
+        """
+        with trio.move_on_after(seconds):
+            while len(self._kept) < WAITING_MAX:
+                session, command = await self._waiting[1].receive()
+                if not isinstance(command, (m.GetStatus, m.Heartbeat, *_NEW_WORK)):
+                    self._kept.append((session, command))
+                    continue
+                group = _Group()
+                self._decide(session, command, self.now(), group)
+                self._answer(group)
+            await trio.sleep_forever()
+
+    # ---- snapshots --------------------------------------------------------------
+
+    async def _begin_snapshot(self) -> None:
+        """Snapshot the state as of here; written once the files are as far."""
+        payload = self.machine.state.encode_snapshot()
+        try:
+            number = await trio.to_thread.run_sync(self._journal.rotate)
+        except JournalFullError as error:
+            logger.error("no room for a snapshot: %s", error)
+            return
+        self._snapshot_under_way = True
+        logger.info("snapshot %d: %d bytes", number, len(payload))
+        await self._files.hand_over(Barrier(partial(self._snapshot, number, payload)))
+
+    def _snapshot(self, number: int, payload: bytes) -> None:
+        try:
+            with self._journal_lock:
+                self._journal.write_snapshot(number, payload)
+        except JournalFullError as error:
+            logger.error("no room for a snapshot: %s", error)
+        finally:
+            self._snapshot_under_way = False
+
+
+def _internal_error(session: int, command: Command) -> Decision:
+    decision = Decision()
+    call = getattr(command, "call", None)
+    if call is not None:
+        text = "internal error of the master; its log has the traceback"
+        decision.refuse(session, call, "internal_error", text)
+    elif not isinstance(command, OnTick | OnClosed):
+        # The worker offers it again on its next session.
+        decision.closes.append(session)
+    return decision

@@ -1,0 +1,266 @@
+"""A job's files: derived items and spools, and the log.
+
+One task does all writes, in the order in which they became durable in the journal;
+``caught_up`` waits for those already handed over. A disk without room delays the
+writes and is told by ``note``; the journal holds them meanwhile.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import attrs
+import trio
+
+from dscrapy.errors import JournalError
+from dscrapy.frontier.derive import (
+    JOBS_FOLDER,
+    SPOOL_FOLDER,
+    Append,
+    Discard,
+    Move,
+    Write,
+    items_name,
+    log_name,
+    process_of_spool,
+    tagged_name,
+)
+from dscrapy.master.storage import NO_ROOM_ERRORS, Storage
+
+logger = logging.getLogger(__name__)
+
+# Bytes copied at a time from a spool to the job's file.
+COPY_BYTES = 1024 * 1024
+# Groups of writes that may wait for the disk before commits wait for them.
+WAITING_MAX = 64
+# Log pieces that may wait; a flood beyond is dropped and counted.
+LOGS_WAITING_MAX = 256
+# How long to wait before trying again on a full disk.
+RETRY_S = 1.0
+
+
+@attrs.frozen
+class Barrier:
+    """Call ``then`` in a thread when everything before is written and synced."""
+
+    then: Callable[[], None]
+
+
+@attrs.frozen
+class LogPiece:
+    """Bytes for a job's log."""
+
+    job: str
+    data: bytes
+
+
+Work = list[Write] | Barrier | LogPiece
+
+
+class JobFiles:
+    """See the module; ``storage`` is used by the task of ``run`` and by readers."""
+
+    def __init__(self, storage: Storage, *, log_bytes_max: int) -> None:
+        self._storage = storage
+        self._log_bytes_max = log_bytes_max
+        self._work: tuple[trio.MemorySendChannel[Work], trio.MemoryReceiveChannel[Work]]
+        self._work = trio.open_memory_channel(WAITING_MAX)
+        self._handed = 0
+        self._done = 0
+        self._progressed = trio.Event()
+        self._logs_waiting = 0
+        self._logs_dropped: dict[str, int] = {}
+        self._log_changed: dict[str, trio.Event] = {}
+        self._touched: set[str] = set()
+        self._discarded: set[str] = set()
+        self.note = ""
+        storage.make_folder(JOBS_FOLDER)
+        storage.make_folder(SPOOL_FOLDER)
+
+    # ---- replay, before any task runs -------------------------------------------
+
+    def begin_replay(self, live: set[int]) -> None:
+        """Remove spools of processes that the replay's start does not know."""
+        for name in self._storage.names(SPOOL_FOLDER):
+            if process_of_spool(name) not in live:
+                self._storage.remove(f"{SPOOL_FOLDER}/{name}")
+
+    def write_now(self, writes: list[Write]) -> None:
+        """Do the writes, blocking."""
+        for write in writes:
+            self._write(write)
+
+    # ---- writing ----------------------------------------------------------------
+
+    async def hand_over(self, work: list[Write] | Barrier) -> None:
+        """Take work that is durable in the journal; waits while too much waits."""
+        self._handed += 1
+        await self._work[0].send(work)
+
+    def log_nowait(self, job: str, data: bytes) -> None:
+        """Take a piece of a job's log, or drop it when too many wait."""
+        if self._logs_waiting >= LOGS_WAITING_MAX:
+            dropped = self._logs_dropped.get(job, 0) + data.count(b"\n")
+            self._logs_dropped[job] = dropped
+            return
+        dropped = self._logs_dropped.pop(job, 0)
+        if dropped:
+            data = b"(%d lines of log dropped here)\n" % dropped + data
+        try:
+            self._work[0].send_nowait(LogPiece(job, data))
+        except trio.WouldBlock:
+            self._logs_dropped[job] = dropped + data.count(b"\n")
+        else:
+            self._handed += 1
+            self._logs_waiting += 1
+
+    async def caught_up(self) -> None:
+        """Wait until everything handed over so far is written."""
+        goal = self._handed
+        while self._done < goal:
+            await self._progressed.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async for work in self._work[1]:
+            if isinstance(work, LogPiece):
+                self._logs_waiting -= 1
+            await self._do(work)
+            self._done += 1
+            self._progressed.set()
+            self._progressed = trio.Event()
+            if isinstance(work, LogPiece):
+                changed = self._log_changed.pop(work.job, None)
+                if changed is not None:
+                    changed.set()
+
+    async def _do(self, work: Work) -> None:
+        while True:
+            try:
+                await trio.to_thread.run_sync(partial(self._do_blocking, work))
+            except OSError as error:
+                if error.errno not in NO_ROOM_ERRORS:
+                    where = self._storage.path(JOBS_FOLDER)
+                    raise JournalError(where, 0, f"cannot write: {error}") from error
+                if isinstance(work, LogPiece):
+                    return
+                if not self.note:
+                    logger.error("no room for items, trying again: %s", error)
+                self.note = "disk full: items wait in the journal"
+                await trio.sleep(RETRY_S)
+            else:
+                if self.note:
+                    logger.warning("there is room again; items are written")
+                self.note = ""
+                return
+
+    def _do_blocking(self, work: Work) -> None:
+        match work:
+            case Barrier():
+                self._sync()
+                work.then()
+                for spool in self._discarded:
+                    self._remove(spool)
+                self._discarded.clear()
+            case LogPiece():
+                self._append_log(work)
+            case _:
+                self.write_now(work)
+
+    def _sync(self) -> None:
+        for name in sorted(self._touched):
+            try:
+                file = self._storage.open(name)
+            except FileNotFoundError:
+                continue
+            try:
+                file.sync()
+            finally:
+                file.close()
+        self._touched.clear()
+
+    def _write(self, write: Write) -> None:
+        match write:
+            case Discard():
+                self._discarded.add(write.spool)
+                return
+            case Append():
+                pieces: Iterator[bytes] = iter([write.data])
+            case Move():
+                pieces = self._pieces(write)
+        folder = write.name.rsplit("/", 1)[0]
+        self._storage.make_folder(folder)
+        file = self._storage.open(write.name)
+        self._touched.add(write.name)
+        try:
+            if file.size < write.at:
+                raise JournalError(
+                    self._storage.path(write.name),
+                    file.size,
+                    f"the file is shorter than the {write.at} bytes that the journal "
+                    "knows to be written: restore it from a copy",
+                )
+            file.truncate(write.at)
+            for piece in pieces:
+                file.append(piece)
+        finally:
+            file.close()
+
+    def _pieces(self, move: Move) -> Iterator[bytes]:
+        at = 0
+        while at < move.count:
+            count = min(COPY_BYTES, move.count - at)
+            piece = self._storage.read(move.spool, at, count)
+            if len(piece) < count:
+                raise JournalError(
+                    self._storage.path(move.spool), at, "the spool is cut short"
+                )
+            yield piece
+            at += count
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._storage.remove(name)
+        except FileNotFoundError:
+            # A replay discards what was removed before the crash.
+            return
+
+    def _append_log(self, piece: LogPiece) -> None:
+        name = log_name(piece.job)
+        self._storage.make_folder(name.rsplit("/", 1)[0])
+        file = self._storage.open(name)
+        try:
+            room = self._log_bytes_max - file.size
+            if room <= 0:
+                return
+            data = piece.data
+            if len(data) >= room:
+                data = data[:room] + b"\n(the log is full; the rest is dropped)\n"
+            file.append(data)
+        finally:
+            file.close()
+
+    # ---- reading ----------------------------------------------------------------
+
+    async def read(self, job: str, file: str, offset: int, limit: int) -> bytes:
+        """Return up to ``limit`` bytes of a job's file, empty at its end."""
+        names = {"items": items_name, "tagged": tagged_name, "log": log_name}
+        name = names[file](job)
+        if file != "log":
+            await self.caught_up()
+        try:
+            return await trio.to_thread.run_sync(
+                self._storage.read, name, offset, limit
+            )
+        except FileNotFoundError:
+            return b""
+
+    async def log_grows(self, job: str) -> None:
+        """Wait until the job's log has grown."""
+        await self._log_changed.setdefault(job, trio.Event()).wait()
+
+    def wake_readers(self, job: str) -> None:
+        """Let whoever waits for the job's log look again: the job has ended."""
+        changed = self._log_changed.pop(job, None)
+        if changed is not None:
+            changed.set()

@@ -1,0 +1,22 @@
+"""Beats the run clock, and wakes the committer when a deadline has passed.
+
+Deadlines are those of silent or lost workers and of schedules; what to do about them
+the machine decides, behind all that was received before.
+"""
+
+import trio
+
+from dscrapy.frontier.clock import BEAT_S
+from dscrapy.frontier.decision import OnTick
+from dscrapy.master.committer import Committer
+
+# The committer's own session: nobody is there to be answered.
+NO_SESSION = 0
+
+
+async def reap(committer: Committer) -> None:
+    """Run until cancelled."""
+    while True:
+        await trio.sleep(BEAT_S)
+        if committer.machine.next_deadline_s(committer.now()) == 0:
+            await committer.submit(NO_SESSION, OnTick())

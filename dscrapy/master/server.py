@@ -1,0 +1,288 @@
+"""The master: composes storage, journal, state and sessions, and serves.
+
+One nursery holds the master's life: committer (scheduling), files, reaper and the
+listener, whose connections are nurseries of their own. What stops it is a signal, or
+an error of the journal, after which only a restart knows what is true.
+"""
+
+import errno
+import json
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+
+import attrs
+import msgspec
+import trio
+
+from dscrapy import messages as m
+from dscrapy.config import ENDPOINT_NAME, TOKEN_NAME, Config, Endpoint, is_token
+from dscrapy.errors import JournalError, JournalFullError, UserError
+from dscrapy.frontier import views
+from dscrapy.frontier.clock import Now
+from dscrapy.frontier.machine import Machine
+from dscrapy.frontier.workers import Spans
+from dscrapy.master.committer import Committer
+from dscrapy.master.files import JobFiles
+from dscrapy.master.journal import Journal
+from dscrapy.master.reaper import NO_SESSION, reap
+from dscrapy.master.session import Sessions, SessionServer
+from dscrapy.master.storage import DiskStorage, Storage
+from dscrapy.model import Submission
+from dscrapy.net.machine import boot_instant, own_versions
+
+logger = logging.getLogger(__name__)
+
+# 192 bits; at least 128 are asked for.
+_TOKEN_BYTES = 24
+# Largest PYTHONHASHSEED.
+_HASH_SEED_MAX = 2**32 - 1
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+async def serve(
+    config: Config,
+    *,
+    submissions: Sequence[Submission] = (),
+    handle_signals: bool = True,
+    task_status: trio.TaskStatus[Endpoint] = trio.TASK_STATUS_IGNORED,
+) -> int:
+    """Serve until a signal comes; return the exit code.
+
+    ``submissions`` are jobs of a file, loaded once by name. ``task_status`` gets the
+    address once the master listens. Raises ``UserError`` when it cannot start, or
+    cannot go on.
+    """
+    storage = DiskStorage(config.state)
+    storage.lock()
+    try:
+        listeners = await _listen(config.master.host, config.master.port)
+        try:
+            master = await trio.to_thread.run_sync(_Master.open, config, storage)
+        except BaseException:
+            for listener in listeners:
+                await listener.aclose()
+            raise
+        return await master.run(listeners, submissions, handle_signals, task_status)
+    except JournalFullError as error:
+        raise UserError(f"no room in state folder {config.state}: {error}") from None
+    except JournalError as error:
+        raise UserError(str(error)) from None
+    finally:
+        storage.close()
+
+
+@attrs.define(kw_only=True)
+class _Master:
+    config: Config
+    storage: Storage
+    journal: Journal
+    files: JobFiles
+    committer: Committer
+    sessions: Sessions
+    token: str
+    started_at: float
+    failure: JournalError | None = None
+
+    @classmethod
+    def open(cls, config: Config, storage: Storage) -> "_Master":
+        """Read the journal and rebuild the state, blocking."""
+        settings = config.master
+        journal = Journal.open(storage, segment_bytes_max=settings.segment_bytes_max)
+        files = JobFiles(storage, log_bytes_max=settings.log_bytes_max)
+        machine = Machine(
+            spans=Spans(
+                heartbeat_s=settings.heartbeat_s,
+                die_after_s=settings.die_after_s,
+                reconnect_grace_s=settings.reconnect_grace_s,
+            ),
+            start_deaths_max=settings.start_deaths_max,
+            draw_seed=_draw_seed,
+        )
+        sessions = Sessions()
+        committer = Committer(
+            machine,
+            journal,
+            files,
+            storage,
+            sessions,
+            snapshot_after_bytes=settings.snapshot_after_bytes,
+            disk_free_bytes_min=settings.disk_free_bytes_min,
+            instant=boot_instant,
+        )
+        committer.replay()
+        return cls(
+            config=config,
+            storage=storage,
+            journal=journal,
+            files=files,
+            committer=committer,
+            sessions=sessions,
+            token=_token(config, storage),
+            started_at=boot_instant(),
+        )
+
+    async def run(
+        self,
+        listeners: list[trio.SocketListener],
+        submissions: Sequence[Submission],
+        handle_signals: bool,
+        task_status: trio.TaskStatus[Endpoint],
+    ) -> int:
+        endpoint = _endpoint_of(listeners)
+        self._load(submissions)
+        server = SessionServer(
+            token=self.token,
+            committer=self.committer,
+            files=self.files,
+            sessions=self.sessions,
+            handshake_timeout_s=self.config.master.handshake_timeout_s,
+            connections_max=self.config.master.connections_max,
+        )
+        self.committer.status = lambda call, now: self._status(endpoint, call, now)
+        written = {"host": endpoint.host, "port": endpoint.port, "pid": os.getpid()}
+        self.storage.write_atomic(ENDPOINT_NAME, json.dumps(written).encode())
+        try:
+            async with trio.open_nursery() as nursery:
+                if handle_signals:
+                    await nursery.start(_stop_on_signal, nursery.cancel_scope)
+                stop = nursery.cancel_scope
+                nursery.start_soon(self._guarded, self.committer.run, stop)
+                nursery.start_soon(self._guarded, self.files.run, stop)
+                nursery.start_soon(reap, self.committer)
+                if submissions:
+                    await self._submit(submissions)
+                nursery.start_soon(trio.serve_listeners, server.serve, listeners)
+                _announce(self.config, endpoint)
+                task_status.started(endpoint)
+        finally:
+            self.journal.close()
+        if self.failure is not None:
+            raise self.failure
+        logger.info("stopped; running crawl processes wait for the next master")
+        return 0
+
+    async def _guarded(
+        self, run: Callable[[], Awaitable[None]], stop: trio.CancelScope
+    ) -> None:
+        try:
+            await run()
+        except JournalError as error:
+            logger.critical("the master stops: %s", error)
+            self.failure = error
+            stop.cancel()
+
+    def _load(self, submissions: Sequence[Submission]) -> None:
+        """Check jobs of a file against those of the same name that are here."""
+        state = self.committer.machine.state
+        here = {job.name: (job.spec, None) for job in state.order if not job.schedule}
+        schedules = state.schedules.values()
+        every = [(views.view_schedule(one).name, one) for one in schedules]
+        known: dict[str, tuple[bytes, float | None]] = {
+            **here,
+            **{name: (one.spec, one.every_s) for name, one in every},
+        }
+        for submission in submissions:
+            name = submission.spec.name
+            asked = (msgspec.json.encode(submission.spec), submission.every_s)
+            if name in known and known[name] != asked:
+                raise UserError(
+                    f"a job named {name} is here with other content: "
+                    "give the changed one another name"
+                )
+
+    async def _submit(self, submissions: Sequence[Submission]) -> None:
+        state = self.committer.machine.state
+        names = {job.name for job in state.order}
+        names |= {views.view_schedule(one).name for one in state.schedules.values()}
+        new = tuple(one for one in submissions if one.spec.name not in names)
+        submit = m.Submit(call=0, part=0, last=True, submissions=new)
+        # Deciding changes nothing, so it may be asked what it would answer.
+        dry = self.committer.machine.decide(NO_SESSION, submit, self.committer.now())
+        for _, message in dry.sends:
+            if isinstance(message, m.Refused):
+                raise UserError(message.text)
+        await self.committer.submit(NO_SESSION, submit)
+        logger.info("%d jobs loaded, %d known", len(new), len(submissions) - len(new))
+
+    def _status(self, endpoint: Endpoint, call: m.GetStatus, now: Now) -> m.Status:
+        return views.status(
+            self.committer.machine.state,
+            self.committer.machine.spans,
+            now,
+            call=call.call,
+            host=endpoint.host,
+            port=endpoint.port,
+            uptime_s=boot_instant() - self.started_at,
+            versions=own_versions(),
+            note=self.committer.note,
+        )
+
+
+async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        cause = error.__cause__ or error.__context__ or error
+        number = getattr(cause, "errno", None) or error.errno
+        if number == errno.EADDRINUSE or "in use" in str(error):
+            raise UserError(
+                f"port {port} on {host} is in use: choose another with --port, or "
+                "stop what listens there"
+            ) from None
+        raise UserError(f"cannot listen on {host} port {port}: {error}") from None
+
+
+async def _stop_on_signal(
+    stop: trio.CancelScope,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            logger.info("%s: stopping", signal.Signals(number).name)
+            stop.cancel()
+            return
+
+
+def _endpoint_of(listeners: list[trio.SocketListener]) -> Endpoint:
+    host, port = listeners[0].socket.getsockname()[:2]
+    return Endpoint(host, port)
+
+
+def _token(config: Config, storage: Storage) -> str:
+    """Return the token: as configured, of the state folder, or a new one."""
+    if config.token:
+        return config.token
+    try:
+        data = storage.read(TOKEN_NAME, 0, 4096)
+    except FileNotFoundError:
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        storage.write_atomic(TOKEN_NAME, token.encode() + b"\n")
+        return token
+    token = data.decode(errors="replace").strip()
+    if not is_token(token):
+        raise UserError(
+            f"{storage.path(TOKEN_NAME)} holds no token: remove it, and the master "
+            "makes a new one"
+        )
+    return token
+
+
+def _announce(config: Config, endpoint: Endpoint) -> None:
+    logger.info("listening on %s, state in %s", endpoint, config.state)
+    if endpoint.host.startswith(_LOOPBACK):
+        return
+    logger.warning(
+        "nothing is encrypted: whoever reads this network can take the token and run "
+        "code on every worker. Keep the default --host and tunnel instead: "
+        "ssh -N -L %d:127.0.0.1:%d THIS-MACHINE",
+        endpoint.port,
+        endpoint.port,
+    )
+
+
+def _draw_seed() -> int:
+    return secrets.randbelow(_HASH_SEED_MAX + 1)

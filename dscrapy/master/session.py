@@ -1,0 +1,221 @@
+"""One connection of a client or worker, from its handshake to its end.
+
+The reader hands commands to the committer; the writer sends what is queued. What is
+queued is bounded: a peer that does not read its answers loses its session.
+"""
+
+import logging
+from typing import Any
+
+import attrs
+import trio
+
+from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.frontier.decision import OnClosed
+from dscrapy.master.committer import Committer
+from dscrapy.master.files import JobFiles
+from dscrapy.net.connection import Connection, accept
+from dscrapy.proto.codec import encode
+from dscrapy.proto.framing import encode_frame
+from dscrapy.proto.session import Unauthorised
+
+logger = logging.getLogger(__name__)
+
+# Answers that may wait for one peer.
+OUTBOX_MAX = 4096
+# Messages that leave in one write.
+WRITE_MESSAGES_MAX = 64
+# Jobs in one submission, in all its parts; they are held until the last one.
+SUBMISSIONS_MAX = 1_000_000
+# Bytes of a file that travel in one answer.
+CHUNK_BYTES_MAX = 1024 * 1024
+# What is still queued for a session that is closed has this long to leave.
+CLOSE_S = 5.0
+
+_INCOMING: dict[Any, Any] = {"client": m.ClientCall, "worker": m.FromWorker}
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Sessions:
+    """The sessions there are, by number; numbers are never used twice."""
+
+    def __init__(self) -> None:
+        self._outboxes: dict[int, trio.MemorySendChannel[m.Message]] = {}
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._next = 1
+
+    def add(
+        self, outbox: trio.MemorySendChannel[m.Message], scope: trio.CancelScope
+    ) -> int:
+        """Register a session; ``scope`` ends it when it does not read."""
+        number = self._next
+        self._next += 1
+        self._outboxes[number] = outbox
+        self._scopes[number] = scope
+        return number
+
+    def remove(self, session: int) -> None:
+        """Forget a session; what is sent to it from now on goes nowhere."""
+        self._outboxes.pop(session, None)
+        self._scopes.pop(session, None)
+
+    def send(self, session: int, message: m.Message) -> None:
+        """Queue the message for the session, if it is still there."""
+        outbox = self._outboxes.get(session)
+        if outbox is None:
+            return
+        try:
+            outbox.send_nowait(message)
+        except trio.WouldBlock:
+            logger.warning("session %d ends: it does not read its answers", session)
+            self._scopes[session].cancel()
+            self.remove(session)
+        except trio.BrokenResourceError:
+            # Its writer has ended; its reader is about to find out.
+            self.remove(session)
+
+    def close(self, session: int) -> None:
+        """End the session once what is queued has left."""
+        outbox = self._outboxes.pop(session, None)
+        scope = self._scopes.pop(session, None)
+        if outbox is not None and scope is not None:
+            outbox.close()
+            scope.deadline = trio.current_time() + CLOSE_S
+
+
+@attrs.define(kw_only=True)
+class SessionServer:
+    """Serves connections; ``token`` is what both sides prove to know."""
+
+    token: str
+    committer: Committer
+    files: JobFiles
+    sessions: Sessions
+    handshake_timeout_s: float
+    connections_max: int
+    connections: int = 0
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection to its end; closes the stream. Never raises."""
+        if self.connections >= self.connections_max:
+            await trio.aclose_forcefully(stream)
+            return
+        self.connections += 1
+        try:
+            with trio.move_on_after(self.handshake_timeout_s) as scope:
+                connection = await accept(stream, token=self.token, incoming=_INCOMING)
+            if scope.cancelled_caught:
+                return
+            async with connection:
+                await self._serve(connection)
+        except Unauthorised as error:
+            logger.warning("a connection was turned away: %s", error.detail)
+        except RemoteProtocolError as error:
+            logger.info("a connection ends: %s", error)
+        except _GONE:
+            # The peer went away in the middle of the handshake.
+            return
+        finally:
+            self.connections -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _serve(self, connection: Connection[Any]) -> None:
+        send, receive = trio.open_memory_channel[m.Message](OUTBOX_MAX)
+        async with trio.open_nursery() as nursery:
+            session = self.sessions.add(send, nursery.cancel_scope)
+            nursery.start_soon(self._write, connection, receive, nursery.cancel_scope)
+            try:
+                await self._read(connection, session)
+            except _GONE:
+                logger.debug("session %d: connection lost", session)
+            except RemoteProtocolError as error:
+                logger.warning("session %d ends: %s", session, error)
+                refused = m.Refused(call=-1, code=error.code, text=error.detail)
+                self.sessions.send(session, refused)
+            finally:
+                self.sessions.close(session)
+                with trio.move_on_after(CLOSE_S, shield=True):
+                    await self.committer.submit(session, OnClosed())
+
+    async def _write(
+        self,
+        connection: Connection[Any],
+        outbox: trio.MemoryReceiveChannel[m.Message],
+        scope: trio.CancelScope,
+    ) -> None:
+        async with outbox:
+            async for message in outbox:
+                frames = [encode_frame(encode(message))]
+                while len(frames) < WRITE_MESSAGES_MAX:
+                    try:
+                        frames.append(encode_frame(encode(outbox.receive_nowait())))
+                    except (trio.WouldBlock, trio.EndOfChannel):
+                        break
+                try:
+                    await connection.send_frame(b"".join(frames))
+                except _GONE:
+                    break
+        scope.cancel()
+
+    async def _read(self, connection: Connection[Any], session: int) -> None:
+        parts: list[m.Submit] = []
+        while (message := await connection.receive()) is not None:
+            match message:
+                case m.Submit():
+                    await self._submit(session, parts, message)
+                case m.ReadFile():
+                    await self._read_file(session, message)
+                case m.Log():
+                    self.committer.machine.heard(session, self.committer.now())
+                    # The job's id names a folder: only that of a job we know.
+                    if message.job in self.committer.machine.state.jobs:
+                        self.files.log_nowait(message.job, message.data)
+                case _:
+                    if connection.role == "worker":
+                        self.committer.machine.heard(session, self.committer.now())
+                    await self.committer.submit(session, message)
+
+    async def _submit(
+        self, session: int, parts: list[m.Submit], message: m.Submit
+    ) -> None:
+        """Gather the parts of a submission; the last one submits them all."""
+        if message.part != len(parts):
+            raise RemoteProtocolError("bad_part", f"part {message.part} out of order")
+        parts.append(message)
+        count = sum(len(part.submissions) for part in parts)
+        if count > SUBMISSIONS_MAX:
+            raise RemoteProtocolError(
+                "too_many", f"more than {SUBMISSIONS_MAX} jobs in one submission"
+            )
+        if not message.last:
+            self.sessions.send(session, m.Accepted(call=message.call, count=count))
+            return
+        whole = m.Submit(
+            call=message.call,
+            part=0,
+            last=True,
+            submissions=tuple(one for part in parts for one in part.submissions),
+        )
+        parts.clear()
+        await self.committer.submit(session, whole)
+
+    async def _read_file(self, session: int, call: m.ReadFile) -> None:
+        """Answer with bytes; with ``wait``, when there are some or the job ended."""
+        while True:
+            # Asked before reading: what is written in between is not missed.
+            job = self.committer.machine.state.jobs.get(call.job)
+            if job is None or call.offset < 0 or call.limit < 1:
+                text = f"no job {call.job}: `dscrapy jobs` lists them"
+                refused = m.Refused(call=call.call, code="no_such_job", text=text)
+                self.sessions.send(session, refused)
+                return
+            ended = job.is_final and not (call.file == "log" and job.has_process)
+            data = await self.files.read(
+                call.job, call.file, call.offset, min(call.limit, CHUNK_BYTES_MAX)
+            )
+            if data or ended or not call.wait:
+                chunk = m.Chunk(call=call.call, data=data, end=ended and not data)
+                self.sessions.send(session, chunk)
+                return
+            await self.files.log_grows(call.job)

@@ -1,0 +1,411 @@
+"""The worker: takes jobs from the master and runs them as crawl processes.
+
+It holds no state on disk. What the master must not miss waits in the outbox; what
+the worker holds when it comes back to a master is told at registration.
+"""
+
+import errno
+import logging
+import math
+import os
+import secrets
+import signal
+import socket
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import trio
+
+from dscrapy import messages as m
+from dscrapy.config import Config, Endpoint
+from dscrapy.errors import UserError
+from dscrapy.model import Outcome
+from dscrapy.net.machine import own_versions
+from dscrapy.projects import PROJECT_FILE, code_digest
+from dscrapy.worker.door import Door
+from dscrapy.worker.link import Link
+from dscrapy.worker.outbox import Outbox
+from dscrapy.worker.process import CrawlProcess
+
+logger = logging.getLogger(__name__)
+
+# Ports tried upward from the default when none was given.
+PORTS_TRIED = 100
+# Projects that a refusal names.
+PROJECTS_NAMED_MAX = 20
+# Time for the last words to a master that does not listen.
+LEAVE_S = 2.0
+# Log lines of a process that has ended have this long to leave before its end.
+LOG_DRAIN_S = 5.0
+
+
+async def serve(
+    config: Config,
+    *,
+    handle_signals: bool = True,
+    task_status: trio.TaskStatus[Endpoint] = trio.TASK_STATUS_IGNORED,
+) -> int:
+    """Work until drained or stopped; return the exit code.
+
+    The first signal drains, the second stops at once. ``task_status`` gets the
+    worker's own address. Raises ``UserError`` when it cannot start. When cancelled,
+    its crawl processes are killed.
+    """
+    listeners = await _listen(config)
+    host, port = listeners[0].socket.getsockname()[:2]
+    worker = Worker(
+        config=config,
+        name=config.worker.name or f"{socket.gethostname()}-{port}",
+        endpoint=Endpoint(host, port),
+        slots=config.worker.slots or os.cpu_count() or 1,
+    )
+    async with trio.open_nursery() as nursery:
+        if handle_signals:
+            await nursery.start(worker.watch_signals)
+        door = Door(config=config, worker=worker)
+        nursery.start_soon(trio.serve_listeners, door.serve, listeners)
+        logger.info(
+            "worker %s with %d slots on %s", worker.name, worker.slots, worker.endpoint
+        )
+        task_status.started(worker.endpoint)
+        await worker.run()
+        nursery.cancel_scope.cancel()
+    if worker.failure is not None:
+        raise worker.failure
+    return 1 if worker.forced else 0
+
+
+async def _listen(config: Config) -> list[trio.SocketListener]:
+    host, first = config.worker.host, config.worker.port
+    tries = 1 if config.worker_port_given or not first else PORTS_TRIED
+    for port in range(first, min(first + tries, 65536)):
+        try:
+            return await trio.open_tcp_listeners(port, host=host)
+        except OSError as error:
+            cause = error.__cause__ or error.__context__
+            numbers = (error.errno, getattr(cause, "errno", None))
+            if errno.EADDRINUSE not in numbers:
+                raise UserError(
+                    f"cannot listen on {host} port {port}: {error}"
+                ) from None
+    raise UserError(
+        f"port {first} on {host} is in use: choose another with --port, or leave it "
+        "out and the worker takes a free one"
+    )
+
+
+@attrs.define(kw_only=True)
+class Held:
+    """A process of ours that the master may still be told about."""
+
+    start: m.Start
+    process: CrawlProcess | None = None
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    digest: str = ""
+    holding: bool = False
+    stop: m.Stop | None = None
+
+
+@attrs.define(kw_only=True, eq=False)
+class Worker:
+    """See the module."""
+
+    config: Config
+    name: str
+    endpoint: Endpoint
+    slots: int
+    instance: str = attrs.field(factory=lambda: secrets.token_hex(8))
+    held: dict[int, Held] = attrs.field(factory=dict)
+    draining: bool = False
+    forced: bool = False
+    failure: UserError | None = None
+    outbox: Outbox = attrs.field(factory=Outbox)
+    link: Link = attrs.field(init=False)
+    _nursery: trio.Nursery = attrs.field(init=False)
+    _valid_until: float = -math.inf
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.link = Link(config=self.config, agent=self, outbox=self.outbox)
+
+    # ---- its life ---------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until drained or forced; kills what still runs when cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._run_link)
+            while not self._is_done():
+                self._changed = trio.Event()
+                await self._changed.wait()
+            await self._leave()
+            nursery.cancel_scope.cancel()
+
+    async def _run_link(self) -> None:
+        try:
+            await self.link.run()
+        except UserError as error:
+            self.failure = error
+            self._changed.set()
+
+    def _is_done(self) -> bool:
+        if self.forced or self.failure is not None:
+            return True
+        # Items that the master has not acknowledged are worth waiting for.
+        return self.draining and not self.held and self.outbox.is_settled
+
+    async def _leave(self) -> None:
+        """Kill what is left, and log out if the master still listens."""
+        for held in self.held.values():
+            held.scope.cancel()
+        if self.link.connected and self.failure is None:
+            self.outbox.add_soon(m.Leaving())
+            self.link.wake()
+            with trio.move_on_after(LEAVE_S):
+                # The master closes the session when it has understood.
+                while self.link.connected:
+                    await trio.sleep(0.01)
+        logger.info("worker %s leaves", self.name)
+
+    async def watch_signals(
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """First SIGINT or SIGTERM: drain. Second: stop now."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                if self.draining:
+                    logger.warning("%s again: stopping now", name)
+                    self.forced = True
+                    self._changed.set()
+                    return
+                count = len(self.held)
+                logger.info("%s: finishing %d jobs; again stops now", name, count)
+                self.drain()
+
+    def drain(self) -> None:
+        """Take nothing new, finish what is held, then leave."""
+        if not self.draining:
+            self.draining = True
+            self.outbox.add_soon(m.Draining())
+            self.link.wake()
+        self._changed.set()
+
+    # ---- what the link asks and tells -------------------------------------------
+
+    def registration(self) -> m.Register:
+        return m.Register(
+            name=self.name,
+            instance=self.instance,
+            host=self.endpoint.host,
+            port=self.endpoint.port,
+            slots=self.slots,
+            draining=self.draining,
+            versions=own_versions(),
+            held=tuple(
+                m.Held(job=held.start.job, process=number)
+                for number, held in self.held.items()
+            ),
+        )
+
+    def registered(self, registered: m.Registered) -> None:
+        for number in registered.drop:
+            held = self.held.get(number)
+            if held is not None:
+                self._drop(number, held, "the master gave it to another")
+        for held in self.held.values():
+            self._tell_started(held)
+
+    def extend(self, until: float) -> None:
+        self._valid_until = until
+        for held in self.held.values():
+            if held.process is not None:
+                held.process.extend(until)
+
+    def receive(self, message: m.ToWorker) -> None:
+        match message:
+            case m.Start():
+                self._start(message)
+            case m.Stop() | m.Hold():
+                held = self.held.get(message.process)
+                if held is not None:
+                    self._steer(held, message)
+            case m.CommitSeen():
+                held = self.held.get(message.process)
+                if held is not None and held.process is not None:
+                    held.process.tell(message)
+                self._changed.set()
+            case m.EndedSeen():
+                self.held.pop(message.process, None)
+                self._changed.set()
+            case m.Drain():
+                logger.info("the master drains this worker")
+                self.drain()
+            case _:
+                logger.warning("unexpected message %s", type(message).__name__)
+
+    def _steer(self, held: Held, message: m.Stop | m.Hold) -> None:
+        if isinstance(message, m.Stop):
+            held.stop = message
+        else:
+            held.holding = message.on
+        process = held.process
+        if process is None:
+            # It is told when it has started.
+            return
+        if isinstance(message, m.Stop):
+            process.stop(message)
+        else:
+            process.tell(message)
+
+    def _drop(self, number: int, held: Held, why: str) -> None:
+        self.outbox.forget_commits(number)
+        logger.warning("process %d is dropped: %s", number, why)
+        held.scope.cancel()
+
+    # ---- processes --------------------------------------------------------------
+
+    def _start(self, start: m.Start) -> None:
+        if start.process in self.held:
+            return
+        held = Held(start=start)
+        self.held[start.process] = held
+        self._nursery.start_soon(self._run, held)
+
+    async def _run(self, held: Held) -> None:
+        start = held.start
+        logger.info(
+            "job %s: spider %s, process %d", start.job, start.spec.spider, start.process
+        )
+        end: m.Ended | None = None
+        try:
+            with held.scope:
+                end = await self._run_to_end(held)
+        finally:
+            held.process = None
+        if end is None:
+            end = _ended(start, how="exited", text="crawl process was stopped")
+        logger.info("job %s: process %d ended", start.job, start.process)
+        with trio.move_on_after(LOG_DRAIN_S):
+            while self.link.connected and self.outbox.has_log(start.process):
+                await trio.sleep(0.01)
+        self.outbox.add_end(end)
+        self.link.wake()
+        self._changed.set()
+
+    async def _run_to_end(self, held: Held) -> m.Ended:
+        start = held.start
+        if self.draining or self._busy() > self.slots:
+            return _ended(start, how="refused", text="no free slot")
+        folder = self._folder_of(start)
+        if isinstance(folder, Outcome):
+            return _ended(start, how="failed", outcome=folder)
+        try:
+            held.digest = await trio.to_thread.run_sync(code_digest, folder)
+        except OSError as error:
+            text = f"cannot read {error.filename}: {error.strerror}"
+            outcome = Outcome(failure="unknown_project", text=text)
+            return _ended(start, how="failed", outcome=outcome)
+        if start.digest and start.digest != held.digest:
+            text = f"the code in {folder} differs from what the job began with"
+            return _ended(start, how="other_code", text=text, digest=held.digest)
+        process = CrawlProcess(
+            start=start,
+            folder=folder,
+            process_silent_s=self.config.worker.process_silent_s,
+            stop_grace_s=self.config.worker.stop_grace_s,
+            on_commit=self._on_commit,
+            on_progress=self._on_progress,
+            on_log=partial(self._on_log, start),
+            valid_until=self._valid_until,
+        )
+        held.process = process
+        if held.stop is not None:
+            process.stop(held.stop)
+        if held.holding:
+            process.tell(m.Hold(job=start.job, process=start.process, on=True))
+        self._tell_started(held)
+        heading = f"--- process {start.process} on {self.name} ---\n"
+        self._on_log(start, heading.encode())
+        try:
+            death = await process.run()
+        except OSError as error:
+            text = f"cannot start a crawl process in {folder}: {error}"
+            return _ended(start, how="refused", text=text)
+        return _ended(
+            start,
+            how="exited",
+            status=death.status,
+            counted=death.counted,
+            text=death.text,
+        )
+
+    def _busy(self) -> int:
+        return sum(held.process is not None for held in self.held.values())
+
+    def _folder_of(self, start: m.Start) -> Path | Outcome:
+        """Return the folder of the job's project, or why there is none here."""
+        spec = start.spec
+        if spec.project_dir:
+            folder = Path(spec.project_dir)
+            if folder.is_dir():
+                return folder
+            text = f"worker {self.name} has no folder {folder}: `--project DIR` is for "
+            text += "workers on the same machine"
+            return Outcome(failure="unknown_project", text=text)
+        root = self.config.projects_root
+        folder = root / spec.project
+        if (folder / PROJECT_FILE).is_file():
+            return folder
+        here = sorted(path.parent.name for path in root.glob(f"*/{PROJECT_FILE}"))
+        names = ", ".join(here[:PROJECTS_NAMED_MAX]) or "none"
+        text = f"worker {self.name} has no project {spec.project} in {root}; "
+        text += f"projects there: {names}"
+        return Outcome(failure="unknown_project", text=text)
+
+    def _tell_started(self, held: Held) -> None:
+        if held.digest:
+            start = held.start
+            self.outbox.add_soon(
+                m.Started(job=start.job, process=start.process, digest=held.digest)
+            )
+            self.link.wake()
+
+    # ---- what crawl processes say ------------------------------------------------
+
+    def _on_commit(self, commit: m.Commit, frame: bytes) -> None:
+        self.outbox.add_commit(commit, frame)
+        self.link.wake()
+
+    def _on_progress(self, progress: m.Progress) -> None:
+        self.outbox.add_progress(progress)
+        self.link.wake()
+
+    def _on_log(self, start: m.Start, data: bytes) -> None:
+        self.outbox.add_log(start.job, start.process, data)
+        self.link.wake()
+
+
+def _ended(
+    start: m.Start,
+    *,
+    how: Literal["exited", "refused", "other_code", "failed"],
+    status: int = 0,
+    counted: bool = False,
+    text: str = "",
+    digest: str = "",
+    outcome: Outcome | None = None,
+) -> m.Ended:
+    return m.Ended(
+        job=start.job,
+        process=start.process,
+        how=how,
+        status=status,
+        counted=counted,
+        text=text,
+        digest=digest,
+        outcome=outcome,
+    )

@@ -1,0 +1,133 @@
+"""The worker's own port: it answers ``status --at HOST:PORT``, with the same protocol."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from dscrapy import messages as m
+from dscrapy.config import Config, find_token
+from dscrapy.errors import RemoteProtocolError, UnauthorisedError
+from dscrapy.model import JobView, WorkerView
+from dscrapy.net.connection import accept
+from dscrapy.net.machine import boot_instant, own_versions
+
+if TYPE_CHECKING:
+    from dscrapy.worker.agent import Held, Worker
+
+logger = logging.getLogger(__name__)
+
+# Enough for people and their scripts; this port has no other users.
+CONNECTIONS_MAX = 64
+HANDSHAKE_TIMEOUT_S = 5.0
+# A client that asks nothing for this long is let go.
+IDLE_S = 60.0
+
+
+@attrs.define(kw_only=True)
+class Door:
+    """Serves connections to the worker's own port."""
+
+    config: Config
+    worker: "Worker"
+    started_at: float = attrs.field(factory=boot_instant)
+    _connections: int = 0
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection to its end; closes the stream. Never raises."""
+        if self._connections >= CONNECTIONS_MAX:
+            await trio.aclose_forcefully(stream)
+            return
+        self._connections += 1
+        try:
+            await self._serve(stream)
+        except (RemoteProtocolError, UnauthorisedError) as error:
+            logger.info("a connection to our own port ends: %s", error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            logger.debug("a connection to our own port broke")
+        finally:
+            self._connections -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def _serve(self, stream: trio.abc.Stream) -> None:
+        incoming: dict[Any, Any] = {"client": m.ClientCall}
+        token = find_token(self.config)
+        with trio.move_on_after(HANDSHAKE_TIMEOUT_S) as scope:
+            connection = await accept(stream, token=token, incoming=incoming)
+        if scope.cancelled_caught:
+            return
+        with trio.move_on_after(IDLE_S):
+            while (call := await connection.receive()) is not None:
+                await connection.send(self._answer(call))
+
+    def _answer(self, call: m.ClientCall) -> m.Message:
+        match call:
+            case m.GetStatus():
+                return self._status(call.call)
+            case m.Ping():
+                return m.Accepted(call=call.call)
+            case _:
+                text = "a worker answers status only: ask the master"
+                return m.Refused(call=call.call, code="not_here", text=text)
+
+    def _status(self, call: int) -> m.Status:
+        worker = self.worker
+        running = tuple(_view(worker, held) for held in worker.held.values())
+        view = WorkerView(
+            name=worker.name,
+            host=worker.endpoint.host,
+            port=worker.endpoint.port,
+            slots=worker.slots,
+            busy=len(running),
+            state="draining"
+            if worker.draining
+            else "live"
+            if worker.link.connected
+            else "away",
+            last_heartbeat_s=0.0,
+            versions={},
+            note=worker.link.state,
+        )
+        return m.Status(
+            call=call,
+            role="worker",
+            host=worker.endpoint.host,
+            port=worker.endpoint.port,
+            uptime_s=boot_instant() - self.started_at,
+            epoch=0,
+            versions=own_versions(),
+            note=worker.link.state,
+            jobs={"running": len(running)},
+            running=running,
+            failed=(),
+            schedules=(),
+            workers=(view,),
+        )
+
+
+def _view(worker: "Worker", held: "Held") -> JobView:
+    spec = held.start.spec
+    process = held.process
+    return JobView(
+        id=held.start.job,
+        name=spec.name,
+        project=spec.project or spec.project_dir,
+        spider=spec.spider,
+        state="running",
+        reason="",
+        priority=spec.priority,
+        parallelism=spec.parallelism,
+        pages=0 if process is None else process.pages,
+        items=0 if process is None else process.items,
+        pending=0,
+        leased=1,
+        poisoned=0,
+        retries_left=spec.retries,
+        runs=1,
+        workers=(worker.name,),
+        schedule=None,
+        submitted_at=0.0,
+        started_at=None,
+        finished_at=None,
+    )
