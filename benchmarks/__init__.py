@@ -1,0 +1,1 @@
+"""One script per question; each prints machine, versions, command and result."""

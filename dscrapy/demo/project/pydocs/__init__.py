@@ -1,0 +1,1 @@
+"""A Scrapy project like any other; nothing in it knows of dscrapy."""
