@@ -1,0 +1,254 @@
+"""The project and its spider, loaded as the ``scrapy`` command would.
+
+What can be wrong with them ends here as ``Failed``: a code of ``model.FAILURES``
+and one line for people.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from scrapy import Spider
+from scrapy.crawler import AsyncCrawlerProcess
+from scrapy.settings import BaseSettings, Settings
+from scrapy.spiderloader import DummySpiderLoader, get_spider_loader
+from scrapy.utils.misc import load_object
+from scrapy.utils.project import get_project_settings
+from scrapy.utils.reactor import is_asyncio_reactor_installed, is_reactor_installed
+from scrapy.utils.spider import iter_spider_classes
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+
+from dscrapy.model import JobSpec, Outcome
+
+# A failure is one line in ``status`` and a traceback in ``show``.
+TEXT_CHARS_MAX = 500
+TRACEBACK_BYTES_MAX = 64 * 1024
+SPIDERS_NAMED_MAX = 20
+
+
+class Failed(Exception):
+    """The job cannot run; ``outcome`` says why."""
+
+    def __init__(
+        self, failure: str, text: str, cause: BaseException | None = None
+    ) -> None:
+        super().__init__(text)
+        self.outcome = outcome_of(failure, text, cause)
+
+
+class Loaded(NamedTuple):
+    """A spider class, its arguments, and the process object to run it in."""
+
+    process: AsyncCrawlerProcess
+    spider_class: type[Spider]
+    arguments: dict[str, str]
+
+
+def outcome_of(
+    failure: str, text: str, cause: BaseException | None = None, finish_reason: str = ""
+) -> Outcome:
+    """Return a failure with a bounded text and the cause's traceback."""
+    trace = ""
+    if cause is not None:
+        trace = "".join(traceback.format_exception(cause))
+        data = trace.encode(errors="backslashreplace")
+        # The end is what people look for: the innermost frame and the error.
+        trace = data[-TRACEBACK_BYTES_MAX:].decode(errors="replace")
+    line = " ".join(text.split()).encode(errors="backslashreplace").decode()
+    return Outcome(
+        finish_reason=finish_reason,
+        failure=failure,
+        text=line[:TEXT_CHARS_MAX],
+        traceback=trace,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return the error's type and message."""
+    return f"{type(error).__name__}: {error}"
+
+
+def load(spec: JobSpec) -> Loaded:
+    """Load the project in the current folder and the spider that ``spec`` names.
+
+    Raises ``Failed``. Installs the reactor, so it can be called once.
+    """
+    arguments = spider_arguments(spec)
+    folder = Path.cwd()
+    is_file = spec.spider.endswith(".py")
+    if not is_file and not (folder / "scrapy.cfg").is_file():
+        raise Failed("unknown_project", f"no Scrapy project (scrapy.cfg) in {folder}")
+    settings = _settings(spec, folder, is_file)
+    module = _import_file(folder, spec.spider) if is_file else None
+    process = _process(settings, folder)
+    if module is not None:
+        classes = list(iter_spider_classes(module))
+        if not classes:
+            raise Failed("unknown_spider", f"no spider in {folder / spec.spider}")
+        # The last one, as ``scrapy runspider`` takes it.
+        return Loaded(process, classes[-1], arguments)
+    return Loaded(process, _spider_by_name(process, spec.spider, folder), arguments)
+
+
+def load_for_export(spec: JobSpec) -> tuple[Settings, type[Spider]]:
+    """Return the settings and the spider class of ``spec`` in the current folder.
+
+    Raises ``Failed``. Installs no reactor and changes no logging.
+    """
+    folder = Path.cwd()
+    is_file = spec.spider.endswith(".py")
+    settings = _settings(spec, folder, is_file)
+    if is_file:
+        classes = list(iter_spider_classes(_import_file(folder, spec.spider)))
+        if not classes:
+            raise Failed("unknown_spider", f"no spider in {folder / spec.spider}")
+        return settings, classes[-1]
+    # The project's modules may raise anything.
+    try:
+        return settings, get_spider_loader(settings).load(spec.spider)
+    except (Exception, SystemExit) as error:
+        raise Failed("import_error", describe(error), error) from error
+
+
+def spider_arguments(spec: JobSpec) -> dict[str, str]:
+    """Return the spider's arguments, with the job's URLs as ``urls``."""
+    if not spec.urls:
+        return dict(spec.args)
+    if "urls" in spec.args:
+        raise Failed(
+            "bad_arguments",
+            "urls are given twice: with --url and as the spider argument urls "
+            "(-a urls=...); leave one out",
+        )
+    return {**spec.args, "urls": ";".join(spec.urls)}
+
+
+def check_reactor(settings: BaseSettings) -> None:
+    """Raise ``Failed`` when the settings ask for another reactor than asyncio's."""
+    path = settings["TWISTED_REACTOR"]
+    if not settings.getbool("TWISTED_REACTOR_ENABLED") or not path:
+        return
+    if load_object(path) is not AsyncioSelectorReactor:
+        raise Failed(
+            "unsupported",
+            f"TWISTED_REACTOR is {path}; only asyncio's reactor, Scrapy's default, "
+            "is supported",
+        )
+
+
+def project_modules(folder: Path) -> Callable[[str], bool]:
+    """Return whether a module's top-level package lies in the project's folder."""
+    root = folder.resolve()
+    known: dict[str, bool] = {}
+
+    def is_of_project(module: str) -> bool:
+        top = module.partition(".")[0]
+        if top not in known:
+            known[top] = _lies_in(root, top)
+        return known[top]
+
+    return is_of_project
+
+
+def _lies_in(root: Path, top: str) -> bool:
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        return False
+    if spec is None:
+        return False
+    places = list(spec.submodule_search_locations or ())
+    if spec.has_location and spec.origin is not None:
+        places.append(spec.origin)
+    resolved = [Path(place).resolve() for place in places]
+    # A virtual environment inside of the folder is not the project's code.
+    return bool(resolved) and all(
+        place.is_relative_to(root) and "site-packages" not in place.parts
+        for place in resolved
+    )
+
+
+def _settings(spec: JobSpec, folder: Path, is_file: bool) -> Settings:
+    # The settings module is the project's code: any error may come.
+    try:
+        settings = get_project_settings()
+        if is_file:
+            settings.set("SPIDER_LOADER_CLASS", DummySpiderLoader, priority="command")
+        settings.setdict(spec.settings, priority="cmdline")
+        # This process's stderr is the job's log.
+        settings.set("LOG_FILE", None, priority="cmdline")
+        check_reactor(settings)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, Failed):
+            raise
+        raise Failed(
+            "import_error",
+            f"the settings of the project in {folder} cannot be loaded: "
+            f"{describe(error)}",
+            error,
+        ) from error
+    return settings
+
+
+def _process(settings: Settings, folder: Path) -> AsyncCrawlerProcess:
+    # Loads every spider module of the project, then installs the reactor.
+    try:
+        return AsyncCrawlerProcess(settings)
+    except (Exception, SystemExit) as error:
+        if is_reactor_installed() and not is_asyncio_reactor_installed():
+            raise Failed(
+                "unsupported",
+                f"the project in {folder} installs a Twisted reactor other than "
+                "asyncio's when it is imported (import twisted.internet.reactor "
+                "inside of functions only)",
+                error,
+            ) from error
+        raise Failed(
+            "import_error",
+            f"the project in {folder} cannot be loaded: {describe(error)}",
+            error,
+        ) from error
+
+
+def _spider_by_name(
+    process: AsyncCrawlerProcess, name: str, folder: Path
+) -> type[Spider]:
+    try:
+        return process.spider_loader.load(name)
+    except KeyError:
+        names = sorted(process.spider_loader.list())
+    there = ", ".join(names[:SPIDERS_NAMED_MAX]) or "none"
+    if len(names) > SPIDERS_NAMED_MAX:
+        there += f" and {len(names) - SPIDERS_NAMED_MAX} more"
+    raise Failed(
+        "unknown_spider", f"no spider {name!r} in {folder}; there are: {there}"
+    )
+
+
+def _import_file(folder: Path, name: str) -> ModuleType:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise Failed("unknown_spider", f"the spider file {name} is not inside {folder}")
+    if not path.is_file():
+        raise Failed("unknown_spider", f"no file {path}")
+    sys.path.insert(0, str(path.parent))
+    try:
+        module = import_module(path.stem)
+    except (Exception, SystemExit) as error:
+        raise Failed(
+            "import_error", f"{path} cannot be loaded: {describe(error)}", error
+        ) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    if Path(module.__file__ or "").resolve() != path:
+        raise Failed(
+            "import_error",
+            f"{path} cannot be loaded: another module named {path.stem} is in its "
+            "way; give the file another name",
+        )
+    return module

@@ -1,0 +1,42 @@
+"""What this process does about its worker's end and about signals."""
+
+import os
+import signal
+import threading
+from types import FrameType
+
+
+def watch_lifeline(fd: int) -> None:
+    """Kill this process when nobody holds the other end of the pipe any more.
+
+    In a thread of its own, since user code may block the event loop for ever.
+    (Linux's death signal would be sent when the worker's *thread* ends.)
+    """
+    thread = threading.Thread(
+        target=_die_at_end, args=(fd,), name="lifeline", daemon=True
+    )
+    thread.start()
+
+
+def ignore_signals() -> None:
+    """Let SIGTERM and SIGINT pass: the worker decides when this process stops.
+
+    With a handler, not SIG_IGN, which programs that the project starts inherit.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _do_nothing)
+
+
+def _die_at_end(fd: int) -> None:
+    while os.read(fd, 1):
+        # Nothing is ever written; whatever it is, it is not the end.
+        continue
+    pid = os.getpid()
+    if os.getpgrp() == pid:
+        # What the project has started (browsers) belongs to the same group.
+        os.killpg(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    return

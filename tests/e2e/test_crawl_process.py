@@ -1,0 +1,439 @@
+"""The crawl process as its worker sees it, against plain ``scrapy crawl``."""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dscrapy.crawl.parts import PARTS_UNSEEN_MAX
+from dscrapy.messages import Alive, Hold, Probe, Progress, Stop, Valid
+from dscrapy.model import JobSpec
+from tests.e2e.crawl_harness import (
+    PROJECT,
+    CrawlProcess,
+    plain_scrapy,
+    requests_in,
+    running_site,
+)
+
+Start = Callable[..., CrawlProcess]
+
+
+@pytest.fixture
+def site_log(tmp_path: Path) -> Path:
+    return tmp_path / "site.log"
+
+
+@pytest.fixture
+def site(site_log: Path) -> Iterator[str]:
+    with running_site(site_log) as address:
+        yield address
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start crawl processes that end with the test."""
+    started: list[CrawlProcess] = []
+
+    def start_one(
+        spider: str, folder: Path = PROJECT, credit: bool = True, **spec: Any
+    ) -> CrawlProcess:
+        log = tmp_path / f"crawl{len(started)}.log"
+        job = JobSpec(project_dir=str(folder), spider=spider, **spec)
+        started.append(CrawlProcess(job, folder, log, credit=credit))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.close()
+
+
+@pytest.mark.parametrize("spider", ["pages", "items", "kinds", "starterror"])
+def test_items_are_those_of_plain_scrapy(
+    site: str, start: Start, tmp_path: Path, spider: str
+) -> None:
+    """The committed lines are, as a multiset, the bytes of ``scrapy crawl -O``."""
+    args = {"site": site}
+    if spider != "starterror":
+        args["count"] = "40"
+    process = start(spider, args=args)
+    assert process.finish() == 0
+    plain_scrapy(spider, args, tmp_path / "plain.jsonl")
+    plain = (tmp_path / "plain.jsonl").read_text().splitlines()
+    assert plain
+    assert Counter(process.lines) == Counter(plain)
+
+
+def test_stats_are_those_of_plain_scrapy(
+    site: str, start: Start, tmp_path: Path
+) -> None:
+    """What Scrapy counts is the same, and each count says how it is merged."""
+    args = {"site": site, "count": "30"}
+    process = start("kinds", args=args)
+    process.finish()
+    log = plain_scrapy("kinds", args, tmp_path / "plain.jsonl")
+    dump = log[log.index("Dumping Scrapy stats:") :]
+    sums = process.stats["sum"]
+    compared = 0
+    for key, value in sums.items():
+        # Log lines of our own and bytes of headers that hold times differ.
+        if not key.startswith("log_count/") and not key.endswith("_bytes"):
+            assert f"'{key}': {value}" in dump, key
+            compared += 1
+    assert compared > 10
+    assert process.stats["max"]["request_depth_max"] > 1
+    assert process.stats["last"]["finish_reason"] == "finished"
+    assert set(process.stats["last"]["start_time"]) == {"$dt"}
+
+
+def test_feeds_jobdir_and_log_file_of_the_project_are_not_written(
+    site: str, start: Start
+) -> None:
+    """A spider's FEEDS, JOBDIR and LOG_FILE leave no file; the log names the feed."""
+    process = start("kinds", args={"site": site, "count": "2"})
+    process.finish()
+    assert list(PROJECT.glob("must-not-exist*")) == []
+    assert "Feeds are not written here: must-not-exist.json" in process.log
+    assert "Dumping Scrapy stats" in process.log
+
+
+def test_what_json_cannot_hold_is_kept(site: str, start: Start) -> None:
+    """Every item has a line with a repr in it, one warning, a count, a tagged form."""
+    process = start("unencodable", args={"site": site, "count": "1"})
+    process.finish()
+    raw, shelf, loop = (json.loads(line) for line in process.lines)
+    assert raw == {"raw": repr(b"\xff\x00"), repr(("a", 1)): 2}
+    assert shelf["plain"] == "é"
+    assert "Shelf.UPPER" in shelf["shelf"]
+    assert loop == {"loop": ["[[...]]"]}
+    assert b'{"$b":"/wA="}' in process.tagged[0]
+    assert b'{"$e":["testsite.items:Shelf","upper"]}' in process.tagged[1]
+    assert process.stats["sum"]["dscrapy/unencodable_items"] == 3
+    assert process.log.count("holds what JSON cannot") == 1
+
+
+@pytest.mark.parametrize(
+    ("spider", "spec", "failure", "text"),
+    [
+        ("nobody", {}, "unknown_spider", "there are: counted, flood, hang,"),
+        ("missing.py", {}, "unknown_spider", "no file"),
+        ("../project/scrapy.py", {}, "unknown_spider", "no file"),
+        ("../server.py", {}, "unknown_spider", "not inside"),
+        ("pages", {}, "bad_arguments", "'site'"),
+        ("one", {"urls": ("x:",), "args": {"urls": "y:"}}, "bad_arguments", "twice"),
+        ("otherreactor", {}, "unsupported", "SelectReactor"),
+        (
+            "pages",
+            {
+                "settings": {
+                    "TWISTED_REACTOR": "twisted.internet.pollreactor.PollReactor"
+                }
+            },
+            "unsupported",
+            "PollReactor",
+        ),
+    ],
+)
+def test_what_cannot_start_is_one_failure(
+    start: Start, spider: str, spec: dict[str, Any], failure: str, text: str
+) -> None:
+    """The only part is the last one, with the code and one line that says why."""
+    process = start(spider, **spec)
+    assert process.finish() == 0
+    assert len(process.commits) == 1
+    assert process.outcome.failure == failure
+    assert text in process.outcome.text
+    assert "\n" not in process.outcome.text
+
+
+def write_project(folder: Path, settings: str = "", spider: str = "") -> Path:
+    """Write a Scrapy project of one spider module."""
+    package = folder / "broken"
+    package.mkdir()
+    (folder / "scrapy.cfg").write_text("[settings]\ndefault = broken.settings\n")
+    (package / "__init__.py").touch()
+    (package / "settings.py").write_text(
+        f"SPIDER_MODULES = ['broken.spiders']\n{settings}\n"
+    )
+    (package / "spiders.py").write_text(spider)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "spider", "failure", "text"),
+    [
+        ("import nowhere", "", "import_error", "No module named 'nowhere'"),
+        ("", "import nowhere", "import_error", "No module named 'nowhere'"),
+        ("", "syntax error", "import_error", "SyntaxError"),
+        ("", "raise SystemExit('bye')", "import_error", "SystemExit: bye"),
+        ("", "from twisted.internet import reactor", "unsupported", "reactor"),
+    ],
+)
+def test_a_broken_project_is_told_with_its_traceback(
+    start: Start, tmp_path: Path, settings: str, spider: str, failure: str, text: str
+) -> None:
+    """The outcome has one line and the traceback; the log has the traceback too."""
+    process = start("any", folder=write_project(tmp_path, settings, spider))
+    assert process.finish() == 0
+    assert process.outcome.failure == failure
+    assert text in process.outcome.text
+    assert "Traceback" in process.outcome.traceback
+    assert "Traceback" in process.log
+
+
+def test_no_project_is_told(start: Start, tmp_path: Path) -> None:
+    """A folder without scrapy.cfg has no spiders by name."""
+    process = start("pages", folder=tmp_path)
+    assert process.finish() == 0
+    assert process.outcome.failure == "unknown_project"
+    assert str(tmp_path) in process.outcome.text
+
+
+def test_a_component_that_fails_to_open_fails_the_run(
+    start: Start, tmp_path: Path
+) -> None:
+    """Where Scrapy itself gives up, the error is the outcome's."""
+    spider = "import scrapy\nclass A(scrapy.Spider):\n    name = 'a'\n"
+    settings = "ITEM_PIPELINES = {'broken.spiders.A': 1, 'broken.nowhere.P': 2}"
+    process = start("a", folder=write_project(tmp_path, settings, spider))
+    assert process.finish() == 0
+    assert process.outcome.failure == "import_error"
+    assert "broken.nowhere" in process.outcome.text
+
+
+def test_start_error(site: str, start: Start) -> None:
+    """An exception in start() fails the run and keeps the items before it."""
+    process = start("starterror", args={"site": site})
+    assert process.finish() == 0
+    assert process.outcome.finish_reason == "start_error"
+    assert process.outcome.failure == "start_error"
+    assert "LookupError: no more start" in process.outcome.text
+    assert "LookupError" in process.outcome.traceback
+    assert process.lines == ['{"number": 3}']
+
+
+def test_closespider_is_a_success(site: str, start: Start) -> None:
+    """Scrapy's own reasons to close are no failures."""
+    process = start("counted", args={"site": site, "count": "500"})
+    process.finish()
+    assert process.outcome.finish_reason == "closespider_itemcount"
+    assert process.outcome.failure == ""
+
+
+def test_a_spider_file_without_a_project(
+    site: str, start: Start, tmp_path: Path
+) -> None:
+    """A file runs as with ``scrapy runspider``, urls as start_urls and argument."""
+    (tmp_path / "single.py").write_text(
+        "import scrapy\n"
+        "class Single(scrapy.Spider):\n"
+        "    name = 'single'\n"
+        "    def parse(self, response):\n"
+        "        yield {'url': response.url, 'urls': self.urls}\n"
+    )
+    urls = (f"{site}/page/1", f"{site}/page/2")
+    process = start("single.py", folder=tmp_path, urls=urls)
+    assert process.finish() == 0
+    items = [json.loads(line) for line in process.lines]
+    assert sorted(item["url"] for item in items) == sorted(urls)
+    assert {item["urls"] for item in items} == {";".join(urls)}
+
+
+def test_urls_do_not_replace_start_urls(site: str, start: Start) -> None:
+    """A spider with start_urls of its own keeps them."""
+    process = start(
+        "pages", urls=(f"{site}/page/7",), args={"site": site, "count": "1"}
+    )
+    process.finish()
+    assert [json.loads(line)["number"] for line in process.lines] == [0]
+
+
+def test_stop_ends_gracefully(site: str, start: Start) -> None:
+    """The reason is the job's; what is under way is finished and committed."""
+    args = {"site": site, "count": "100000", "ms": "20"}
+    process = start("pages", args=args)
+    assert process.read_until(lambda: bool(process.commits))
+    process.send(Stop(job="1" * 16, process=3, reason="cancelled"))
+    assert process.finish() == 0
+    assert process.outcome.finish_reason == "cancelled"
+    assert process.outcome.failure == ""
+    assert len(process.lines) == process.stats["sum"]["item_scraped_count"]
+    assert process.stats["last"]["finish_reason"] == "cancelled"
+
+
+def test_stop_before_the_crawl_has_begun(site: str, start: Start) -> None:
+    """A stop that comes while the project loads is not lost."""
+    process = start("pages", args={"site": site, "count": "100000"})
+    process.send(Stop(job="1" * 16, process=3, reason="cancelled"))
+    assert process.finish() == 0
+    assert process.outcome.finish_reason == "cancelled"
+
+
+def test_stop_passes_a_hold(site: str, start: Start) -> None:
+    """A held run can be cancelled, with requests waiting everywhere."""
+    process = start("pages", args={"site": site, "count": "100000", "ms": "20"})
+    assert process.read_until(lambda: bool(process.commits))
+    process.send(Hold(job="1" * 16, process=3, on=True))
+    process.send(Stop(job="1" * 16, process=3, reason="cancelled"))
+    assert process.finish() == 0
+    assert process.outcome.finish_reason == "cancelled"
+
+
+def boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@pytest.mark.parametrize("spider", ["pages", "lazy"])
+def test_hold_starts_no_request_and_loses_none(
+    site: str, site_log: Path, start: Start, spider: str
+) -> None:
+    """While held nothing starts and nothing ends; afterwards all pages come."""
+    process = start(spider, args={"site": site, "count": "60"})
+    process.send(Hold(job="1" * 16, process=3, on=True))
+    process.wait_for_log("Spider opened")
+    ended = process.read_until(lambda: bool(process.commits), 1.5)
+    assert not ended
+    assert requests_in(site_log) == []
+    process.send(Hold(job="1" * 16, process=3, on=False))
+    released = boottime()
+    assert process.finish() == 0
+    assert len(process.lines) == 60
+    # Woken at once, not at the engine's heartbeat of 5 s.
+    assert requests_in(site_log)[0][0] - released < 2.5
+
+
+def test_no_request_starts_after_validity(
+    site: str, site_log: Path, start: Start
+) -> None:
+    """Requests that wait for a delay start no later either; new validity goes on."""
+    process = start(
+        "pages",
+        args={"site": site, "count": "40"},
+        settings={"DOWNLOAD_DELAY": "0.1"},
+    )
+    process.wait_for_log("Spider opened")
+    end = boottime() + 1.0
+    process.send(Valid(until=end))
+    process.read_until(lambda: False, 2.5)
+    at = [instant for instant, _ in requests_in(site_log)]
+    assert at
+    # What was sent before the end may reach the site a little later.
+    assert max(at) < end + 0.3
+    assert len(at) < 40
+    process.send(Valid(until=boottime() + 1000))
+    assert process.finish() == 0
+    assert len(process.lines) == 40
+
+
+def test_items_wait_for_credit(site: str, start: Start) -> None:
+    """An unanswered master bounds what is held; every item comes in the end."""
+    process = start(
+        "flood",
+        credit=False,
+        args={"site": site, "items": "3000", "size": "10000"},
+    )
+    process.read_until(lambda: len(process.commits) > PARTS_UNSEEN_MAX, 4)
+    assert len(process.commits) == PARTS_UNSEEN_MAX
+    sent = len(process.lines)
+    progress = [one for one in process.others if isinstance(one, Progress)]
+    # Sixteen parts are under way, and some more behind them: not all 3000.
+    assert sent <= progress[-1].items < sent + 600
+    process.credit = True
+    process.answer()
+    assert process.finish() == 0
+    assert len(process.lines) == 3000
+
+
+def test_no_request_starts_without_credit(
+    site: str, site_log: Path, start: Start
+) -> None:
+    """With sixteen parts unanswered no page is asked for until one is answered."""
+    process = start(
+        "flood",
+        credit=False,
+        args={"site": site, "items": "420", "size": "10000"},
+        urls=(f"{site}/page/1",),
+    )
+    process.read_until(lambda: len(process.commits) == PARTS_UNSEEN_MAX, 20)
+    assert not process.read_until(lambda: process.commits[-1].last, 1.5)
+    process.credit = True
+    process.answer()
+    assert process.finish() == 0
+    assert len(process.lines) == 420
+
+
+def test_an_item_over_the_limit_fails_the_run(site: str, start: Start) -> None:
+    """It is neither cut nor dropped in silence: the text names size and limit."""
+    size = 9_000_000
+    process = start("flood", args={"site": site, "items": "2", "size": str(size)})
+    assert process.finish() == 0
+    assert process.outcome.failure == "unsupported"
+    assert "the limit is" in process.outcome.text
+    assert str(size)[0] in process.outcome.text
+
+
+def test_large_items_travel(site: str, start: Start) -> None:
+    """Items far larger than a part are parts of their own."""
+    process = start("flood", args={"site": site, "items": "5", "size": "3000000"})
+    assert process.finish() == 0
+    assert [len(json.loads(line)["text"]) for line in process.lines] == [3_000_000] * 5
+
+
+def test_a_superseded_run_ends_at_once(site: str, start: Start) -> None:
+    """An answer that says settled ends the process with code 0 and no last part."""
+    process = start(
+        "pages", credit=False, args={"site": site, "count": "100000", "ms": "20"}
+    )
+    assert process.read_until(lambda: bool(process.commits))
+    process.answer("settled")
+    assert process.process.wait(10) == 0
+    process.read_until(lambda: False, 5)
+    assert not any(commit.last for commit in process.commits)
+
+
+def test_a_probe_is_answered_and_the_link_s_end_is_the_end(
+    site: str, start: Start
+) -> None:
+    """Alive comes from the event loop; without its worker the process goes."""
+    process = start("pages", args={"site": site, "count": "100000", "ms": "20"})
+    process.send(Probe(number=5))
+    assert process.read_until(lambda: Alive(number=5) in process.others)
+    process.sock.close()
+    assert process.process.wait(10) == 1
+
+
+def test_a_blocked_process_dies_with_its_worker(site: str, start: Start) -> None:
+    """A callback that never returns stops neither the stack dump nor the end."""
+    process = start("hang", args={"site": site})
+    process.wait_for_log("hanging now")
+    process.send(Probe(number=1))
+    assert not process.read_until(lambda: Alive(number=1) in process.others, 1)
+    os.kill(process.process.pid, 10)
+    process.wait_for_log("in parse")
+    os.kill(process.process.pid, 15)
+    assert process.process.poll() is None
+    process.cut_lifeline()
+    assert process.process.wait(10) == -9
+
+
+def test_the_descriptors_are_not_inherited(start: Start, tmp_path: Path) -> None:
+    """A program that the project starts holds neither link nor lifeline."""
+    spider = (
+        "import os, subprocess, scrapy\n"
+        "class A(scrapy.Spider):\n"
+        "    name = 'a'\n"
+        "    async def start(self):\n"
+        "        names = subprocess.run(['ls', '-l', '/proc/self/fd'],\n"
+        "            close_fds=False, capture_output=True, text=True).stdout\n"
+        "        yield {'sockets': names.count('socket:'),\n"
+        "            'pipes': names.count('pipe:')}\n"
+    )
+    process = start("a", folder=write_project(tmp_path, "", spider))
+    assert process.finish() == 0
+    # The pipe is subprocess's own, for ls to write to; stderr is its other.
+    assert [json.loads(line) for line in process.lines] == [{"sockets": 0, "pipes": 2}]

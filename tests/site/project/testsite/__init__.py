@@ -1,0 +1,1 @@
+"""A small Scrapy project that crawls the test site."""

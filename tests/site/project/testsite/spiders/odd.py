@@ -1,0 +1,113 @@
+"""Spiders with every kind of item and every kind of error."""
+
+import math
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import scrapy
+from scrapy.http import Response
+
+from ..items import Book, Card, PageItem, PricedItem, Shelf, Size
+from .plain import SiteSpider, number_of
+
+_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+class KindsSpider(SiteSpider):
+    """Items of every kind that Scrapy's exporter writes, some dropped or failing."""
+
+    name = "kinds"
+    custom_settings = {  # noqa: RUF012 - Scrapy's own form
+        "FEEDS": {"must-not-exist.json": {"format": "json"}},
+        "JOBDIR": "must-not-exist",
+        "LOG_FILE": "must-not-exist.log",
+    }
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Yield one item of each kind, the links, and an error on every fifth page."""
+        number = number_of(response.url)
+        yield {"number": number, "nested": {"$b": "no tag", "when": [_EPOCH]}}
+        yield {"number": number, "drop": True}
+        yield {"number": number, "fail": True}
+        yield PageItem(title=f"Page {number}", number=number)
+        yield PricedItem(price=Decimal("1.10"), number=number)
+        yield Book(number, "a book", ["é", "b"], Size(1, 2))
+        yield Card(number, (Book(1), 2**80))
+        yield {"number": number, "nan": math.nan, "inf": [-math.inf]}
+        assert hasattr(response, "css")
+        yield from self.follow(response)  # type: ignore[arg-type]
+        if number % 5 == 0:
+            raise RuntimeError("every fifth page fails")
+
+
+class UnencodableSpider(SiteSpider):
+    """Items that JSON cannot hold."""
+
+    name = "unencodable"
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Yield bytes, a tuple as a key, an enum and an object."""
+        yield {"raw": b"\xff\x00", ("a", 1): 2}
+        yield {"shelf": Shelf.UPPER, "object": object, "plain": "é"}
+        loop: list[Any] = []
+        loop.append(loop)
+        yield {"loop": loop}
+
+
+class FloodSpider(SiteSpider):
+    """Very many items from one page, each with ``size`` characters."""
+
+    name = "flood"
+
+    def __init__(self, items: str = "1000", size: str = "10000", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.items = int(items)
+        self.size = int(size)
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Yield the items; say how far it got."""
+        for number in range(self.items):
+            yield {"number": number, "text": "x" * self.size}
+            self.crawler.stats.inc_value("flooded")
+
+
+class StartErrorSpider(scrapy.Spider):
+    """start() raises after one request."""
+
+    name = "starterror"
+
+    def __init__(self, site: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.site = site
+
+    async def start(self) -> AsyncIterator[Any]:
+        """Yield one request, then fail."""
+        yield scrapy.Request(f"{self.site}/page/3")
+        raise LookupError("no more start")
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Yield one item."""
+        yield {"number": number_of(response.url)}
+
+
+class CountedSpider(SiteSpider):
+    """Closes itself by Scrapy's own setting."""
+
+    name = "counted"
+    custom_settings = {"CLOSESPIDER_ITEMCOUNT": 5}  # noqa: RUF012 - Scrapy's form
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Yield one item and the links."""
+        yield {"number": number_of(response.url)}
+        yield from self.follow(response)  # type: ignore[arg-type]
+
+
+class OtherReactorSpider(scrapy.Spider):
+    """Wants a reactor that is not asyncio's."""
+
+    name = "otherreactor"
+    custom_settings = {  # noqa: RUF012 - Scrapy's own form
+        "TWISTED_REACTOR": "twisted.internet.selectreactor.SelectReactor"
+    }
