@@ -14,8 +14,9 @@ import attrs
 
 FIRST_SEGMENT = 1
 
-_SEGMENT = re.compile(r"journal-([0-9]{10})\.log\Z")
-_SNAPSHOT = re.compile(r"snapshot-([0-9]{10})\.bin\Z")
+# Numbers begin with 1, so a name with 0 is not the journal's.
+_SEGMENT = re.compile(r"journal-(?!0{10})([0-9]{10})\.log\Z")
+_SNAPSHOT = re.compile(r"snapshot-(?!0{10})([0-9]{10})\.bin\Z")
 _TEMPORARY = re.compile(r"(journal|snapshot)-[0-9]{10}\..*\.tmp\Z")
 
 

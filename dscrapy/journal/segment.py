@@ -137,13 +137,11 @@ class Scanner:
             return Corruption(
                 offset=self._offset, reason=f"{damage}, and another segment follows"
             )
-        # The bad record itself has the expected number; a bad head has records
-        # after it only if it was once whole.
-        first = self.next_sequence + 1 if self._head_taken else self.next_sequence
+        # From 1, since the bad record's own magic may be sound.
         later = record_begun_after(
             self._buffer,
-            1 if self._head_taken else 0,
-            range(first, first + _SEQUENCES_AHEAD_MAX),
+            1,
+            range(self.next_sequence, self.next_sequence + _SEQUENCES_AHEAD_MAX),
         )
         if later is None:
             return TornTail(offset=self._offset)

@@ -14,7 +14,7 @@ Not thread-safe: one call at a time, from any thread.
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import NoReturn
 
@@ -172,8 +172,14 @@ class Journal:
                 file.truncate(end)
                 file.sync()
             self._refuse_full(name, error)
-        with _blaming(self._storage, name, end):
+        try:
             file.sync()
+        except OSError as error:
+            # The kernel may go on showing what it failed to write. A master that
+            # is started again must not take it for durable.
+            with suppress(OSError):
+                file.truncate(end)
+            self._fail(name, end, error)
         self._sizes[self._number] = end + len(record)
         self._next_sequence += 1
         self._life = _Life.READY
@@ -294,10 +300,10 @@ class Journal:
                 del self._starts[number], self._sizes[number]
                 self._number = number - 1
                 return
+            # Synced with everything else in ``_settle``.
             file = self._storage.open(name)
             try:
                 file.truncate(offset)
-                file.sync()
             finally:
                 file.close()
         self._sizes[number] = offset
