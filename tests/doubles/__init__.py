@@ -1,0 +1,1 @@
+"""Doubles behind our own interfaces; each passes the suite of the real thing."""
