@@ -166,7 +166,7 @@ class Worker:
             with trio.move_on_after(LEAVE_S):
                 # The master closes the session when it has understood.
                 while self.link.connected:
-                    await trio.sleep(0.01)
+                    await self.link.wait_moved()
         logger.info("worker %s leaves", self.name)
 
     async def watch_signals(
@@ -291,7 +291,7 @@ class Worker:
         logger.info("job %s: process %d ended", start.job, start.process)
         with trio.move_on_after(LOG_DRAIN_S):
             while self.link.connected and self.outbox.has_log(start.process):
-                await trio.sleep(0.01)
+                await self.link.wait_moved()
         self.outbox.add_end(end)
         self.link.wake()
         self._changed.set()

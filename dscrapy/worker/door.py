@@ -1,4 +1,4 @@
-"""The worker's own port: it answers ``status --at HOST:PORT``, with the same protocol."""
+"""The worker's own port, for ``status --at HOST:PORT``; the same protocol."""
 
 import logging
 from typing import TYPE_CHECKING, Any

@@ -61,10 +61,16 @@ class Link:
     _was_registered: bool = False
     _said: str = ""
     _wake: trio.Event = attrs.field(factory=trio.Event)
+    _moved: trio.Event = attrs.field(factory=trio.Event)
 
     def wake(self) -> None:
         """The outbox holds something new."""
         self._wake.set()
+
+    async def wait_moved(self) -> None:
+        """Wait until something was sent, or the session has ended."""
+        self._moved = trio.Event()
+        await self._moved.wait()
 
     async def run(self) -> None:
         """Keep a session with the master until cancelled.
@@ -89,6 +95,7 @@ class Link:
                 else:
                     self._refused(UserError(f"master at {endpoint}: {error.detail}"))
             self.connected = False
+            self._moved.set()
             # Spread, so that a fleet does not come back in one instant.
             await trio.sleep(pause_s * (0.5 + self.draw()))
             pause_s = min(pause_s * 2, self.config.worker.reconnect_s_max)
@@ -210,6 +217,7 @@ class Link:
                 await self._wake.wait()
             try:
                 await connection.send_frame(self.outbox.take(WRITE_BYTES))
+                self._moved.set()
             except _GONE:
                 stop.cancel()
                 return

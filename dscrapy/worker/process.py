@@ -66,7 +66,9 @@ class CrawlProcess:
     _process: trio.Process | None = None
     _outgoing: tuple[
         trio.MemorySendChannel[m.ToCrawl], trio.MemoryReceiveChannel[m.ToCrawl]
-    ] = attrs.field(factory=lambda: trio.open_memory_channel(MESSAGES_WAITING_MAX))
+    ] = attrs.field(
+        factory=lambda: trio.open_memory_channel[m.ToCrawl](MESSAGES_WAITING_MAX)
+    )
     _answered: int = 0
     _heard: trio.Event = attrs.field(factory=trio.Event)
     _stopping: trio.Event = attrs.field(factory=trio.Event)

@@ -1,0 +1,173 @@
+"""A master and workers as real processes, for tests that kill them."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.crawl_harness import PROJECT, ROOT, child_environment
+
+# Longer than anything here takes on a busy machine.
+WAIT_S = 90.0
+# Short spans, so that tests wait little; conf.toml takes them as they are.
+CONF = """
+[dscrapy.master]
+heartbeat_s = 0.2
+reconnect_grace_s = 1.0
+die_after_s = 4.0
+"""
+
+
+class Cluster:
+    """Processes of one state folder; ``close`` ends them all."""
+
+    def __init__(self, folder: Path, conf: str = CONF) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.conf = folder / "conf.toml"
+        self.conf.write_text(conf)
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.master: subprocess.Popen[bytes] | None = None
+        self._port = 0
+
+    # ---- processes ------------------------------------------------------------
+
+    def start_master(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the master and wait until it listens; again on the same port."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.state / "endpoint.json").unlink()
+        port = ("--port", str(self._port))
+        self.master = self._start("master", *port, *arguments)
+        self.wait_until(lambda: (self.state / "endpoint.json").exists())
+        self._port = json.loads((self.state / "endpoint.json").read_text())["port"]
+        return self.master
+
+    def start_worker(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a worker; it may still be on its way to the master."""
+        return self._start("worker", "--name", name, "--port", "0", *arguments)
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        log = (self.folder / "log.txt").open("ab")
+        with log:
+            process = subprocess.Popen(
+                self._command(*arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=child_environment(),
+                cwd=self.folder,
+            )
+        self.processes.append(process)
+        return process
+
+    def _command(self, *arguments: str) -> list[str]:
+        start = [sys.executable, "-m", "dscrapy", arguments[0]]
+        where = ["--state", str(self.state), "--conf", str(self.conf)]
+        return [*start, *where, *arguments[1:]]
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGKILL."""
+        process.kill()
+        process.wait(WAIT_S)
+
+    def log(self) -> str:
+        """Return what all of them logged."""
+        return (self.folder / "log.txt").read_text()
+
+    def close(self) -> None:
+        """End everything; a process that was stopped too."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+        for process in self.processes:
+            process.wait(WAIT_S)
+
+    # ---- the command line -------------------------------------------------------
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a client command to its end."""
+        return subprocess.run(
+            self._command(*arguments),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            env=child_environment(),
+            cwd=self.folder,
+        )
+
+    def ok(self, *arguments: str) -> str:
+        """Run a client command that must succeed; return its stdout."""
+        done = self.run(*arguments)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr, self.log())
+        return done.stdout
+
+    def submit(self, spider: str, *arguments: str, **spider_arguments: Any) -> str:
+        """Submit a job of the test project; return its id."""
+        pairs = [f"{key}={value}" for key, value in spider_arguments.items()]
+        words = [word for pair in pairs for word in ("-a", pair)]
+        project = ("--project", str(PROJECT))
+        return self.ok("submit", spider, *project, *words, *arguments).strip()
+
+    def status(self) -> dict[str, Any]:
+        """Return ``status --json``."""
+        status: dict[str, Any] = json.loads(self.ok("status", "--json"))
+        return status
+
+    def job(self, job: str) -> dict[str, Any]:
+        """Return the job's object."""
+        shown: dict[str, Any] = json.loads(self.ok("show", job, "--json"))
+        found = shown.get("job", shown)
+        assert isinstance(found, dict)
+        return found
+
+    def items(self, job: str) -> Counter[str]:
+        """Return the job's items as a multiset of lines."""
+        return Counter(self.ok("items", job).splitlines())
+
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        """Wait for a fact that no event tells; fails after ``WAIT_S``."""
+        end = time.monotonic() + WAIT_S
+        while not holds():
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.05)
+
+    def crawl_pids(self, worker: subprocess.Popen[bytes]) -> list[int]:
+        """Return the worker's crawl processes."""
+        return [pid for pid in _children(worker.pid) if _is_crawl(pid)]
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            text = Path(f"/proc/{pid}/task/{task}/children").read_text()
+            found += [int(word) for word in text.split()]
+    return found
+
+
+def _is_crawl(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"dscrapy.crawl" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+@contextlib.contextmanager
+def running_cluster(folder: Path, conf: str = CONF) -> Iterator[Cluster]:
+    """A cluster without processes yet; all are ended at the end."""
+    cluster = Cluster(folder, conf)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+__all__ = ["ROOT", "Cluster", "running_cluster"]

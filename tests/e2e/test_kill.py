@@ -1,0 +1,170 @@
+"""Kill anything: the items are those of plain ``scrapy crawl``, each once."""
+
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cluster import Cluster, running_cluster
+from tests.e2e.crawl_harness import plain_scrapy, running_site
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """The address of the test site."""
+    with running_site() as address:
+        yield address
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster with short spans."""
+    with running_cluster(tmp_path) as cluster:
+        yield cluster
+
+
+def oracle(spider: str, tmp_path: Path, site: str, count: str) -> Counter[str]:
+    """Return the items of plain Scrapy; ``ms`` only slows pages, items do not tell."""
+    output = tmp_path / f"{spider}.jsonl"
+    plain_scrapy(spider, {"site": site, "count": count}, output)
+    items = Counter(output.read_text().splitlines())
+    assert items
+    return items
+
+
+@pytest.mark.timeout(240)
+def test_twenty_jobs_survive_a_killed_worker_and_a_killed_master(
+    cluster: Cluster, site: str, tmp_path: Path
+) -> None:
+    """Twenty jobs of two spiders, a worker and the master killed in mid-job: every
+    job succeeds with exactly the items of plain Scrapy."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - pytest shows it when the test fails
+    rng = random.Random(seed)
+    arguments = {"site": site, "count": "30", "ms": "40"}
+    expected = {
+        spider: oracle(spider, tmp_path, site, "30") for spider in ("pages", "items")
+    }
+    cluster.start_master()
+    workers = [cluster.start_worker(f"w{number}") for number in range(3)]
+    jobs = {}
+    for number in range(20):
+        spider = ("pages", "items")[number % 2]
+        priority = rng.randrange(-5, 6)
+        job = cluster.submit(spider, "--priority", str(priority), **arguments)
+        jobs[job] = spider
+    victim = rng.choice(workers)
+    cluster.wait_until(lambda: bool(cluster.crawl_pids(victim)))
+    held = cluster.crawl_pids(victim)
+    cluster.kill(victim)
+    # The victim held at least one job: the kill counts.
+    assert held
+    ended = rng.randrange(3, 9)
+    cluster.wait_until(lambda: _ended(cluster) >= ended)
+    assert cluster.master is not None
+    cluster.kill(cluster.master)
+    cluster.start_master()
+    waited = cluster.run("wait", *jobs)
+    assert waited.returncode == 0, (waited.stdout, waited.stderr, cluster.log())
+    for job, spider in jobs.items():
+        shown = cluster.job(job)
+        assert shown["state"] == "succeeded", shown
+        assert cluster.items(job) == expected[spider], (job, spider)
+        assert shown["items"] == expected[spider].total()
+
+
+def _ended(cluster: Cluster) -> int:
+    states = [job["state"] for job in cluster.status()["jobs"]]
+    return states.count("succeeded")
+
+
+def test_a_killed_crawl_process_contributes_nothing(
+    cluster: Cluster, site: str, tmp_path: Path
+) -> None:
+    """SIGKILL of the crawl process after items were sent: the job runs again, and
+    no item is there twice."""
+    expected = oracle("pages", tmp_path, site, "160")
+    cluster.start_master()
+    worker = cluster.start_worker("w")
+    job = cluster.submit("pages", site=site, count="160", ms="400")
+    spool = cluster.state / "spool"
+    cluster.wait_until(lambda: any(one.stat().st_size for one in spool.iterdir()))
+    for pid in cluster.crawl_pids(worker):
+        os.kill(pid, signal.SIGKILL)
+    cluster.ok("wait", job)
+    shown = cluster.job(job)
+    assert shown["runs"] == 2
+    assert cluster.items(job) == expected
+
+
+def test_a_running_job_goes_on_through_a_restart_of_the_master(
+    cluster: Cluster, site: str, tmp_path: Path
+) -> None:
+    """The master killed in mid-job and started again: the same crawl process goes on
+    and ends the job in its first run."""
+    arguments = {"site": site, "count": "160", "ms": "300"}
+    expected = oracle("pages", tmp_path, site, "160")
+    master = cluster.start_master()
+    worker = cluster.start_worker("w")
+    job = cluster.submit("pages", **arguments)
+    cluster.wait_until(lambda: cluster.job(job)["pages"] > 0)
+    cluster.kill(master)
+    # The crawl was under way: it outlives the master.
+    running = cluster.crawl_pids(worker)
+    assert running
+    cluster.start_master()
+    assert cluster.crawl_pids(worker) == running
+    cluster.ok("wait", job)
+    shown = cluster.job(job)
+    assert shown["runs"] == 1, cluster.log()
+    assert cluster.items(job) == expected
+
+
+def test_a_frozen_worker_is_reaped_and_its_late_items_are_dropped(
+    cluster: Cluster, site: str, tmp_path: Path
+) -> None:
+    """A worker under SIGSTOP loses its job after ``die_after_s``; what it offers when
+    it wakes up is dropped, and its crawl process with it."""
+    arguments = {"site": site, "count": "160", "ms": "400"}
+    expected = oracle("pages", tmp_path, site, "160")
+    cluster.start_master()
+    frozen = cluster.start_worker("frozen")
+    job = cluster.submit("pages", **arguments)
+    cluster.wait_until(lambda: cluster.job(job)["pages"] > 0)
+    held = cluster.crawl_pids(frozen)
+    frozen.send_signal(signal.SIGSTOP)
+    for pid in held:
+        os.kill(pid, signal.SIGSTOP)
+    cluster.start_worker("other")
+    cluster.wait_until(lambda: cluster.job(job)["workers"] == ["other"])
+    frozen.send_signal(signal.SIGCONT)
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
+    cluster.ok("wait", job)
+    assert cluster.items(job) == expected
+    cluster.wait_until(lambda: not set(held) & set(cluster.crawl_pids(frozen)))
+    names = {worker["name"] for worker in cluster.status()["workers"]}
+    assert names == {"frozen", "other"}
+
+
+def test_crawl_processes_end_with_their_worker(cluster: Cluster, site: str) -> None:
+    """SIGKILL of a worker leaves no crawl process behind."""
+    cluster.start_master()
+    worker = cluster.start_worker("w")
+    cluster.submit("pages", site=site, count="500", ms="200")
+    cluster.wait_until(lambda: bool(cluster.crawl_pids(worker)))
+    pids = cluster.crawl_pids(worker)
+    cluster.kill(worker)
+    cluster.wait_until(lambda: not any(_is_there(pid) for pid in pids))
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        # A zombie that init has not taken yet is gone for our purposes.
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
