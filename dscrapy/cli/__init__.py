@@ -1,0 +1,128 @@
+"""The command line: parses, runs one command, reports errors, sets the exit code.
+
+Modules are imported by the command that needs them, so that a quick command stays
+quick.
+"""
+
+import io
+import os
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+
+from dscrapy.cli.parser import PROGRAM, parse
+from dscrapy.cli.screen import clean, write_err
+from dscrapy.errors import DscrapyError, LocalProtocolError, UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; see "Exit codes" in the README."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows little of Unicode is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        options = parse(argv)
+    except SystemExit as end:
+        # argparse has said it all.
+        return end.code if isinstance(end.code, int) else 2
+    try:
+        code = _run(options)
+        sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001 - reported below, or raised again
+        return _report(error, options)
+    return code
+
+
+def _run(options: Namespace) -> int:
+    """Run the subcommand."""
+    match options.command:
+        case "master":
+            from dscrapy.cli import serve
+
+            return serve.master(options)
+        case "worker":
+            from dscrapy.cli import serve
+
+            return serve.worker(options)
+        case "crawl":
+            from dscrapy.cli import crawl
+
+            return crawl.crawl(options)
+        case "status":
+            from dscrapy.cli import fleet
+
+            return fleet.status(options)
+        case "workers":
+            from dscrapy.cli import fleet
+
+            return fleet.workers(options)
+        case "drain":
+            from dscrapy.cli import fleet
+
+            return fleet.drain(options)
+    from dscrapy.cli import jobs
+
+    match options.command:
+        case "submit":
+            return jobs.submit(options)
+        case "jobs":
+            return jobs.jobs(options)
+        case "show":
+            return jobs.show(options)
+        case "wait":
+            return jobs.wait(options)
+        case "cancel" | "pause" | "resume" | "retry":
+            return jobs.change(options)
+        case "items":
+            return jobs.items(options)
+        case "logs":
+            return jobs.logs(options)
+    raise AssertionError(f"{options.command} has no code")
+
+
+def _report(error: BaseException, options: Namespace) -> int:
+    """Tell what ended the command and return the exit code."""
+    causes = list(_leaves(error))
+    for cause in causes:
+        if isinstance(cause, SystemExit):
+            raise cause
+    for cause in causes:
+        if isinstance(cause, KeyboardInterrupt):
+            # Ctrl-C is how a person ends what would go on for ever.
+            endless = ("watch", "follow")
+            return 0 if any(getattr(options, name, False) for name in endless) else 1
+    for cause in causes:
+        if isinstance(cause, BrokenPipeError):
+            _discard_stdout()
+            return 1
+    known = [
+        cause
+        for cause in causes
+        if isinstance(cause, DscrapyError) and not isinstance(cause, LocalProtocolError)
+    ]
+    if len(known) < len(causes):
+        traceback.print_exception(error)
+        write_err(
+            f"{PROGRAM}: this is a bug in dscrapy; please report it with the above\n"
+        )
+        return 1
+    write_err(f"{PROGRAM}: {clean(' '.join(str(known[0]).split()))}\n")
+    return known[0].exit_code if isinstance(known[0], UserError) else 1
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the errors inside the groups that nurseries make."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _discard_stdout() -> None:
+    """Let the interpreter's last flush go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,418 @@
+"""``crawl``: a master and a worker inside one command, for one job.
+
+The parts are the same as everywhere: the command is a client of its own master on a
+free port of this machine. What it keeps between runs is in ``crawl_state``.
+"""
+
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+import attrs
+import trio
+
+from dscrapy.cli.crawl_state import Crawl, How, Record, choose
+from dscrapy.cli.feeds import (
+    Feed,
+    Fetched,
+    check_places,
+    copy_file,
+    fetch,
+    parse_feeds,
+    write_feeds,
+)
+from dscrapy.cli.jobs import place_of
+from dscrapy.cli.parser import PROGRAM
+from dscrapy.cli.render import plural, span
+from dscrapy.cli.screen import Bytes, Ticker, clean, clean_lines, is_decorated, note
+from dscrapy.cli.serve import new_id, set_up_logging
+from dscrapy.client import Client, Target
+from dscrapy.config import Config, Endpoint, find_token, load, override
+from dscrapy.errors import RefusedError, UserError
+from dscrapy.jobfile import check_spec
+from dscrapy.messages import ChangeJob, Shown
+from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
+
+# How often progress is shown: on a terminal, and in a log.
+TICK_S = 1.0
+LINE_EVERY_S = 10.0
+# Our own master answers at once; a machine that swaps may take a while.
+_CONNECT_TIMEOUT_S = 30.0
+# The rest of the log arrives right after the job's end.
+_LOG_REST_S = 10.0
+_WORKER_NAME = "crawl"
+
+
+@attrs.define(kw_only=True)
+class _Run:
+    """One run of the command."""
+
+    config: Config
+    crawl: Crawl
+    record: Record
+    how: How
+    spec: JobSpec
+    feeds: tuple[Feed, ...]
+    folder: Path
+    shows_all_log: bool
+    slots: int
+    ticker: Ticker = attrs.field(factory=Ticker)
+    log_offset: int = 0
+    job_known: bool = False
+    stopping: bool = False
+    forced: bool = False
+    shown: Shown | None = None
+    fetched: Fetched | None = None
+
+
+def crawl(options: Namespace) -> int:
+    """Run a spider here, to its end; 0 if it succeeded."""
+    started = time.monotonic()
+    config = override(
+        load(_path(options.conf), os.environ), "master", state=_path(options.state)
+    )
+    project, spec = _spec(options)
+    feeds = parse_feeds(options, spec.spider)
+    check_places(feeds)
+    identity = Crawl.of(
+        config.state, project, spec.spider, dict(options.args), dict(options.settings)
+    )
+    # Our own master and worker are no news; what goes wrong with them is.
+    set_up_logging(PROGRAM, "WARNING")
+    with identity.locked(), tempfile.TemporaryDirectory(prefix="dscrapy-") as folder:
+        record, how, said = choose(
+            identity, new_id(), fresh=options.fresh, resume=options.resume
+        )
+        if said:
+            _say(said)
+        run = _Run(
+            config=attrs.evolve(config, state=identity.folder),
+            crawl=identity,
+            record=record,
+            how=how,
+            spec=spec,
+            feeds=feeds,
+            folder=Path(folder),
+            shows_all_log=options.loglevel is not None or not is_decorated(sys.stderr),
+            slots=options.parallelism or os.cpu_count() or 1,
+        )
+        trio.run(_run, run)
+        return _finish(run, started)
+
+
+def _spec(options: Namespace) -> tuple[Path, JobSpec]:
+    _, project_dir, spider = place_of(options.spider, None)
+    settings = dict(options.settings)
+    if options.loglevel is not None:
+        settings["LOG_LEVEL"] = options.loglevel
+    spec = JobSpec(
+        project_dir=project_dir,
+        spider=spider,
+        args=dict(options.args),
+        settings=settings,
+        parallelism=options.parallelism,
+    )
+    check_spec(spec)
+    return Path(project_dir), spec
+
+
+# ---- the run --------------------------------------------------------------------
+
+
+async def _run(run: _Run) -> None:
+    """Serve, submit, wait and fetch the items; all of it ends with this."""
+    from dscrapy.master.server import serve
+
+    settings = attrs.evolve(run.config.master, host="127.0.0.1", port=0)
+    config = attrs.evolve(run.config, master=settings)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            endpoint: Endpoint = await nursery.start(
+                partial(serve, config, handle_signals=False)
+            )
+            client = _client(run, endpoint)
+            nursery.start_soon(_heed, run, client, signals, nursery.cancel_scope)
+            async with client() as calls:
+                if await _begin(run, calls):
+                    await _until_ended(run, config, client, endpoint)
+                run.fetched = await fetch(calls, run.record.job, run.folder, run.feeds)
+            nursery.cancel_scope.cancel()
+
+
+def _client(run: _Run, endpoint: Endpoint) -> Callable[[], Client]:
+    """Return what makes clients of our own master."""
+    target = Target(
+        host=endpoint.host,
+        port=endpoint.port,
+        token=find_token(run.config),
+        token_from=f"it comes from {run.config.state}",
+    )
+    return partial(Client, lambda: target, connect_timeout_s=_CONNECT_TIMEOUT_S)
+
+
+async def _begin(run: _Run, client: Client) -> bool:
+    """Submit the job, or say how the one from before goes on.
+
+    Returns whether there is anything to run: the job may have ended before.
+    """
+    shown = None if run.how == "new" else await _known_job(run.record.job, client)
+    if shown is None:
+        # Stopped before the job was durable, a resumed crawl is a new one.
+        await client.submit([Submission(id=run.record.job, spec=run.spec)])
+        run.crawl.save(run.record)
+        run.job_known = True
+        return True
+    run.job_known = True
+    job = shown.job
+    assert job is not None
+    if job.state in FINAL_STATES:
+        _say(f"the crawl itself had ended ({job.state}): writing its items")
+        run.shown = shown
+        return False
+    _say(
+        f"resuming: {plural(job.pages, 'page')} done, {job.pending + job.leased} "
+        "pending; --fresh starts over"
+    )
+    run.log_offset = await copy_file(client, job.id, "log", len)
+    if run.how == "go on with changed code":
+        await _cancel(client, job.id)
+    return True
+
+
+async def _known_job(job: str, client: Client) -> Shown | None:
+    try:
+        return await client.show(job)
+    except RefusedError as error:
+        if error.code != "no_such_job":
+            raise
+        return None
+
+
+async def _cancel(client: Client, job: str) -> None:
+    """Cancel the job, unless it has ended or is about to."""
+    try:
+        await client.change(ChangeJob(call=0, verb="cancel", job=job))
+    except RefusedError as error:
+        if error.code != "bad_state":
+            raise
+
+
+async def _until_ended(
+    run: _Run, config: Config, client: Callable[[], Client], endpoint: Endpoint
+) -> None:
+    """Run the job on a worker of our own, with log and progress, to its end."""
+    from dscrapy.worker.agent import serve
+
+    settings = attrs.evolve(
+        config.worker,
+        master=str(endpoint),
+        host="127.0.0.1",
+        port=0,
+        name=_WORKER_NAME,
+        slots=run.slots,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(
+            partial(serve, attrs.evolve(config, worker=settings), handle_signals=False)
+        )
+        log_is_told = trio.Event()
+        async with client() as waiting:
+            if run.how == "go on with changed code":
+                await _accept_changed_code(run, waiting)
+            nursery.start_soon(_tell_log, run, client, log_is_told)
+            nursery.start_soon(_tell_progress, run, client)
+            run.shown = await waiting.wait(run.record.job)
+        with trio.move_on_after(_LOG_REST_S):
+            await log_is_told.wait()
+        nursery.cancel_scope.cancel()
+    run.ticker.clear()
+
+
+async def _accept_changed_code(run: _Run, client: Client) -> None:
+    """Retry the job, cancelled before: a retry takes the code as it is now.
+
+    The worker is here already, so the master knows that the old process is not.
+    """
+    job = (await client.wait(run.record.job)).job
+    assert job is not None
+    # A crawl that has nothing yet loses nothing by beginning anew.
+    has_nothing = job.pages == 0 and job.items == 0
+    await client.change(ChangeJob(call=0, verb="retry", job=job.id, fresh=has_nothing))
+    # Only now: a run that stops before this has to do it again.
+    run.crawl.save(run.record)
+
+
+async def _heed(
+    run: _Run,
+    client: Callable[[], Client],
+    signals: AsyncIterator[int],
+    stop: trio.CancelScope,
+) -> None:
+    """First Ctrl-C: let the spider finish what it has begun. Second: stop now."""
+    async for _ in signals:
+        if run.stopping or not run.job_known:
+            run.forced = True
+            stop.cancel()
+            return
+        run.stopping = True
+        with run.ticker.aside():
+            _say("stopping: items so far are kept; Ctrl-C again stops at once")
+        async with client() as calls:
+            await _cancel(calls, run.record.job)
+
+
+async def _tell_log(run: _Run, client: Callable[[], Client], told: trio.Event) -> None:
+    """Copy the job's log to stderr: all of it, or what is a warning or worse."""
+    out = Bytes(sys.stderr)
+    lines = _Warnings()
+
+    def write(data: bytes) -> None:
+        if not run.shows_all_log:
+            data = lines.feed(data)
+        if data:
+            with run.ticker.aside():
+                out.write(data)
+
+    async with client() as calls:
+        await copy_file(
+            calls,
+            run.record.job,
+            "log",
+            write,
+            offset=run.log_offset,
+            follow=True,
+        )
+    told.set()
+
+
+class _Warnings:
+    """Picks the lines of a Scrapy log that are warnings or worse, with what follows.
+
+    A line without a date belongs to the one before it (a traceback).
+    """
+
+    _HEAD = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ([A-Z]+): ")
+
+    def __init__(self) -> None:
+        self._cut = b""
+        self._wanted = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes of the log and return those to show."""
+        *lines, self._cut = (self._cut + data).split(b"\n")
+        shown = []
+        for line in lines:
+            head = self._HEAD.match(line)
+            if head is not None:
+                self._wanted = head[1] in (b"WARNING", b"ERROR", b"CRITICAL")
+            elif line.startswith(b"--- "):
+                # The heading of the next process.
+                self._wanted = False
+            if self._wanted:
+                shown.append(line + b"\n")
+        return b"".join(shown)
+
+
+async def _tell_progress(run: _Run, client: Callable[[], Client]) -> None:
+    """Show pages, items and rates: a line redrawn, or one now and then."""
+    is_drawn = is_decorated(sys.stderr)
+    pause = TICK_S if is_drawn else LINE_EVERY_S
+    began = trio.current_time()
+    seen = (began, 0, 0)
+    async with client() as calls:
+        while True:
+            await trio.sleep(pause)
+            job = (await calls.show(run.record.job)).job
+            assert job is not None
+            now = trio.current_time()
+            line = _progress_line(job, now - began, seen, now)
+            seen = (now, job.pages, job.items)
+            if is_drawn:
+                run.ticker.show(line)
+            else:
+                _say(line)
+
+
+def _progress_line(
+    job: JobView, elapsed_s: float, seen: tuple[float, int, int], now: float
+) -> str:
+    since, pages, items = seen
+    passed = max(now - since, 1e-9)
+    # A run that began again counts from nothing.
+    page_rate = max(job.pages - pages, 0) / passed
+    item_rate = max(job.items - items, 0) / passed
+    state = "" if job.state == "running" else f" {job.state}"
+    if job.reason:
+        state += f" ({job.reason})"
+    return clean(
+        f"{job.spider}{state}: {plural(job.pages, 'page')} ({page_rate:.1f}/s), "
+        f"{plural(job.items, 'item')} ({item_rate:.1f}/s), {span(elapsed_s)}"
+    )
+
+
+# ---- afterwards -----------------------------------------------------------------
+
+
+def _finish(run: _Run, started: float) -> int:
+    """Write the files, sum up and return the exit code."""
+    if run.forced or run.shown is None or run.shown.job is None or not run.fetched:
+        _say("stopped at once: run the same command again to go on")
+        return 1
+    job = run.shown.job
+    if run.shown.traceback and not run.shows_all_log:
+        sys.stderr.write(clean_lines(run.shown.traceback.rstrip("\n") + "\n"))
+    _prepare_appends(run)
+    write_feeds(run.feeds, run.fetched, run.folder, run.shown.spec, run.crawl.project)
+    run.record.done = True
+    run.crawl.save(run.record)
+    reason = f" ({job.reason})" if job.reason and job.reason != job.state else ""
+    _say(
+        f"{job.spider} {job.state}{reason}: {plural(job.pages, 'page')}, "
+        f"{plural(job.items, 'item')} in {span(time.monotonic() - started)}"
+    )
+    for feed in run.feeds:
+        if feed.path is not None:
+            _say(f"wrote {feed.path}")
+    if not run.feeds and job.items:
+        where = run.config.state / "jobs" / job.id / "items.jsonl"
+        _say(f"no -o FILE was given: the items are in {where} until the next crawl")
+    return 0 if job.state == "succeeded" else 1
+
+
+def _set_done(run: _Run) -> None:
+    run.record.done = True
+    run.crawl.save(run.record)
+
+
+def _prepare_appends(run: _Run) -> None:
+    """Note how long each file of ``-o`` is; undo an append that was cut short."""
+    for feed in run.feeds:
+        if feed.path is None or feed.overwrite:
+            continue
+        name = str(feed.path)
+        try:
+            size = feed.path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        before = run.record.appended.setdefault(name, size)
+        if size > before:
+            try:
+                os.truncate(name, before)
+            except OSError as error:
+                raise UserError(f"cannot write {name}: {error.strerror}") from None
+    run.crawl.save(run.record)
+
+
+def _say(text: str) -> None:
+    note(f"{PROGRAM}: {text}")
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text).expanduser()

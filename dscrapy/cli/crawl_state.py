@@ -1,0 +1,211 @@
+"""Where ``crawl`` keeps what it knows between runs, and which run goes on.
+
+A crawl is known by its project folder, spider, arguments and settings. Its folder
+holds the state of its own master and ``crawl.json``; a lock file beside it keeps a
+second run of the same crawl out. Unfinished crawls that were set aside have the same
+name with a number.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import msgspec
+
+from dscrapy.errors import UserError
+from dscrapy.projects import code_digest
+
+RECORD_NAME = "crawl.json"
+# Names are cut here: 64 bits keep the crawls of one person apart.
+_KEY_CHARS = 16
+
+
+class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What ``crawl.json`` holds.
+
+    ``digest`` is that of the project's code when it was last accepted. ``done``:
+    the job has ended and its files are written. ``appended`` has the length of
+    each file of ``-o`` before this crawl appended to it.
+    """
+
+    job: str
+    digest: str
+    project: str
+    spider: str
+    began_at: float
+    done: bool = False
+    appended: dict[str, int] = {}
+
+
+How = Literal["new", "go on", "go on with changed code"]
+
+
+@attrs.frozen(kw_only=True)
+class Crawl:
+    """The identity of a crawl: what it runs and where it keeps its state."""
+
+    folder: Path
+    project: Path
+    spider: str
+
+    @classmethod
+    def of(
+        cls,
+        base: Path,
+        project: Path,
+        spider: str,
+        args: dict[str, str],
+        settings: dict[str, str],
+    ) -> "Crawl":
+        """Return the crawl; ``base`` is the state folder of the user."""
+        identity = [
+            os.fsdecode(project),
+            spider,
+            sorted(args.items()),
+            sorted(settings.items()),
+        ]
+        text = json.dumps(identity)
+        key = hashlib.sha256(text.encode()).hexdigest()[:_KEY_CHARS]
+        return cls(folder=base / "crawls" / key, project=project, spider=spider)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other run of this crawl out; raises ``UserError``."""
+        path = self.folder.with_name(f"{self.folder.name}.lock")
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = path.open("a")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; name another folder "
+                "with --state"
+            ) from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"this crawl of {self.spider} already runs: wait for it or stop "
+                    "it; other arguments (-a) or settings (-s) make another crawl"
+                ) from None
+            yield
+
+    def save(self, record: Record) -> None:
+        """Write ``crawl.json``, whole or not at all."""
+        path = self.folder / RECORD_NAME
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.encode(record))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def load(self) -> Record | None:
+        """Return what is known of the last run; raises ``UserError``."""
+        return _load(self.folder)
+
+    def start_over(self, job: str, digest: str) -> Record:
+        """Remove what the folder holds and begin a new record."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, mode=0o700)
+        record = Record(
+            job=job,
+            digest=digest,
+            project=str(self.project),
+            spider=self.spider,
+            began_at=time.time(),
+        )
+        self.save(record)
+        return record
+
+    def set_aside(self) -> Path:
+        """Rename the folder with the next number and return its new place."""
+        taken = [number for number, _ in self._aside()]
+        place = self.folder.with_name(f"{self.folder.name}.{max(taken, default=0) + 1}")
+        self.folder.rename(place)
+        return place
+
+    def take_up(self) -> Record | None:
+        """Make the latest crawl that was set aside the current one."""
+        for _, place in sorted(self._aside(), reverse=True):
+            record = _load(place)
+            if record is not None and not record.done:
+                if self.folder.exists():
+                    shutil.rmtree(self.folder)
+                place.rename(self.folder)
+                return record
+        return None
+
+    def _aside(self) -> list[tuple[int, Path]]:
+        found = []
+        for place in self.folder.parent.glob(f"{self.folder.name}.*"):
+            number = place.name.rpartition(".")[2]
+            if number.isdecimal() and place.is_dir():
+                found.append((int(number), place))
+        return found
+
+
+def choose(
+    crawl: Crawl, new_job: str, *, fresh: bool, resume: bool
+) -> tuple[Record, How, str]:
+    """Return the record to run with, how, and a line for people (may be empty).
+
+    Call it with the crawl locked. ``new_job`` is the id to use for a new job.
+    Raises ``UserError`` when there is nothing to go on with.
+    """
+    digest = _digest_of(crawl)
+    if fresh:
+        return crawl.start_over(new_job, digest), "new", ""
+    record = crawl.load()
+    if record is None or record.done:
+        if resume:
+            record = crawl.take_up()
+            if record is None:
+                raise UserError(
+                    f"there is no unfinished crawl of {crawl.spider} to resume: "
+                    "leave --resume out"
+                )
+        else:
+            return crawl.start_over(new_job, digest), "new", ""
+    if record.digest == digest:
+        return record, "go on", ""
+    if resume:
+        record.digest = digest
+        record_how: How = "go on with changed code"
+        return record, record_how, "the project's files have changed since"
+    place = crawl.set_aside()
+    said = (
+        "the project's files have changed since the unfinished crawl: starting "
+        f"fresh; the old one is kept in {place}, and once this crawl has ended "
+        "--resume goes on with it"
+    )
+    return crawl.start_over(new_job, digest), "new", said
+
+
+def _digest_of(crawl: Crawl) -> str:
+    try:
+        return code_digest(crawl.project)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _load(folder: Path) -> Record | None:
+    path = folder / RECORD_NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Record)
+    except FileNotFoundError:
+        # A run that was stopped before it had begun.
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): --fresh starts over"
+        ) from None

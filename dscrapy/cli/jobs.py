@@ -1,0 +1,311 @@
+"""Commands about jobs: submitting, watching and changing them, and what they gave."""
+
+import os
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import trio
+
+from dscrapy.cli.connect import client_config, for_each, make_client, run_client
+from dscrapy.cli.feeds import (
+    Feed,
+    Fetched,
+    check_places,
+    copy_file,
+    fetch,
+    parse_feeds,
+    write_feeds,
+)
+from dscrapy.cli.parser import PROGRAM
+from dscrapy.cli.render import (
+    dump,
+    job_json,
+    jobs_table,
+    plural,
+    result_line,
+    shown_json,
+    shown_text,
+)
+from dscrapy.cli.screen import (
+    Bytes,
+    Ticker,
+    clean,
+    is_decorated,
+    note,
+    print_blocks,
+    write_line,
+)
+from dscrapy.cli.serve import new_id, read_jobs
+from dscrapy.client import Client
+from dscrapy.config import Config, parse_duration
+from dscrapy.errors import UsageError, UserError
+from dscrapy.jobfile import check_every, check_spec
+from dscrapy.messages import ChangeJob, Shown
+from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
+from dscrapy.projects import find_project
+
+# How often the progress line of a waiting command is renewed.
+PROGRESS_S = 1.0
+
+
+# ---- submitting ---------------------------------------------------------------
+
+
+def submit(options: Namespace) -> int:
+    """Submit one job, a schedule or a file of them; print the ids."""
+    if options.file is not None:
+        submissions = read_jobs(Path(options.file).expanduser())
+        feeds: tuple[Feed, ...] = ()
+    else:
+        submissions = (_submission(options),)
+        feeds = parse_feeds(options, options.spider)
+        check_places(feeds)
+    config = client_config(options)
+    ids = [submission.id for submission in submissions]
+
+    async def converse() -> int:
+        async with make_client(config, patient=options.wait) as client:
+            await client.submit(submissions)
+            for identity in ids:
+                write_line(identity)
+            if not options.wait:
+                return 0
+            ended: list[str] = [
+                submission.id for submission in submissions if not submission.every_s
+            ]
+            return await _wait(config, client, ended, note)
+
+    with tempfile.TemporaryDirectory(prefix="dscrapy-") as folder:
+        code = trio.run(converse)
+        if feeds:
+            (submission,) = submissions
+            _write(config, submission, feeds, Path(folder))
+        return code
+
+
+def _submission(options: Namespace) -> Submission:
+    project, project_dir, spider = place_of(options.spider, options.project)
+    spec = JobSpec(
+        project=project,
+        project_dir=project_dir,
+        spider=spider,
+        urls=tuple(options.urls),
+        args=dict(options.args),
+        settings=dict(options.settings),
+        priority=options.priority,
+        retries=options.retries,
+        parallelism=options.parallelism,
+        name=options.name,
+    )
+    check_spec(spec)
+    every_s = None
+    if options.every is not None:
+        every_s = parse_duration(options.every)
+        check_every(every_s)
+    return Submission(id=new_id(), spec=spec, every_s=every_s)
+
+
+def place_of(spider: str, project: str | None) -> tuple[str, str, str]:
+    """Return project name, project folder (one of them empty) and spider.
+
+    Without ``--project`` a spider's file is at home in its own folder, and any
+    other spider in the project around the current folder.
+    """
+    if project is not None:
+        # What stands before a separator can only be a folder.
+        if os.sep in project or Path(project).is_dir():
+            return "", _absolute(project), spider
+        return project, "", spider
+    if spider.endswith(".py"):
+        path = Path(_absolute(spider))
+        if not path.is_file():
+            raise UsageError(f"there is no file {spider}")
+        return "", str(path.parent), path.name
+    folder = find_project(Path.cwd())
+    if folder is None:
+        raise UsageError(
+            "there is no Scrapy project here (no scrapy.cfg in this folder or above): "
+            "go to a project, or name a spider's .py file"
+        )
+    return "", str(folder), spider
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+# ---- waiting --------------------------------------------------------------------
+
+
+def wait(options: Namespace) -> int:
+    """Wait for jobs to end; 0 if all succeeded."""
+    config = client_config(options)
+
+    async def converse() -> int:
+        async with make_client(config, patient=True) as client:
+            return await _wait(config, client, options.jobs, write_line)
+
+    return trio.run(converse)
+
+
+async def _wait(
+    config: Config, client: Client, ids: list[str], tell: Callable[[str], None]
+) -> int:
+    """Wait for each job in turn and tell how it ended; return the exit code."""
+    for identity in ids:
+        # A slip in the last id must not come out hours later.
+        if (await client.show(identity)).job is None:
+            raise UserError(
+                f"{identity} is a schedule, which does not end: wait for its runs, "
+                "`dscrapy jobs` lists them"
+            )
+    code = 0
+    async with trio.open_nursery() as nursery:
+        waiting = list(ids)
+        ticker = Ticker()
+        if is_decorated(sys.stderr):
+            nursery.start_soon(_tick, config, waiting, ticker)
+        while waiting:
+            job = (await client.wait(waiting[0])).job
+            assert job is not None
+            with ticker.aside():
+                tell(result_line(job))
+            code = code if job.state == "succeeded" else 1
+            waiting.pop(0)
+        nursery.cancel_scope.cancel()
+    ticker.clear()
+    return code
+
+
+async def _tick(config: Config, waiting: list[str], ticker: "Ticker") -> None:
+    """Keep a line about the job that is waited for, through a client of its own."""
+    async with make_client(config, patient=True, quiet=True) as client:
+        while waiting:
+            identity, others = waiting[0], len(waiting) - 1
+            job = (await client.show(identity)).job
+            if job is not None and job.state not in FINAL_STATES:
+                more = f", and {plural(others, 'other job')}" if others else ""
+                ticker.show(f"waiting for {_progress(job)}{more}")
+            await trio.sleep(PROGRESS_S)
+
+
+def _progress(job: JobView) -> str:
+    why = f" ({job.reason})" if job.reason else ""
+    return clean(
+        f"{job.id} {job.spider}: {job.state}{why}, {plural(job.pages, 'page')}, "
+        f"{plural(job.items, 'item')}"
+    )
+
+
+# ---- looking ----------------------------------------------------------------------
+
+
+def jobs(options: Namespace) -> int:
+    """List the jobs."""
+    found = run_client(options, lambda client: client.jobs(tuple(options.states)))
+    if options.json:
+        write_line(dump([job_json(job) for job in found]))
+    elif found:
+        print_blocks([jobs_table(found)])
+    else:
+        note("no jobs")
+    return 0
+
+
+def show(options: Namespace) -> int:
+    """Show all that is known of a job or schedule."""
+    shown = run_client(options, lambda client: client.show(options.job))
+    write_line(dump(shown_json(shown)) if options.json else shown_text(shown))
+    return 0
+
+
+def change(options: Namespace) -> int:
+    """Cancel, pause, resume or retry jobs; print how each stands."""
+    verb: Literal["cancel", "pause", "resume", "retry"] = options.command
+
+    async def act(client: Client) -> int:
+        async def change_one(identity: str) -> None:
+            message = ChangeJob(call=0, verb=verb, job=identity, fresh=options.fresh)
+            shown = await client.change(message)
+            write_line(_stand(shown))
+            is_stopping = verb == "cancel" and not _is_over(shown)
+            if is_stopping:
+                note(f"{PROGRAM}: {identity} finishes what it has begun, then ends")
+
+        return await for_each(options.jobs, change_one)
+
+    return run_client(options, act)
+
+
+def _stand(shown: Shown) -> str:
+    if shown.job is not None:
+        return result_line(shown.job)
+    assert shown.schedule is not None
+    return f"{shown.schedule.id} {shown.schedule.state}"
+
+
+def _is_over(shown: Shown) -> bool:
+    return shown.job is None or shown.job.state in FINAL_STATES
+
+
+# ---- what a job gave ----------------------------------------------------------------
+
+
+def items(options: Namespace) -> int:
+    """Write a job's items."""
+    config = client_config(options)
+    shown = run_client(options, lambda client: client.show(options.job))
+    if shown.job is None:
+        raise UserError(
+            f"{options.job} is a schedule: `dscrapy jobs` lists its runs, which have "
+            "the items"
+        )
+    feeds = parse_feeds(options, shown.job.spider)
+    check_places(feeds)
+    if not _is_over(shown):
+        note(f"{PROGRAM}: {options.job} is {shown.job.state}: items so far")
+    if not feeds:
+        out = Bytes(sys.stdout)
+        run_client(
+            options, lambda client: copy_file(client, options.job, "items", out.write)
+        )
+        return 0
+    with tempfile.TemporaryDirectory(prefix="dscrapy-") as folder:
+        submission = Submission(id=options.job, spec=shown.spec)
+        _write(config, submission, feeds, Path(folder))
+    return 0
+
+
+def _write(
+    config: Config, job: Submission, feeds: tuple[Feed, ...], folder: Path
+) -> None:
+    """Fetch a job's items and write them to files."""
+
+    async def converse() -> Fetched:
+        async with make_client(config) as client:
+            return await fetch(client, job.id, folder, feeds)
+
+    fetched = trio.run(converse)
+    project = Path(job.spec.project_dir or config.projects_root / job.spec.project)
+    is_here = project.is_dir()
+    write_feeds(feeds, fetched, folder, job.spec, project if is_here else None)
+    for feed in feeds:
+        if feed.path is not None:
+            note(f"{PROGRAM}: wrote {feed.path}")
+
+
+def logs(options: Namespace) -> int:
+    """Print a job's log."""
+    out = Bytes(sys.stdout)
+    run_client(
+        options,
+        lambda client: copy_file(
+            client, options.job, "log", out.write, follow=options.follow
+        ),
+        patient=options.follow,
+    )
+    return 0

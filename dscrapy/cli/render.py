@@ -1,0 +1,397 @@
+"""What commands show: answers of the master as text for people, JSON for scripts.
+
+Pure: takes answers, gives blocks of text or JSON values. Instants are ISO 8601 in
+UTC in JSON, and spans or local times for people.
+"""
+
+import math
+import pprint
+import textwrap
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+
+from dscrapy.cli.screen import Block, Table, clean, clean_lines
+from dscrapy.messages import Shown, Status
+from dscrapy.model import JobSpec, JobView, ScheduleView, Stats, WorkerView
+
+Rates = Mapping[str, float]
+
+# One-line fields are cut here in tables, so that rows stay rows.
+_CELL_CHARS_MAX = 80
+_STATES = ("ready", "running", "paused", "succeeded", "failed", "cancelled")
+
+
+# ---- JSON -------------------------------------------------------------------
+
+
+def dump(value: object) -> str:
+    """Return one line of JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+def iso(instant: float | None) -> str | None:
+    """Return ``2026-01-02T03:04:05Z``, None for no instant."""
+    if instant is None:
+        return None
+    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _json(view: JobView | ScheduleView | WorkerView | Status) -> dict[str, Any]:
+    fields = msgspec.to_builtins(view)
+    for name, value in fields.items():
+        if name.endswith("_at"):
+            fields[name] = iso(value)
+    assert isinstance(fields, dict)
+    return fields
+
+
+def job_json(job: JobView) -> dict[str, Any]:
+    """Return a job object of ``status --json``."""
+    return _json(job)
+
+
+def worker_json(worker: WorkerView) -> dict[str, Any]:
+    """Return a worker object of ``status --json``."""
+    return _json(worker)
+
+
+def status_json(status: Status, jobs: Iterable[JobView]) -> dict[str, Any]:
+    """Return ``{"master": {...}, "workers": [...], "jobs": [...]}``.
+
+    Asked at a worker's own port, the first key is ``worker``.
+    """
+    whole = _json(status)
+    for name in ("type", "call", "running", "failed", "workers", "schedules"):
+        del whole[name]
+    whole["counts"] = whole.pop("jobs")
+    whole["schedules"] = [_json(schedule) for schedule in status.schedules]
+    return {
+        whole.pop("role"): whole,
+        "workers": [worker_json(worker) for worker in status.workers],
+        "jobs": [job_json(job) for job in jobs],
+    }
+
+
+def shown_json(shown: Shown) -> dict[str, Any]:
+    """Return a job (or schedule) object with all that is known of it."""
+    view = shown.job or shown.schedule
+    assert view is not None
+    whole = _json(view)
+    whole["kind"] = "job" if shown.job is not None else "schedule"
+    whole["spec"] = _spec_json(shown.spec)
+    if shown.job is not None:
+        whole["digest"] = shown.digest
+        whole["traceback"] = shown.traceback
+        whole["stats"] = {
+            key: iso(value.timestamp()) if isinstance(value, datetime) else value
+            for key, value in stats_values(shown.stats).items()
+        }
+    return whole
+
+
+def _spec_json(spec: JobSpec) -> dict[str, Any]:
+    # ``to_builtins`` would leave out what is at its default.
+    return {
+        field: msgspec.to_builtins(getattr(spec, field))
+        for field in spec.__struct_fields__
+    }
+
+
+# ---- text -------------------------------------------------------------------
+
+
+def status_blocks(status: Status, rates: Rates, now: float) -> list[Block]:
+    """Return what ``status`` shows; ``rates`` are pages a second by job id.
+
+    ``now`` is the wall clock, for jobs that ``rates`` does not name.
+    """
+    blocks: list[Block] = [_head(status)]
+    if status.role == "master":
+        blocks.append(
+            workers_table(status.workers)
+            if status.workers
+            else "No workers: start one with `dscrapy worker`."
+        )
+        blocks.append(f"Jobs: {_counts(status.jobs)}.")
+    elif status.workers:
+        blocks.append(workers_table(status.workers))
+    if status.running:
+        blocks.append(_running_table(status.running, rates, now))
+    hidden = status.jobs.get("running", 0) - len(status.running)
+    if hidden > 0:
+        blocks.append(f"... and {hidden} more running: `dscrapy jobs` lists them.")
+    if status.schedules:
+        blocks.append(_schedules_table(status.schedules))
+    if status.failed:
+        lines = [
+            f"  {job.id}  {_label(job)}: {cell(job.reason)}" for job in status.failed
+        ]
+        blocks.append("\n".join(["Failed lately:", *lines]))
+    return blocks
+
+
+def workers_table(workers: Iterable[WorkerView]) -> Table:
+    """Return the table of workers."""
+    return Table(
+        ("WORKER", "ADDRESS", "BUSY", "SLOTS", "STATE", "HEARD", "NOTE"),
+        tuple(
+            (
+                clean(worker.name),
+                clean(_address(worker.host, worker.port)),
+                str(worker.busy),
+                str(worker.slots),
+                worker.state,
+                f"{span(worker.last_heartbeat_s)} ago",
+                cell(worker.note),
+            )
+            for worker in workers
+        ),
+        frozenset({"BUSY", "SLOTS"}),
+    )
+
+
+def jobs_table(jobs: Iterable[JobView]) -> Table:
+    """Return the table of jobs."""
+    return Table(
+        ("ID", "STATE", "PAGES", "ITEMS", "PROJECT", "SPIDER", "NAME", "REASON"),
+        tuple(
+            (
+                job.id,
+                job.state,
+                str(job.pages),
+                str(job.items),
+                clean(_short_project(job.project)),
+                clean(job.spider),
+                clean(job.name),
+                cell(job.reason),
+            )
+            for job in jobs
+        ),
+        frozenset({"PAGES", "ITEMS"}),
+    )
+
+
+def shown_text(shown: Shown) -> str:
+    """Return all that is known of a job or schedule, one field a line."""
+    if shown.job is not None:
+        pairs = _job_pairs(shown.job)
+    else:
+        assert shown.schedule is not None
+        pairs = _schedule_pairs(shown.schedule)
+    pairs += _spec_pairs(shown.spec)
+    if shown.digest:
+        pairs.append(("code", shown.digest))
+    width = max(len(name) for name, _ in pairs)
+    lines = [f"{name.ljust(width)}  {clean(value)}" for name, value in pairs if value]
+    if shown.traceback:
+        body = clean_lines(shown.traceback.rstrip("\n"))
+        lines += ["traceback", textwrap.indent(body, "  ")]
+    if shown.stats:
+        text = pprint.pformat(stats_values(shown.stats))
+        lines += ["stats", textwrap.indent(clean_lines(text), "  ")]
+    return "\n".join(lines)
+
+
+def result_line(job: JobView) -> str:
+    """Return ``ID STATE REASON``, what ``wait`` prints of a job."""
+    return f"{job.id} {job.state} {clean(job.reason)}".rstrip()
+
+
+def stats_values(stats: Stats) -> dict[str, Any]:
+    """Return stats as Scrapy has them: key to value, datetimes as such."""
+    values: dict[str, Any] = {}
+    for by_key in stats.values():
+        for key, raw in by_key.items():
+            values[key] = _untagged(msgspec.json.decode(raw))
+    return dict(sorted(values.items()))
+
+
+def _untagged(value: Any) -> Any:
+    """Scrapy's own stats are numbers, texts and datetimes; the rest stays tagged."""
+    if not isinstance(value, dict) or set(value) != {"$dt"}:
+        return value
+    try:
+        written, fold, zone = value["$dt"]
+        known = None if zone is None else timezone(timedelta(microseconds=zone))
+        return datetime.fromisoformat(written).replace(fold=fold, tzinfo=known)
+    except (TypeError, ValueError, OverflowError):
+        # A named zone, or what a project made up.
+        return value
+
+
+def span(seconds: float) -> str:
+    """Return a span for people: ``0.4 s``, ``12 s``, ``3 m 5 s``, ``2 h 10 m``."""
+    if not math.isfinite(seconds) or seconds < 0:
+        return "?"
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for unit, name, part, part_name in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // part} {part_name}"
+    return f"{whole} s"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 page``, ``2 pages``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def cell(text: str) -> str:
+    """Return ``text`` on one line, cut where it is long."""
+    text = clean(" ".join(text.split()))
+    if len(text) <= _CELL_CHARS_MAX:
+        return text
+    return f"{text[: _CELL_CHARS_MAX - 3]}..."
+
+
+def rate(job: JobView, rates: Rates, now: float) -> str:
+    """Return pages a second: lately, or since the job started."""
+    if job.id in rates:
+        return f"{rates[job.id]:.1f}/s"
+    if job.started_at is None or now <= job.started_at:
+        return ""
+    return f"{job.pages / (now - job.started_at):.1f}/s"
+
+
+def _head(status: Status) -> str:
+    versions = status.versions
+    lines = [
+        f"{status.role.capitalize()} {clean(_address(status.host, status.port))}, "
+        f"up {span(status.uptime_s)}, dscrapy {clean(versions.dscrapy)}, "
+        f"Scrapy {clean(versions.scrapy)}, Python {clean(versions.python)}"
+    ]
+    if status.note:
+        lines.append(f"Note: {clean(status.note)}")
+    return "\n".join(lines)
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    known = [name for name in _STATES if name in counts]
+    others = [name for name in counts if name not in _STATES]
+    said = [f"{counts[name]} {clean(name)}" for name in known + others if counts[name]]
+    return ", ".join(said) or "none"
+
+
+def _running_table(jobs: Iterable[JobView], rates: Rates, now: float) -> Table:
+    return Table(
+        ("ID", "STATE", "PAGES", "ITEMS", "RATE", "SPIDER", "NAME", "WORKER"),
+        tuple(
+            (
+                job.id,
+                job.state,
+                str(job.pages),
+                str(job.items),
+                rate(job, rates, now),
+                clean(job.spider),
+                clean(job.name),
+                cell(", ".join(job.workers)),
+            )
+            for job in jobs
+        ),
+        frozenset({"PAGES", "ITEMS", "RATE"}),
+    )
+
+
+def _schedules_table(schedules: Iterable[ScheduleView]) -> Table:
+    return Table(
+        ("SCHEDULE", "EVERY", "RUNS", "NEXT", "SPIDER", "NAME", "LATEST RUN"),
+        tuple(
+            (
+                one.id,
+                span(one.every_s),
+                str(one.runs),
+                _local(one.next_at),
+                clean(one.spider),
+                clean(one.name),
+                one.job or "",
+            )
+            for one in schedules
+        ),
+        frozenset({"RUNS"}),
+    )
+
+
+def _job_pairs(job: JobView) -> list[tuple[str, str]]:
+    return [
+        ("job", job.id),
+        ("name", job.name),
+        ("state", job.state),
+        ("reason", job.reason),
+        ("project", job.project),
+        ("spider", job.spider),
+        ("pages", str(job.pages)),
+        ("items", str(job.items)),
+        (
+            "requests",
+            f"{job.pending} pending, {job.leased} leased, {job.poisoned} poisoned",
+        ),
+        ("runs", str(job.runs)),
+        ("retries left", str(job.retries_left)),
+        ("workers", ", ".join(job.workers)),
+        ("schedule", job.schedule or ""),
+        ("submitted", _local(job.submitted_at)),
+        ("started", _local(job.started_at)),
+        ("finished", _local(job.finished_at)),
+        ("took", _took(job)),
+    ]
+
+
+def _schedule_pairs(schedule: ScheduleView) -> list[tuple[str, str]]:
+    return [
+        ("schedule", schedule.id),
+        ("name", schedule.name),
+        ("state", schedule.state),
+        ("project", schedule.project),
+        ("spider", schedule.spider),
+        ("every", span(schedule.every_s)),
+        ("runs", str(schedule.runs)),
+        ("latest run", schedule.job or ""),
+        ("next run", _local(schedule.next_at)),
+    ]
+
+
+def _spec_pairs(spec: JobSpec) -> list[tuple[str, str]]:
+    pairs = [
+        ("priority", str(spec.priority)),
+        ("retries", str(spec.retries)),
+        ("parallelism", str(spec.parallelism) if spec.parallelism else "all slots"),
+    ]
+    pairs += [("argument", f"{name}={value}") for name, value in spec.args.items()]
+    pairs += [("setting", f"{name}={value}") for name, value in spec.settings.items()]
+    pairs += [("url", url) for url in spec.urls]
+    return pairs
+
+
+def _took(job: JobView) -> str:
+    if job.started_at is None or job.finished_at is None:
+        return ""
+    return span(max(job.finished_at - job.started_at, 0.0))
+
+
+def _local(instant: float | None) -> str:
+    if instant is None:
+        return ""
+    local = datetime.fromtimestamp(instant, UTC).astimezone()
+    return local.strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def _label(job: JobView) -> str:
+    name = clean(job.name)
+    return f"{clean(job.spider)} ({name})" if name else clean(job.spider)
+
+
+def _short_project(project: str) -> str:
+    """A folder is known by its last part; ``show`` gives it whole."""
+    return project.rstrip("/").rpartition("/")[2] or project
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
