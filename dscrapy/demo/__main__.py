@@ -35,6 +35,8 @@ CRAWL_S_MAX = 600.0
 # Each look is a command of its own, which costs a start of Python.
 LOOK_S = 1.0
 STOP_S_MAX = 30.0
+# After a failure or Ctrl-C nobody waits for jobs to finish.
+BREAK_OFF_S_MAX = 2.0
 LOG_LINES_SHOWN = 15
 
 
@@ -204,18 +206,28 @@ class Demo:
         self.say(f"{pages} pages and {count} items in {spent_s:.1f} s")
         self.say(f"items: {OUT.absolute()}")
 
-    async def close(self) -> bool:
-        """End all processes; return whether each ended as it should."""
-        good = True
-        # Workers first, so that they can log out.
-        for name, process in reversed(list(self.services.items())):
-            status = await site.end(process, STOP_S_MAX)
-            if status:
-                self.say(f"{name} ended with status {status}")
-                good = False
+    async def close(self, grace_s: float) -> bool:
+        """End all processes; return whether each ended as it should.
+
+        Workers first, so that they can log out.
+        """
+        statuses: dict[str, int] = {}
+
+        async def end(name: str) -> None:
+            process = self.services[name]
+            statuses[name] = await site.end(process, grace_s)
+
+        async with trio.open_nursery() as nursery:
+            for name in self.services.keys() & set(WORKERS):
+                nursery.start_soon(end, name)
+        if "master" in self.services:
+            await end("master")
         if self.site is not None:
             await site.end(self.site, site.STOP_S_MAX)
-        return good
+        for name, status in statuses.items():
+            if status:
+                self.say(f"{name} ended with status {status}")
+        return not any(statuses.values())
 
     def kill(self) -> None:
         for process in (*self.services.values(), self.site):
@@ -248,7 +260,8 @@ async def _main(demo: Demo) -> int:
                 status = await _run(demo, nursery)
         finally:
             # Whatever happened above, no process stays behind.
-            good = await demo.close()
+            grace_s = STOP_S_MAX if status == 0 else BREAK_OFF_S_MAX
+            good = await demo.close(grace_s)
         if scope.cancelled_caught:
             demo.say("stopped")
         if status == 0 and not good:

@@ -1,0 +1,64 @@
+# Everything runs in an environment of this folder; the first target makes it.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Tests that need no other process: the check of a minute.
+QUICK := $(wildcard tests/test_*.py tests/unit tests/property tests/shell)
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check test bench lock clean setup
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## make the environment and install the project into it
+
+demo: $(READY) ## crawl a site of this machine with a master and two workers
+	@$(BIN)/python -m dscrapy.demo
+
+check: $(READY) ## format, lint, types, and the tests that take a minute
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q $(QUICK)
+
+test: $(READY) ## the same, and every other test
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+bench: $(READY) ## measure; prints machine, versions, command and result
+	$(BIN)/python -m benchmarks
+
+lock: ## write constraints.txt anew from what the newest versions are
+	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder/venv"; \
+	"$$folder/venv/bin/python" -m pip --no-input -qq install '.[dev]'; \
+	{ echo '# Made by "make lock": the versions that "make" installs, everywhere.'; \
+	  "$$folder/venv/bin/python" -m pip freeze --exclude dscrapy; } > "$$folder/out"; \
+	mv "$$folder/out" constraints.txt
+
+clean: ## remove the environment and whatever tools left behind
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+		.hypothesis .coverage demo-out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Written last, so an installation that broke off is done again.
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "no $(PYTHON): install Python 3.11 or newer, or: make PYTHON=/path/to/it" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.11" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; \
+		exit 1; }
+	@echo "setting up $(VENV); the first time this takes a minute"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
