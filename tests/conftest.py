@@ -15,7 +15,10 @@ import trio.testing
 # printed so that any machine can repeat it.
 hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
 hypothesis.settings.register_profile(
-    "ci", parent=hypothesis.settings.get_profile("dev"), derandomize=False, database=None
+    "ci",
+    parent=hypothesis.settings.get_profile("dev"),
+    derandomize=False,
+    database=None,
 )
 hypothesis.settings.register_profile(
     "long", parent=hypothesis.settings.get_profile("ci"), max_examples=2000
