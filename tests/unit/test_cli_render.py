@@ -1,0 +1,308 @@
+"""What people and scripts see: escaped text, exact JSON, tables that stay tables."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dscrapy import messages as m
+from dscrapy.cli.fleet import RateMeter
+from dscrapy.cli.render import (
+    cell,
+    dump,
+    iso,
+    jobs_table,
+    result_line,
+    shown_json,
+    shown_text,
+    span,
+    stats_values,
+    status_blocks,
+    status_json,
+)
+from dscrapy.cli.screen import clean, plain
+from dscrapy.model import (
+    JobSpec,
+    JobView,
+    ScheduleView,
+    Stats,
+    Versions,
+    WorkerView,
+)
+
+JOB = JobView(
+    id="00000000000000aa",
+    name="nightly",
+    project="/srv/shop",
+    spider="prices",
+    state="running",
+    reason="",
+    priority=3,
+    parallelism=1,
+    pages=10,
+    items=7,
+    pending=0,
+    leased=1,
+    poisoned=0,
+    retries_left=0,
+    runs=1,
+    workers=("w1",),
+    schedule=None,
+    submitted_at=1767323045.25,
+    started_at=1767323046.0,
+    finished_at=None,
+)
+EVIL = "bad\x1b[2J\x07 \u202egnp\nnext\x9b\udc80"
+# A job object has at least these, see the contract of the command line.
+JOB_FIELDS = [
+    "id",
+    "name",
+    "project",
+    "spider",
+    "state",
+    "reason",
+    "priority",
+    "parallelism",
+    "pages",
+    "items",
+    "pending",
+    "leased",
+    "poisoned",
+    "submitted_at",
+    "started_at",
+    "finished_at",
+]
+WORKER_FIELDS = ["name", "host", "port", "slots", "busy", "state", "last_heartbeat_s"]
+
+
+def job(**changes: object) -> JobView:
+    """Return a job with other fields."""
+    return msgspec.structs.replace(JOB, **changes)
+
+
+def status(**changes: object) -> m.Status:
+    """Return a master's status."""
+    base = m.Status(
+        call=1,
+        role="master",
+        host="127.0.0.1",
+        port=7411,
+        uptime_s=75.0,
+        epoch=2,
+        versions=Versions(dscrapy="0.1.0", scrapy="2.19.0", python="3.11.7"),
+        note="",
+        jobs={"running": 1, "failed": 2},
+        running=(JOB,),
+        failed=(job(state="failed", reason="line one\nline two"),),
+        schedules=(
+            ScheduleView(
+                id="00000000000000bb",
+                name="n",
+                project="p",
+                spider="s",
+                every_s=600.0,
+                state="active",
+                runs=2,
+                job=None,
+                next_at=1767323045.0,
+            ),
+        ),
+        workers=(
+            WorkerView(
+                name="w1",
+                host="::1",
+                port=7412,
+                slots=2,
+                busy=1,
+                state="live",
+                last_heartbeat_s=0.5,
+                versions={},
+                note="",
+            ),
+        ),
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def shown(**changes: object) -> m.Shown:
+    """Return all that is known of the job."""
+    base = m.Shown(
+        call=1, job=JOB, schedule=None, spec=JobSpec(project_dir="/p", spider="prices")
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def test_status_json_is_the_contract() -> None:
+    """The three keys and the fields that scripts rely on are there, times in UTC."""
+    whole = json.loads(dump(status_json(status(), [JOB, job(id="b")])))
+    assert list(whole) == ["master", "workers", "jobs"]
+    assert [one["id"] for one in whole["jobs"]] == [JOB.id, "b"]
+    assert set(JOB_FIELDS) <= set(whole["jobs"][0])
+    assert set(WORKER_FIELDS) <= set(whole["workers"][0])
+    assert whole["jobs"][0]["submitted_at"] == "2026-01-02T03:04:05Z"
+    assert whole["jobs"][0]["finished_at"] is None
+    assert whole["workers"][0]["last_heartbeat_s"] == 0.5
+    assert whole["master"]["counts"] == {"running": 1, "failed": 2}
+    assert whole["master"]["schedules"][0]["next_at"] == "2026-01-02T03:04:05Z"
+
+
+def test_show_json_has_everything() -> None:
+    """Specification (defaults too), stats and traceback stand beside the job."""
+    stats: Stats = {
+        "sum": {"pages": msgspec.Raw(b"3")},
+        "min": {"start_time": msgspec.Raw(b'{"$dt":["2026-01-02T03:04:05",0,0]}')},
+    }
+    whole = json.loads(dump(shown_json(shown(stats=stats, traceback="Trace"))))
+    assert whole["id"] == JOB.id
+    assert whole["kind"] == "job"
+    assert whole["spec"]["parallelism"] == 1
+    assert whole["spec"]["urls"] == []
+    assert whole["stats"] == {"pages": 3, "start_time": "2026-01-02T03:04:05Z"}
+    assert whole["traceback"] == "Trace"
+
+
+def test_stats_as_scrapy_has_them() -> None:
+    """Values come back with their types, in order of their keys, whatever is odd."""
+    stats: Stats = {
+        "last": {
+            "b": msgspec.Raw(b'{"$dt":["2026-01-02T03:04:05.000006",1,3600000000]}'),
+            "a": msgspec.Raw(b'{"$dt":["2026-01-02T03:04:05",0,null]}'),
+            "d": msgspec.Raw(b'{"$dt":["never",0,null]}'),
+            "e": msgspec.Raw(b'{"$dt":5}'),
+        },
+        "sum": {"c": msgspec.Raw(b"1.5")},
+    }
+    zone = timezone(timedelta(hours=1))
+    assert list(stats_values(stats).items()) == [
+        ("a", datetime(2026, 1, 2, 3, 4, 5)),  # noqa: DTZ001 - naive, as it was written
+        ("b", datetime(2026, 1, 2, 3, 4, 5, 6, zone, fold=1)),
+        ("c", 1.5),
+        ("d", {"$dt": ["never", 0, None]}),
+        ("e", {"$dt": 5}),
+    ]
+
+
+@given(st.text())
+def test_nothing_that_a_terminal_obeys_gets_through(text: str) -> None:
+    """Escaped text prints as itself, and text without such characters is kept."""
+    assert clean(text).isprintable()
+    if text.isprintable():
+        assert clean(text) == text
+
+
+@given(st.text(max_size=300))
+def test_a_cell_is_one_line(text: str) -> None:
+    """Whatever a job says stays on its row and within bounds."""
+    shown_text = cell(text)
+    assert shown_text.isprintable()
+    assert len(shown_text) <= 80
+
+
+def test_text_of_jobs_is_escaped_everywhere() -> None:
+    """No view lets a control character of a job through, but for line ends."""
+    evil = job(
+        name=EVIL,
+        project=EVIL,
+        spider=EVIL,
+        reason=EVIL,
+        workers=(EVIL,),
+        state="failed",
+    )
+    spec = JobSpec(spider=EVIL, urls=(EVIL,), args={EVIL: EVIL}, settings={EVIL: EVIL})
+    stats: Stats = {"last": {EVIL: msgspec.Raw(b'"\\u009b"')}}
+    worker = status().workers[0]
+    worker = msgspec.structs.replace(worker, name=EVIL, host=EVIL, note=EVIL)
+    schedule = msgspec.structs.replace(status().schedules[0], name=EVIL, spider=EVIL)
+    everything = status(
+        running=(evil,),
+        failed=(evil,),
+        workers=(worker,),
+        schedules=(schedule,),
+        note=EVIL,
+        host=EVIL,
+        jobs={EVIL: 3},
+    )
+    texts = [
+        plain(status_blocks(everything, {}, 0.0)),
+        plain([jobs_table([evil])]),
+        shown_text(shown(job=evil, spec=spec, stats=stats, traceback=EVIL)),
+        result_line(evil),
+    ]
+    for text in texts:
+        assert "bad\\x1b[2J" in text
+        assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_status_for_people() -> None:
+    """Master, workers, counts, running jobs, schedules and failures are all there."""
+    text = plain(status_blocks(status(), {JOB.id: 2.5}, 1767323050.0))
+    for part in (
+        "Master 127.0.0.1:7411",
+        "up 1 m 15 s",
+        "[::1]:7412",
+        "1 running, 2 failed",
+        "2.5/s",
+        "10 m 0 s",
+        "prices (nightly): line one line two",
+    ):
+        assert part in text
+    quiet = status(jobs={}, running=(), failed=(), schedules=(), workers=())
+    text = plain(status_blocks(quiet, {}, 0.0))
+    assert "dscrapy worker" in text
+    assert "Jobs: none." in text
+    many = status(jobs={"running": 101})
+    assert "100 more running" in plain(status_blocks(many, {}, 0.0))
+
+
+def test_tables_are_aligned_and_never_cut() -> None:
+    """Off a terminal columns line up and long text stays whole."""
+    table = plain([jobs_table([job(name="n" * 200), job(pages=12345)])])
+    header, first, second = table.splitlines()
+    assert "n" * 200 in first
+    assert header.index("PAGES") + len("PAGES") == second.index("12345") + 5
+    assert not any(line.endswith(" ") for line in (header, first, second))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (0.5, "0.5 s"),
+        (59.9, "59 s"),
+        (60, "1 m 0 s"),
+        (3661, "1 h 1 m"),
+        (90000, "1 d 1 h"),
+        (-1, "?"),
+        (float("nan"), "?"),
+    ],
+)
+def test_spans(seconds: float, text: str) -> None:
+    """Spans read well at every size."""
+    assert span(seconds) == text
+
+
+def test_iso_is_utc() -> None:
+    """Instants are whole seconds in UTC; none stays none."""
+    assert iso(None) is None
+    assert iso(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()) == (
+        "2026-01-02T03:04:05Z"
+    )
+
+
+def test_rates_follow_what_is_seen() -> None:
+    """A rate is over the last sights, forgets ended jobs and survives a new run."""
+    meter = RateMeter()
+    assert meter.rates() == {}
+    for now, pages in ((0.0, 0), (1.0, 10), (2.0, 20)):
+        meter.see(status(running=(job(pages=pages),)), now)
+    assert meter.rates() == {JOB.id: 10.0}
+    for now in range(3, 20):
+        meter.see(status(running=(job(pages=20),)), float(now))
+    assert meter.rates() == {JOB.id: 0.0}
+    meter.see(status(running=(job(pages=1),)), 20.0)
+    assert meter.rates() == {}
+    meter.see(status(running=()), 21.0)
+    assert meter.rates() == {}
