@@ -67,7 +67,6 @@ def written(
     limit=segment_limits,
     data=st.data(),
 )
-@settings(deadline=None)
 def test_any_prefix_opens_to_a_prefix_of_the_groups(
     groups: list[bytes], limit: int, data: st.DataObject
 ) -> None:
@@ -113,7 +112,6 @@ def test_any_prefix_opens_to_a_prefix_of_the_groups(
     flip=st.integers(1, 255),
     data=st.data(),
 )
-@settings(deadline=None)
 def test_changed_byte_is_reported_where_it_stands(
     groups: list[bytes], limit: int, snapshot_after: int, flip: int, data: st.DataObject
 ) -> None:
@@ -152,7 +150,8 @@ def record_start(file: bytes, at: int) -> int:
     limit=segment_limits,
     seed=st.integers(0, 1000),
 )
-@settings(deadline=None, max_examples=50)
+# Each example tries every byte.
+@settings(max_examples=settings().max_examples // 2)
 def test_full_disk_at_every_byte(
     groups: list[bytes], payload: bytes, limit: int, seed: int
 ) -> None:
@@ -369,7 +368,8 @@ class Life:
     limit=segment_limits,
     seed=st.integers(0, 1 << 32),
 )
-@settings(deadline=None, max_examples=400)
+# The widest space of all these, so four times the profile's share.
+@settings(max_examples=4 * settings().max_examples)
 def test_told_groups_survive_everything(
     script: list[Step], limit: int, seed: int
 ) -> None:
