@@ -98,7 +98,10 @@ def untag(tree: Any, find_class: FindClass, *, lenient: bool = False) -> Any:
     """
     try:
         return _Reader(find_class, lenient).read(tree)
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise UndecodableError(f"{type(error).__name__}: {error}") from error
+    except ArithmeticError as error:
+        # Spans and instants beyond what Python holds, decimals that are none.
         raise UndecodableError(f"{type(error).__name__}: {error}") from error
     except RecursionError:
         raise UndecodableError("nested too deep") from None

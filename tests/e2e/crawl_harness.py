@@ -73,11 +73,18 @@ def requests_in(log: Path) -> list[tuple[float, str]]:
 
 
 def plain_scrapy(
-    spider: str, arguments: dict[str, str], output: Path, folder: Path = PROJECT
+    spider: str,
+    arguments: dict[str, str],
+    output: Path,
+    folder: Path = PROJECT,
+    *,
+    more: tuple[Path, ...] = (),
 ) -> str:
-    """Run ``scrapy crawl -O output``; return its log."""
+    """Run ``scrapy crawl -O output``, also to ``more`` files; return its log."""
     command = "runspider" if spider.endswith(".py") else "crawl"
-    words = [sys.executable, "-P", "-m", "scrapy", command, spider, "-O", str(output)]
+    words = [sys.executable, "-P", "-m", "scrapy", command, spider]
+    for path in (output, *more):
+        words += ["-O", str(path)]
     # In a process of its own these would collide with whatever else runs here.
     words += ["-s", "TELNETCONSOLE_ENABLED=0", "-s", "REMOTE_CONTROL_ENABLED=0"]
     words += ["-s", "LOG_FILE=", "-s", "JOBDIR="]

@@ -42,6 +42,31 @@ class KindsSpider(SiteSpider):
             raise RuntimeError("every fifth page fails")
 
 
+class ShelvedSpider(SiteSpider):
+    """Items of one class first: a CSV has the columns that it declares."""
+
+    name = "shelved"
+    custom_settings = {"FEED_EXPORT_INDENT": 2}  # noqa: RUF012 - Scrapy's form
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Yield items of one class."""
+        number = number_of(response.url)
+        yield PageItem(title="a, 'b' é", number=number)
+        yield PageItem(number=[1, 2], title=["x", "y"])
+        yield PageItem(number={"deep": (1, None)}, rating=0.5)
+
+
+class PricesSpider(SiteSpider):
+    """Items whose field has a serializer."""
+
+    name = "prices"
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Yield items of one class."""
+        yield PricedItem(price=Decimal("1.10"), number=1)
+        yield PricedItem(price=None, number=2)
+
+
 class UnencodableSpider(SiteSpider):
     """Items that JSON cannot hold."""
 
