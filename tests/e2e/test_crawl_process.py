@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -120,7 +121,7 @@ def test_what_json_cannot_hold_is_kept(site: str, start: Start) -> None:
 @pytest.mark.parametrize(
     ("spider", "spec", "failure", "text"),
     [
-        ("nobody", {}, "unknown_spider", "there are: counted, flood, hang,"),
+        ("nobody", {}, "unknown_spider", "there are: counted, flood, hang, heavy,"),
         ("missing.py", {}, "unknown_spider", "no file"),
         ("../project/scrapy.py", {}, "unknown_spider", "no file"),
         ("../server.py", {}, "unknown_spider", "not inside"),
@@ -268,10 +269,16 @@ def test_stop_ends_gracefully(site: str, start: Start) -> None:
 
 def test_stop_before_the_crawl_has_begun(site: str, start: Start) -> None:
     """A stop that comes while the project loads is not lost."""
-    process = start("pages", args={"site": site, "count": "100000"})
+    args = {"site": site, "count": "100000"}
+    # No answers, so nothing that comes later draws attention to the stop.
+    process = start("pages", args=args, credit=False)
     process.send(Stop(job="1" * 16, process=3, reason="cancelled"))
-    assert process.finish() == 0
+    assert process.read_until(
+        lambda: bool(process.commits) and process.commits[-1].last
+    )
     assert process.outcome.finish_reason == "cancelled"
+    process.answer("published")
+    assert process.process.wait(10) == 0
 
 
 def test_stop_passes_a_hold(site: str, start: Start) -> None:
@@ -299,12 +306,30 @@ def test_hold_starts_no_request_and_loses_none(
     ended = process.read_until(lambda: bool(process.commits), 1.5)
     assert not ended
     assert requests_in(site_log) == []
+    assert "pulled" not in process.log
+    process.send(Hold(job="1" * 16, process=3, on=False))
+    assert process.finish() == 0
+    assert len(process.lines) == 60
+
+
+def test_a_hold_in_the_middle_ends_at_once_when_released(
+    site: str, site_log: Path, start: Start
+) -> None:
+    """The engine is woken, not left to its heartbeat; signals change nothing."""
+    process = start("pages", args={"site": site, "count": "300", "ms": "60"})
+    assert process.read_until(lambda: bool(process.commits))
+    process.send(Hold(job="1" * 16, process=3, on=True))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        os.kill(process.process.pid, number)
+    process.read_until(lambda: False, 1)
+    before = len(requests_in(site_log))
     process.send(Hold(job="1" * 16, process=3, on=False))
     released = boottime()
     assert process.finish() == 0
-    assert len(process.lines) == 60
-    # Woken at once, not at the engine's heartbeat of 5 s.
-    assert requests_in(site_log)[0][0] - released < 2.5
+    assert process.outcome.finish_reason == "finished"
+    assert len(process.lines) == 300
+    # Left alone the engine would look again some 3 s later: 5 s after its start.
+    assert requests_in(site_log)[before][0] - released < 1
 
 
 def test_no_request_starts_after_validity(
@@ -353,18 +378,15 @@ def test_no_request_starts_without_credit(
     site: str, site_log: Path, start: Start
 ) -> None:
     """With sixteen parts unanswered no page is asked for until one is answered."""
-    process = start(
-        "flood",
-        credit=False,
-        args={"site": site, "items": "420", "size": "10000"},
-        urls=(f"{site}/page/1",),
-    )
-    process.read_until(lambda: len(process.commits) == PARTS_UNSEEN_MAX, 20)
-    assert not process.read_until(lambda: process.commits[-1].last, 1.5)
+    process = start("heavy", credit=False, args={"site": site, "count": "300"})
+    process.read_until(lambda: len(process.commits) == PARTS_UNSEEN_MAX)
+    process.read_until(lambda: False, 1.5)
+    # Two items a part, and what was under way when the credit ended.
+    assert len(requests_in(site_log)) < 2 * PARTS_UNSEEN_MAX + 50
     process.credit = True
     process.answer()
     assert process.finish() == 0
-    assert len(process.lines) == 420
+    assert len(process.lines) == 300
 
 
 def test_an_item_over_the_limit_fails_the_run(site: str, start: Start) -> None:
@@ -413,12 +435,12 @@ def test_a_blocked_process_dies_with_its_worker(site: str, start: Start) -> None
     process.wait_for_log("hanging now")
     process.send(Probe(number=1))
     assert not process.read_until(lambda: Alive(number=1) in process.others, 1)
-    os.kill(process.process.pid, 10)
+    os.kill(process.process.pid, signal.SIGUSR1)
     process.wait_for_log("in parse")
-    os.kill(process.process.pid, 15)
+    os.kill(process.process.pid, signal.SIGTERM)
     assert process.process.poll() is None
     process.cut_lifeline()
-    assert process.process.wait(10) == -9
+    assert process.process.wait(10) == -signal.SIGKILL
 
 
 def test_the_descriptors_are_not_inherited(start: Start, tmp_path: Path) -> None:

@@ -98,6 +98,21 @@ class FloodSpider(SiteSpider):
             self.crawler.stats.inc_value("flooded")
 
 
+class HeavySpider(SiteSpider):
+    """One item a page, each of ``size`` characters."""
+
+    name = "heavy"
+
+    def __init__(self, size: str = "100000", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.size = int(size)
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Yield the item and the links."""
+        yield {"number": number_of(response.url), "text": "x" * self.size}
+        yield from self.follow(response)  # type: ignore[arg-type]
+
+
 class StartErrorSpider(scrapy.Spider):
     """start() raises after one request."""
 

@@ -110,6 +110,7 @@ class LazySpider(scrapy.Spider):
     async def start(self) -> AsyncIterator[Any]:
         """Yield a request for each page."""
         for number in range(self.count):
+            self.logger.info("pulled %d", number)
             yield scrapy.Request(f"{self.site}/page/{number}")
 
     def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
