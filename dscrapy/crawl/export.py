@@ -136,7 +136,7 @@ def _export_items(
         # The project's serializers, or a value that the format cannot hold.
         try:
             exporter.export_item(item)
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - user code
             failed += 1
             exporter.export_item(lossy(json.loads(line)))
     if failed:

@@ -105,7 +105,7 @@ def gated_scheduler(base: type[Any], gate: Gate, crawler: Crawler) -> type[Any]:
     end of the crawl.
     """
 
-    class GatedScheduler(base):  # type: ignore[misc]
+    class GatedScheduler(base):  # type: ignore[misc]  # a base of run time
         def open(self, spider: Spider) -> Any:
             check_engine(crawler)
             _gate_downloader(crawler, gate)

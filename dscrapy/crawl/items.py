@@ -53,7 +53,7 @@ class ItemEncoder:
         # The exporter calls the project's own serializers: any error may come.
         try:
             text = self._plain_line(item)
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - user code
             is_lossy = True
             text = json.dumps(self._lossy_fields(item))
         return Encoded(wire_line(text), self._tagged(item, text), is_lossy)
@@ -82,7 +82,7 @@ class ItemEncoder:
                 tree, ensure_ascii=False, allow_nan=False, separators=(",", ":")
             )
             data = text.encode()
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - user code
             return None
         return data if is_wire_json(data) else None
 
@@ -90,7 +90,7 @@ class ItemEncoder:
         # What has no tag is told as the line tells it: a str subclass as a str.
         try:
             return json.loads(self._exporter.encoder.encode(value))
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - user code
             return lossy(value)
 
     def _lossy_fields(self, item: Any) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def lossy(value: Any, around: tuple[int, ...] = ()) -> Any:
         return [lossy(child, around) for child in value]
     try:
         return lossy(ScrapyJSONEncoder().default(value), around)
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - user code
         return _safe_repr(value)
 
 
@@ -168,7 +168,7 @@ def _safe_repr(value: Any) -> str:
     # Anything can go wrong in the project's own __repr__.
     try:
         return repr(value)[:REPR_CHARS_MAX]
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - user code
         return object.__repr__(value)
 
 

@@ -22,7 +22,7 @@ STATS_BYTES_MAX = 6 * 1024 * 1024
 def recording(base: type[Any]) -> type[Any]:
     """Return a subclass of the project's stats collector that notes operations."""
 
-    class RecordingStatsCollector(base):  # type: ignore[misc]
+    class RecordingStatsCollector(base):  # type: ignore[misc]  # a base of run time
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # Before the base: its own start may already write.
             self.operations: dict[str, str] = {}

@@ -37,7 +37,7 @@ class KindsSpider(SiteSpider):
         yield Card(number, (Book(1), 2**80))
         yield {"number": number, "nan": math.nan, "inf": [-math.inf]}
         assert hasattr(response, "css")
-        yield from self.follow(response)  # type: ignore[arg-type]
+        yield from self.follow(response)  # type: ignore[arg-type]  # it is text
         if number % 5 == 0:
             raise RuntimeError("every fifth page fails")
 
@@ -110,7 +110,7 @@ class HeavySpider(SiteSpider):
     def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
         """Yield the item and the links."""
         yield {"number": number_of(response.url), "text": "x" * self.size}
-        yield from self.follow(response)  # type: ignore[arg-type]
+        yield from self.follow(response)  # type: ignore[arg-type]  # it is text
 
 
 class StartErrorSpider(scrapy.Spider):
@@ -141,7 +141,7 @@ class CountedSpider(SiteSpider):
     def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
         """Yield one item and the links."""
         yield {"number": number_of(response.url)}
-        yield from self.follow(response)  # type: ignore[arg-type]
+        yield from self.follow(response)  # type: ignore[arg-type]  # it is text
 
 
 class OtherReactorSpider(scrapy.Spider):
