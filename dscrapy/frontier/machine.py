@@ -225,8 +225,9 @@ class Machine:
                 decision.send(session, stop_message(process, "cancelled"))
             elif job.is_final or job.begin().request != process.request:
                 decision.send(session, stop_message(process, "settled"))
-            elif job.paused:
-                decision.send(session, hold_message(process, on=True))
+            else:
+                # It may have missed a pause or a resume.
+                decision.send(session, hold_message(process, on=job.paused))
         return decision
 
     def _refuse_name(self, session: int, known: Worker, now: Now) -> Decision:

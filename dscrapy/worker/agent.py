@@ -215,7 +215,9 @@ class Worker:
         for number in registered.drop:
             held = self.held.get(number)
             if held is not None:
-                self._drop(number, held, "the master gave it to another")
+                # What it has committed is still offered: the first commit wins.
+                logger.warning("process %d is dropped: it was given up", number)
+                held.scope.cancel()
         for held in self.held.values():
             self._tell_started(held)
 
@@ -260,11 +262,6 @@ class Worker:
             process.stop(message)
         else:
             process.tell(message)
-
-    def _drop(self, number: int, held: Held, why: str) -> None:
-        self.outbox.forget_commits(number)
-        logger.warning("process %d is dropped: %s", number, why)
-        held.scope.cancel()
 
     # ---- processes --------------------------------------------------------------
 
