@@ -29,7 +29,7 @@ from dscrapy.frontier.derive import Write, writes_of
 from dscrapy.frontier.machine import Machine
 from dscrapy.master.files import Barrier, JobFiles
 from dscrapy.master.journal import Journal
-from dscrapy.master.storage import Storage
+from dscrapy.master.storage import InThread, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class Committer:
         snapshot_after_bytes: int,
         disk_free_bytes_min: int,
         instant: Callable[[], float],
+        in_thread: InThread = trio.to_thread.run_sync,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.machine = machine
@@ -89,10 +90,12 @@ class Committer:
         self._storage = storage
         self._sessions = sessions
         self._snapshot_after_bytes = snapshot_after_bytes
+        self._snapshot_at_bytes = snapshot_after_bytes
         self._snapshot_under_way = False
         self._disk_free_bytes_min = disk_free_bytes_min
         self._clock = RunClock()
         self._instant = instant
+        self._in_thread = in_thread
         self._wall = wall
         self._full = ""
         # Read while the disk was full, and not yet decided.
@@ -199,10 +202,8 @@ class Committer:
             if group.writes:
                 await self._files.hand_over(group.writes)
         self._answer(group)
-        if (
-            self._journal.tail_bytes > self._snapshot_after_bytes
-            and not self._snapshot_under_way
-        ):
+        is_due = self._journal.tail_bytes > self._snapshot_at_bytes
+        if is_due and not self._snapshot_under_way:
             await self._begin_snapshot()
 
     def _answer(self, group: _Group) -> None:
@@ -216,7 +217,7 @@ class Committer:
         """Append and sync; on a full disk serve what needs no room, and try again."""
         while True:
             try:
-                free_bytes = await trio.to_thread.run_sync(
+                free_bytes = await self._in_thread(
                     partial(self._append_blocking, payload)
                 )
             except JournalFullError as error:
@@ -267,8 +268,10 @@ class Committer:
     async def _begin_snapshot(self) -> None:
         """Snapshot the state as of here; written once the files are as far."""
         payload = self.machine.state.encode_snapshot()
+        # One that fails for lack of room is tried again when as much has come again.
+        self._snapshot_at_bytes += self._snapshot_after_bytes
         try:
-            number = await trio.to_thread.run_sync(self._journal.rotate)
+            number = await self._in_thread(self._journal.rotate)
         except JournalFullError as error:
             logger.error("no room for a snapshot: %s", error)
             return
@@ -280,6 +283,7 @@ class Committer:
         try:
             with self._journal_lock:
                 self._journal.write_snapshot(number, payload)
+            self._snapshot_at_bytes = self._snapshot_after_bytes
         except JournalFullError as error:
             logger.error("no room for a snapshot: %s", error)
         finally:

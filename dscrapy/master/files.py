@@ -25,7 +25,7 @@ from dscrapy.frontier.derive import (
     process_of_spool,
     tagged_name,
 )
-from dscrapy.master.storage import NO_ROOM_ERRORS, Storage
+from dscrapy.master.storage import NO_ROOM_ERRORS, InThread, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,15 @@ Work = list[Write] | Barrier | LogPiece
 class JobFiles:
     """See the module; ``storage`` is used by the task of ``run`` and by readers."""
 
-    def __init__(self, storage: Storage, *, log_bytes_max: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        log_bytes_max: int,
+        in_thread: InThread = trio.to_thread.run_sync,
+    ) -> None:
         self._storage = storage
+        self._in_thread = in_thread
         self._log_bytes_max = log_bytes_max
         self._work: tuple[trio.MemorySendChannel[Work], trio.MemoryReceiveChannel[Work]]
         self._work = trio.open_memory_channel(WAITING_MAX)
@@ -137,7 +144,7 @@ class JobFiles:
     async def _do(self, work: Work) -> None:
         while True:
             try:
-                await trio.to_thread.run_sync(partial(self._do_blocking, work))
+                await self._in_thread(partial(self._do_blocking, work))
             except OSError as error:
                 if error.errno not in NO_ROOM_ERRORS:
                     where = self._storage.path(JOBS_FOLDER)
@@ -249,15 +256,17 @@ class JobFiles:
         if file != "log":
             await self.caught_up()
         try:
-            return await trio.to_thread.run_sync(
-                self._storage.read, name, offset, limit
-            )
+            read = partial(self._storage.read, name, offset, limit)
+            return await self._in_thread(read)
         except FileNotFoundError:
             return b""
 
-    async def log_grows(self, job: str) -> None:
-        """Wait until the job's log has grown."""
-        await self._log_changed.setdefault(job, trio.Event()).wait()
+    def log_changes(self, job: str) -> trio.Event:
+        """Return what is set when the job's log grows or its process has ended.
+
+        Ask before reading, or what is written meanwhile is missed.
+        """
+        return self._log_changed.setdefault(job, trio.Event())
 
     def wake_readers(self, job: str) -> None:
         """Let whoever waits for the job's log look again: the job has ended."""

@@ -126,7 +126,7 @@ class SessionServer:
             session = self.sessions.add(send, nursery.cancel_scope)
             nursery.start_soon(self._write, connection, receive, nursery.cancel_scope)
             try:
-                await self._read(connection, session)
+                await self._read(connection, session, nursery)
             except _GONE:
                 logger.debug("session %d: connection lost", session)
             except RemoteProtocolError as error:
@@ -158,14 +158,17 @@ class SessionServer:
                     break
         scope.cancel()
 
-    async def _read(self, connection: Connection[Any], session: int) -> None:
+    async def _read(
+        self, connection: Connection[Any], session: int, nursery: trio.Nursery
+    ) -> None:
         parts: list[m.Submit] = []
         while (message := await connection.receive()) is not None:
             match message:
                 case m.Submit():
                     await self._submit(session, parts, message)
                 case m.ReadFile():
-                    await self._read_file(session, message)
+                    # It may wait for long; the end of the connection ends it.
+                    nursery.start_soon(self._read_file, session, message)
                 case m.Log():
                     self.committer.machine.heard(session, self.committer.now())
                     # The job's id names a folder: only that of a job we know.
@@ -203,7 +206,6 @@ class SessionServer:
     async def _read_file(self, session: int, call: m.ReadFile) -> None:
         """Answer with bytes; with ``wait``, when there are some or the job ended."""
         while True:
-            # Asked before reading: what is written in between is not missed.
             job = self.committer.machine.state.jobs.get(call.job)
             if job is None or call.offset < 0 or call.limit < 1:
                 text = f"no job {call.job}: `dscrapy jobs` lists them"
@@ -211,11 +213,13 @@ class SessionServer:
                 self.sessions.send(session, refused)
                 return
             ended = job.is_final and not (call.file == "log" and job.has_process)
+            # Asked for before reading: what is written in between is not missed.
+            changes = self.files.log_changes(call.job) if call.wait else None
             data = await self.files.read(
                 call.job, call.file, call.offset, min(call.limit, CHUNK_BYTES_MAX)
             )
-            if data or ended or not call.wait:
+            if data or ended or changes is None:
                 chunk = m.Chunk(call=call.call, data=data, end=ended and not data)
                 self.sessions.send(session, chunk)
                 return
-            await self.files.log_grows(call.job)
+            await changes.wait()
