@@ -19,6 +19,7 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision, OnClosed, OnTick
 from dscrapy.frontier.derive import Append, Discard, Move, items_name, writes_of
+from dscrapy.frontier.jobs import Course
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans
@@ -92,6 +93,8 @@ class MachineModel(RuleBasedStateMachine):
         self.submitted: dict[str, JobSpec] = {}
         # What the first whole commit of each run held: job -> lines.
         self.published: dict[str, list[bytes]] = {}
+        # Requests of runs that another run has replaced: job -> the latest of them.
+        self.given_up: dict[str, int] = {}
         self.machine = self.new_machine(State())
 
     def new_machine(self, state: State) -> Machine:
@@ -127,6 +130,11 @@ class MachineModel(RuleBasedStateMachine):
                 self.machine.state.apply(record)
                 if isinstance(record, r.Record):
                     facts.append(record)
+                if isinstance(record, r.JobAgain):
+                    job = self.machine.state.jobs[record.job]
+                    latest = self.given_up.get(job.id, 0) + 1
+                    self.given_up[job.id] = latest
+                    assert job.begin().request == latest + 1
                 if isinstance(record, r.Published):
                     self.check_published(record)
             self.machine.complete(decision)
@@ -348,6 +356,9 @@ class MachineModel(RuleBasedStateMachine):
             assert set(results) == {"stored"}
         if is_live and runs and commit.last and not may_retry:
             assert set(results) == {"published"}
+        if start.request <= self.given_up.get(start.job, 0):
+            # A run that failed, or was started afresh, is over for good.
+            assert set(results) == {"settled"}
         if not is_live and commit.part > 0:
             assert set(results) == {"settled"}
 
@@ -444,6 +455,15 @@ class MachineModel(RuleBasedStateMachine):
             assert state.counts[name] == count
         for job in state.jobs.values():
             assert (job.status == "running") <= job.has_process
+
+    @invariant()
+    def derived_files_are_as_long_as_the_state_says(self) -> None:
+        """A restart cuts files to these lengths."""
+        for job in self.machine.state.jobs.values():
+            content = self.files.content.get(items_name(job.id), b"")
+            course = job.course or Course()
+            assert course.items_bytes == len(content)
+            assert course.items == content.count(b"\n")
 
     @invariant()
     def processes_of_paused_jobs_are_held(self) -> None:
