@@ -17,7 +17,8 @@ help: ## this list
 setup: $(READY) ## make the environment and install the project into it
 
 demo: $(READY) ## crawl a site of this machine with a master and two workers
-	@$(BIN)/python -m dscrapy.demo
+	@$(BIN)/python -m dscrapy.demo $(if $(SITE),--site '$(SITE)') \
+		$(if $(PROJECT),--project '$(PROJECT)' --spider '$(SPIDER)') $(ARGS)
 
 check: $(READY) ## format, lint, types, and the tests that take a minute
 	$(BIN)/ruff format --check

@@ -1,4 +1,4 @@
-"""``python -m dscrapy.demo``: a master and two workers crawl a site of this machine.
+"""A master and two workers crawl a site of this machine, or what the options say.
 
 Everything is done through the command line, as a person would; the state lives in a
 temporary folder, the items end in ``demo-out/items.jsonl`` of the current folder.
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,24 +51,23 @@ class Demo:
 
     folder: Path
     console: Console
+    options: Namespace
     site: trio.Process | None = None
     services: dict[str, trio.Process] = attrs.field(factory=dict)
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Crawl and report. Raises ``DemoError``, ``SiteError``."""
-        self.say("starting a site: the documentation of Python's standard library")
-        empty = self.folder / "site"
-        empty.mkdir()
-        self.site, address = await site.start(empty)
-        nursery.start_soon(site.drain, self.site)
-        self.say(f"  it is at {address} until this ends")
+        address = "" if self.options.jobs else await self.serve_site(nursery)
         await self.start("master", "--port", "0")
         with _limit("the master did not come up", START_S_MAX):
             await self.wait_until_listening()
         for name in WORKERS:
             await self.start("worker", "--name", name, "--slots", "1")
         started_at = trio.current_time()
-        jobs = [await self.submit(address, part) for part in PARTS]
+        jobs = [
+            await self.submit(*words)
+            for words in self.options.jobs or _jobs_on(address)
+        ]
         with _limit("the crawl did not end", CRAWL_S_MAX):
             views = await self.watch(jobs)
         spent_s = trio.current_time() - started_at
@@ -77,6 +77,16 @@ class Demo:
             raise DemoError(f"not every job succeeded: {reasons}")
         count = await self.collect(jobs)
         self.summary(views, count, spent_s)
+
+    async def serve_site(self, nursery: trio.Nursery) -> str:
+        """Serve this machine's own site; return its address."""
+        self.say("starting a site: the documentation of Python's standard library")
+        empty = self.folder / "site"
+        empty.mkdir()
+        self.site, address = await site.start(empty)
+        nursery.start_soon(site.drain, self.site)
+        self.say(f"  it is at {address} until this ends")
+        return address
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -141,13 +151,8 @@ class Demo:
             raise DemoError(f"{what} ended with status {done.returncode}: {said}")
         return done.stdout
 
-    async def submit(self, address: str, part: str) -> str:
-        arguments = ("-a", f"site={address}", "-a", f"part={part}")
-        name = ("--name", f"pydoc-{part}")
-        command = self.command(
-            "submit", "pydoc", "--project", str(PROJECT), *arguments, *name
-        )
-        return (await self.call(command)).decode().strip()
+    async def submit(self, *words: str) -> str:
+        return (await self.call(self.command("submit", *words))).decode().strip()
 
     async def watch(self, jobs: Sequence[str]) -> list[dict[str, Any]]:
         """Show progress until these jobs have ended; return their last views."""
@@ -160,14 +165,14 @@ class Demo:
                     state = f"{view['state']}, {view['pages']} pages"
                     bars.update(
                         rows[view["id"]],
-                        description=view["name"],
+                        description=view["name"] or view["spider"],
                         state=state,
                         # How many pages there will be is the spider's to find out.
                         total=1 if ended else None,
                         completed=ended,
                     )
                     if not self.console.is_terminal:
-                        self.say(f"  {view['name']}: {state}")
+                        self.say(f"  {view['name'] or view['spider']}: {state}")
                 bars.refresh()
                 if all(view["state"] in FINAL for view in views):
                     return views
@@ -198,11 +203,9 @@ class Demo:
             raise DemoError(f"the jobs tell of other items than the {count} they gave")
         self.say("")
         for view in views:
-            where = ", ".join(view["workers"])
-            self.say(
-                f"{view['name']}: {view['pages']} pages, {view['items']} items"
-                + (f" on {where}" if where else "")
-            )
+            name = view["name"] or view["spider"]
+            where = f" on {', '.join(view['workers'])}" if view["workers"] else ""
+            self.say(f"{name}: {view['pages']} pages, {view['items']} items{where}")
         self.say(f"{pages} pages and {count} items in {spent_s:.1f} s")
         self.say(f"items: {OUT.absolute()}")
 
@@ -242,11 +245,47 @@ class Demo:
                 self.say(f"  {name}: {line}")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; return the exit code."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="dscrapy-demo-") as folder:
-        return trio.run(_main, Demo(Path(folder), console))
+        return trio.run(_main, Demo(Path(folder), console, _options(argv)))
+
+
+def _options(argv: Sequence[str] | None) -> Namespace:
+    """Return the options; ``jobs`` are words of ``submit``, empty for our own site."""
+    parser = ArgumentParser(prog="python -m dscrapy.demo", description=__doc__)
+    parser.add_argument("--site", metavar="URL", help="crawl this site instead")
+    parser.add_argument("--project", metavar="DIR", help="run a spider of this project")
+    parser.add_argument("--spider", metavar="NAME", help="the spider, with --project")
+    parser.add_argument(
+        "-a", dest="arguments", metavar="K=V", action="append", default=[]
+    )
+    options = parser.parse_args(argv)
+    if bool(options.project) != bool(options.spider) or (
+        options.site and options.project
+    ):
+        parser.error("give --project and --spider together, or --site alone")
+    words = [word for pair in options.arguments for word in ("-a", pair)]
+    options.jobs = []
+    if options.project:
+        folder = str(Path(options.project).expanduser().absolute())
+        options.jobs = [(options.spider, "--project", folder, *words)]
+    elif options.site:
+        site_words = ("-a", f"site={options.site}")
+        options.jobs = [("links", "--project", str(PROJECT), *site_words, *words)]
+    return options
+
+
+def _jobs_on(address: str) -> list[tuple[str, ...]]:
+    """Return a job for each half of our own site, as words of ``submit``."""
+    return [
+        (
+            *("pydoc", "--project", str(PROJECT), "--name", f"pydoc-{part}"),
+            *("-a", f"site={address}", "-a", f"part={part}"),
+        )
+        for part in PARTS
+    ]
 
 
 async def _main(demo: Demo) -> int:
