@@ -1,0 +1,296 @@
+"""``crawl`` as the drop-in for ``scrapy crawl``: files, log, Ctrl-C, going on later."""
+
+import json
+import os
+import re
+import select
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.commands import WAIT_S, assert_user_error, run, running
+from tests.e2e.crawl_harness import PROJECT, plain_scrapy, running_site
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """The address of the test site."""
+    with running_site() as address:
+        yield address
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A project of its own, whose files a test may change."""
+    root = tmp_path / "shop"
+    for name, content in {
+        "scrapy.cfg": "[settings]\ndefault = shop.settings\n",
+        "shop/__init__.py": "",
+        "shop/settings.py": 'SPIDER_MODULES = ["shop.spiders"]\n',
+        "shop/spiders/__init__.py": "",
+        "shop/spiders/prices.py": (
+            "import scrapy\n"
+            "class Prices(scrapy.Spider):\n"
+            '    name = "prices"\n'
+            "    def __init__(self, site, count='10', ms='0', **kwargs):\n"
+            "        super().__init__(**kwargs)\n"
+            "        self.start_urls = [\n"
+            "            f'{site}/slow?ms={ms}&n={n}' for n in range(int(count))]\n"
+            "    def parse(self, response):\n"
+            "        self.logger.info('parsed one')\n"
+            "        yield {'url': response.url.partition('&')[2]}\n"
+        ),
+    }.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+SERIAL = ("-s", "CONCURRENT_REQUESTS=1")
+# Pages that take longer than any test.
+ENDLESS = ("-a", "ms=60000", "-a", "count=3")
+SLOW = ("-a", "ms=250", "-a", "count=12", *SERIAL)
+
+
+def numbers_in(lines: str) -> list[int]:
+    """Return the numbers of the pages that items came from."""
+    found = [json.loads(line)["url"] for line in lines.splitlines()]
+    return sorted(int(url.removeprefix("n=")) for url in found)
+
+
+def crawls(home: Path) -> list[Path]:
+    """Return the state folders of crawls."""
+    return sorted(
+        path for path in home.glob("XDG_STATE_HOME/dscrapy/crawls/*") if path.is_dir()
+    )
+
+
+def test_crawl_is_scrapy_crawl(site: str, tmp_path: Path) -> None:
+    """In a project: log on stderr, files as asked, nothing on stdout, exit code 0."""
+    files = [tmp_path / name for name in ("a.csv", "b.jsonl", "c.csv", "d.jsonl")]
+    words = ("pages", "-a", f"site={site}", "-a", "count=15")
+    done = run(
+        *("crawl", *words, "-O", str(files[0]), "-O", str(files[1])),
+        cwd=PROJECT,
+        home=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "[scrapy.core.engine] INFO: Spider closed (finished)" in done.stderr
+    assert "15 pages, 15 items" in done.stderr.splitlines()[-3]
+    for path in files[2:]:
+        plain_scrapy("pages", {"site": site, "count": "15"}, path)
+    csv, lines, plain_csv, plain_lines = (
+        Counter(path.read_text().splitlines()) for path in files
+    )
+    assert (csv, lines) == (plain_csv, plain_lines)
+    again = run(
+        *("crawl", *words, "-o", str(files[1]), "-o", "-:jsonl"),
+        cwd=PROJECT,
+        home=tmp_path,
+    )
+    assert Counter(again.stdout.splitlines()) == plain_lines
+    appended = Counter(files[1].read_text().splitlines())
+    assert appended == plain_lines + plain_lines
+    assert len(crawls(tmp_path)) == 1
+
+
+def test_crawl_of_a_spider_file(site: str, tmp_path: Path) -> None:
+    """A spider's file needs no project."""
+    (tmp_path / "lone.py").write_text(
+        "import scrapy\n"
+        "class Lone(scrapy.Spider):\n"
+        '    name = "lone"\n'
+        "    def __init__(self, site, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+        "        self.start_urls = [f'{site}/page/0']\n"
+        "    def parse(self, response):\n"
+        "        yield {'status': response.status}\n"
+    )
+    words = ("lone.py", "-a", f"site={site}", "-o", "-:jsonl")
+    done = run("crawl", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, '{"status": 200}\n'), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("nosuch",), "prices"),
+        (("prices",), "site"),
+        (("prices", "-a", "site=x", "-a", "count=many"), "many"),
+    ],
+)
+def test_failed_crawl_is_1(shop: Path, words: tuple[str, ...], told: str) -> None:
+    """A crawl that fails says why in its last line and gives exit code 1."""
+    done = run("crawl", *words, cwd=shop, home=shop.parent)
+    assert done.returncode == 1
+    assert "failed" in done.stderr.splitlines()[-1]
+    assert told in done.stderr.splitlines()[-1]
+
+
+def test_crawl_that_was_killed_goes_on(shop: Path, site: str, tmp_path: Path) -> None:
+    """After SIGKILL the same command resumes, says so first, and gives all items once;
+    a finished crawl starts anew."""
+    words = ("crawl", "prices", "-a", f"site={site}", *SLOW)
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("parsed one")
+        command.kill()
+    done = run(*words, "-o", "-:jsonl", cwd=shop, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = done.stderr.splitlines()[0]
+    assert re.match(r"dscrapy: resuming: \d+ pages? done, \d+ pending; --fresh", first)
+    assert numbers_in(done.stdout) == list(range(12))
+    # The log of the run that was killed is not told again.
+    assert done.stderr.count("Spider opened") == 1
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("parsed one")
+        command.kill()
+    assert b"resuming" not in command.err
+
+
+def test_one_crawl_at_a_time(shop: Path, site: str, tmp_path: Path) -> None:
+    """The same crawl is refused while it runs; a different one runs beside it."""
+    words = ("crawl", "prices", "-a", f"site={site}")
+    with running(*words, *ENDLESS, cwd=shop, home=tmp_path) as command:
+        command.until("Spider opened")
+        same = run(*words, *ENDLESS, cwd=shop, home=tmp_path)
+        assert "already runs" in assert_user_error(same, 1)
+        assert run(*words, cwd=shop, home=tmp_path).returncode == 0
+        assert command.process.poll() is None
+
+
+def test_crawl_with_changed_files(shop: Path, site: str, tmp_path: Path) -> None:
+    """With changed files a crawl starts fresh and keeps the old one for --resume."""
+    words = ("crawl", "prices", "-a", f"site={site}", *SLOW)
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("parsed one")
+        command.kill()
+    (old,) = crawls(tmp_path)
+    kept = json.loads((old / "crawl.json").read_text())["job"]
+    with (shop / "shop/spiders/prices.py").open("a") as file:
+        file.write("        yield {'url': 'n=-1'}\n")
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("parsed one")
+        command.interrupt()
+        assert command.finish() == 1
+    text = command.err.decode()
+    assert "starting fresh" in text.splitlines()[0]
+    assert "--resume" in text.splitlines()[0]
+    assert "resuming" not in text
+    resumed = run(*words, "--resume", "-o", "-:jsonl", cwd=shop, home=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming" in resumed.stderr
+    # The new code ran, all pages are there, and it is the old job.
+    assert numbers_in(resumed.stdout) == [-1] * 12 + list(range(12))
+    (now,) = crawls(tmp_path)
+    assert json.loads((now / "crawl.json").read_text())["job"] == kept
+    nothing = run(*words, "--resume", cwd=shop, home=tmp_path)
+    assert "no unfinished crawl" in assert_user_error(nothing, 1)
+
+
+def test_fresh_starts_over(shop: Path, site: str, tmp_path: Path) -> None:
+    """--fresh forgets an unfinished crawl."""
+    words = ("crawl", "prices", "-a", f"site={site}", *SLOW)
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("parsed one")
+        command.kill()
+    with running(*words, "--fresh", cwd=shop, home=tmp_path) as command:
+        command.until("parsed one")
+        command.kill()
+    assert b"resuming" not in command.err
+    assert len(crawls(tmp_path)) == 1
+
+
+def test_ctrl_c_keeps_the_items(shop: Path, site: str, tmp_path: Path) -> None:
+    """The first Ctrl-C ends the crawl gracefully: items so far are written."""
+    words = ("crawl", "prices", "-a", f"site={site}", *SLOW, "-O", "out.jsonl")
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("parsed one")
+        command.interrupt()
+        assert command.finish() == 1
+    assert "prices cancelled" in command.err.decode()
+    got = numbers_in((shop / "out.jsonl").read_text())
+    assert 1 <= len(got) < 12
+    anew = run(*words, "-a", "count=1", cwd=shop, home=tmp_path)
+    assert "resuming" not in anew.stderr
+
+
+def test_second_ctrl_c_stops_at_once(shop: Path, site: str, tmp_path: Path) -> None:
+    """The second Ctrl-C leaves no process behind, and the crawl can go on later."""
+    words = ("crawl", "prices", "-a", f"site={site}", *ENDLESS)
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("Spider opened")
+        (process,) = crawl_processes(shop)
+        began = time.monotonic()
+        command.interrupt()
+        command.until("stopping")
+        command.interrupt()
+        assert command.finish() == 1
+        # Its pages take longer than this.
+        assert time.monotonic() - began < 20
+    assert "stopped at once" in command.err.decode().splitlines()[-1]
+    assert "Traceback" not in command.err.decode()
+    assert_ends(process)
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("resuming")
+        command.kill()
+
+
+def assert_ends(pid: int) -> None:
+    """Wait until a process that is not our child has ended."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([handle], [], [], WAIT_S)[0], f"process {pid} lives on"
+    finally:
+        os.close(handle)
+
+
+def crawl_processes(folder: Path) -> list[int]:
+    """Return the pids of crawl processes that work in ``folder``."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            is_ours = process.name.isdecimal() and os.path.samefile(
+                process / "cwd", folder
+            )
+            if is_ours and b"dscrapy.crawl" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            # It has just ended, or is none of ours.
+            continue
+    return found
+
+
+def test_files_are_written_by_the_next_run_if_need_be(
+    shop: Path, site: str, tmp_path: Path
+) -> None:
+    """A crawl whose file could not be written keeps its items for the next run.
+
+    An append that was cut short before is undone first.
+    """
+    target = shop / "out.jsonl"
+    target.write_text('{"url": "n=99"}\n')
+    words = ("crawl", "prices", "-a", f"site={site}", "-o", str(target))
+    first = run(*words, cwd=shop, home=tmp_path)
+    assert first.returncode == 0, first.stderr
+    (folder,) = crawls(tmp_path)
+    # As a crash in the middle of the append would leave it.
+    record = json.loads((folder / "crawl.json").read_text())
+    assert record["done"]
+    (folder / "crawl.json").write_text(json.dumps({**record, "done": False}))
+    with target.open("a") as file:
+        file.write('{"url":')
+    done = run(*words, cwd=shop, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "had ended" in done.stderr.splitlines()[0]
+    assert "parsed one" not in done.stderr
+    assert numbers_in(target.read_text()) == [*range(10), 99]
