@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from dscrapy import messages as m
-from dscrapy.errors import RemoteProtocolError
+from dscrapy.errors import LocalProtocolError, RemoteProtocolError
 from dscrapy.frontier.decision import OnClosed
 from dscrapy.master.committer import Committer
 from dscrapy.master.files import JobFiles
@@ -30,6 +30,8 @@ WRITE_MESSAGES_MAX = 64
 SUBMISSIONS_MAX = 1_000_000
 # Bytes of a file that travel in one answer.
 CHUNK_BYTES_MAX = 1024 * 1024
+# No file is longer; the kernel takes no offset near 2**63.
+OFFSET_MAX = 2**62
 # What is still queued for a session that is closed has this long to leave.
 CLOSE_S = 5.0
 
@@ -146,10 +148,10 @@ class SessionServer:
     ) -> None:
         async with outbox:
             async for message in outbox:
-                frames = [encode_frame(encode(message))]
+                frames = [_frame_of(message)]
                 while len(frames) < WRITE_MESSAGES_MAX:
                     try:
-                        frames.append(encode_frame(encode(outbox.receive_nowait())))
+                        frames.append(_frame_of(outbox.receive_nowait()))
                     except (trio.WouldBlock, trio.EndOfChannel):
                         break
                 try:
@@ -207,7 +209,8 @@ class SessionServer:
         """Answer with bytes; with ``wait``, when there are some or the job ended."""
         while True:
             job = self.committer.machine.state.jobs.get(call.job)
-            if job is None or call.offset < 0 or call.limit < 1:
+            is_sound = 0 <= call.offset <= OFFSET_MAX and call.limit >= 1
+            if job is None or not is_sound:
                 text = f"no job {call.job}: `dscrapy jobs` lists them"
                 refused = m.Refused(call=call.call, code="no_such_job", text=text)
                 self.sessions.send(session, refused)
@@ -223,3 +226,18 @@ class SessionServer:
                 self.sessions.send(session, chunk)
                 return
             await changes.wait()
+
+
+def _frame_of(message: m.Message) -> bytes:
+    """Return the message's frame; an answer that fits in none becomes a refusal.
+
+    Peers decide how much there is to tell of a job, so its length is not our bug.
+    """
+    try:
+        return encode_frame(encode(message))
+    except LocalProtocolError as error:
+        logger.error("%s is too long to send: %s", type(message).__name__, error)
+        call = getattr(message, "call", -1)
+        return encode_frame(
+            encode(m.Refused(call=call, code="too_long", text=f"answer: {error}"))
+        )
