@@ -44,6 +44,8 @@ Command = m.ClientCall | m.FromWorker | OnClosed | OnTick
 
 # New work; refused while the disk is full, so that what is accepted can be finished.
 _NEW_WORK = (m.Submit, m.ChangeJob)
+# What is answered from memory, also while nothing can be appended.
+_READERS = (m.GetStatus, m.ListJobs, m.ShowJob, m.Ping, m.Heartbeat)
 
 
 class Sessions(Protocol):
@@ -146,6 +148,9 @@ class Committer:
                     batch.append(self._waiting[1].receive_nowait())
                 except trio.WouldBlock:
                     break
+            if self._full:
+                # Refused work appends nothing that would show that there is room.
+                self._watch_room(await self._in_thread(self._storage.free_bytes))
             await self._commit(self._decide_all(batch))
 
     # ---- deciding ---------------------------------------------------------------
@@ -248,14 +253,14 @@ class Committer:
             logger.error("%s", self._full)
 
     async def _serve_readers(self, seconds: float) -> None:
-        """Answer status and heartbeats from memory, refuse the rest of new work.
+        """Answer readers and heartbeats from memory, refuse new work.
 
         What changes the state waits: its records could not be written in order.
         """
         with trio.move_on_after(seconds):
             while len(self._kept) < WAITING_MAX:
                 session, command = await self._waiting[1].receive()
-                if not isinstance(command, (m.GetStatus, m.Heartbeat, *_NEW_WORK)):
+                if not isinstance(command, (*_READERS, *_NEW_WORK)):
                     self._kept.append((session, command))
                     continue
                 group = _Group()
