@@ -184,6 +184,8 @@ class Machine:
             raise RemoteProtocolError(
                 "bad_worker", "a worker needs a plain name and 1 to 10,000 slots"
             )
+        if session in self.state.sessions:
+            raise RemoteProtocolError("bad_worker", "a session registers once")
         known = self.state.workers.get(name)
         if known is not None and known.instance not in ("", command.instance):
             return self._refuse_name(session, known, now)
@@ -279,7 +281,7 @@ class Machine:
             case m.Log():
                 pass
             case m.Commit():
-                self._commit(session, command, decision, now)
+                self._commit(session, command, name, decision, now)
             case m.Ended():
                 self._ended(session, command, name, decision, now)
             case _:
@@ -316,9 +318,14 @@ class Machine:
     # ---- commits --------------------------------------------------------------
 
     def _commit(
-        self, session: int, command: m.Commit, decision: Decision, now: Now
+        self,
+        session: int,
+        command: m.Commit,
+        worker: str,
+        decision: Decision,
+        now: Now,
     ) -> None:
-        result = self._decide_commit(command, decision, now)
+        result = self._decide_commit(command, worker, decision, now)
         decision.send(
             session,
             m.CommitSeen(
@@ -330,7 +337,9 @@ class Machine:
             ),
         )
 
-    def _decide_commit(self, command: m.Commit, decision: Decision, now: Now) -> Result:
+    def _decide_commit(
+        self, command: m.Commit, worker: str, decision: Decision, now: Now
+    ) -> Result:
         """The first commit of a request that is not done wins, whoever sends it."""
         job = self.state.jobs.get(command.job)
         if command.tagged and len(command.tagged) != len(command.items):
@@ -340,15 +349,18 @@ class Machine:
         if job is None or job.course is None:
             return "settled"
         process = self.state.processes.get(command.process)
-        if process is not None and process.job != job.id:
-            raise RemoteProtocolError("bad_commit", "a process of another job")
+        if process is not None and (process.job, process.worker) != (job.id, worker):
+            raise RemoteProtocolError("bad_commit", "a process of another's")
+        if command.request != job.course.request:
+            # It was given up, or is run again.
+            return "settled"
         parts = 0 if process is None else process.parts
         if process is not None and command.part < parts:
             # The answer was lost on the way; what it said still holds.
             is_published = command.last and job.course.done
             return "published" if is_published else "stored"
         is_open = job.status in ("running", "ready") and not job.course.done
-        if not is_open or command.request != job.course.request:
+        if not is_open:
             return "settled"
         if command.part != parts or (process is None and not command.last):
             # Earlier parts went with a process that was given up.
