@@ -8,12 +8,14 @@ from collections.abc import Callable
 import msgspec
 
 from dscrapy import messages as m
+from dscrapy.errors import UsageError
 from dscrapy.frontier import records as r
 from dscrapy.frontier import views
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision, hold_message, stop_message
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.state import State
+from dscrapy.jobfile import check_spec
 from dscrapy.model import ID_PATTERN, NAME_PATTERN, JobSpec, Submission
 
 # A schedule of runs closer than this is a slip of the finger.
@@ -120,8 +122,10 @@ def _problem_of(
         return "bad_spec", "a job names a spider, and a project or its folder"
     if spec.project and not NAME_PATTERN.match(spec.project):
         return "bad_spec", f"{spec.project!r} is no project name"
-    if spec.parallelism < 0 or spec.retries < 0:
-        return "bad_spec", "parallelism and retries are 0 or more"
+    try:
+        check_spec(spec)
+    except UsageError as error:
+        return "bad_spec", str(error)
     if submission.every_s is not None and not submission.every_s >= EVERY_MIN_S:
         return "bad_spec", f"a schedule runs every {EVERY_MIN_S:g} s or less often"
     known: Job | None = state.jobs.get(submission.id)
