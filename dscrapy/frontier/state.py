@@ -241,6 +241,11 @@ class State:
                 process=course.process, processes_count=course.processes_count
             )
         fresh = job.begin()
+        if not record.automatic:
+            # Whoever asks for it may have mended the code; any copy may begin it.
+            fresh.digest = ""
+            for worker in self.workers.values():
+                worker.differs.discard(job.id)
         fresh.request = course.request + 1
         fresh.done = False
         fresh.cancelling = False

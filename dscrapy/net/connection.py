@@ -172,11 +172,12 @@ async def _shake(stream: trio.abc.Stream, handshake: Handshake) -> FrameReader:
 
 
 async def _next_frame(stream: trio.abc.Stream, frames: FrameReader) -> bytes | None:
+    # A flood of buffered frames must not starve the other tasks. Before a frame is
+    # taken, so that a cancelled call has lost none.
+    await trio.lowlevel.checkpoint()
     while True:
         frame = frames.next_frame()
         if frame is not None:
-            # A flood of buffered frames must not starve the other tasks.
-            await trio.lowlevel.checkpoint()
             return frame
         data = await stream.receive_some(_READ_BYTES)
         if not data:

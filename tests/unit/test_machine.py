@@ -200,6 +200,22 @@ def test_a_worker_with_other_code_gets_nothing_more_of_that_job() -> None:
     assert started(machine).process == start.process + 1
 
 
+def test_retry_lets_mended_code_run() -> None:
+    """Whoever retries a job may have changed its code: any copy may begin it."""
+    machine = new_machine()
+    ask(machine, submit())
+    register(machine)
+    start = started(machine)
+    seen = m.Started(job=ID, process=start.process, digest="d1")
+    ask(machine, seen, 5)
+    failure = Outcome(failure="unknown_spider")
+    ask(machine, commit(start, outcome=failure), 5)
+    ask(machine, m.Ended(job=ID, process=start.process, how="exited"), 5)
+    machine.state.workers["w"].differs.add(ID)
+    ask(machine, m.ChangeJob(call=1, verb="retry", job=ID))
+    assert started(machine).digest == ""
+
+
 @pytest.mark.parametrize(
     ("verbs", "text"),
     [
