@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import xmlrpc.client
-from collections.abc import Callable
 from socketserver import ThreadingMixIn
 from typing import Any
 from xmlrpc.server import SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
@@ -58,15 +57,13 @@ def serve(kept: bool) -> None:
 def call_xmlrpc(port: int) -> None:
     """Make calls with the standard library's client."""
     sys.stdin.readline()
-    proxy = xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}/")
-
-    def call_many(count: int) -> None:
+    with xmlrpc.client.ServerProxy(f"http://127.0.0.1:{port}/") as proxy:
+        assert proxy.ping(0) == 0
+        count = _wait_for_go()
+        begin, cpu = boot_instant(), time.process_time()
         for number in range(count):
             assert proxy.ping(number) == number
-
-    call_many(1)
-    count = _wait_for_go()
-    _report(lambda: call_many(count))
+        _report(begin, cpu)
 
 
 async def call_dscrapy(port: int) -> None:
@@ -79,7 +76,7 @@ async def call_dscrapy(port: int) -> None:
         begin, cpu = boot_instant(), time.process_time()
         for _ in range(count):
             await client.call(Ping(call=0))
-        say(f"{begin} {boot_instant()} {time.process_time() - cpu}")
+        _report(begin, cpu)
 
 
 def _wait_for_go() -> int:
@@ -87,10 +84,8 @@ def _wait_for_go() -> int:
     return int(sys.stdin.readline())
 
 
-def _report(act: Callable[[], None]) -> None:
-    begin, cpu = boot_instant(), time.process_time()
-    act()
-    say(f"{begin} {boot_instant()} {time.process_time() - cpu}")
+def _report(begin: float, cpu_before_s: float) -> None:
+    say(f"{begin} {boot_instant()} {time.process_time() - cpu_before_s}")
 
 
 def main() -> None:
