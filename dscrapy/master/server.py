@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 _TOKEN_BYTES = 24
 # Largest PYTHONHASHSEED.
 _HASH_SEED_MAX = 2**32 - 1
+# Files open at the same time beside connections: journal, job files in threads,
+# modules being imported. Beyond the system's limit a commit could open none.
+_FILES_OPEN_MAX = 64
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -139,7 +143,7 @@ class _Master:
             files=self.files,
             sessions=self.sessions,
             handshake_timeout_s=self.config.master.handshake_timeout_s,
-            connections_max=self.config.master.connections_max,
+            connections_max=_connections_max(self.config.master.connections_max),
         )
         self.committer.status = lambda call, now: self._status(endpoint, call, now)
         written = {"host": endpoint.host, "port": endpoint.port, "pid": os.getpid()}
@@ -245,6 +249,20 @@ async def _stop_on_signal(
             logger.info("%s: stopping", signal.Signals(number).name)
             stop.cancel()
             return
+
+
+def _connections_max(wanted: int) -> int:
+    """Return how many connections leave enough open files for the journal."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted + _FILES_OPEN_MAX
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    most = max(limit - _FILES_OPEN_MAX, 1)
+    if most < wanted:
+        logger.warning("at most %d connections: the system allows no more files", most)
+    return most
 
 
 def _endpoint_of(listeners: list[trio.SocketListener]) -> Endpoint:
