@@ -1,0 +1,474 @@
+"""Peers that say what no peer of ours says: the master goes on for everybody else."""
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from dscrapy import messages as m
+from dscrapy.model import JobSpec, Outcome, Submission
+from dscrapy.net.connection import Connection, greet
+from dscrapy.proto.framing import encode_frame
+from dscrapy.proto.session import Role
+from tests.doubles.storage import MemoryStorage
+from tests.shell.master_in_memory import (
+    TOKEN,
+    MasterInMemory,
+    last_part,
+    registration,
+    running,
+    submit,
+)
+from tests.shell.test_master import receive
+
+JOB = f"{1:016x}"
+NONCE = "a" * 32
+
+
+async def assert_serves(master: MasterInMemory) -> None:
+    """Check that the master still answers others."""
+    client = await master.connect("client")
+    status = await master.ask(client, m.GetStatus(call=1))
+    assert isinstance(status, m.Status), status
+    assert master.failure is None
+
+
+def frame(value: object) -> bytes:
+    """Return any JSON value as a frame."""
+    return encode_frame(json.dumps(value).encode(), 1 << 30)
+
+
+async def heard_until_closed(stream: trio.abc.Stream) -> bytes:
+    """Return all that the other side says before it hangs up."""
+    heard = b""
+    while data := await stream.receive_some(65536):
+        heard += data
+    return heard
+
+
+# ---- before the proof -------------------------------------------------------------
+
+GREETINGS = {
+    "HTTP": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500,
+    "noise": random.Random(7).randbytes(5000),
+    "zeros": b"\x00" * 5000,
+    "huge length": b"\xff\xff\xff\xff" + b"x" * 100,
+    "one byte too long": b"\x00\x00\x01\x01" + b"x" * 257,
+    "no JSON": encode_frame(b"{nonce}"),
+    "invalid UTF-8": encode_frame(b'{"nonce":"\xff\xfe","role":"client"}'),
+    "deep": encode_frame(b"[" * 250),
+    "no nonce": frame({"role": "client"}),
+    "short nonce": frame({"nonce": "aa", "role": "client"}),
+    "nonce with a newline": frame({"nonce": "a" * 32 + "\n", "role": "client"}),
+    "unknown role": frame({"nonce": NONCE, "role": "master"}),
+    "unknown field": frame({"nonce": NONCE, "role": "client", "x": 1}),
+    "no object": frame([1]),
+    "a call at once": frame({"type": "get_status", "call": 1}),
+    "wrong proof": frame({"nonce": NONCE, "role": "client"})
+    + frame({"proof": "b" * 64}),
+    "proof that is no ASCII": frame({"nonce": NONCE, "role": "client"})
+    + frame({"proof": "é" * 40}),
+    "proof that is no string": frame({"nonce": NONCE, "role": "client"})
+    + frame({"proof": 1}),
+}
+
+
+@pytest.mark.parametrize("greeting", GREETINGS.values(), ids=GREETINGS)
+async def test_garbage_learns_nothing(
+    greeting: bytes, autojump_clock: MockClock
+) -> None:
+    """Whoever cannot prove the token is hung up on, told no more than that."""
+    async with running() as master:
+        ours, theirs = trio.testing.memory_stream_pair()
+        master.nursery.start_soon(master.server.serve, theirs)
+        await ours.send_all(greeting)
+        heard = await heard_until_closed(ours)
+        challenge = len(frame({"nonce": NONCE}).replace(b" ", b""))
+        rest = heard[challenge:] if heard[4:].startswith(b'{"nonce"') else heard
+        assert rest in (b"", encode_frame(b'{"error":"unauthorised"}'))
+        assert b"version" not in heard
+        await assert_serves(master)
+        assert master.server.connections == 1
+
+
+@pytest.mark.parametrize("step_s", [1.0, 0.1])
+async def test_a_slow_handshake_ends_in_time(
+    step_s: float, autojump_clock: MockClock
+) -> None:
+    """Bytes that trickle in do not buy more time than the setting allows."""
+    async with running() as master:
+        ours, theirs = trio.testing.memory_stream_pair()
+        began = trio.current_time()
+        master.nursery.start_soon(master.server.serve, theirs)
+        is_open = True
+        while is_open:
+            try:
+                # Within a frame for ever: its length says 256 bytes.
+                await ours.send_all(
+                    b"\0\0\1\0" if trio.current_time() == began else b"1"
+                )
+            except trio.BrokenResourceError:
+                is_open = False
+            await trio.sleep(step_s)
+        assert (
+            trio.current_time() - began
+            <= master.server.handshake_timeout_s + 2 * step_s
+        )
+        await assert_serves(master)
+
+
+async def test_connections_are_bounded(autojump_clock: MockClock) -> None:
+    """One more connection than allowed is hung up on; one that ends makes room."""
+    async with running() as master:
+        most = master.server.connections_max
+        clients = [await master.connect("client") for _ in range(most)]
+        ours, theirs = trio.testing.memory_stream_pair()
+        master.nursery.start_soon(master.server.serve, theirs)
+        assert await heard_until_closed(ours) == b""
+        await clients[0].aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        await assert_serves(master)
+
+
+# ---- after it ---------------------------------------------------------------------
+
+
+async def raw(master: MasterInMemory, role: Role) -> trio.abc.Stream:
+    """Return a stream after its handshake, to say anything on."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    master.nursery.start_soon(master.server.serve, theirs)
+    incoming: Any = m.Answer if role == "client" else m.ToWorker
+    connection = await greet(ours, token=TOKEN, role=role, incoming=incoming)
+    return connection._stream
+
+
+COMMIT = b'{"type":"commit","job":"x","process":1,"request":1,"part":0,"last":false'
+FRAMES: dict[str, tuple[Role, bytes, str]] = {
+    "too long": ("client", b"\x00\x80\x00\x01", "frame_too_long"),
+    "huge": ("client", b"\xff\xff\xff\xff", "frame_too_long"),
+    "no JSON": ("client", encode_frame(b"hello"), "bad_message"),
+    "empty": ("client", encode_frame(b""), "bad_message"),
+    "no type": ("client", frame({"call": 1}), "bad_message"),
+    "unknown type": ("client", frame({"type": "halt", "call": 1}), "bad_message"),
+    "unknown field": ("client", frame({"type": "ping", "call": 1, "x": 1}), "bad_"),
+    "missing field": ("client", frame({"type": "ping"}), "bad_message"),
+    "wrong kind": ("client", frame({"type": "ping", "call": "1"}), "bad_message"),
+    "long number": (
+        "client",
+        encode_frame(b'{"type":"ping","call":' + b"1" * 5000 + b"}"),
+        "bad_message",
+    ),
+    "invalid UTF-8": ("client", encode_frame(b'{"type":"\xff"}'), "bad_message"),
+    "lone surrogate": (
+        "client",
+        encode_frame(b'{"type":"show_job","call":1,"job":"\\ud800"}'),
+        "bad_message",
+    ),
+    "deep": ("client", encode_frame(b'{"type":' + b"[" * 100_000), "bad_message"),
+    "deep item": (
+        "worker",
+        encode_frame(COMMIT + b',"items":[' + b"[" * 99_999 + b"]" * 100_000 + b"}"),
+        "bad_message",
+    ),
+    "invalid UTF-8 in an item": (
+        "worker",
+        encode_frame(COMMIT + b',"items":["\xff"]}'),
+        "bad_message",
+    ),
+    "a client that registers": (
+        "client",
+        frame({"type": "leaving"}),
+        "bad_message",
+    ),
+    "a worker that submits": (
+        "worker",
+        frame({"type": "submit", "call": 1, "part": 0, "last": True}),
+        "bad_message",
+    ),
+    "parts out of order": (
+        "client",
+        frame(
+            {"type": "submit", "call": 1, "part": 1, "last": 1 > 0, "submissions": []}
+        ),
+        "bad_part",
+    ),
+}
+
+
+@pytest.mark.parametrize(("role", "said", "code"), FRAMES.values(), ids=FRAMES)
+async def test_a_frame_that_is_none_ends_its_session(
+    role: Role, said: bytes, code: str, autojump_clock: MockClock
+) -> None:
+    """The peer is told the code, loses its session, and nobody else notices."""
+    async with running() as master:
+        stream = await raw(master, role)
+        await stream.send_all(said)
+        heard = await heard_until_closed(stream)
+        assert code in json.loads(heard[4:])["code"]
+        await assert_serves(master)
+
+
+def job_with(**fields: Any) -> m.Submit:
+    """Return the submission of a job that no command line would let through."""
+    spec = JobSpec(**{"project": "p", "spider": "s", **fields})
+    one = Submission(id=JOB, spec=spec)
+    return m.Submit(call=1, part=0, last=True, submissions=(one,))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"project": "../../etc"},
+        {"project": ".."},
+        {"project": "a/b"},
+        {"project": "p\n"},
+        {"project": "p", "project_dir": "/p"},
+        {"project": "", "project_dir": "relative"},
+        {"project": "", "project_dir": "/p\0"},
+        {"spider": ""},
+        {"spider": "s\x1b[2J"},
+        {"name": "../x"},
+        {"name": "n" * 101},
+        {"args": {"a": "x" * 2_000_000}},
+        {"priority": 10**30},
+        {"retries": -1},
+        {"parallelism": 10**9},
+        {"urls": ("no url",)},
+    ],
+)
+async def test_the_master_takes_no_job_that_the_command_line_refuses(
+    fields: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    """A job is checked by who keeps it: no name leads elsewhere, no value is huge."""
+    async with running() as master:
+        client = await master.connect("client")
+        refused = await master.ask(client, job_with(**fields))
+        assert isinstance(refused, m.Refused), refused
+        assert refused.code == "bad_spec"
+        assert not master.committer.machine.state.jobs
+
+
+@pytest.mark.parametrize("identity", ["", "../x", "A" * 16, "0" * 16 + "-1", "0" * 17])
+async def test_an_id_is_checked(identity: str, autojump_clock: MockClock) -> None:
+    """Ids name folders: sixteen digits, and none that a schedule's run could have."""
+    async with running() as master:
+        client = await master.connect("client")
+        spec = JobSpec(project="p", spider="s")
+        one = Submission(id=identity, spec=spec)
+        call = m.Submit(call=1, part=0, last=True, submissions=(one,))
+        refused = await master.ask(client, call)
+        assert refused.code == "bad_id"
+
+
+async def test_the_same_id_is_the_same_job(autojump_clock: MockClock) -> None:
+    """A submission repeated is no second job; another under its id is refused."""
+    async with running() as master:
+        client = await master.connect("client")
+        for _ in range(2):
+            assert await master.ask(client, submit(1)) == m.Accepted(call=1, count=1)
+        assert len(master.committer.machine.state.jobs) == 1
+        other = await master.ask(client, job_with(spider="other"))
+        assert other.code == "id_taken"
+        twice = await master.ask(client, submit(2, 2))
+        assert twice.code == "bad_id"
+        mixed = await master.ask(client, submit(3, 4, 3))
+        assert mixed.code == "bad_id"
+        assert len(master.committer.machine.state.jobs) == 1
+
+
+@pytest.mark.parametrize("offset", [-1, 2**62 + 1, 2**63 - 1, 2**70, 10**4000])
+@pytest.mark.parametrize("file", ["items", "log"])
+async def test_an_offset_that_is_none_is_refused(
+    offset: int, file: Any, autojump_clock: MockClock
+) -> None:
+    """No number that a client gives reaches the system as an offset unchecked."""
+    async with running() as master:
+        client = await master.connect("client")
+        worker = await master.register("w")
+        await master.ask(client, submit(1))
+        start = await receive(worker, m.Start)
+        await worker.send(m.Log(job=start.job, process=start.process, data=b"line\n"))
+        await worker.send(last_part(start, b"1"))
+        await receive(worker, m.CommitSeen)
+        read = m.ReadFile(call=2, job=JOB, file=file, offset=offset, limit=9)
+        assert isinstance(await master.ask(client, read), m.Refused)
+        beyond = m.ReadFile(call=3, job=JOB, file=file, offset=2**62, limit=10**30)
+        # The system has no file that long either.
+        assert (await master.ask(client, beyond)).data == b""
+        await assert_serves(master)
+
+
+async def test_an_answer_longer_than_a_frame_is_a_refusal(
+    autojump_clock: MockClock,
+) -> None:
+    """What a worker tells of a job may be too long to tell again; that ends nobody."""
+    async with running() as master:
+        client = await master.connect("client")
+        worker = await master.register("w")
+        await master.ask(client, job_with(args={"a": "x" * 900_000}))
+        start = await receive(worker, m.Start)
+        text = "x" * (8 * 1024 * 1024 - 1000)
+        outcome = Outcome(failure="spider_error", text="", traceback=text)
+        await worker.send(msgspec.structs.replace(last_part(start), outcome=outcome))
+        await receive(worker, m.CommitSeen)
+        refused = await master.ask(client, m.ShowJob(call=7, job=JOB))
+        assert (refused.call, refused.code) == (7, "too_long")
+        assert isinstance(await master.ask(client, m.Ping(call=8)), m.Accepted)
+        await assert_serves(master)
+
+
+# ---- workers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "../w", "a/b", "w\n", "\x1b[2J", "w" * 101])
+async def test_a_worker_needs_a_plain_name(
+    name: str, autojump_clock: MockClock
+) -> None:
+    """Names of workers end in terminals and paths."""
+    async with running() as master:
+        worker = await master.connect("worker")
+        await worker.send(registration(name))
+        refused = await receive(worker, m.Refused)
+        assert (refused.call, refused.code) == (-1, "bad_worker")
+        assert await worker.receive() is None
+
+
+@pytest.mark.parametrize("second", ["w", "other"])
+async def test_a_session_registers_once(second: str, autojump_clock: MockClock) -> None:
+    """Registering again ends the session, and no worker is left behind it."""
+    async with running() as master:
+        worker = await master.register("w")
+        await worker.send(registration(second))
+        refused = await receive(worker, m.Refused)
+        assert refused.code == "bad_worker"
+        assert await worker.receive() is None
+        await trio.sleep(10)
+        assert not master.committer.machine.state.workers
+
+
+async def test_nothing_counts_before_registering(autojump_clock: MockClock) -> None:
+    """A worker that did not register is hung up on, whatever it says."""
+    async with running() as master:
+        worker = await master.connect("worker")
+        await worker.send(m.Heartbeat(number=1))
+        assert await worker.receive() is None
+        await assert_serves(master)
+
+
+async def two_workers(
+    master: MasterInMemory,
+) -> tuple[m.Start, Connection[Any], Connection[Any]]:
+    """Return a job's start, the worker that has it and another one."""
+    client = await master.connect("client")
+    owner = await master.register("owner")
+    await master.ask(client, submit(1))
+    return await receive(owner, m.Start), owner, await master.register("thief")
+
+
+def first_part(start: m.Start, item: bytes) -> m.Commit:
+    """Return a part that is not the last."""
+    whole = last_part(start, item)
+    return m.Commit(
+        job=whole.job,
+        process=whole.process,
+        request=whole.request,
+        part=0,
+        last=False,
+        items=whole.items,
+    )
+
+
+@pytest.mark.parametrize("build", [first_part, last_part])
+async def test_a_worker_commits_for_its_own_processes_only(
+    build: Callable[[m.Start, bytes], m.Commit], autojump_clock: MockClock
+) -> None:
+    """Another worker's commit ends its session and puts nothing among the items."""
+    async with running() as master:
+        start, owner, thief = await two_workers(master)
+        await thief.send(build(start, b'"stolen"'))
+        assert (await receive(thief, m.Refused)).code == "bad_commit"
+        await owner.send(last_part(start, b'"own"'))
+        assert (await receive(owner, m.CommitSeen)).result == "published"
+        client = await master.connect("client")
+        read = m.ReadFile(call=1, job=JOB, file="items", offset=0, limit=99)
+        assert (await master.ask(client, read)).data == b"own\n"
+
+
+async def test_a_worker_ends_its_own_processes_only(autojump_clock: MockClock) -> None:
+    """Another worker's word that a process has ended changes nothing."""
+    async with running() as master:
+        start, _, thief = await two_workers(master)
+        ended = m.Ended(job=start.job, process=start.process, how="exited")
+        await thief.send(ended)
+        await receive(thief, m.EndedSeen)
+        assert master.committer.machine.state.jobs[JOB].state == "running"
+
+
+async def test_a_part_of_a_run_that_was_given_up_is_settled(
+    autojump_clock: MockClock,
+) -> None:
+    """A part offered again after its run failed and is run again: its sender is told
+    that it is over, not that it was stored."""
+    async with running() as master:
+        client = await master.connect("client")
+        worker = await master.register("w")
+        await master.ask(client, job_with(retries=1))
+        start = await receive(worker, m.Start)
+        await worker.send(first_part(start, b"1"))
+        assert (await receive(worker, m.CommitSeen)).result == "stored"
+        failed = m.Commit(
+            job=start.job,
+            process=start.process,
+            request=start.request,
+            part=1,
+            last=True,
+            outcome=Outcome(failure="spider_error", text="no"),
+        )
+        await worker.send(failed)
+        assert (await receive(worker, m.CommitSeen)).result == "settled"
+        await worker.send(first_part(start, b"1"))
+        assert (await receive(worker, m.CommitSeen)).result == "settled"
+
+
+# ---- a full disk ------------------------------------------------------------------
+
+
+async def test_room_is_noticed_though_nothing_is_written(
+    autojump_clock: MockClock,
+) -> None:
+    """Below ``disk_free_bytes_min`` work is refused, and taken when there is room:
+    no other record need come in between."""
+    storage = MemoryStorage()
+    async with running(storage, disk_free_bytes_min=10_000) as master:
+        client = await master.connect("client")
+        storage.room = storage.used_bytes() + 5_000
+        await master.ask(client, submit(1))
+        assert (await master.ask(client, submit(2))).code == "disk_full"
+        storage.room = None
+        assert isinstance(await master.ask(client, submit(2)), m.Accepted)
+        assert (await master.ask(client, m.GetStatus(call=3))).note == ""
+
+
+async def test_a_full_disk_lets_people_look(autojump_clock: MockClock) -> None:
+    """While nothing can be written, lists, jobs and pings are answered."""
+    storage = MemoryStorage()
+    async with running(storage) as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        storage.room = storage.used_bytes() + 10
+        stuck = await master.connect("client")
+        await stuck.send(submit(2))
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(await master.ask(client, m.Ping(call=2)), m.Accepted)
+        assert isinstance(await master.ask(client, m.ListJobs(call=3)), m.Jobs)
+        shown = await master.ask(client, m.ShowJob(call=4, job=JOB))
+        assert isinstance(shown, m.Shown)
+        storage.room = None
+        assert isinstance(await stuck.receive(), m.Accepted)
