@@ -171,7 +171,8 @@ class Committer:
             if isinstance(command, m.GetStatus):
                 status = self.status(command, now)
                 decision = Decision(sends=[(session, status)])
-            elif self.note and isinstance(command, _NEW_WORK):
+            elif session > 0 and self.note and isinstance(command, _NEW_WORK):
+                # Jobs of a file come from no session: nobody there could repeat them.
                 decision = Decision()
                 decision.refuse(session, command.call, "disk_full", self.note)
             else:

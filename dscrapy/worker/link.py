@@ -87,6 +87,9 @@ class Link:
                     pause_s = RECONNECT_S
             except OSError as error:
                 self._say(f"waiting for the master at {endpoint}: {error}")
+            except UserError as error:
+                # The token's file is gone, or holds none.
+                self._refused(error)
             except Unauthorised as error:
                 self._refused(UnauthorisedError(_unauthorised(endpoint, error)))
             except RemoteProtocolError as error:
