@@ -29,6 +29,35 @@ class _Log:
     data: bytearray = attrs.field(factory=bytearray)
     dropped_lines: int = 0
 
+    def add(self, data: bytes) -> None:
+        """Take bytes as far as there is room; count the lines that are dropped."""
+        if len(self.data) + len(data) > LOG_WAITING_BYTES_MAX:
+            # A piece of a line is a loss too.
+            self.dropped_lines += max(data.count(b"\n"), 1)
+            return
+        self._note_loss()
+        self.data += data
+
+    def take(self) -> bytes:
+        """Return what goes into one message, cut at the end of a line if there is
+        one."""
+        if len(self.data) <= LOG_MESSAGE_BYTES_MAX:
+            # Nothing may be logged any more that would bring the note.
+            self._note_loss()
+        cut = LOG_MESSAGE_BYTES_MAX
+        if len(self.data) > cut:
+            cut = self.data.rfind(b"\n", 0, cut) + 1 or cut
+        data = bytes(self.data[:cut])
+        del self.data[:cut]
+        return data
+
+    def _note_loss(self) -> None:
+        if self.dropped_lines:
+            if self.data and not self.data.endswith(b"\n"):
+                self.data += b"\n"
+            self.data += b"(%d lines of log dropped here)\n" % self.dropped_lines
+            self.dropped_lines = 0
+
 
 def _end_key(process: int) -> Key:
     return (process, -1, -1)
@@ -84,14 +113,7 @@ class Outbox:
 
     def add_log(self, job: str, process: int, data: bytes) -> None:
         """Take log bytes, as far as there is room."""
-        log = self._logs.setdefault(process, _Log(job))
-        if len(log.data) + len(data) > LOG_WAITING_BYTES_MAX:
-            log.dropped_lines += data.count(b"\n")
-            return
-        if log.dropped_lines:
-            log.data += b"(%d lines of log dropped here)\n" % log.dropped_lines
-            log.dropped_lines = 0
-        log.data += data
+        self._logs.setdefault(process, _Log(job)).add(data)
 
     def has_log(self, process: int) -> bool:
         """Whether log bytes of the process still wait."""
@@ -131,10 +153,8 @@ class Outbox:
         frames += [encode_frame(encode(one)) for one in self._progress.values()]
         self._progress.clear()
         for process, log in list(self._logs.items()):
-            data = bytes(log.data[:LOG_MESSAGE_BYTES_MAX])
-            del log.data[:LOG_MESSAGE_BYTES_MAX]
+            message = m.Log(job=log.job, process=process, data=log.take())
             if not log.data:
                 del self._logs[process]
-            message = m.Log(job=log.job, process=process, data=data)
             frames.append(encode_frame(encode(message)))
         return b"".join(frames)
