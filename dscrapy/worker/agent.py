@@ -11,9 +11,10 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import attrs
 import trio
@@ -22,12 +23,15 @@ from dscrapy import messages as m
 from dscrapy.config import Config, Endpoint
 from dscrapy.errors import UserError
 from dscrapy.model import Outcome
-from dscrapy.net.machine import own_versions
+from dscrapy.net.connection import dial
+from dscrapy.net.machine import boot_instant, own_versions
 from dscrapy.projects import PROJECT_FILE, code_digest
 from dscrapy.worker.door import Door
-from dscrapy.worker.link import Link
+from dscrapy.worker.link import Dial, Link
 from dscrapy.worker.outbox import Outbox
-from dscrapy.worker.process import CrawlProcess
+from dscrapy.worker.process import CrawlProcess, Death
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +100,37 @@ async def _listen(config: Config) -> list[trio.SocketListener]:
     )
 
 
+class Process(Protocol):
+    """A crawl process as its worker sees it; ``CrawlProcess`` says what each does."""
+
+    @property
+    def pages(self) -> int: ...
+    @property
+    def items(self) -> int: ...
+
+    async def run(self) -> Death: ...
+    def tell(self, message: m.ToCrawl) -> None: ...
+    def extend(self, until: float) -> None: ...
+    def stop(self, message: m.Stop) -> None: ...
+
+
+class InThread(Protocol):
+    """Runs a blocking call that only reads; tests run it in place."""
+
+    async def __call__(self, call: Callable[[], T], /) -> T: ...
+
+
+async def _in_thread(call: Callable[[], T], /) -> T:
+    # A folder on a network disk may hang; that must not hold up a worker's end.
+    return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
+
+
 @attrs.define(kw_only=True)
 class Held:
     """A process of ours that the master may still be told about."""
 
     start: m.Start
-    process: CrawlProcess | None = None
+    process: Process | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     digest: str = ""
     holding: bool = False
@@ -110,12 +139,16 @@ class Held:
 
 @attrs.define(kw_only=True, eq=False)
 class Worker:
-    """See the module."""
+    """See the module. ``crawl`` makes a crawl process that is not started yet."""
 
     config: Config
     name: str
     endpoint: Endpoint
     slots: int
+    crawl: Callable[..., Process] = CrawlProcess
+    in_thread: InThread = _in_thread
+    dial: Dial = dial
+    instant: Callable[[], float] = boot_instant
     instance: str = attrs.field(factory=lambda: secrets.token_hex(8))
     held: dict[int, Held] = attrs.field(factory=dict)
     draining: bool = False
@@ -128,7 +161,13 @@ class Worker:
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
-        self.link = Link(config=self.config, agent=self, outbox=self.outbox)
+        self.link = Link(
+            config=self.config,
+            agent=self,
+            outbox=self.outbox,
+            dial=self.dial,
+            instant=self.instant,
+        )
 
     # ---- its life ---------------------------------------------------------------
 
@@ -301,7 +340,7 @@ class Worker:
         if isinstance(folder, Outcome):
             return _ended(start, how="failed", outcome=folder)
         try:
-            held.digest = await trio.to_thread.run_sync(code_digest, folder)
+            held.digest = await self.in_thread(partial(code_digest, folder))
         except OSError as error:
             text = f"cannot read {error.filename}: {error.strerror}"
             outcome = Outcome(failure="unknown_project", text=text)
@@ -309,7 +348,7 @@ class Worker:
         if start.digest and start.digest != held.digest:
             text = f"the code in {folder} differs from what the job began with"
             return _ended(start, how="other_code", text=text, digest=held.digest)
-        process = CrawlProcess(
+        process = self.crawl(
             start=start,
             folder=folder,
             process_silent_s=self.config.worker.process_silent_s,

@@ -6,7 +6,7 @@ its own: one task reads, one sends what the outbox holds, one beats the heart.
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import attrs
@@ -29,7 +29,13 @@ DIAL_TIMEOUT_S = 10.0
 # Bytes of one write: large enough to be cheap, small enough for heartbeats.
 WRITE_BYTES = 256 * 1024
 
+# What a connection that breaks before its first session shows: the master is being
+# started or stopped, or a tunnel has no master behind it yet.
+_HUNG_UP = ("no_handshake", "cut_short")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+# What ``net.connection.dial`` is.
+Dial = Callable[..., Awaitable[Connection[Any]]]
 
 
 class Agent(Protocol):
@@ -50,12 +56,17 @@ class Agent(Protocol):
 
 @attrs.define(kw_only=True)
 class Link:
-    """See the module. ``state`` is for people: where the master is and whether."""
+    """See the module. ``state`` is for people: where the master is and whether.
+
+    ``instant`` reads the machine's boot clock; tests dial over memory.
+    """
 
     config: Config
     agent: Agent
     outbox: Outbox
     draw: Callable[[], float] = random.random
+    dial: Dial = dial
+    instant: Callable[[], float] = boot_instant
     connected: bool = False
     state: str = "not connected yet"
     _was_registered: bool = False
@@ -95,6 +106,8 @@ class Link:
             except RemoteProtocolError as error:
                 if error.code == "name_silent":
                     self._say(f"waiting: {error.detail}")
+                elif error.code in _HUNG_UP:
+                    self._say(f"waiting for the master at {endpoint}: it hangs up")
                 else:
                     self._refused(UserError(f"master at {endpoint}: {error.detail}"))
             self.connected = False
@@ -130,7 +143,7 @@ class Link:
     # ---- one session ------------------------------------------------------------
 
     async def _session(self, endpoint: Endpoint, token: str) -> None:
-        connection = await dial(
+        connection = await self.dial(
             endpoint.host,
             endpoint.port,
             token=token,
@@ -139,7 +152,7 @@ class Link:
             timeout_s=DIAL_TIMEOUT_S,
         )
         async with connection:
-            sent_at = boot_instant()
+            sent_at = self.instant()
             try:
                 registered = await self._register(connection)
             except _GONE:
@@ -235,7 +248,7 @@ class Link:
         number = 0
         while True:
             number += 1
-            sent[number] = boot_instant()
+            sent[number] = self.instant()
             try:
                 await connection.send(m.Heartbeat(number=number))
             except _GONE:

@@ -25,6 +25,8 @@ from dscrapy.proto.framing import FrameReader, encode_frame
 
 logger = logging.getLogger(__name__)
 
+# The numbers of two inherited files follow: its link and its lifeline.
+COMMAND = (sys.executable, "-P", "-m", "dscrapy.crawl")
 _READ_BYTES = 65536
 # Times a silent process is asked before its time is up; see ``_probe``.
 PROBES = 10
@@ -60,6 +62,7 @@ class CrawlProcess:
     on_progress: Callable[[m.Progress], None]
     on_log: Callable[[bytes], None]
     valid_until: float = math.inf
+    command: tuple[str, ...] = COMMAND
     pid: int = 0
     pages: int = 0
     items: int = 0
@@ -162,9 +165,8 @@ class CrawlProcess:
         }
         environ["PYTHONHASHSEED"] = str(self.start.hash_seed)
         environ["PYTHONUNBUFFERED"] = "1"
-        arguments = [sys.executable, "-P", "-m", "dscrapy.crawl", *map(str, fds)]
         return await trio.lowlevel.open_process(
-            arguments,
+            [*self.command, *map(str, fds)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,0 +1,361 @@
+"""Real workers without machines: a network that fails as told, and crawl processes
+that are tasks. They join the master of ``master_in_memory`` in virtual time."""
+
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import msgspec
+import trio
+import trio.testing
+
+from dscrapy import messages as m
+from dscrapy.config import Config, Endpoint, WorkerConfig
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.model import Outcome
+from dscrapy.net.connection import Connection, greet
+from dscrapy.proto.codec import encode
+from dscrapy.proto.framing import FrameReader, encode_frame
+from dscrapy.proto.session import Role
+from dscrapy.worker.agent import Worker
+from dscrapy.worker.process import Death
+from tests.shell.master_in_memory import TOKEN, in_place
+
+# How a connection fails: closed between two frames, inside one, or without a word.
+Fault = Literal["closed", "torn", "silent"]
+Serve = Callable[[trio.abc.Stream], Awaitable[None]]
+# More frames than any test sends.
+NEVER = 1 << 30
+
+
+# ---- network -----------------------------------------------------------------------
+
+
+class FailingStream(trio.abc.Stream):
+    """A stream that fails after ``frames`` frames, counted in both directions.
+
+    One that fails silently goes on taking bytes, and the other side never learns of
+    its end.
+    """
+
+    def __init__(self, inner: trio.abc.Stream, frames: int, fault: Fault) -> None:
+        self._inner = inner
+        self._left = frames
+        self._fault = fault
+        self._incoming = FrameReader()
+
+    @property
+    def _is_silent(self) -> bool:
+        return self._left <= 0 and self._fault == "silent"
+
+    async def _pass(self, frame: bytes) -> bytes:
+        """Return what of the frame goes through; raises when nothing ever will."""
+        if self._left > 0:
+            self._left -= 1
+            return frame
+        if self._fault == "torn" and self._left == 0:
+            self._left = -1
+            return frame[: len(frame) // 2]
+        await self.fail()
+        raise trio.BrokenResourceError("the network failed")
+
+    async def fail(self) -> None:
+        """Break the connection; both sides find out."""
+        self._left, self._fault = -1, "closed"
+        await trio.aclose_forcefully(self._inner)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        frames = FrameReader()
+        frames.feed(bytes(data))
+        while (payload := frames.next_frame()) is not None:
+            if self._is_silent:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._inner.send_all(await self._pass(encode_frame(payload)))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._inner.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        # One frame at a time: what follows may come an instant later, or never.
+        while (payload := self._incoming.next_frame()) is None:
+            try:
+                data = await self._inner.receive_some(max_bytes)
+            except trio.ClosedResourceError:
+                if self._left >= 0:
+                    raise
+                raise trio.BrokenResourceError("the network failed") from None
+            if not data:
+                return b""
+            self._incoming.feed(data)
+        if self._is_silent:
+            await trio.sleep_forever()
+        return await self._pass(encode_frame(payload))
+
+    async def aclose(self) -> None:
+        if self._is_silent:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._inner.aclose()
+
+
+class Network:
+    """Where a worker dials. ``faults`` gives each connection its end in turn.
+
+    ``serve`` is the master's side; while it is None nobody answers. ``dialled`` has
+    the instant of each attempt.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        serve: Serve | None,
+        faults: Iterator[tuple[int, Fault]] | None = None,
+    ) -> None:
+        self.nursery = nursery
+        self.serve = serve
+        self.faults = faults or repeat((NEVER, "closed"))
+        self.dialled: list[float] = []
+        self._streams: list[FailingStream] = []
+
+    async def dial(
+        self,
+        host: str,
+        port: int,
+        *,
+        token: str,
+        role: Role,
+        incoming: Any,
+        timeout_s: float,
+    ) -> Connection[Any]:
+        """Do as ``net.connection.dial``, with its errors."""
+        self.dialled.append(trio.current_time())
+        if self.serve is None:
+            await trio.lowlevel.checkpoint()
+            raise OSError("connection refused")
+        ours, theirs = trio.testing.memory_stream_pair()
+        frames, fault = next(self.faults)
+        stream = FailingStream(ours, frames, fault)
+        self._streams.append(stream)
+        self.nursery.start_soon(self.serve, theirs)
+        with trio.move_on_after(timeout_s):
+            try:
+                return await greet(stream, token=token, role=role, incoming=incoming)
+            except BaseException as error:
+                await trio.aclose_forcefully(stream)
+                if isinstance(error, trio.BrokenResourceError):
+                    raise RemoteProtocolError("no_handshake", "hung up") from error
+                raise
+        raise OSError(f"no answer from {host}:{port} within {timeout_s:g} s")
+
+    async def cut(self) -> None:
+        """Break every connection there is; both sides find out."""
+        streams, self._streams = self._streams, []
+        for stream in streams:
+            await stream.fail()
+
+    async def down(self) -> None:
+        """Break the connections; nobody answers until ``serve`` is set again."""
+        self.serve = None
+        await self.cut()
+
+
+# ---- crawl processes ---------------------------------------------------------------
+
+
+@attrs.define(kw_only=True)
+class Crawl:
+    """A crawl process that is a task; it takes what ``CrawlProcess`` takes.
+
+    It commits a part with one item each ``page_s`` seconds, while it may start a
+    request and has credit, and ends when its last part is answered. ``worked`` has
+    the instants at which it did something, ``told`` all that it was told.
+    """
+
+    crawls: "Crawls"
+    start: m.Start
+    folder: Path
+    process_silent_s: float
+    stop_grace_s: float
+    on_commit: Callable[[m.Commit, bytes], None]
+    on_progress: Callable[[m.Progress], None]
+    on_log: Callable[[bytes], None]
+    valid_until: float = math.inf
+    pages: int = 0
+    items: int = 0
+    told: list[m.ToCrawl] = attrs.field(factory=list)
+    worked: list[float] = attrs.field(factory=list)
+    end: Literal["", "exited", "killed"] = ""
+    _unseen: set[int] = attrs.field(factory=set)
+    _stop: m.Stop | None = None
+    _held: bool = False
+    _settled: bool = False
+    _changed: trio.Event = attrs.field(factory=trio.Event)
+
+    # As the real parts, with less credit, so that waiting for it is met often.
+    CREDIT = 2
+
+    def tell(self, message: m.ToCrawl) -> None:
+        self.told.append(message)
+        match message:
+            case m.CommitSeen():
+                self._unseen.discard(message.part)
+                self._settled = self._settled or message.result == "settled"
+            case m.Hold():
+                self._held = message.on
+            case _:
+                pass
+        self._wake()
+
+    def extend(self, until: float) -> None:
+        self.valid_until = until
+        self.tell(m.Valid(until=until))
+
+    def stop(self, message: m.Stop) -> None:
+        self._stop = message
+        self.tell(message)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def run(self) -> Death:
+        """Crawl to the end; a cancelled one takes a moment to die."""
+        self.crawls.started.append(self)
+        if self.crawls.error is not None:
+            raise self.crawls.error
+        try:
+            await self._crawl()
+            self.end = "exited"
+        finally:
+            if not self.end:
+                self.end = "killed"
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(0.01)
+        return Death(status=0, counted=True, text="crawl process exited with code 0")
+
+    async def _crawl(self) -> None:
+        parts = self.crawls.parts
+        for part in range(parts):
+            await self._wait(self._may_start)
+            if self._stop or self._settled:
+                reason = self._stop.reason if self._stop else "settled"
+                self._commit(part, last=True, items=(), reason=reason)
+                break
+            self.worked.append(trio.current_time())
+            self.on_log(b"page %d\n" % part)
+            await trio.sleep(self.crawls.page_s)
+            self.pages = self.items = part + 1
+            self.on_progress(
+                m.Progress(
+                    job=self.start.job,
+                    process=self.start.process,
+                    pages=self.pages,
+                    items=self.items,
+                    errors=0,
+                    in_flight=1,
+                )
+            )
+            line = msgspec.Raw(b'{"n":%d}' % part)
+            self._commit(part, last=part == parts - 1, items=(line,), reason="finished")
+        await self._wait(lambda: not self._unseen)
+
+    def _may_start(self) -> bool:
+        if self._stop or self._settled:
+            return True
+        is_valid = trio.current_time() <= self.valid_until
+        return is_valid and not self._held and len(self._unseen) < self.CREDIT
+
+    async def _wait(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            await self._changed.wait()
+
+    def _commit(
+        self, part: int, *, last: bool, items: tuple[msgspec.Raw, ...], reason: str
+    ) -> None:
+        commit = m.Commit(
+            job=self.start.job,
+            process=self.start.process,
+            request=self.start.request,
+            part=part,
+            last=last,
+            items=items,
+            outcome=Outcome(finish_reason=reason) if last else None,
+        )
+        self._unseen.add(part)
+        self.on_commit(commit, encode_frame(encode(commit)))
+
+
+@attrs.define(kw_only=True)
+class Crawls:
+    """Makes crawl processes for workers; ``started`` has all of them in order.
+
+    With ``error`` none can be started.
+    """
+
+    parts: int = 4
+    page_s: float = 1.0
+    error: OSError | None = None
+    started: list[Crawl] = attrs.field(factory=list)
+
+    def __call__(self, **fields: Any) -> Crawl:
+        return Crawl(crawls=self, **fields)
+
+    @property
+    def lines(self) -> bytes:
+        """The items of one whole run."""
+        return b"".join(b'{"n":%d}\n' % part for part in range(self.parts))
+
+    def check_fences(self) -> None:
+        """Of a job, a process does nothing once a later one of it has begun to."""
+        latest: dict[str, int] = {}
+        steps = [(at, one) for one in self.started for at in one.worked]
+        for _, one in sorted(steps, key=lambda step: step[0]):
+            start = one.start
+            assert start.process >= latest.get(start.job, 0)
+            latest[start.job] = start.process
+
+
+# ---- workers -----------------------------------------------------------------------
+
+
+def config_of(folder: Path, **fields: Any) -> Config:
+    """Return the settings of a worker that has the project ``p``."""
+    project = folder / "projects" / "p"
+    if not project.exists():
+        project.mkdir(parents=True)
+        (project / "scrapy.cfg").write_text("[settings]\n")
+    return Config(
+        state=folder / "state",
+        projects_root=project.parent,
+        token=TOKEN,
+        worker=WorkerConfig(master="127.0.0.1:7411", **fields),
+    )
+
+
+def worker_of(
+    network: Network,
+    crawls: Callable[..., Crawl],
+    folder: Path,
+    *,
+    name: str = "w",
+    slots: int = 1,
+    **fields: Any,
+) -> Worker:
+    """Return a real worker that dials there; ``run`` it."""
+    values: dict[str, Any] = {
+        "config": config_of(folder),
+        "crawl": crawls,
+        "in_thread": in_place,
+        "dial": network.dial,
+        "instant": trio.current_time,
+    }
+    return Worker(
+        name=name,
+        endpoint=Endpoint("127.0.0.1", 7412),
+        slots=slots,
+        **(values | fields),
+    )
