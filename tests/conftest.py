@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, cast
@@ -26,6 +27,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
+
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would
+# the programs they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

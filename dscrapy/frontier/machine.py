@@ -106,6 +106,11 @@ class Machine:
         if name is not None:
             self.state.workers[name].heard_at = now.run
 
+    def holds(self, session: int, message: m.Log) -> bool:
+        """Whether the worker of this session holds the message's process."""
+        worker = self.state.sessions.get(session, "")
+        return self._process_of(message.process, message.job, worker) is not None
+
     def next_deadline_s(self, now: Now) -> float:
         """Return in how many seconds ``OnTick`` may have something to do."""
         waits = [

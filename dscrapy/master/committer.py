@@ -13,9 +13,10 @@ replay makes that safe.
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import attrs
 import trio
@@ -42,8 +43,11 @@ RETRY_S = 1.0
 
 Command = m.ClientCall | m.FromWorker | OnClosed | OnTick
 
-# New work; refused while the disk is full, so that what is accepted can be finished.
-_NEW_WORK = (m.Submit, m.ChangeJob)
+# Commits in one group: as many of the longest frames stay far below what one journal
+# record may hold.
+GROUP_COMMITS_MAX = 32
+# Refused while nothing can be appended at all.
+_CHANGES = (m.Submit, m.ChangeJob)
 # What is answered from memory, also while nothing can be appended.
 _READERS = (m.GetStatus, m.ListJobs, m.ShowJob, m.Ping, m.Heartbeat)
 
@@ -101,7 +105,9 @@ class Committer:
         self._wall = wall
         self._full = ""
         # Read while the disk was full, and not yet decided.
-        self._kept: list[tuple[int, Command]] = []
+        self._kept: deque[tuple[int, Command]] = deque()
+        # Nothing can be appended now; the last try failed.
+        self._stuck = False
         self._waiting: tuple[
             trio.MemorySendChannel[tuple[int, Command]],
             trio.MemoryReceiveChannel[tuple[int, Command]],
@@ -140,18 +146,31 @@ class Committer:
         self._carry_out(self.machine.begin(self.now()), group)
         await self._commit(group)
         while True:
-            batch, self._kept = self._kept, []
-            if not batch:
-                batch = [await self._waiting[1].receive()]
-            while len(batch) < GROUP_COMMANDS_MAX:
-                try:
-                    batch.append(self._waiting[1].receive_nowait())
-                except trio.WouldBlock:
-                    break
+            batch = await self._next_commands()
             if self._full:
                 # Refused work appends nothing that would show that there is room.
                 self._watch_room(await self._in_thread(self._storage.free_bytes))
             await self._commit(self._decide_all(batch))
+
+    async def _next_commands(self) -> list[tuple[int, Command]]:
+        """Wait for a command; return it with those behind it, as far as one group goes.
+
+        Those kept from a full disk come first.
+        """
+        batch: list[tuple[int, Command]] = []
+        commits = 0
+        while len(batch) < GROUP_COMMANDS_MAX and commits < GROUP_COMMITS_MAX:
+            if self._kept:
+                batch.append(self._kept.popleft())
+            elif not batch:
+                batch.append(await self._waiting[1].receive())
+            else:
+                try:
+                    batch.append(self._waiting[1].receive_nowait())
+                except trio.WouldBlock:
+                    break
+            commits += isinstance(batch[-1][1], m.Commit)
+        return batch
 
     # ---- deciding ---------------------------------------------------------------
 
@@ -171,7 +190,7 @@ class Committer:
             if isinstance(command, m.GetStatus):
                 status = self.status(command, now)
                 decision = Decision(sends=[(session, status)])
-            elif session > 0 and self.note and isinstance(command, _NEW_WORK):
+            elif session > 0 and self._is_refused(command):
                 # Jobs of a file come from no session: nobody there could repeat them.
                 decision = Decision()
                 decision.refuse(session, command.call, "disk_full", self.note)
@@ -186,6 +205,19 @@ class Committer:
             logger.exception("internal error in %s", type(command).__name__)
             decision = _internal_error(session, command)
         self._carry_out(decision, group)
+
+    def _is_refused(self, command: Command) -> TypeGuard[m.Submit | m.ChangeJob]:
+        """Whether there is no room for that: new work, or anything while stuck.
+
+        Cancelling and pausing are what people would do about a full disk, so they
+        may use the room that is kept.
+        """
+        if not self.note:
+            return False
+        makes_work = isinstance(command, m.Submit) or (
+            isinstance(command, m.ChangeJob) and command.verb == "retry"
+        )
+        return makes_work or (self._stuck and isinstance(command, _CHANGES))
 
     def _carry_out(self, decision: Decision, group: _Group) -> None:
         """Apply; the derived writes are worked out just before each record."""
@@ -230,8 +262,10 @@ class Committer:
                 if not self._full:
                     logger.error("no room for the journal, trying again: %s", error)
                 self._full = "disk full: new work is refused until there is room"
+                self._stuck = True
                 await self._serve_readers(RETRY_S)
             else:
+                self._stuck = False
                 self._watch_room(free_bytes)
                 return
 
@@ -261,7 +295,7 @@ class Committer:
         with trio.move_on_after(seconds):
             while len(self._kept) < WAITING_MAX:
                 session, command = await self._waiting[1].receive()
-                if not isinstance(command, (*_READERS, *_NEW_WORK)):
+                if not isinstance(command, (*_READERS, *_CHANGES)):
                     self._kept.append((session, command))
                     continue
                 group = _Group()

@@ -107,8 +107,8 @@ class JobFiles:
     def log_nowait(self, job: str, data: bytes) -> None:
         """Take a piece of a job's log, or drop it when too many wait."""
         if self._logs_waiting >= LOGS_WAITING_MAX:
-            dropped = self._logs_dropped.get(job, 0) + data.count(b"\n")
-            self._logs_dropped[job] = dropped
+            dropped = self._logs_dropped.get(job, 0)
+            self._logs_dropped[job] = dropped + _lines_in(data)
             return
         dropped = self._logs_dropped.pop(job, 0)
         if dropped:
@@ -116,7 +116,7 @@ class JobFiles:
         try:
             self._work[0].send_nowait(LogPiece(job, data))
         except trio.WouldBlock:
-            self._logs_dropped[job] = dropped + data.count(b"\n")
+            self._logs_dropped[job] = dropped + _lines_in(data)
         else:
             self._handed += 1
             self._logs_waiting += 1
@@ -273,3 +273,8 @@ class JobFiles:
         changed = self._log_changed.pop(job, None)
         if changed is not None:
             changed.set()
+
+
+def _lines_in(data: bytes) -> int:
+    """Return how many lines to say were dropped: a piece of one counts, too."""
+    return max(data.count(b"\n"), 1)

@@ -26,8 +26,14 @@ logger = logging.getLogger(__name__)
 OUTBOX_MAX = 4096
 # Messages that leave in one write.
 WRITE_MESSAGES_MAX = 64
-# Jobs in one submission, in all its parts; they are held until the last one.
-SUBMISSIONS_MAX = 1_000_000
+# Jobs in one submission, in all its parts. They are held until the last one and then
+# decided at once, which takes some seconds for so many.
+SUBMISSIONS_MAX = 200_000
+# Parts of one submission; with the longest frames still far below what one journal
+# record may hold. Clients send parts of about 1 MiB.
+PARTS_MAX = 64
+# Reads of files that one connection may have under way, waiting ones included.
+READS_MAX = 16
 # Bytes of a file that travel in one answer.
 CHUNK_BYTES_MAX = 1024 * 1024
 # No file is longer; the kernel takes no offset near 2**63.
@@ -164,17 +170,20 @@ class SessionServer:
         self, connection: Connection[Any], session: int, nursery: trio.Nursery
     ) -> None:
         parts: list[m.Submit] = []
+        reads = trio.CapacityLimiter(READS_MAX)
         while (message := await connection.receive()) is not None:
             match message:
                 case m.Submit():
                     await self._submit(session, parts, message)
                 case m.ReadFile():
                     # It may wait for long; the end of the connection ends it.
-                    nursery.start_soon(self._read_file, session, message)
+                    if reads.available_tokens < 1:
+                        raise RemoteProtocolError("too_many", "reads under way")
+                    nursery.start_soon(self._read_file, session, message, reads)
                 case m.Log():
                     self.committer.machine.heard(session, self.committer.now())
-                    # The job's id names a folder: only that of a job we know.
-                    if message.job in self.committer.machine.state.jobs:
+                    # The job's id names a folder: only that of a process it holds.
+                    if self.committer.machine.holds(session, message):
                         self.files.log_nowait(message.job, message.data)
                 case _:
                     if connection.role == "worker":
@@ -189,9 +198,11 @@ class SessionServer:
             raise RemoteProtocolError("bad_part", f"part {message.part} out of order")
         parts.append(message)
         count = sum(len(part.submissions) for part in parts)
-        if count > SUBMISSIONS_MAX:
+        if count > SUBMISSIONS_MAX or len(parts) > PARTS_MAX:
             raise RemoteProtocolError(
-                "too_many", f"more than {SUBMISSIONS_MAX} jobs in one submission"
+                "too_many",
+                f"more than {SUBMISSIONS_MAX} jobs (or {PARTS_MAX} parts) in one "
+                "submission: submit them in several",
             )
         if not message.last:
             self.sessions.send(session, m.Accepted(call=message.call, count=count))
@@ -205,8 +216,14 @@ class SessionServer:
         parts.clear()
         await self.committer.submit(session, whole)
 
-    async def _read_file(self, session: int, call: m.ReadFile) -> None:
+    async def _read_file(
+        self, session: int, call: m.ReadFile, reads: trio.CapacityLimiter
+    ) -> None:
         """Answer with bytes; with ``wait``, when there are some or the job ended."""
+        async with reads:
+            await self._answer_read(session, call)
+
+    async def _answer_read(self, session: int, call: m.ReadFile) -> None:
         while True:
             job = self.committer.machine.state.jobs.get(call.job)
             is_sound = 0 <= call.offset <= OFFSET_MAX and call.limit >= 1
