@@ -80,8 +80,12 @@ class Link:
 
     async def wait_moved(self) -> None:
         """Wait until something was sent, or the session has ended."""
-        self._moved = trio.Event()
         await self._moved.wait()
+
+    def _tell_moved(self) -> None:
+        # Everyone who waits holds this event: the next ones get another.
+        self._moved.set()
+        self._moved = trio.Event()
 
     async def run(self) -> None:
         """Keep a session with the master until cancelled.
@@ -111,7 +115,7 @@ class Link:
                 else:
                     self._refused(UserError(f"master at {endpoint}: {error.detail}"))
             self.connected = False
-            self._moved.set()
+            self._tell_moved()
             # Spread, so that a fleet does not come back in one instant.
             await trio.sleep(pause_s * (0.5 + self.draw()))
             pause_s = min(pause_s * 2, self.config.worker.reconnect_s_max)
@@ -233,7 +237,7 @@ class Link:
                 await self._wake.wait()
             try:
                 await connection.send_frame(self.outbox.take(WRITE_BYTES))
-                self._moved.set()
+                self._tell_moved()
             except _GONE:
                 stop.cancel()
                 return

@@ -141,6 +141,20 @@ class Network:
         stream = FailingStream(ours, frames, fault)
         self._streams.append(stream)
         self.nursery.start_soon(self.serve, theirs)
+        return await self.greet(
+            stream, token=token, role=role, incoming=incoming, timeout_s=timeout_s
+        )
+
+    async def greet(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        token: str,
+        role: Role,
+        incoming: Any,
+        timeout_s: float,
+    ) -> Connection[Any]:
+        """Shake hands within the time, with the errors of ``dial``."""
         with trio.move_on_after(timeout_s):
             try:
                 return await greet(stream, token=token, role=role, incoming=incoming)
@@ -149,7 +163,7 @@ class Network:
                 if isinstance(error, trio.BrokenResourceError):
                     raise RemoteProtocolError("no_handshake", "hung up") from error
                 raise
-        raise OSError(f"no answer from {host}:{port} within {timeout_s:g} s")
+        raise OSError(f"no answer within {timeout_s:g} s")
 
     async def cut(self) -> None:
         """Break every connection there is; both sides find out."""
