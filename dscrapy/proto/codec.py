@@ -1,5 +1,6 @@
 """Messages to JSON bytes and back, strictly; one function decodes."""
 
+from types import GenericAlias
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -8,6 +9,12 @@ from dscrapy.errors import RemoteProtocolError
 from dscrapy.messages import Message
 
 T = TypeVar("T")
+
+# Levels of nesting that a reader of this frame's values needs beyond this decoder:
+# the journal and later messages put more around them, and call their decoders from
+# deeper in the stack. Without them a value could be stored and never be read again.
+NESTING_SPARE = 32
+_OPEN, _CLOSE = b"[" * NESTING_SPARE, b"]" * NESTING_SPARE
 
 _encoder = msgspec.json.Encoder()
 
@@ -22,6 +29,12 @@ class Decoder(Generic[T]):
 
     def __init__(self, union: Any) -> None:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(union)
+        # The message inside as many arrays of one element; any other length is
+        # refused, so a frame cannot close them.
+        inside = union
+        for _ in range(NESTING_SPARE):
+            inside = GenericAlias(tuple, (inside,))
+        self._inside: msgspec.json.Decoder[Any] = msgspec.json.Decoder(inside)
 
     def decode(self, frame: bytes) -> T:
         """Return the message.
@@ -32,9 +45,22 @@ class Decoder(Generic[T]):
         try:
             if not frame.isascii():
                 frame.decode()
-            message: T = self._decoder.decode(frame)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise RemoteProtocolError("bad_message", str(error)) from None
+            held = self._inside.decode(b"".join((_OPEN, frame, _CLOSE)))
         except RecursionError:
             raise RemoteProtocolError("bad_message", "nested too deep") from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise RemoteProtocolError("bad_message", self._problem(frame)) from None
+        for _ in range(NESTING_SPARE):
+            (held,) = held
+        message: T = held
         return message
+
+    def _problem(self, frame: bytes) -> str:
+        """Return what is wrong with the frame, at its place in the frame itself."""
+        problem = "no message"
+        try:
+            frame.decode()
+            self._decoder.decode(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            problem = str(error)
+        return problem
