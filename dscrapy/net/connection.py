@@ -1,8 +1,9 @@
 """A stream after its handshake, as a reader and a writer of messages.
 
-One task reads, any task may send. A send that failed or was cancelled may have
-left half a frame behind, so it closes the stream. The stream is anything trio
-calls a stream: TCP now, TLS later, memory in the tests.
+One task reads, any task may send. A send that was cancelled or took too long may
+have left half a frame behind, so it closes the stream; on a broken one, what had
+already arrived can still be read. The stream is anything trio calls a stream: TCP now,
+TLS later, memory in the tests.
 """
 
 import secrets

@@ -62,12 +62,15 @@ class Narrow(trio.abc.HalfCloseableStream):
         self.stream = stream
         self.room = room
         self.is_closed = False
+        self.is_broken = False
         self.read_bytes = 0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send what there is room for, then wait for ever."""
         if self.is_closed:
             raise trio.ClosedResourceError
+        if self.is_broken:
+            raise trio.BrokenResourceError
         part = bytes(data)[: self.room]
         self.room -= len(part)
         await self.stream.send_all(part)
@@ -89,9 +92,10 @@ class Narrow(trio.abc.HalfCloseableStream):
         return data
 
     async def aclose(self) -> None:
-        """Close both directions."""
+        """Close both directions at once."""
         self.is_closed = True
-        await self.stream.aclose()
+        self.stream.send_stream.close()
+        self.stream.receive_stream.close()
 
 
 # ---- reading -----------------------------------------------------------------------
@@ -286,6 +290,21 @@ async def test_a_peer_that_takes_nothing_is_gone_in_time(
         await connection_on(narrow).send(MESSAGES[0])
     assert trio.current_time() - began == pytest.approx(SEND_TIMEOUT_S)
     assert narrow.is_closed
+
+
+async def test_what_has_arrived_is_read_though_sending_fails(
+    autojump_clock: MockClock,
+) -> None:
+    """A peer that said its last words and went: they count."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    narrow = Narrow(ours)
+    connection = connection_on(narrow)
+    await theirs.send_all(STREAM)
+    await theirs.aclose()
+    narrow.is_broken = True
+    with pytest.raises(trio.BrokenResourceError):
+        await connection.send(MESSAGES[0])
+    assert await hear(connection) == list(MESSAGES)
 
 
 @pytest.mark.parametrize("leave", ["aclose", "block", "error"])
