@@ -189,7 +189,9 @@ def _change_schedule(
 ) -> str | None:
     schedule = state.schedules[command.job]
     if command.verb != "cancel":
-        return f"{schedule.id} is a schedule: it can be cancelled, not {command.verb}d"
+        done = {"pause": "paused", "resume": "resumed", "retry": "retried"}
+        verb = done[command.verb]
+        return f"{schedule.id} is a schedule: it can be cancelled, not {verb}"
     if schedule.cancelled:
         return f"schedule {schedule.id} is already cancelled"
     decision.records.append(r.ScheduleCancelled(id=schedule.id))
@@ -208,8 +210,8 @@ def _cancel(
         return None
     decision.records.append(r.CancelAsked(job=job.id))
     process = _process_of(state, job)
-    if process is not None:
-        decision.tell(state, process, stop_message(process, "cancelled"))
+    assert process is not None, "a job runs as long as it has a process"
+    decision.tell(state, process, stop_message(process, "cancelled"))
     return None
 
 
