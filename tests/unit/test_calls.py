@@ -1,0 +1,209 @@
+"""What clients ask for, call by call: answers, refusals, and who is told."""
+
+from typing import Any
+
+import pytest
+
+from dscrapy import messages as m
+from dscrapy.frontier.decision import OnClosed
+from tests.unit.frontier_values import (
+    CLIENT,
+    OTHER,
+    WORKER,
+    answers,
+    change,
+    running,
+    submit_other,
+)
+from tests.unit.test_machine import (
+    ID,
+    NOW,
+    ask,
+    commit,
+    new_machine,
+    register,
+    started,
+    submit,
+)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        m.ShowJob(call=7, job=OTHER),
+        m.WaitJob(call=7, job=OTHER),
+        m.ChangeJob(call=7, verb="cancel", job=OTHER),
+    ],
+)
+def test_an_unknown_job_is_refused_and_nothing_happens(command: m.ClientCall) -> None:
+    """With its call's number, so that the answer finds its way."""
+    machine = new_machine()
+    decision = ask(machine, command, CLIENT)
+    (refused,) = answers(decision, CLIENT)
+    assert (refused.call, refused.code) == (7, "no_such_job")
+    assert decision.records == []
+
+
+@pytest.mark.parametrize("command", [m.GetStatus, m.ReadFile])
+def test_what_needs_more_than_the_state_is_not_decided_here(command: Any) -> None:
+    """Asking the frontier for it is our own bug, and told as one."""
+    fields = {"job": ID, "file": "log", "offset": 0, "limit": 1}
+    fields = {} if command is m.GetStatus else fields
+    with pytest.raises(AssertionError, match="not decided here"):
+        ask(new_machine(), command(call=1, **fields))
+
+
+def test_a_ping_is_answered() -> None:
+    """With its call's number."""
+    decision = ask(new_machine(), m.Ping(call=9), CLIENT)
+    assert decision.sends == [(CLIENT, m.Accepted(call=9))]
+
+
+def test_waiters_are_answered_when_the_job_ends_and_only_they() -> None:
+    """Each once; who has gone not at all; who comes later at once."""
+    machine, start = running()
+    for session, call in ((1, 1), (1, 2), (2, 1), (3, 1)):
+        assert ask(machine, m.WaitJob(call=call, job=ID), session).sends == []
+    ask(machine, OnClosed(), 2)
+    decision = ask(machine, commit(start), WORKER)
+    told = [(to, one.call) for to, one in decision.sends if isinstance(one, m.Shown)]
+    assert told == [(1, 1), (1, 2), (3, 1)]
+    assert machine.state.waiters == {}
+    (shown,) = answers(ask(machine, m.WaitJob(call=4, job=ID), 2), 2)
+    assert shown.job.state == "succeeded"
+
+
+def test_the_last_waiter_that_goes_leaves_no_trace() -> None:
+    """Waiting and going, over and over, must not grow the state."""
+    machine, _ = running()
+    ask(machine, m.WaitJob(call=1, job=ID), 2)
+    ask(machine, OnClosed(), 2)
+    assert machine.state.waiters == {}
+
+
+def test_nobody_waits_for_a_schedule() -> None:
+    """It does not end: a wait would be for ever."""
+    machine = new_machine()
+    ask(machine, submit(every_s=60.0))
+    (refused,) = answers(ask(machine, m.WaitJob(call=1, job=ID), CLIENT), CLIENT)
+    assert refused.code == "is_schedule"
+
+
+@pytest.mark.parametrize(
+    ("verbs", "text"),
+    [
+        (["pause"], "not paused"),
+        (["resume"], "not resumed"),
+        (["retry"], "not retried"),
+        (["cancel", "cancel"], "already cancelled"),
+    ],
+)
+def test_a_schedule_can_be_cancelled_and_no_more(verbs: list[str], text: str) -> None:
+    """Its runs have lives of their own."""
+    machine = new_machine()
+    ask(machine, submit(every_s=60.0))
+    for verb in verbs:
+        (answer,) = answers(change(machine, verb), CLIENT)
+    assert answer.code == "bad_state"
+    assert answer.text.endswith(text)
+
+
+def test_a_running_job_is_held_and_let_go() -> None:
+    """Its process is told both; its end stays its end, held or not."""
+    machine, start = running()
+    for verb, on in (("pause", True), ("resume", False), ("pause", True)):
+        hold = m.Hold(job=ID, process=start.process, on=on)
+        assert answers(change(machine, verb), WORKER) == [hold]
+    assert machine.state.jobs[ID].state == "paused"
+    assert machine.state.counts["paused"] == 1
+    ask(machine, commit(start), WORKER)
+    assert machine.state.jobs[ID].state == "succeeded"
+    assert machine.state.counts["paused"] == 0
+
+
+def test_a_paused_job_waits_and_nobody_is_told() -> None:
+    """It has no process yet; resumed, it is given out as if nothing had been."""
+    machine = new_machine()
+    ask(machine, submit())
+    register(machine, WORKER)
+    assert answers(change(machine, "pause"), WORKER) == []
+    assert machine.assign(NOW) is None
+    assert answers(change(machine, "resume"), WORKER) == []
+    assert started(machine).job == ID
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_an_ended_job_is_neither_paused_nor_resumed(verb: str) -> None:
+    """The refusal says how it ended."""
+    machine, start = running()
+    ask(machine, commit(start), WORKER)
+    (refused,) = answers(change(machine, verb), CLIENT)
+    assert "succeeded" in refused.text
+
+
+def test_draining_a_worker_tells_it_and_gives_it_nothing() -> None:
+    """What it holds goes on; asking twice and asking for a stranger is refused."""
+    machine, start = running()
+    ask(machine, submit_other(), CLIENT)
+    drain = m.DrainWorker(call=3, worker="w")
+    decision = ask(machine, drain, CLIENT)
+    assert decision.sends == [(WORKER, m.Drain()), (CLIENT, m.Accepted(call=3))]
+    ask(machine, commit(start), WORKER)
+    ask(machine, m.Ended(job=ID, process=start.process, how="exited"), WORKER)
+    assert machine.assign(NOW) is None
+    (refused,) = answers(ask(machine, drain, CLIENT), CLIENT)
+    assert refused.code == "bad_state"
+    (refused,) = answers(
+        ask(machine, m.DrainWorker(call=3, worker="x"), CLIENT), CLIENT
+    )
+    assert (refused.code, refused.text[-2:]) == ("no_such_worker", " w")
+
+
+def test_a_worker_that_is_away_cannot_be_told_to_drain() -> None:
+    """The promise could not be kept: it may come back not knowing."""
+    machine, _ = running()
+    ask(machine, OnClosed(), WORKER)
+    (refused,) = answers(
+        ask(machine, m.DrainWorker(call=3, worker="w"), CLIENT), CLIENT
+    )
+    assert refused.code == "no_such_worker"
+
+
+@pytest.mark.parametrize("newest", [False, True])
+@pytest.mark.parametrize("limit", [-1, 1, 2, 3, 5000])
+def test_pages_of_jobs_hold_each_job_once(limit: int, newest: bool) -> None:
+    """In order of submission or the latest first, whatever the size of a page."""
+    machine = new_machine()
+    ids = [f"{number:016x}" for number in range(5)]
+    ask(machine, submit_other(*ids), CLIENT)
+    listed: list[str] = []
+    after: int | None = None
+    for _ in range(10):
+        call = m.ListJobs(call=1, after=after, limit=limit, newest=newest)
+        (page,) = answers(ask(machine, call, CLIENT), CLIENT)
+        assert len(page.jobs) <= max(limit, 1)
+        listed += [one.id for one in page.jobs]
+        after = page.next
+        if after is None:
+            break
+    assert listed == (ids[::-1] if newest else ids)
+
+
+def test_jobs_are_listed_by_what_people_see_of_them() -> None:
+    """A paused job is paused, not ready; an offset beyond the end gives nothing."""
+    machine = new_machine()
+    ask(machine, submit_other(ID, OTHER), CLIENT)
+    change(machine, "pause", OTHER)
+    for states, ids in ((("ready",), [ID]), (("paused",), [OTHER]), (("failed",), [])):
+        (page,) = answers(ask(machine, m.ListJobs(call=1, states=states)), 1)
+        assert [one.id for one in page.jobs] == ids
+    (page,) = answers(ask(machine, m.ListJobs(call=1, after=99)), 1)
+    assert page == m.Jobs(call=1, jobs=(), next=None)
+
+
+def test_an_id_twice_in_one_submission_is_refused() -> None:
+    """One of the two would be lost without a word."""
+    machine = new_machine()
+    (refused,) = answers(ask(machine, submit_other(ID, OTHER, ID), CLIENT), CLIENT)
+    assert (refused.code, ID in refused.text) == ("bad_id", True)
+    assert machine.state.jobs == {}
