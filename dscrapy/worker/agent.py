@@ -214,13 +214,15 @@ class Worker:
         """First SIGINT or SIGTERM: drain. Second: stop now."""
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
+            is_first = True
             async for number in signals:
                 name = signal.Signals(number).name
-                if self.draining:
+                if not is_first:
                     logger.warning("%s again: stopping now", name)
                     self.forced = True
                     self._changed.set()
                     return
+                is_first = False
                 count = len(self.held)
                 logger.info("%s: finishing %d jobs; again stops now", name, count)
                 self.drain()

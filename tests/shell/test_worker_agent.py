@@ -1,19 +1,20 @@
 """The worker joined to a whole master, on networks that fail, in virtual time."""
 
 import random
+import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain, count, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.worker.agent import Worker
+from dscrapy.worker.agent import LEAVE_S, Worker
 from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import MasterInMemory, running, submit
 from tests.shell.worker_in_memory import (
@@ -21,9 +22,11 @@ from tests.shell.worker_in_memory import (
     Crawls,
     Fault,
     Network,
+    config_of,
     worker_of,
 )
 
+T = TypeVar("T")
 FAULTS: tuple[Fault, ...] = ("closed", "torn", "silent")
 # Longer than any of these jobs takes with all its faults.
 END_S = 600.0
@@ -166,3 +169,346 @@ async def test_no_connection_lasts_and_the_master_is_killed(
                     await until(partial(is_settled, worker))
         crawls.check_fences()
         nursery.cancel_scope.cancel()
+
+
+# ---- who may work at a job ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["closed", "silent"])
+async def test_a_worker_that_is_cut_off_does_nothing_once_another_has_its_job(
+    fault: Fault, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Whether it knows of its loss or not: its process starts nothing after its span,
+    and is killed when the worker is back; the other's items are there once."""
+    crawls = Crawls(parts=60, page_s=0.5, credit=1000)
+    async with joined(tmp_path, crawls=crawls) as (master, network, worker, _):
+        await add_jobs(master, 1)
+        await until(lambda: bool(crawls.started))
+        other = Network(master.nursery, master.server.serve)
+        master.nursery.start_soon(worker_of(other, crawls, tmp_path, name="o").run)
+        await trio.sleep(3)
+        await network.down(fault)
+        await until(lambda: len(crawls.started) == 2)
+        await trio.sleep(5)
+        network.serve = master.server.serve
+        await until(lambda: status_of(master) == "succeeded")
+        await until(partial(is_settled, worker))
+        assert [one.end for one in crawls.started] == ["killed", "exited"]
+        assert await items_of(master) == crawls.lines
+        # It was at work before, so the fence was met.
+        assert crawls.started[0].worked
+        crawls.check_fences()
+
+
+async def test_the_commit_of_a_worker_that_was_given_up_still_counts_if_first(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It comes back with the job done while another is still at it: its commit is
+    offered although its process is dropped, and the other is stopped."""
+    crawls = Crawls(parts=1, page_s=8.0)
+    config = config_of(tmp_path, reconnect_s_max=0.5)
+    async with joined(tmp_path, crawls=crawls, config=config) as (
+        master,
+        network,
+        worker,
+        _,
+    ):
+        await add_jobs(master, 1)
+        await until(lambda: bool(crawls.started))
+        other = Network(master.nursery, master.server.serve)
+        master.nursery.start_soon(worker_of(other, crawls, tmp_path, name="o").run)
+        await trio.sleep(1)
+        await network.down()
+        await until(lambda: len(crawls.started) == 2)
+        await until(lambda: not worker.outbox.is_settled)
+        network.serve = master.server.serve
+        first, second = crawls.started
+        await until(lambda: status_of(master) == "succeeded")
+        await until(lambda: second.end == "exited")
+        assert first.end == "killed"
+        assert await items_of(master) == crawls.lines
+        stop = m.Stop(job=job_id(), process=second.start.process, reason="settled")
+        assert stop in second.told
+
+
+async def test_a_death_that_nobody_heard_of_is_told_on_the_next_session(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A process ends while the master is away for a moment: the job runs again."""
+    crawls = Crawls(deaths=[2])
+    async with joined(tmp_path, crawls=crawls) as (master, network, _, _):
+        await add_jobs(master, 1)
+        await until(lambda: bool(crawls.started))
+        await trio.sleep(1.5)
+        await network.down()
+        await until(lambda: crawls.started[0].end == "exited")
+        network.serve = master.server.serve
+        await until(lambda: status_of(master) == "succeeded")
+        assert await items_of(master) == crawls.lines
+        assert len(crawls.started) == 2
+        assert master.committer.machine.state.jobs[job_id()].begin().deaths == 1
+
+
+async def test_processes_that_end_at_once_tell_it_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Each with its log: none waits for what another has to say."""
+    crawls = Crawls(parts=1)
+    async with joined(tmp_path, crawls=crawls, slots=8) as (master, *_):
+        await add_jobs(master, *range(1, 9))
+        began = trio.current_time()
+        await until(lambda: not master.committer.machine.state.ready)
+        await until(lambda: not master.committer.machine.state.processes)
+        assert trio.current_time() - began < crawls.page_s + 1
+        for number in range(1, 9):
+            log = await log_of(master, number)
+            assert log.endswith(b" on w ---\npage 0\n")
+
+
+# ---- what comes before a process has started ----------------------------------------
+
+
+class Slow:
+    """Holds up what runs in a thread until ``go`` is set."""
+
+    def __init__(self) -> None:
+        self.go = trio.Event()
+        self.asked = 0
+
+    async def __call__(self, call: Callable[[], T], /) -> T:
+        self.asked += 1
+        await self.go.wait()
+        return call()
+
+
+async def test_a_stop_that_comes_before_its_process_is_not_lost(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Cancelled while the worker still reads the project: no page is crawled."""
+    slow = Slow()
+    async with joined(tmp_path, in_thread=slow) as (master, _, _, crawls):
+        await add_jobs(master, 1)
+        await until(lambda: slow.asked > 0)
+        await change(master, "cancel")
+        slow.go.set()
+        await until(lambda: status_of(master) == "cancelled")
+        assert await items_of(master) == b""
+        assert all(not one.worked for one in crawls.started)
+
+
+async def test_a_pause_that_comes_before_its_process_is_not_lost(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Paused while the worker still reads the project: it works when resumed."""
+    slow = Slow()
+    async with joined(tmp_path, in_thread=slow) as (master, _, _, crawls):
+        await add_jobs(master, 1)
+        await until(lambda: slow.asked > 0)
+        await change(master, "pause")
+        slow.go.set()
+        await trio.sleep(30)
+        (crawl,) = crawls.started
+        assert not crawl.worked
+        await change(master, "resume")
+        await until(lambda: status_of(master) == "succeeded")
+        assert await items_of(master) == crawls.lines
+
+
+async def test_stops_and_pauses_reach_a_process_that_runs(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It does nothing while paused; cancelled it ends."""
+    async with joined(tmp_path, crawls=Crawls(parts=50)) as (master, _, _, crawls):
+        await add_jobs(master, 1)
+        await until(lambda: bool(crawls.started))
+        await change(master, "pause")
+        await trio.sleep(1.1)
+        (crawl,) = crawls.started
+        pages = len(crawl.worked)
+        await trio.sleep(30)
+        assert len(crawl.worked) == pages
+        await change(master, "cancel")
+        await until(lambda: status_of(master) == "cancelled")
+        assert crawl.end == "exited"
+
+
+# ---- leaving -------------------------------------------------------------------------
+
+
+async def run_noting(worker: Worker, left: trio.Event) -> None:
+    """Run the worker; ``left`` tells when it is gone."""
+    await worker.run()
+    left.set()
+
+
+@asynccontextmanager
+async def leaving(
+    folder: Path, **fields: Any
+) -> AsyncIterator[tuple[MasterInMemory, Network, Worker, trio.Event]]:
+    """As ``joined``; the event tells that the worker's run has returned."""
+    crawls = fields.pop("crawls", Crawls())
+    async with running() as master:
+        network = Network(master.nursery, master.server.serve)
+        worker = worker_of(network, crawls, folder, **fields)
+        left = trio.Event()
+        master.nursery.start_soon(run_noting, worker, left)
+        await until(lambda: worker.link.connected)
+        yield master, network, worker, left
+
+
+async def test_a_drained_worker_takes_nothing_new_finishes_and_leaves(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Asked by the master: its job succeeds, the next one waits, it logs out."""
+    crawls = Crawls(parts=9)
+    async with leaving(tmp_path, crawls=crawls) as (master, _, worker, left):
+        await add_jobs(master, 1, 2)
+        await until(lambda: bool(crawls.started))
+        client = await master.connect("client")
+        drain = m.DrainWorker(call=1, worker="w")
+        assert isinstance(await master.ask(client, drain), m.Accepted)
+        await until(lambda: worker.draining)
+        await until(left.is_set)
+        assert status_of(master, 1) == "succeeded"
+        assert status_of(master, 2) == "ready"
+        assert master.committer.machine.state.workers == {}
+        assert worker.outbox.is_settled
+        assert not worker.forced
+        assert not worker.link.connected
+
+
+async def test_a_worker_without_jobs_leaves_as_soon_as_it_drains(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Whether a master is there or not."""
+    async with leaving(tmp_path) as (_, network, worker, left):
+        await network.down()
+        await trio.sleep(1)
+        worker.drain()
+        worker.drain()
+        await until(left.is_set)
+        assert trio.current_time() < 5
+
+
+async def test_a_draining_worker_waits_for_a_master_that_is_away(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Items that the master has not acknowledged are worth waiting for."""
+    crawls = Crawls(parts=1)
+    async with leaving(tmp_path, crawls=crawls) as (master, network, worker, left):
+        await add_jobs(master, 1)
+        await until(lambda: bool(crawls.started))
+        worker.drain()
+        await network.down("silent")
+        await trio.sleep(300)
+        assert not left.is_set()
+        network.serve = master.server.serve
+        await until(left.is_set)
+        assert status_of(master) == "succeeded"
+        assert await items_of(master) == crawls.lines
+
+
+async def test_a_start_that_crosses_a_drain_is_refused(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Or is carried out before it: in either case the job succeeds."""
+    async with leaving(tmp_path) as (master, _, worker, left):
+        await add_jobs(master, 1)
+        # The assignment is on its way, or is not read yet.
+        worker.drain()
+        other = Network(master.nursery, master.server.serve)
+        crawls = Crawls()
+        master.nursery.start_soon(worker_of(other, crawls, tmp_path, name="o").run)
+        await until(lambda: status_of(master) == "succeeded")
+        await until(left.is_set)
+
+
+async def test_the_second_signal_kills_and_the_job_runs_elsewhere_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The first one drains; forced, the worker still logs out, so nobody waits for
+    its return."""
+    crawls = Crawls(parts=20)
+    async with leaving(tmp_path, crawls=crawls) as (master, _, worker, left):
+        await add_jobs(master, 1)
+        await until(lambda: bool(crawls.started))
+        await master.nursery.start(worker.watch_signals)
+        other = Network(master.nursery, master.server.serve)
+        master.nursery.start_soon(worker_of(other, crawls, tmp_path, name="o").run)
+        signal.raise_signal(signal.SIGTERM)
+        await until(lambda: worker.draining)
+        await trio.sleep(3)
+        assert not left.is_set()
+        signal.raise_signal(signal.SIGTERM)
+        began = trio.current_time()
+        await until(left.is_set)
+        assert worker.forced
+        assert crawls.started[0].end == "killed"
+        await until(lambda: len(crawls.started) == 2)
+        assert trio.current_time() - began < 1
+        await until(lambda: status_of(master) == "succeeded")
+        assert await items_of(master) == crawls.lines
+        crawls.check_fences()
+
+
+async def test_the_first_signal_never_kills_also_when_the_master_drains_already(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Whoever stops the service of a worker that is drained loses no run by it."""
+    crawls = Crawls(parts=9)
+    async with leaving(tmp_path, crawls=crawls) as (master, _, worker, left):
+        await add_jobs(master, 1)
+        await until(lambda: bool(crawls.started))
+        worker.drain()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(worker.watch_signals)
+            signal.raise_signal(signal.SIGTERM)
+            await until(left.is_set)
+            nursery.cancel_scope.cancel()
+        assert not worker.forced
+        assert status_of(master) == "succeeded"
+
+
+async def test_a_forced_worker_does_not_wait_for_a_master_that_is_away(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Neither for its answers nor to log out."""
+    async with leaving(tmp_path) as (master, network, worker, left):
+        await add_jobs(master, 1)
+        await until(lambda: bool(worker.held))
+        await network.down("silent")
+        await master.nursery.start(worker.watch_signals)
+        # Two of a kind that come at once are one.
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        began = trio.current_time()
+        await until(left.is_set)
+        assert trio.current_time() - began <= LEAVE_S + 0.1
+
+
+async def test_a_worker_of_a_name_that_is_taken_ends_with_the_reason(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The other one of that name is not disturbed."""
+    async with leaving(tmp_path) as (master, network, worker, _):
+        second = worker_of(network, Crawls(), tmp_path)
+        await second.run()
+        assert second.failure is not None
+        assert "choose another --name" in str(second.failure)
+        assert not second.forced
+        assert worker.link.connected
+        assert list(master.committer.machine.state.workers) == ["w"]
+
+
+async def test_a_cancelled_worker_kills_its_processes(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """No process outlives its worker's run."""
+    crawls = Crawls(parts=99)
+    async with running() as master:
+        network = Network(master.nursery, master.server.serve)
+        worker = worker_of(network, crawls, tmp_path, slots=3)
+        await add_jobs(master, 1, 2, 3)
+        with trio.move_on_after(5):
+            await worker.run()
+        assert [one.end for one in crawls.started] == ["killed"] * 3

@@ -1,6 +1,6 @@
 """The worker's link: which refusals end it, what its heartbeats are worth."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -14,21 +14,19 @@ from trio.testing import MockClock
 from dscrapy import messages as m
 from dscrapy.config import Config, WorkerConfig
 from dscrapy.errors import RemoteProtocolError, UnauthorisedError, UserError
-from dscrapy.net.connection import Connection, accept
+from dscrapy.net.connection import Connection
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.session import Handshake
 from dscrapy.worker.link import DIAL_TIMEOUT_S, RECONNECT_S, Link
 from dscrapy.worker.outbox import Outbox
 from tests.shell.master_in_memory import TOKEN, registration
-from tests.shell.worker_in_memory import Network, Serve
+from tests.shell.worker_in_memory import Network, Script, serving
 from tests.unit.test_outbox import add, commit, end, seen
 
 DIE_AFTER_S = 20.0
 GRACE_S = 5.0
 BEAT_S = 2.0
 MAX_PAUSE_S = 3.0
-
-Script = Callable[[Connection[Any]], Awaitable[None]]
 
 
 @attrs.define
@@ -68,28 +66,6 @@ def registered(die_after_s: float = DIE_AFTER_S, grace_s: float = GRACE_S) -> An
 def refused(code: str) -> m.Refused:
     """Return what ends a session."""
     return m.Refused(call=-1, code=code, text=f"text of {code}")
-
-
-def serving(*scripts: Script, token: str = TOKEN) -> Serve:
-    """A master that shakes hands and plays a script with each connection in turn.
-
-    A script gets the connection after the worker's registration; when it returns
-    the connection is closed. The last script is played again and again.
-    """
-    left = list(scripts)
-
-    async def serve(stream: trio.abc.Stream) -> None:
-        script = left.pop(0) if len(left) > 1 else left[0]
-        incoming: Any = {"worker": m.FromWorker}
-        try:
-            connection = await accept(stream, token=token, incoming=incoming)
-            async with connection:
-                assert isinstance(await connection.receive(), m.Register)
-                await script(connection)
-        except (RemoteProtocolError, trio.BrokenResourceError):
-            await trio.aclose_forcefully(stream)
-
-    return serve
 
 
 def saying(*messages: m.Message) -> Script:

@@ -16,7 +16,7 @@ from dscrapy import messages as m
 from dscrapy.config import Config, Endpoint, WorkerConfig
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import Outcome
-from dscrapy.net.connection import Connection, greet
+from dscrapy.net.connection import Connection, accept, greet
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.session import Role
@@ -27,6 +27,7 @@ from tests.shell.master_in_memory import TOKEN, in_place
 # How a connection fails: closed between two frames, inside one, or without a word.
 Fault = Literal["closed", "torn", "silent"]
 Serve = Callable[[trio.abc.Stream], Awaitable[None]]
+Script = Callable[[Connection[Any]], Awaitable[None]]
 # More frames than any test sends.
 NEVER = 1 << 30
 
@@ -66,6 +67,10 @@ class FailingStream(trio.abc.Stream):
         """Break the connection; both sides find out."""
         self._left, self._fault = -1, "closed"
         await trio.aclose_forcefully(self._inner)
+
+    def hush(self) -> None:
+        """Let nothing through from now on, either way; nobody finds out."""
+        self._left, self._fault = 0, "silent"
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         frames = FrameReader()
@@ -171,10 +176,39 @@ class Network:
         for stream in streams:
             await stream.fail()
 
-    async def down(self) -> None:
-        """Break the connections; nobody answers until ``serve`` is set again."""
+    async def down(self, fault: Fault = "closed") -> None:
+        """End the connections; nobody answers until ``serve`` is set again."""
         self.serve = None
-        await self.cut()
+        if fault == "silent":
+            for stream in self._streams:
+                stream.hush()
+        else:
+            await self.cut()
+
+
+# ---- masters by script -------------------------------------------------------------
+
+
+def serving(*scripts: Script, token: str = TOKEN) -> Serve:
+    """A master that shakes hands and plays a script with each connection in turn.
+
+    A script gets the connection after the worker's registration; when it returns
+    the connection is closed. The last script is played again and again.
+    """
+    left = list(scripts)
+
+    async def serve(stream: trio.abc.Stream) -> None:
+        script = left.pop(0) if len(left) > 1 else left[0]
+        incoming: Any = {"worker": m.FromWorker}
+        try:
+            connection = await accept(stream, token=token, incoming=incoming)
+            async with connection:
+                assert isinstance(await connection.receive(), m.Register)
+                await script(connection)
+        except (RemoteProtocolError, trio.BrokenResourceError):
+            await trio.aclose_forcefully(stream)
+
+    return serve
 
 
 # ---- crawl processes ---------------------------------------------------------------
@@ -207,10 +241,8 @@ class Crawl:
     _stop: m.Stop | None = None
     _held: bool = False
     _settled: bool = False
+    _dies_after: int | None = None
     _changed: trio.Event = attrs.field(factory=trio.Event)
-
-    # As the real parts, with less credit, so that waiting for it is met often.
-    CREDIT = 2
 
     def tell(self, message: m.ToCrawl) -> None:
         self.told.append(message)
@@ -239,6 +271,8 @@ class Crawl:
     async def run(self) -> Death:
         """Crawl to the end; a cancelled one takes a moment to die."""
         self.crawls.started.append(self)
+        if self.crawls.deaths:
+            self._dies_after = self.crawls.deaths.pop(0)
         if self.crawls.error is not None:
             raise self.crawls.error
         try:
@@ -254,6 +288,8 @@ class Crawl:
     async def _crawl(self) -> None:
         parts = self.crawls.parts
         for part in range(parts):
+            if part == self._dies_after:
+                return
             await self._wait(self._may_start)
             if self._stop or self._settled:
                 reason = self._stop.reason if self._stop else "settled"
@@ -275,13 +311,13 @@ class Crawl:
             )
             line = msgspec.Raw(b'{"n":%d}' % part)
             self._commit(part, last=part == parts - 1, items=(line,), reason="finished")
-        await self._wait(lambda: not self._unseen)
+        await self._wait(lambda: not self._unseen or self._settled)
 
     def _may_start(self) -> bool:
         if self._stop or self._settled:
             return True
         is_valid = trio.current_time() <= self.valid_until
-        return is_valid and not self._held and len(self._unseen) < self.CREDIT
+        return is_valid and not self._held and len(self._unseen) < self.crawls.credit
 
     async def _wait(self, holds: Callable[[], bool]) -> None:
         while not holds():
@@ -307,12 +343,16 @@ class Crawl:
 class Crawls:
     """Makes crawl processes for workers; ``started`` has all of them in order.
 
-    With ``error`` none can be started.
+    With ``error`` none can be started. ``credit`` parts are under way unseen; the
+    first ones die after so many parts as ``deaths`` says, None for never.
     """
 
     parts: int = 4
     page_s: float = 1.0
+    # Less than the real one's, so that waiting for it is met often.
+    credit: int = 2
     error: OSError | None = None
+    deaths: list[int | None] = attrs.field(factory=list)
     started: list[Crawl] = attrs.field(factory=list)
 
     def __call__(self, **fields: Any) -> Crawl:
