@@ -22,7 +22,7 @@ import trio
 from dscrapy import messages as m
 from dscrapy.config import Config, Endpoint
 from dscrapy.errors import UserError
-from dscrapy.model import Outcome
+from dscrapy.model import JobSpec, Outcome
 from dscrapy.net.connection import dial
 from dscrapy.net.machine import boot_instant, own_versions
 from dscrapy.projects import PROJECT_FILE, code_digest
@@ -131,6 +131,7 @@ class Held:
 
     start: m.Start
     process: Process | None = None
+    ended: bool = False
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     digest: str = ""
     holding: bool = False
@@ -253,6 +254,9 @@ class Worker:
         )
 
     def registered(self, registered: m.Registered) -> None:
+        if self.draining:
+            # It may have begun after the registration was sent.
+            self.outbox.add_soon(m.Draining())
         for number in registered.drop:
             held = self.held.get(number)
             if held is not None:
@@ -324,6 +328,7 @@ class Worker:
                 end = await self._run_to_end(held)
         finally:
             held.process = None
+            held.ended = True
         if end is None:
             end = _ended(start, how="exited", text="crawl process was stopped")
         logger.info("job %s: process %d ended", start.job, start.process)
@@ -336,20 +341,21 @@ class Worker:
 
     async def _run_to_end(self, held: Held) -> m.Ended:
         start = held.start
-        if self.draining or self._busy() > self.slots:
+        if self.draining:
+            return _ended(start, how="refused", text="the worker drains")
+        if self._busy() > self.slots:
             return _ended(start, how="refused", text="no free slot")
-        folder = self._folder_of(start)
-        if isinstance(folder, Outcome):
-            return _ended(start, how="failed", outcome=folder)
-        try:
-            held.digest = await self.in_thread(partial(code_digest, folder))
-        except OSError as error:
-            text = f"cannot read {error.filename}: {error.strerror}"
-            outcome = Outcome(failure="unknown_project", text=text)
-            return _ended(start, how="failed", outcome=outcome)
-        if start.digest and start.digest != held.digest:
+        found = await self.in_thread(
+            partial(_find_code, start.spec, self.config.projects_root, self.name)
+        )
+        if isinstance(found, Outcome):
+            return _ended(start, how="failed", outcome=found)
+        folder, digest = found
+        if start.digest and start.digest != digest:
             text = f"the code in {folder} differs from what the job began with"
-            return _ended(start, how="other_code", text=text, digest=held.digest)
+            return _ended(start, how="other_code", text=text, digest=digest)
+        # Told from here on, for only code that runs is the job's.
+        held.digest = digest
         process = self.crawl(
             start=start,
             folder=folder,
@@ -382,27 +388,11 @@ class Worker:
         )
 
     def _busy(self) -> int:
-        return sum(held.process is not None for held in self.held.values())
-
-    def _folder_of(self, start: m.Start) -> Path | Outcome:
-        """Return the folder of the job's project, or why there is none here."""
-        spec = start.spec
-        if spec.project_dir:
-            folder = Path(spec.project_dir)
-            if folder.is_dir():
-                return folder
-            text = f"worker {self.name} has no folder {folder}: `--project DIR` is for "
-            text += "workers on the same machine"
-            return Outcome(failure="unknown_project", text=text)
-        root = self.config.projects_root
-        folder = root / spec.project
-        if (folder / PROJECT_FILE).is_file():
-            return folder
-        here = sorted(path.parent.name for path in root.glob(f"*/{PROJECT_FILE}"))
-        names = ", ".join(here[:PROJECTS_NAMED_MAX]) or "none"
-        text = f"worker {self.name} has no project {spec.project} in {root}; "
-        text += f"projects there: {names}"
-        return Outcome(failure="unknown_project", text=text)
+        """Return how many slots are taken, by those that only begin too."""
+        return sum(
+            not held.ended and not held.scope.cancel_called
+            for held in self.held.values()
+        )
 
     def _tell_started(self, held: Held) -> None:
         if held.digest:
@@ -447,3 +437,32 @@ def _ended(
         digest=digest,
         outcome=outcome,
     )
+
+
+def _find_code(spec: JobSpec, root: Path, name: str) -> tuple[Path, str] | Outcome:
+    """Return a job's folder and the digest of its code, or why worker ``name``
+    cannot run it; blocking."""
+    try:
+        folder = _folder_of(spec, root, name)
+        return folder if isinstance(folder, Outcome) else (folder, code_digest(folder))
+    except OSError as error:
+        text = f"worker {name} cannot read {error.filename}: {error.strerror}"
+        return Outcome(failure="unknown_project", text=text)
+
+
+def _folder_of(spec: JobSpec, root: Path, name: str) -> Path | Outcome:
+    if spec.project_dir:
+        folder = Path(spec.project_dir)
+        if folder.is_dir():
+            return folder
+        text = f"worker {name} has no folder {folder}: `--project DIR` is for "
+        text += "workers on the same machine"
+        return Outcome(failure="unknown_project", text=text)
+    folder = root / spec.project
+    if (folder / PROJECT_FILE).is_file():
+        return folder
+    here = sorted(path.parent.name for path in root.glob(f"*/{PROJECT_FILE}"))
+    names = ", ".join(here[:PROJECTS_NAMED_MAX]) or "none"
+    text = f"worker {name} has no project {spec.project} in {root}; "
+    text += f"projects there: {names}"
+    return Outcome(failure="unknown_project", text=text)

@@ -71,7 +71,7 @@ def refused(code: str) -> m.Refused:
 def saying(*messages: m.Message) -> Script:
     """A master that says this, then hangs up."""
 
-    async def script(connection: Connection[Any]) -> None:
+    async def script(connection: Connection[Any], _: m.Register) -> None:
         for message in messages:
             await connection.send(message)
         # What the worker said meanwhile must not break what we said.
@@ -80,7 +80,7 @@ def saying(*messages: m.Message) -> Script:
     return script
 
 
-async def welcoming(connection: Connection[Any]) -> None:
+async def welcoming(connection: Connection[Any], _: m.Register) -> None:
     """A master as it should be: answers every heartbeat until the end."""
     await connection.send(registered())
     while (message := await connection.receive()) is not None:
@@ -88,7 +88,7 @@ async def welcoming(connection: Connection[Any]) -> None:
             await connection.send(m.HeartbeatSeen(number=message.number))
 
 
-async def silent(connection: Connection[Any]) -> None:
+async def silent(connection: Connection[Any], _: m.Register) -> None:
     """A master that takes the registration and never says a word again."""
     await connection.send(registered())
     while await connection.receive() is not None:
@@ -243,7 +243,7 @@ async def test_a_name_whose_holder_is_silent_is_tried_again(
         assert link.connected
 
 
-async def quiet(connection: Connection[Any]) -> None:
+async def quiet(connection: Connection[Any], _: m.Register) -> None:
     """A master that takes the registration and does not answer it."""
     await trio.sleep_forever()
 
@@ -368,7 +368,7 @@ async def test_validity_counts_from_the_sending_of_what_was_answered(
     sent: list[float] = []
     late_s = 1.5
 
-    async def slow(connection: Connection[Any]) -> None:
+    async def slow(connection: Connection[Any], _: m.Register) -> None:
         await trio.sleep(late_s)
         await connection.send(registered(die_after_s, grace_s))
         async with trio.open_nursery() as nursery:
@@ -395,11 +395,11 @@ async def test_a_heartbeat_that_is_not_answered_extends_nothing(
 ) -> None:
     """Nor does an answer to none, nor one that comes twice, nor any other message."""
 
-    async def script(connection: Connection[Any]) -> None:
+    async def script(connection: Connection[Any], _: m.Register) -> None:
         await connection.send(registered())
         beat = await connection.receive()
         assert isinstance(beat, m.Heartbeat)
-        for _ in range(10):
+        for _second in range(10):
             await trio.sleep(1)
             await connection.send(m.HeartbeatSeen(number=beat.number))
             await connection.send(m.HeartbeatSeen(number=1000))
@@ -436,7 +436,7 @@ async def test_a_master_that_takes_nothing_is_given_up_as_one_that_says_nothing(
         nursery.start_soon(serving(deaf), theirs)
         return await Network(nursery, None).greet(ours, **fields)
 
-    async def deaf(connection: Connection[Any]) -> None:
+    async def deaf(connection: Connection[Any], _: m.Register) -> None:
         await connection.send(registered())
         await trio.sleep_forever()
 
@@ -460,7 +460,7 @@ async def test_what_is_retained_is_offered_first_thing_on_each_session(
     offered: list[list[Any]] = []
 
     def taking(*answers: m.Message) -> Script:
-        async def script(connection: Connection[Any]) -> None:
+        async def script(connection: Connection[Any], _: m.Register) -> None:
             offered.append([])
             await connection.send(registered())
             with trio.move_on_after(1):
@@ -503,7 +503,7 @@ async def test_a_master_that_breaks_the_protocol_is_dialled_again(
 ) -> None:
     """In mid-session crawls depend on the link, so nothing is final."""
 
-    async def script(connection: Connection[Any]) -> None:
+    async def script(connection: Connection[Any], _: m.Register) -> None:
         await connection.send(registered())
         await connection.send_frame(garbage)
         await trio.sleep_forever()

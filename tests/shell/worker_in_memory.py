@@ -27,7 +27,7 @@ from tests.shell.master_in_memory import TOKEN, in_place
 # How a connection fails: closed between two frames, inside one, or without a word.
 Fault = Literal["closed", "torn", "silent"]
 Serve = Callable[[trio.abc.Stream], Awaitable[None]]
-Script = Callable[[Connection[Any]], Awaitable[None]]
+Script = Callable[[Connection[Any], m.Register], Awaitable[None]]
 # More frames than any test sends.
 NEVER = 1 << 30
 
@@ -203,8 +203,9 @@ def serving(*scripts: Script, token: str = TOKEN) -> Serve:
         try:
             connection = await accept(stream, token=token, incoming=incoming)
             async with connection:
-                assert isinstance(await connection.receive(), m.Register)
-                await script(connection)
+                register = await connection.receive()
+                assert isinstance(register, m.Register)
+                await script(connection, register)
         except (RemoteProtocolError, trio.BrokenResourceError):
             await trio.aclose_forcefully(stream)
 
@@ -335,7 +336,11 @@ class Crawl:
             items=items,
             outcome=Outcome(finish_reason=reason) if last else None,
         )
-        self._unseen.add(part)
+        self.say(commit)
+
+    def say(self, commit: m.Commit) -> None:
+        """Commit a part; it waits for its answer."""
+        self._unseen.add(commit.part)
         self.on_commit(commit, encode_frame(encode(commit)))
 
 

@@ -1,0 +1,403 @@
+"""What a worker makes of the orders of a master that plays a script."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from dscrapy import messages as m
+from dscrapy.model import JobSpec, Outcome
+from dscrapy.net.connection import Connection
+from dscrapy.projects import code_digest
+from dscrapy.proto.framing import FRAME_BYTES_MAX
+from dscrapy.worker.agent import LOG_DRAIN_S, PROJECTS_NAMED_MAX, Worker
+from dscrapy.worker.outbox import LOG_WAITING_BYTES_MAX
+from tests.shell.worker_in_memory import Crawls, Network, serving, worker_of
+
+JOB = f"{1:016x}"
+
+
+def start(process: int = 1, *, digest: str = "", **spec: Any) -> m.Start:
+    """Return an assignment of the project ``p``, or of what ``spec`` says."""
+    fields: dict[str, Any] = spec or {"project": "p"}
+    return m.Start(
+        job=JOB,
+        process=process,
+        request=m.RUN_REQUEST,
+        spec=JobSpec(spider="s", **fields),
+        digest=digest,
+        hash_seed=1,
+    )
+
+
+@attrs.define(eq=False)
+class Dictator:
+    """A master that says what a test says; ``heard`` has what each session told.
+
+    It answers registrations (after ``late_s``) and heartbeats, nothing else.
+    """
+
+    late_s: float = 0.0
+    drop: tuple[int, ...] = ()
+    registers: list[m.Register] = attrs.field(factory=list)
+    heard: list[list[Any]] = attrs.field(factory=list)
+    connection: Connection[Any] | None = None
+
+    async def play(self, connection: Connection[Any], register: m.Register) -> None:
+        """Serve one session to its end."""
+        self.registers.append(register)
+        heard: list[Any] = []
+        self.heard.append(heard)
+        await trio.sleep(self.late_s)
+        await connection.send(
+            m.Registered(
+                epoch=1,
+                heartbeat_s=2.0,
+                die_after_s=20.0,
+                reconnect_grace_s=5.0,
+                drop=self.drop,
+            )
+        )
+        self.connection = connection
+        while (message := await connection.receive()) is not None:
+            if isinstance(message, m.Heartbeat):
+                await connection.send(m.HeartbeatSeen(number=message.number))
+            else:
+                heard.append(message)
+
+    async def say(self, *messages: m.Message) -> None:
+        """Send this, and let the worker act on it."""
+        assert self.connection is not None
+        for message in messages:
+            await self.connection.send(message)
+        await trio.sleep(0.1)
+
+    def ends(self) -> list[m.Ended]:
+        """Return the ends of processes that the latest session told."""
+        return [one for one in self.heard[-1] if isinstance(one, m.Ended)]
+
+
+@asynccontextmanager
+async def ordered(
+    folder: Path, crawls: Crawls | None = None, **fields: Any
+) -> AsyncIterator[tuple[Dictator, Worker, Network, Crawls]]:
+    """A worker that is registered at a master by script."""
+    crawls = crawls or Crawls(parts=99)
+    master = Dictator()
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, serving(master.play))
+        worker = worker_of(network, crawls, folder, **fields)
+        nursery.start_soon(worker.run)
+        await trio.sleep(0.1)
+        yield master, worker, network, crawls
+        nursery.cancel_scope.cancel()
+
+
+# ---- starts --------------------------------------------------------------------------
+
+
+async def test_a_start_that_comes_twice_starts_one_process(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Whether the process still reads its project, runs or has ended."""
+    async with ordered(tmp_path, Crawls(deaths=[1])) as (master, _, _, crawls):
+        await master.say(start(), start())
+        await master.say(start())
+        await trio.sleep(5)
+        await master.say(start())
+        assert len(crawls.started) == 1
+        assert len(master.ends()) == 1
+
+
+async def test_a_start_is_told_with_the_digest_of_its_code(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """And again on the next session: the first word of it may have been lost."""
+    async with ordered(tmp_path) as (master, _, network, _):
+        await master.say(start())
+        digest = code_digest(tmp_path / "projects" / "p")
+        started = m.Started(job=JOB, process=1, digest=digest)
+        assert started in master.heard[0]
+        await network.cut()
+        await trio.sleep(1)
+        assert master.heard[1][0] == started
+        held = [one.held for one in master.registers]
+        assert held == [(), (m.Held(job=JOB, process=1),)]
+
+
+async def test_a_start_while_draining_is_refused(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It crossed the drain on the way: nothing is started, the master is told why."""
+    async with ordered(tmp_path, slots=2) as (master, worker, _, crawls):
+        await master.say(start(1))
+        worker.drain()
+        await master.say(start(2))
+        assert len(crawls.started) == 1
+        (end,) = master.ends()
+        assert (end.process, end.how) == (2, "refused")
+        # The master knows the reason by then, so it holds nothing against the job.
+        heard = master.heard[0]
+        assert heard.index(m.Draining()) < heard.index(end)
+
+
+async def test_no_more_processes_run_than_there_are_slots(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Also when more are ordered at once, before the first has read its project."""
+    async with ordered(tmp_path, slots=2) as (master, _, _, crawls):
+        await master.say(start(1), start(2), start(3))
+        assert [one.start.process for one in crawls.started] == [1, 2]
+        assert [(one.process, one.how) for one in master.ends()] == [(3, "refused")]
+
+
+async def test_a_process_that_is_given_up_takes_no_slot(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The master may order another one in its place in the same breath."""
+    async with ordered(tmp_path) as (master, _, network, crawls):
+        await master.say(start(1))
+        master.drop = (1,)
+        script = master.play
+
+        async def at_once(connection: Connection[Any], register: m.Register) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(script, connection, register)
+                await trio.testing.wait_all_tasks_blocked()
+                await connection.send(start(2))
+
+        network.serve = serving(at_once)
+        await network.cut()
+        await trio.sleep(1)
+        assert [one.end for one in crawls.started] == ["killed", ""]
+        assert [(one.process, one.how) for one in master.ends()] == [(1, "exited")]
+
+
+async def test_a_process_that_cannot_be_started_is_refused(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """That is this machine's trouble and not the job's doing."""
+    crawls = Crawls(error=OSError("no memory"))
+    async with ordered(tmp_path, crawls) as (master, *_):
+        await master.say(start())
+        (end,) = master.ends()
+        assert (end.how, end.counted) == ("refused", False)
+        assert "no memory" in end.text
+
+
+# ---- projects ------------------------------------------------------------------------
+
+
+async def test_an_unknown_project_fails_and_names_those_that_are_there(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A few of them, if there are many."""
+    root = tmp_path / "projects"
+    for number in range(2 * PROJECTS_NAMED_MAX):
+        (root / f"q{number:02}").mkdir(parents=True)
+        (root / f"q{number:02}" / "scrapy.cfg").write_text("")
+    async with ordered(tmp_path) as (master, *_):
+        await master.say(start(project="other"))
+        (end,) = master.ends()
+        assert end.how == "failed"
+        assert end.outcome is not None
+        assert end.outcome.failure == "unknown_project"
+        assert f"no project other in {root}; projects there: p, q00, " in (
+            end.outcome.text
+        )
+        assert end.outcome.text.endswith(f", q{PROJECTS_NAMED_MAX - 2:02}")
+
+
+async def test_a_folder_that_is_not_on_this_machine_fails(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The text says whom ``--project DIR`` is for; one that is there runs."""
+    async with ordered(tmp_path) as (master, _, _, crawls):
+        await master.say(start(1, project_dir=str(tmp_path / "none")))
+        (end,) = master.ends()
+        assert end.outcome is not None
+        assert "for workers on the same machine" in end.outcome.text
+        await master.say(start(2, project_dir=str(tmp_path)))
+        assert [one.folder for one in crawls.started] == [tmp_path]
+
+
+async def test_a_folder_that_cannot_be_read_fails_its_job_and_not_the_worker(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The system refuses to look at all: the other jobs of this worker go on."""
+    async with ordered(tmp_path, slots=2) as (master, _, _, crawls):
+        await master.say(start(1))
+        # Longer than any file name may be; as a folder of another user's is.
+        await master.say(start(2, project_dir=f"/{'x' * 300}"))
+        (end,) = master.ends()
+        assert end.outcome is not None
+        assert end.outcome.failure == "unknown_project"
+        assert "cannot read" in end.outcome.text
+        assert [one.end for one in crawls.started] == [""]
+
+
+async def test_other_code_than_the_job_began_with_is_not_run(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The answer has the digest of what is here; the same code runs."""
+    async with ordered(tmp_path) as (master, _, _, crawls):
+        digest = code_digest(tmp_path / "projects" / "p")
+        await master.say(start(1, digest="0" * 64))
+        (end,) = master.ends()
+        assert (end.how, end.digest) == ("other_code", digest)
+        assert crawls.started == []
+        await master.say(start(2, digest=digest))
+        assert len(crawls.started) == 1
+
+
+# ---- sessions ------------------------------------------------------------------------
+
+
+async def test_a_drain_during_a_registration_is_told_after_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The registration that is under way still says that the worker takes jobs."""
+    async with ordered(tmp_path) as (master, worker, network, _):
+        await master.say(start())
+        master.late_s = 1.0
+        await network.cut()
+        await trio.sleep(0.5)
+        assert len(master.heard) == 2
+        worker.drain()
+        await trio.sleep(1)
+        assert m.Draining() in master.heard[1]
+
+
+async def test_commits_of_a_dropped_process_are_offered_and_settled(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The process is killed at once; what it had said is still for the master to
+    judge, and forgotten when that has judged."""
+    async with ordered(tmp_path) as (master, worker, network, crawls):
+        await master.say(start())
+        await trio.sleep(3)
+        master.drop = (1, 77)
+        await network.cut()
+        await trio.sleep(1)
+        assert crawls.started[0].end == "killed"
+        told = [one for one in master.heard[1] if isinstance(one, m.Commit | m.Ended)]
+        assert [type(one) for one in told] == [m.Commit, m.Commit, m.Ended]
+        settled = m.CommitSeen(
+            job=JOB, process=1, request=m.RUN_REQUEST, part=0, result="settled"
+        )
+        await master.say(settled)
+        assert not worker.outbox.is_settled
+        await master.say(m.EndedSeen(process=1))
+        assert worker.outbox.is_settled
+        assert worker.held == {}
+
+
+async def test_orders_for_a_process_that_is_gone_are_passed_over(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Nor does a message disturb that belongs elsewhere."""
+    async with ordered(tmp_path) as (master, worker, *_):
+        seen = m.CommitSeen(
+            job=JOB, process=9, request=m.RUN_REQUEST, part=0, result="stored"
+        )
+        registered = m.Registered(
+            epoch=1, heartbeat_s=2, die_after_s=20, reconnect_grace_s=5, drop=()
+        )
+        await master.say(
+            m.Stop(job=JOB, process=9, reason="r"),
+            m.Hold(job=JOB, process=9, on=True),
+            seen,
+            m.EndedSeen(process=9),
+            registered,
+        )
+        assert worker.link.connected
+        assert len(master.heard) == 1
+
+
+# ---- logs ----------------------------------------------------------------------------
+
+
+async def test_a_flood_of_log_while_the_master_is_away_is_bounded(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What was logged first is told, then how many lines are gone; commits that
+    were made meanwhile come through whole."""
+    async with ordered(tmp_path, Crawls(parts=99, credit=99)) as (
+        master,
+        _,
+        network,
+        crawls,
+    ):
+        await master.say(start())
+        serve = network.serve
+        await network.down()
+        line = b"x" * 99 + b"\n"
+        for _ in range(300):
+            crawls.started[0].on_log(line * 100)
+        await trio.sleep(5)
+        network.serve = serve
+        await trio.sleep(5)
+        logs = [one.data for one in master.heard[1] if isinstance(one, m.Log)]
+        log = b"".join(logs)
+        assert len(log) < LOG_WAITING_BYTES_MAX + 1000
+        kept = log.count(line)
+        assert b"\n(%d lines of log dropped here)\n" % (300 * 100 - kept) in log
+        parts = [one.part for one in master.heard[1] if isinstance(one, m.Commit)]
+        assert parts[:5] == [0, 1, 2, 3, 4]
+
+
+async def test_the_log_of_a_process_arrives_before_its_end(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Its end closes the log: nothing of it may come behind."""
+    async with ordered(tmp_path, Crawls(deaths=[1])) as (master, _, _, crawls):
+        await master.say(start())
+        crawls.started[0].on_log(b"x\n" * 200_000)
+        await trio.sleep(LOG_DRAIN_S)
+        (end,) = master.ends()
+        heard = master.heard[0]
+        logs = [at for at, one in enumerate(heard) if isinstance(one, m.Log)]
+        assert len(logs) > 5
+        assert heard.index(end) > logs[-1]
+
+
+async def test_a_process_that_ends_without_a_master_keeps_nobody_waiting(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Its log may never leave; its end is ready for the next session at once."""
+    async with ordered(tmp_path, Crawls(deaths=[2])) as (master, worker, network, _):
+        await master.say(start())
+        await network.down()
+        await trio.sleep(2.1)
+        assert worker.outbox.has_log(1)
+        network.serve = serving(master.play)
+        await trio.sleep(3)
+        assert len(master.ends()) == 1
+
+
+@pytest.mark.parametrize("size", [1, FRAME_BYTES_MAX // 2])
+async def test_a_commit_of_any_size_goes_through(
+    size: int, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """As it came from the crawl process, in one frame."""
+    async with ordered(tmp_path) as (master, _, _, crawls):
+        await master.say(start())
+        (crawl,) = crawls.started
+        commit = m.Commit(
+            job=JOB,
+            process=1,
+            request=m.RUN_REQUEST,
+            part=0,
+            last=True,
+            items=(msgspec.Raw(b'"%s"' % (b"x" * size)),),
+            outcome=Outcome(finish_reason="finished"),
+        )
+        crawl.say(commit)
+        await trio.sleep(0.5)
+        assert commit in master.heard[0]
