@@ -5,6 +5,7 @@ no ``DSCRAPY_*`` variable, and dies with the worker: it holds the other end of a
 that nobody writes to. What it prints is the job's log.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -130,29 +131,28 @@ class CrawlProcess:
 
     async def run(self) -> Death:
         """Run it to its end; raises ``OSError`` when it cannot be started."""
-        ours, theirs = socket.socketpair()
-        lifeline_read, lifeline_write = os.pipe()
-        log_read, log_write = os.pipe()
-        oom_kills = _oom_kills()
-        with ours:
-            try:
-                with theirs:
-                    fds = (theirs.fileno(), lifeline_read)
-                    self._process = await self._spawn(fds, log_write)
-            except BaseException:
-                os.close(log_read)
-                os.close(lifeline_write)
-                raise
-            finally:
-                os.close(lifeline_read)
-                os.close(log_write)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            link, its_link = socket.socketpair()
+            ours.enter_context(link)
+            theirs.enter_context(its_link)
+            lifeline, held = os.pipe()
+            theirs.callback(os.close, lifeline)
+            ours.callback(os.close, held)
+            log_read, log_write = os.pipe()
+            theirs.callback(os.close, log_write)
+            closing_log = ours.enter_context(contextlib.ExitStack())
+            closing_log.callback(os.close, log_read)
+            oom_kills = _oom_kills()
+            self._process = await self._spawn((its_link.fileno(), lifeline), log_write)
             self.pid = self._process.pid
+            # Its ends are its own now: when it closes them, ours must show it.
+            theirs.close()
             try:
                 async with trio.lowlevel.FdStream(log_read) as log:
-                    await self._attend(self._process, ours, log)
+                    closing_log.pop_all()
+                    await self._attend(self._process, link, log)
             finally:
                 self.kill("the worker ends")
-                os.close(lifeline_write)
                 with trio.CancelScope(shield=True):
                     await self._process.wait()
         return self._death(self._process, _oom_kills() > oom_kills)

@@ -1,0 +1,324 @@
+"""The worker's hold on a crawl process, with real and ill-behaved small children."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+import pytest
+import trio
+
+from dscrapy import messages as m
+from dscrapy.model import JobSpec
+from dscrapy.worker.process import DUMP_S, CrawlProcess, Death
+
+JOB = f"{1:016x}"
+# Longer than anything here takes on a busy machine.
+WAIT_S = 60.0
+# What each child begins with: how to read and write the frames of its link.
+PRELUDE = """
+import json, os, signal, socket, struct, subprocess, sys, time
+link = socket.socket(fileno=int(sys.argv[1]))
+lifeline = int(sys.argv[2])
+def read(size):
+    data = b""
+    while len(data) < size:
+        more = link.recv(size - len(data))
+        if not more:
+            sys.exit(7)
+        data += more
+    return data
+def receive():
+    return json.loads(read(struct.unpack(">I", read(4))[0]))
+def send(**message):
+    data = json.dumps(message).encode()
+    link.sendall(struct.pack(">I", len(data)) + data)
+def commit(**fields):
+    send(**{"type": "commit", "job": run["job"], "process": run["process"],
+        "request": run["request"], "part": 0, "last": False, **fields})
+run = receive()
+print("began", flush=True)
+"""
+
+
+@attrs.define
+class Heard:
+    """What a crawl process said."""
+
+    commits: list[m.Commit] = attrs.field(factory=list)
+    progress: list[m.Progress] = attrs.field(factory=list)
+    log: bytes = b""
+    began: trio.Event = attrs.field(factory=trio.Event)
+
+    def add_commit(self, commit: m.Commit, frame: bytes) -> None:
+        assert msgspec.json.decode(frame[4:], type=m.Commit) == commit
+        self.commits.append(commit)
+
+    def add_log(self, data: bytes) -> None:
+        self.log += data
+        if b"began\n" in self.log:
+            self.began.set()
+
+
+def process_of(script: str, heard: Heard, folder: Path, **fields: Any) -> CrawlProcess:
+    """Return a process that runs the script after the prelude."""
+    values: dict[str, Any] = {"process_silent_s": 0.0, "stop_grace_s": WAIT_S}
+    start = m.Start(
+        job=JOB,
+        process=3,
+        request=m.RUN_REQUEST,
+        spec=JobSpec(project="p", spider="s"),
+        digest="",
+        hash_seed=41,
+    )
+    return CrawlProcess(
+        start=start,
+        folder=folder,
+        on_commit=heard.add_commit,
+        on_progress=heard.progress.append,
+        on_log=heard.add_log,
+        command=(sys.executable, "-c", PRELUDE + script),
+        **(values | fields),
+    )
+
+
+async def run(process: CrawlProcess) -> Death:
+    """Run it to its end, within bounds."""
+    with trio.fail_after(WAIT_S):
+        return await process.run()
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs; a zombie that init has not taken yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def gone(pid: int) -> None:
+    """Wait for the end of a process that is not our child."""
+    with trio.fail_after(WAIT_S):
+        while is_there(pid):  # noqa: ASYNC110 - no event tells it
+            await trio.sleep(0.01)
+
+
+async def test_all_that_a_process_said_before_its_end_is_heard(tmp_path: Path) -> None:
+    """Commits, progress and log up to the last byte, and how it ended."""
+    heard = Heard()
+    script = """
+for part in range(200):
+    commit(part=part, items=["x" * 1000])
+send(type="progress", job=run["job"], process=run["process"], pages=1, items=2,
+     errors=0, in_flight=3)
+print("the last line", end="", flush=True)
+os._exit(5)
+"""
+    process = process_of(script, heard, tmp_path)
+    death = await run(process)
+    assert [one.part for one in heard.commits] == list(range(200))
+    assert (process.pages, process.items) == (1, 2)
+    assert len(heard.progress) == 1
+    assert heard.log == b"began\nthe last line"
+    assert (death.status, death.counted) == (5, True)
+    assert "exited with code 5" in death.text
+
+
+async def test_a_process_gets_its_folder_its_seed_and_no_settings_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No ``DSCRAPY_*`` variable reaches it: one of them is the token."""
+    monkeypatch.setenv("DSCRAPY_TOKEN", "secret")
+    monkeypatch.setenv("OF_THE_USER", "kept")
+    heard = Heard()
+    script = """
+ours = [name for name in os.environ if name.startswith("DSCRAPY_")]
+print(ours, os.environ["OF_THE_USER"], os.environ["PYTHONHASHSEED"], os.getcwd())
+print(sys.stdin.read() == "", os.getsid(0) == os.getpid(), run["spec"]["spider"])
+"""
+    await run(process_of(script, heard, tmp_path))
+    expected = f"began\n[] kept 41 {tmp_path}\nTrue True s\n"
+    assert heard.log.decode() == expected
+
+
+async def test_what_it_is_told_before_its_start_it_hears_first(tmp_path: Path) -> None:
+    """The job, until when it may start requests, then what was told, in order."""
+    heard = Heard()
+    script = """
+print([receive()["type"] for _ in range(3)])
+"""
+    process = process_of(script, heard, tmp_path, valid_until=1.0)
+    process.tell(m.Hold(job=JOB, process=3, on=True))
+    process.extend(2.0)
+    await run(process)
+    assert heard.log == b"began\n['valid', 'hold', 'valid']\n"
+    # Nobody listens any more; that harms nobody.
+    process.extend(3.0)
+    process.kill("too late")
+
+
+@pytest.mark.parametrize(
+    ("how", "counted", "text"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", False, "killed by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", True, "killed by SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGRTMIN + 3)", True, "killed by signal 37"),
+        ("sys.exit(3)", True, "exited with code 3"),
+    ],
+)
+async def test_a_death_counts_unless_it_came_from_outside(
+    how: str, counted: bool, text: str, tmp_path: Path
+) -> None:
+    """Whoever kills from outside does it by SIGKILL; all else is the job's doing."""
+    death = await run(process_of(how, Heard(), tmp_path))
+    assert death.counted is counted
+    assert text in death.text
+
+
+async def test_a_silent_process_is_dumped_and_killed_and_that_counts(
+    tmp_path: Path,
+) -> None:
+    """Its stack is in the log, for whoever asks where it hangs."""
+    heard = Heard()
+    script = """
+import faulthandler
+faulthandler.register(signal.SIGUSR1)
+def hangs_here():
+    time.sleep(1000)
+hangs_here()
+"""
+    began = trio.current_time()
+    process = process_of(script, heard, tmp_path, process_silent_s=1.0)
+    death = await run(process)
+    assert death.counted
+    assert "event loop was silent for 1 s" in death.text
+    assert b"hangs_here" in heard.log
+    assert trio.current_time() - began >= 1.0 + DUMP_S
+
+
+async def test_a_process_that_answers_probes_is_left_alone(tmp_path: Path) -> None:
+    """Far longer than it may be silent, and however late each answer is."""
+    heard = Heard()
+    script = """
+for _ in range(40):
+    probe = receive()
+    time.sleep(0.02)
+    send(type="alive", number=probe["number"])
+"""
+    process = process_of(script, heard, tmp_path, process_silent_s=1.0)
+    death = await run(process)
+    assert death.status == 0
+    assert heard.log == b"began\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("commit(request=2)", "not_held"),
+        ('commit(job="other")', "not_held"),
+        ("commit(process=4)", "not_held"),
+        ('send(type="start")', "bad_message"),
+        ('link.sendall(b"\\xff" * 8)', "frame_too_long"),
+    ],
+)
+async def test_a_process_that_says_what_it_may_not_is_killed_and_that_counts(
+    said: str, why: str, tmp_path: Path
+) -> None:
+    """Nothing about another's lease gets through, nor a frame beyond bounds."""
+    heard = Heard()
+    death = await run(process_of(f"{said}\ntime.sleep(1000)", heard, tmp_path))
+    assert heard.commits == []
+    assert death.counted
+    assert why in death.text
+
+
+async def test_a_process_that_does_not_stop_is_killed_after_its_grace(
+    tmp_path: Path,
+) -> None:
+    """It is told first; its death is not held against the job."""
+    heard = Heard()
+    script = """
+print(receive()["reason"], flush=True)
+time.sleep(1000)
+"""
+    process = process_of(script, heard, tmp_path, stop_grace_s=1.0)
+    process.stop(m.Stop(job=JOB, process=3, reason="cancelled"))
+    death = await run(process)
+    assert heard.log == b"began\ncancelled\n"
+    assert not death.counted
+    assert "did not stop within 1 s" in death.text
+
+
+async def test_a_cancelled_run_leaves_nothing_of_its_group(tmp_path: Path) -> None:
+    """The process and what it has started are killed, and waited for."""
+    heard = Heard()
+    script = """
+print(subprocess.Popen(["sleep", "1000"]).pid, flush=True)
+time.sleep(1000)
+"""
+    process = process_of(script, heard, tmp_path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, process)
+        with trio.fail_after(WAIT_S):
+            while heard.log.count(b"\n") < 2:  # noqa: ASYNC110 - no event tells it
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert not is_there(process.pid)
+    await gone(int(heard.log.split()[1]))
+
+
+async def test_a_child_that_keeps_the_log_open_does_not_hold_the_end(
+    tmp_path: Path,
+) -> None:
+    """The process is gone; what it has left behind may live on."""
+    heard = Heard()
+    script = """
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+print(child.pid, flush=True)
+"""
+    began = trio.current_time()
+    death = await run(process_of(script, heard, tmp_path))
+    child = int(heard.log.split()[1])
+    assert is_there(child)
+    os.kill(child, signal.SIGKILL)
+    assert death.status == 0
+    assert trio.current_time() - began < WAIT_S / 2
+
+
+async def test_a_process_that_cannot_be_started_leaves_no_file_open(
+    tmp_path: Path,
+) -> None:
+    """A worker may try thousands of times."""
+    process = process_of("", Heard(), tmp_path / "none")
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(FileNotFoundError):
+        await run(process)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("files", range(12))
+async def test_a_worker_that_runs_out_of_files_loses_none_by_it(
+    files: int, tmp_path: Path
+) -> None:
+    """However few it may still open: what it opened for a process is closed again."""
+    process = process_of("", Heard(), tmp_path)
+    before = set(os.listdir("/proc/self/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The limit is one on numbers: fill the gaps below it.
+    fillers = [os.open(os.devnull, os.O_RDONLY) for _ in range(len(before))]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(fillers) + 1 + files, hard))
+    try:
+        # With the last few it starts.
+        with contextlib.suppress(OSError):
+            await run(process)
+            assert files > 4
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for filler in fillers:
+            os.close(filler)
+    assert set(os.listdir("/proc/self/fd")) == before
