@@ -344,11 +344,15 @@ def test_a_process_that_ends_while_cancelled_ends_its_job(how: Any) -> None:
     assert machine.state.jobs[ID].status == "cancelled"
 
 
-def test_an_end_after_the_commit_changes_no_result() -> None:
+@pytest.mark.parametrize("how", ["exited", "failed"])
+def test_an_end_after_the_commit_changes_no_result(how: Any) -> None:
     """The answer comes each time, since the first may have been lost."""
     machine, start = running()
     ask(machine, commit(start), WORKER)
-    ended = m.Ended(job=ID, process=start.process, how="exited", status=1, counted=True)
+    outcome = Outcome(failure="unknown_spider") if how == "failed" else None
+    ended = m.Ended(
+        job=ID, process=start.process, how=how, counted=True, outcome=outcome
+    )
     for _ in range(2):
         decision = ask(machine, ended, WORKER)
         assert decision.sends == [(WORKER, m.EndedSeen(process=start.process))]
@@ -420,6 +424,7 @@ def test_a_run_that_was_replaced_ends_without_a_trace() -> None:
     ask(machine, commit(start), WORKER)
     fresh = m.ChangeJob(call=1, verb="retry", job=ID, fresh=True)
     ask(machine, fresh, CLIENT)
+    register(machine, 6, "v")
     assert machine.assign(NOW) is None, "its process is not known to be gone"
     assert result(machine, part(start, 1, last=True)) == "settled"
     ended = m.Ended(job=ID, process=start.process, how="exited", counted=True)
