@@ -177,11 +177,14 @@ class Worker:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._run_link)
-            while not self._is_done():
-                self._changed = trio.Event()
-                await self._changed.wait()
+            await self._until(self._is_done)
             await self._leave()
             nursery.cancel_scope.cancel()
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self._changed = trio.Event()
+            await self._changed.wait()
 
     async def _run_link(self) -> None:
         try:
@@ -200,6 +203,9 @@ class Worker:
         """Kill what is left, and log out if the master still listens."""
         for held in self.held.values():
             held.scope.cancel()
+        with trio.move_on_after(LEAVE_S):
+            # What it logs out of may run elsewhere at once.
+            await self._until(lambda: all(one.ended for one in self.held.values()))
         if self.link.connected and self.failure is None:
             self.outbox.add_soon(m.Leaving())
             self.link.wake()
@@ -220,8 +226,7 @@ class Worker:
                 name = signal.Signals(number).name
                 if not is_first:
                     logger.warning("%s again: stopping now", name)
-                    self.forced = True
-                    self._changed.set()
+                    self.stop()
                     return
                 is_first = False
                 count = len(self.held)
@@ -234,6 +239,11 @@ class Worker:
             self.draining = True
             self.outbox.add_soon(m.Draining())
             self.link.wake()
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Leave at once; what still runs is killed."""
+        self.forced = True
         self._changed.set()
 
     # ---- what the link asks and tells -------------------------------------------
@@ -329,6 +339,7 @@ class Worker:
         finally:
             held.process = None
             held.ended = True
+            self._changed.set()
         if end is None:
             end = _ended(start, how="exited", text="crawl process was stopped")
         logger.info("job %s: process %d ended", start.job, start.process)

@@ -259,7 +259,6 @@ class CrawlProcess:
                 while self._answered < number:
                     await self._heard.wait()
                     self._heard = trio.Event()
-                silent = 0
                 await trio.sleep_forever()
             silent = silent + 1 if self._answered < number else 0
         logger.warning("process %d is silent: killed", self.start.process)

@@ -359,35 +359,45 @@ async def test_a_token_that_is_lost_later_is_waited_for(
 # ---- what a heartbeat is worth -------------------------------------------------------
 
 
+@pytest.mark.parametrize("lag_s", [0.0, 0.7])
 @pytest.mark.parametrize(("die_after_s", "grace_s"), [(20.0, 5.0), (5.0, 20.0)])
 async def test_validity_counts_from_the_sending_of_what_was_answered(
-    die_after_s: float, grace_s: float, tmp_path: Path, autojump_clock: MockClock
+    die_after_s: float,
+    grace_s: float,
+    lag_s: float,
+    tmp_path: Path,
+    autojump_clock: MockClock,
 ) -> None:
     """Each answer allows requests for the shorter of both spans, from the instant at
-    which what it answers was sent, however late the answer is."""
-    sent: list[float] = []
-    late_s = 1.5
+    which the sending began of what it answers, however late the answer is."""
+    came: list[float] = []
+    late_s = 0.4
 
     async def slow(connection: Connection[Any], _: m.Register) -> None:
+        came.append(trio.current_time())
         await trio.sleep(late_s)
         await connection.send(registered(die_after_s, grace_s))
         async with trio.open_nursery() as nursery:
             while (message := await connection.receive()) is not None:
-                sent.append(trio.current_time())
+                came.append(trio.current_time())
                 nursery.start_soon(answer, connection, message)
 
     async def answer(connection: Connection[Any], message: m.Heartbeat) -> None:
         await trio.sleep(late_s)
         await connection.send(m.HeartbeatSeen(number=message.number))
 
-    async with linked(tmp_path, slow) as (link, network):
-        await trio.sleep(20)
-        (dialled,) = network.dialled
-        valid = said(link).valid
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, serving(slow))
+        network.lag_s = lag_s
+        link = link_of(network, config_of(tmp_path))
+        nursery.start_soon(link.run)
+        await trio.sleep(30)
+        nursery.cancel_scope.cancel()
+    valid = said(link).valid
     assert len(valid) > 8
-    began = [dialled, *sent][: len(valid)]
-    assert [at - late_s for at, _ in valid] == pytest.approx(began)
-    assert [until - 5.0 for _, until in valid] == pytest.approx(began)
+    came = came[: len(valid)]
+    assert [at - late_s for at, _ in valid] == pytest.approx(came)
+    assert [until - 5.0 + lag_s for _, until in valid] == pytest.approx(came)
 
 
 async def test_a_heartbeat_that_is_not_answered_extends_nothing(

@@ -28,6 +28,8 @@ from tests.shell.master_in_memory import TOKEN, in_place
 Fault = Literal["closed", "torn", "silent"]
 Serve = Callable[[trio.abc.Stream], Awaitable[None]]
 Script = Callable[[Connection[Any], m.Register], Awaitable[None]]
+# What a killed process takes to be gone.
+DYING_S = 0.25
 # More frames than any test sends.
 NEVER = 1 << 30
 
@@ -42,8 +44,12 @@ class FailingStream(trio.abc.Stream):
     its end.
     """
 
-    def __init__(self, inner: trio.abc.Stream, frames: int, fault: Fault) -> None:
+    def __init__(
+        self, inner: trio.abc.Stream, frames: int, fault: Fault, lag_s: float = 0.0
+    ) -> None:
+        """``lag_s`` is what each frame takes to be sent."""
         self._inner = inner
+        self._lag_s = lag_s
         self._left = frames
         self._fault = fault
         self._incoming = FrameReader()
@@ -76,9 +82,8 @@ class FailingStream(trio.abc.Stream):
         frames = FrameReader()
         frames.feed(bytes(data))
         while (payload := frames.next_frame()) is not None:
-            if self._is_silent:
-                await trio.lowlevel.checkpoint()
-            else:
+            await trio.sleep(self._lag_s)
+            if not self._is_silent:
                 await self._inner.send_all(await self._pass(encode_frame(payload)))
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -111,7 +116,7 @@ class Network:
     """Where a worker dials. ``faults`` gives each connection its end in turn.
 
     ``serve`` is the master's side; while it is None nobody answers. ``dialled`` has
-    the instant of each attempt.
+    the instant of each attempt. ``lag_s`` is what each frame of a worker takes.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class Network:
         self.nursery = nursery
         self.serve = serve
         self.faults = faults or repeat((NEVER, "closed"))
+        self.lag_s = 0.0
         self.dialled: list[float] = []
         self._streams: list[FailingStream] = []
 
@@ -143,7 +149,7 @@ class Network:
             raise OSError("connection refused")
         ours, theirs = trio.testing.memory_stream_pair()
         frames, fault = next(self.faults)
-        stream = FailingStream(ours, frames, fault)
+        stream = FailingStream(ours, frames, fault, self.lag_s)
         self._streams.append(stream)
         self.nursery.start_soon(self.serve, theirs)
         return await self.greet(
@@ -281,9 +287,10 @@ class Crawl:
             self.end = "exited"
         finally:
             if not self.end:
-                self.end = "killed"
                 with trio.CancelScope(shield=True):
-                    await trio.sleep(0.01)
+                    await trio.sleep(DYING_S)
+                # Only now it is gone.
+                self.end = "killed"
         return Death(status=0, counted=True, text="crawl process exited with code 0")
 
     async def _crawl(self) -> None:
