@@ -147,7 +147,9 @@ async def test_no_connection_lasts_and_the_master_is_killed(
     async with trio.open_nursery() as nursery:
         networks = [Network(nursery, None, faults) for _ in range(2)]
         workers = [
-            worker_of(network, crawls, tmp_path, name=f"w{number}", slots=2)
+            worker_of(
+                network, crawls, tmp_path, name=f"w{number}", slots=2, draw=rng.random
+            )
             for number, network in enumerate(networks)
         ]
         for worker in workers:

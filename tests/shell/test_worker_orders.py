@@ -402,7 +402,7 @@ async def test_a_process_that_ends_without_a_master_keeps_nobody_waiting(
         await trio.sleep(2.1)
         assert worker.outbox.has_log(1)
         network.serve = serving(master.play)
-        await trio.sleep(1)
+        await trio.sleep(2)
         heard = [type(one) for one in master.heard[1]]
         assert heard.index(m.Ended) < heard.index(m.Log)
 

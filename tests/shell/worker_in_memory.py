@@ -409,9 +409,10 @@ def worker_of(
     *,
     name: str = "w",
     slots: int = 1,
+    draw: Callable[[], float] = lambda: 0.5,
     **fields: Any,
 ) -> Worker:
-    """Return a real worker that dials there; ``run`` it."""
+    """Return a real worker that dials there; ``run`` it. ``draw`` spreads its tries."""
     values: dict[str, Any] = {
         "config": config_of(folder),
         "crawl": crawls,
@@ -419,9 +420,11 @@ def worker_of(
         "dial": network.dial,
         "instant": trio.current_time,
     }
-    return Worker(
+    worker = Worker(
         name=name,
         endpoint=Endpoint("127.0.0.1", 7412),
         slots=slots,
         **(values | fields),
     )
+    worker.link.draw = draw
+    return worker
