@@ -15,11 +15,8 @@ from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision, hold_message, stop_message
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.state import State
-from dscrapy.jobfile import check_spec
-from dscrapy.model import ID_PATTERN, NAME_PATTERN, JobSpec, Submission
-
-# A schedule of runs closer than this is a slip of the finger.
-EVERY_MIN_S = 1.0
+from dscrapy.jobfile import check_every, check_spec
+from dscrapy.model import ID_PATTERN, JobSpec, Submission
 
 
 def decide_call(
@@ -118,16 +115,12 @@ def _problem_of(
         return "bad_id", "a job's id is 16 hexadecimal digits"
     if submission.id in seen:
         return "bad_id", f"the id {submission.id} stands twice in one submission"
-    if bool(spec.project) == bool(spec.project_dir) or not spec.spider:
-        return "bad_spec", "a job names a spider, and a project or its folder"
-    if spec.project and not NAME_PATTERN.match(spec.project):
-        return "bad_spec", f"{spec.project!r} is no project name"
     try:
         check_spec(spec)
+        if submission.every_s is not None:
+            check_every(submission.every_s)
     except UsageError as error:
         return "bad_spec", str(error)
-    if submission.every_s is not None and not submission.every_s >= EVERY_MIN_S:
-        return "bad_spec", f"a schedule runs every {EVERY_MIN_S:g} s or less often"
     known: Job | None = state.jobs.get(submission.id)
     schedule = state.schedules.get(submission.id)
     stored = known.spec if known else schedule.spec if schedule else None
@@ -222,10 +215,7 @@ def _pause(
         return f"job {job.id} is already {job.status}"
     if job.paused:
         return f"job {job.id} is already paused"
-    decision.records.append(r.JobPaused(job=job.id, on=True))
-    process = _process_of(state, job)
-    if process is not None:
-        decision.tell(state, process, hold_message(process, on=True))
+    _set_paused(state, job, decision, on=True)
     return None
 
 
@@ -234,11 +224,15 @@ def _resume(
 ) -> str | None:
     if not job.paused or job.is_final:
         return f"job {job.id} is not paused but {job.state}"
-    decision.records.append(r.JobPaused(job=job.id, on=False))
+    _set_paused(state, job, decision, on=False)
+    return None
+
+
+def _set_paused(state: State, job: Job, decision: Decision, *, on: bool) -> None:
+    decision.records.append(r.JobPaused(job=job.id, on=on))
     process = _process_of(state, job)
     if process is not None:
-        decision.tell(state, process, hold_message(process, on=False))
-    return None
+        decision.tell(state, process, hold_message(process, on=on))
 
 
 def _retry(

@@ -27,7 +27,7 @@ from dscrapy.frontier.decision import (
     hold_message,
     stop_message,
 )
-from dscrapy.frontier.jobs import Job, Process
+from dscrapy.frontier.jobs import Job, Process, Schedule
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans, Worker
 from dscrapy.model import FAILURES, NAME_PATTERN, JobSpec, Outcome
@@ -119,24 +119,25 @@ class Machine:
         ]
         waits += [
             0.0 if schedule.is_due(now.wall) else schedule.next_at - now.wall
-            for schedule in self.state.schedules.values()
-            if not schedule.cancelled and not self._is_running(schedule.job)
+            for schedule in self._waiting_schedules()
         ]
         return max(min(waits, default=float("inf")), 0.0)
 
     # ---- time -----------------------------------------------------------------
 
-    def _is_running(self, job: str | None) -> bool:
-        return job is not None and not self.state.jobs[job].is_final
+    def _waiting_schedules(self) -> Iterator[Schedule]:
+        """Yield the schedules whose next run waits for its time alone."""
+        for schedule in self.state.schedules.values():
+            latest = self.state.jobs.get(schedule.job or "")
+            if not schedule.cancelled and (latest is None or latest.is_final):
+                yield schedule
 
     def _tick(self, now: Now) -> Decision:
         decision = Decision()
         for worker in self.state.workers.values():
             if now.run >= self.spans.deadline(worker):
                 self._reap(worker, decision, now)
-        for schedule in self.state.schedules.values():
-            if schedule.cancelled or self._is_running(schedule.job):
-                continue
+        for schedule in self._waiting_schedules():
             if schedule.is_due(now.wall):
                 decision.records.append(
                     r.JobAdded(
