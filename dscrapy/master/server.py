@@ -136,7 +136,6 @@ class _Master:
         task_status: trio.TaskStatus[Endpoint],
     ) -> int:
         endpoint = _endpoint_of(listeners)
-        self._load(submissions)
         server = SessionServer(
             token=self.token,
             committer=self.committer,
@@ -147,8 +146,9 @@ class _Master:
         )
         self.committer.status = lambda call, now: self._status(endpoint, call, now)
         written = {"host": endpoint.host, "port": endpoint.port, "pid": os.getpid()}
-        self.storage.write_atomic(ENDPOINT_NAME, json.dumps(written).encode())
         try:
+            submit = self._submission_of(submissions) if submissions else None
+            self.storage.write_atomic(ENDPOINT_NAME, json.dumps(written).encode())
             async with trio.open_nursery() as nursery:
                 if handle_signals:
                     await nursery.start(_stop_on_signal, nursery.cancel_scope)
@@ -156,8 +156,8 @@ class _Master:
                 nursery.start_soon(self._guarded, self.committer.run, stop)
                 nursery.start_soon(self._guarded, self.files.run, stop)
                 nursery.start_soon(reap, self.committer)
-                if submissions:
-                    await self._submit(submissions)
+                if submit is not None:
+                    await self.committer.submit(NO_SESSION, submit)
                 nursery.start_soon(trio.serve_listeners, server.serve, listeners)
                 _announce(self.config, endpoint)
                 task_status.started(endpoint)
@@ -178,38 +178,38 @@ class _Master:
             self.failure = error
             stop.cancel()
 
-    def _load(self, submissions: Sequence[Submission]) -> None:
-        """Check jobs of a file against those of the same name that are here."""
+    def _submission_of(self, submissions: Sequence[Submission]) -> m.Submit:
+        """Return those of a file's jobs whose names are not here yet, to submit.
+
+        Raises ``UserError`` when a name is here with other content, or when the
+        state would refuse them.
+        """
         state = self.committer.machine.state
-        here = {job.name: (job.spec, None) for job in state.order if not job.schedule}
-        schedules = state.schedules.values()
-        every = [(views.view_schedule(one).name, one) for one in schedules]
         known: dict[str, tuple[bytes, float | None]] = {
-            **here,
-            **{name: (one.spec, one.every_s) for name, one in every},
+            job.name: (job.spec, None) for job in state.order if not job.schedule
         }
+        for schedule in state.schedules.values():
+            name = views.view_schedule(schedule).name
+            known[name] = (schedule.spec, schedule.every_s)
+        new = []
         for submission in submissions:
             name = submission.spec.name
             asked = (msgspec.json.encode(submission.spec), submission.every_s)
-            if name in known and known[name] != asked:
+            if name not in known:
+                new.append(submission)
+            elif known[name] != asked:
                 raise UserError(
                     f"a job named {name} is here with other content: "
                     "give the changed one another name"
                 )
-
-    async def _submit(self, submissions: Sequence[Submission]) -> None:
-        state = self.committer.machine.state
-        names = {job.name for job in state.order}
-        names |= {views.view_schedule(one).name for one in state.schedules.values()}
-        new = tuple(one for one in submissions if one.spec.name not in names)
-        submit = m.Submit(call=0, part=0, last=True, submissions=new)
+        submit = m.Submit(call=0, part=0, last=True, submissions=tuple(new))
         # Deciding changes nothing, so it may be asked what it would answer.
         dry = self.committer.machine.decide(NO_SESSION, submit, self.committer.now())
         for _, message in dry.sends:
             if isinstance(message, m.Refused):
                 raise UserError(message.text)
-        await self.committer.submit(NO_SESSION, submit)
-        logger.info("%d jobs loaded, %d known", len(new), len(submissions) - len(new))
+        logger.info("%d jobs to load, %d known", len(new), len(submissions) - len(new))
+        return submit
 
     def _status(self, endpoint: Endpoint, call: m.GetStatus, now: Now) -> m.Status:
         return views.status(
