@@ -335,7 +335,7 @@ class Start(Message, tag="start", kw_only=True, frozen=True):
 
     ``digest`` is empty until a first process has told it; later a worker whose
     copy of the project differs answers ``Ended`` with ``other_code``.
-    ``hash_seed`` is the job's ``PYTHONHASHSEED``.
+    ``hash_seed`` is the job's ``PYTHONHASHSEED``, which follows from its id.
     """
 
     job: str

@@ -3,8 +3,6 @@
 Every refusal is one line that says what to do; its code is fixed (docs/protocol.md).
 """
 
-from collections.abc import Callable
-
 import msgspec
 
 from dscrapy import messages as m
@@ -21,7 +19,6 @@ from dscrapy.model import ID_PATTERN, JobSpec, Submission
 
 def decide_call(
     state: State,
-    draw_seed: Callable[[], int],
     session: int,
     command: m.ClientCall,
     now: Now,
@@ -33,7 +30,7 @@ def decide_call(
     decision = Decision()
     match command:
         case m.Submit():
-            _submit(state, draw_seed, session, command, decision, now)
+            _submit(state, session, command, decision, now)
         case m.ListJobs():
             decision.send(session, views.list_jobs(state, command))
         case m.ShowJob():
@@ -68,7 +65,6 @@ def _known(
 
 def _submit(
     state: State,
-    draw_seed: Callable[[], int],
     session: int,
     command: m.Submit,
     decision: Decision,
@@ -85,19 +81,15 @@ def _submit(
         seen.add(submission.id)
         if submission.id in state.jobs or submission.id in state.schedules:
             continue
-        facts.append(_fact_of(submission, draw_seed, now))
+        facts.append(_fact_of(submission, now))
     decision.records.extend(facts)
     count = len(command.submissions)
     decision.send(session, m.Accepted(call=command.call, count=count))
 
 
-def _fact_of(
-    submission: Submission, draw_seed: Callable[[], int], now: Now
-) -> r.Record:
+def _fact_of(submission: Submission, now: Now) -> r.Record:
     if submission.every_s is None:
-        return r.JobAdded(
-            id=submission.id, spec=submission.spec, at=now.wall, hash_seed=draw_seed()
-        )
+        return r.JobAdded(id=submission.id, spec=submission.spec, at=now.wall)
     return r.ScheduleAdded(
         id=submission.id,
         spec=submission.spec,

@@ -54,7 +54,6 @@ class Job:
     priority: int
     parallelism: int
     retries_left: int
-    hash_seed: int
     submitted_at: float
     schedule: str | None = None
     status: Status = "ready"

@@ -9,7 +9,8 @@ workers say here.
 """
 
 import heapq
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 from typing import Literal, assert_never
 
 import attrs
@@ -40,12 +41,11 @@ SLOTS_MAX = 10_000
 
 @attrs.define(kw_only=True)
 class Machine:
-    """The master's decisions. ``draw_seed`` gives a job's ``PYTHONHASHSEED``."""
+    """The master's decisions."""
 
     state: State = attrs.field(factory=State)
     spans: Spans = attrs.field(factory=Spans)
     start_deaths_max: int = 3
-    draw_seed: Callable[[], int]
 
     def begin(self, now: Now) -> Decision:
         """Decide what a starting master says first, after the replay."""
@@ -82,9 +82,7 @@ class Machine:
             ):
                 return self._from_worker(session, command, now)
             case _:
-                return calls.decide_call(
-                    self.state, self.draw_seed, session, command, now
-                )
+                return calls.decide_call(self.state, session, command, now)
 
     def complete(self, decision: Decision) -> None:
         """After its records are applied: add the answers that show how things stand.
@@ -144,7 +142,6 @@ class Machine:
                         id=f"{schedule.id}-{schedule.runs + 1}",
                         spec=msgspec.json.decode(schedule.spec, type=JobSpec),
                         at=now.wall,
-                        hash_seed=self.draw_seed(),
                         schedule=schedule.id,
                         next_at=schedule.next_after(now.wall),
                     )
@@ -537,7 +534,7 @@ class Machine:
             request=m.RUN_REQUEST if course is None else course.request,
             spec=msgspec.json.decode(job.spec, type=JobSpec),
             digest="" if course is None else course.digest,
-            hash_seed=job.hash_seed,
+            hash_seed=zlib.crc32(job.id.encode()),
         )
         decision.send(worker.session, start)
         return decision

@@ -35,7 +35,6 @@ class JobAdded(_Fact, tag="job_added", kw_only=True, frozen=True, omit_defaults=
     id: str
     spec: JobSpec
     at: float
-    hash_seed: int
     schedule: str | None = None
     next_at: float = 0.0
 

@@ -108,7 +108,6 @@ class State:
             priority=spec.priority,
             parallelism=spec.parallelism,
             retries_left=spec.retries,
-            hash_seed=record.hash_seed,
             submitted_at=record.at,
             schedule=record.schedule,
         )

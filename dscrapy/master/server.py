@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 # 192 bits; at least 128 are asked for.
 _TOKEN_BYTES = 24
-# Largest PYTHONHASHSEED.
-_HASH_SEED_MAX = 2**32 - 1
 # Files open at the same time beside connections: journal, job files in threads,
 # modules being imported. Beyond the system's limit a commit could open none.
 _FILES_OPEN_MAX = 64
@@ -103,7 +101,6 @@ class _Master:
                 reconnect_grace_s=settings.reconnect_grace_s,
             ),
             start_deaths_max=settings.start_deaths_max,
-            draw_seed=_draw_seed,
         )
         sessions = Sessions()
         committer = Committer(
@@ -300,7 +297,3 @@ def _announce(config: Config, endpoint: Endpoint) -> None:
         endpoint.port,
         endpoint.port,
     )
-
-
-def _draw_seed() -> int:
-    return secrets.randbelow(_HASH_SEED_MAX + 1)

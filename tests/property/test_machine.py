@@ -99,9 +99,7 @@ class MachineModel(RuleBasedStateMachine):
 
     def new_machine(self, state: State) -> Machine:
         """Return a machine on ``state``."""
-        return Machine(
-            state=state, spans=SPANS, start_deaths_max=3, draw_seed=lambda: 7
-        )
+        return Machine(state=state, spans=SPANS, start_deaths_max=3)
 
     @initialize(workers=st.integers(0, 3), jobs=st.integers(0, 3))
     def begin(self, workers: int, jobs: int) -> None:

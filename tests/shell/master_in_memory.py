@@ -45,7 +45,7 @@ class MasterInMemory:
         self.sessions = Sessions()
         self.files = JobFiles(storage, log_bytes_max=100_000, in_thread=in_place)
         self.committer = Committer(
-            Machine(spans=SPANS, draw_seed=lambda: 7),
+            Machine(spans=SPANS),
             Journal.open(storage),
             self.files,
             storage,

@@ -199,7 +199,7 @@ def test_a_started_master_waits_for_those_who_hold_something() -> None:
     """As long as for a silent one; they are away, and nobody else is expected."""
     machine, start = running()
     state = State.decode_snapshot(machine.state.encode_snapshot())
-    restarted = Machine(state=state, draw_seed=lambda: 7)
+    restarted = Machine(state=state)
     apply(restarted, restarted.begin(NOW))
     assert restarted.state.epoch == machine.state.epoch + 1
     (worker,) = state.workers.values()

@@ -19,7 +19,7 @@ ID = f"{1:016x}"
 
 def new_machine() -> Machine:
     """Return a machine that has begun."""
-    machine = Machine(draw_seed=lambda: 7)
+    machine = Machine()
     apply(machine, machine.begin(NOW))
     return machine
 
@@ -198,6 +198,23 @@ def test_a_worker_with_other_code_gets_nothing_more_of_that_job() -> None:
     assert "differs" in shown.job.reason
     register(machine, session=6, name="other")
     assert started(machine).process == start.process + 1
+
+
+def test_all_processes_of_a_job_have_one_hash_seed_and_jobs_differ() -> None:
+    """``start()`` that iterates a set gives the same order each time it runs."""
+    machine = new_machine()
+    ask(machine, submit())
+    other = Submission(id="f" * 16, spec=SPEC)
+    ask(machine, m.Submit(call=1, part=0, last=True, submissions=(other,)))
+    register(machine)
+    first = started(machine)
+    ended = m.Ended(job=ID, process=first.process, how="exited")
+    ask(machine, ended, 5)
+    again = started(machine)
+    register(machine, session=6, name="v")
+    assert (first.job, again.job) == (ID, ID)
+    assert first.hash_seed == again.hash_seed != started(machine).hash_seed
+    assert 0 <= first.hash_seed < 2**32
 
 
 def test_retry_lets_mended_code_run() -> None:
