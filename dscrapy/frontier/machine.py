@@ -196,17 +196,7 @@ class Machine:
         if known is not None and known.session is not None:
             decision.closes.append(known.session)
         decision.records.append(
-            r.WorkerCame(
-                session=session,
-                name=name,
-                instance=command.instance,
-                host=command.host,
-                port=command.port,
-                slots=command.slots,
-                draining=command.draining,
-                versions=command.versions,
-                now=now.run,
-            )
+            r.WorkerCame(session=session, register=command, now=now.run)
         )
         held = {entry.process for entry in command.held}
         mine = set(known.processes) if known is not None else set()

@@ -13,7 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from dscrapy.model import JobSpec, Stats, Versions
+from dscrapy.messages import Register
+from dscrapy.model import JobSpec, Stats
 
 
 class _Fact(
@@ -165,13 +166,7 @@ class WorkerCame(_Fact, kw_only=True, frozen=True):
     """A worker registered on this session."""
 
     session: int
-    name: str
-    instance: str
-    host: str
-    port: int
-    slots: int
-    draining: bool
-    versions: Versions
+    register: Register
     now: float
 
 

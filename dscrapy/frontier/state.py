@@ -290,25 +290,26 @@ class State:
                 assert_never(record)
 
     def _welcome(self, record: r.WorkerCame) -> None:
-        known = self.workers.get(record.name)
-        same = known is not None and known.instance == record.instance
+        said = record.register
+        known = self.workers.get(said.name)
+        same = known is not None and known.instance == said.instance
         if known is not None and known.session is not None:
             self.sessions.pop(known.session, None)
-        self.workers[record.name] = Worker(
-            name=record.name,
+        self.workers[said.name] = Worker(
+            name=said.name,
             since=record.now,
             session=record.session,
-            instance=record.instance,
-            host=record.host,
-            port=record.port,
-            slots=record.slots,
-            draining=record.draining,
-            versions=record.versions,
+            instance=said.instance,
+            host=said.host,
+            port=said.port,
+            slots=said.slots,
+            draining=said.draining,
+            versions=said.versions,
             heard_at=record.now,
             processes=known.processes if known is not None else set(),
             differs=known.differs if known is not None and same else set(),
         )
-        self.sessions[record.session] = record.name
+        self.sessions[record.session] = said.name
 
     def expect_workers(self, now: float) -> None:
         """After a replay: expect whoever holds processes to come back."""

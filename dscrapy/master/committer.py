@@ -30,7 +30,8 @@ from dscrapy.frontier.derive import Write, writes_of
 from dscrapy.frontier.machine import Machine
 from dscrapy.master.files import Barrier, JobFiles
 from dscrapy.master.journal import Journal
-from dscrapy.master.storage import InThread, Storage
+from dscrapy.master.storage import Storage
+from dscrapy.net.threads import InThread
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from dscrapy.frontier.derive import (
     process_of_spool,
     tagged_name,
 )
-from dscrapy.master.storage import NO_ROOM_ERRORS, InThread, Storage
+from dscrapy.master.storage import NO_ROOM_ERRORS, Storage
+from dscrapy.net.threads import InThread
 
 logger = logging.getLogger(__name__)
 

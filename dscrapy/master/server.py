@@ -5,7 +5,6 @@ listener, whose connections are nurseries of their own. What stops it is a signa
 an error of the journal, after which only a restart knows what is true.
 """
 
-import errno
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ from dscrapy.master.reaper import NO_SESSION, reap
 from dscrapy.master.session import Sessions, SessionServer
 from dscrapy.master.storage import DiskStorage, Storage
 from dscrapy.model import Submission
+from dscrapy.net.listening import listen
 from dscrapy.net.machine import boot_instant, own_versions
 
 logger = logging.getLogger(__name__)
@@ -223,17 +223,13 @@ class _Master:
 
 
 async def _listen(host: str, port: int) -> list[trio.SocketListener]:
-    try:
-        return await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
-        cause = error.__cause__ or error.__context__ or error
-        number = getattr(cause, "errno", None) or error.errno
-        if number == errno.EADDRINUSE or "in use" in str(error):
-            raise UserError(
-                f"port {port} on {host} is in use: choose another with --port, or "
-                "stop what listens there"
-            ) from None
-        raise UserError(f"cannot listen on {host} port {port}: {error}") from None
+    listeners = await listen(host, port)
+    if listeners is None:
+        raise UserError(
+            f"port {port} on {host} is in use: choose another with --port, or "
+            "stop what listens there"
+        )
+    return listeners
 
 
 async def _stop_on_signal(

@@ -15,9 +15,8 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from dscrapy.errors import UserError
 
@@ -32,19 +31,6 @@ _sync_data = getattr(os, "fdatasync", os.fsync)
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
-
-
-T = TypeVar("T")
-
-
-class InThread(Protocol):
-    """Runs a blocking call beside the event loop: ``trio.to_thread.run_sync``.
-
-    Under a virtual clock, where no thread may be waited for, it is run in place.
-    """
-
-    async def __call__(self, call: Callable[[], T], /) -> T:
-        """Return what ``call`` returns."""
 
 
 class SyncError(OSError):

@@ -4,7 +4,6 @@ It holds no state on disk. What the master must not miss waits in the outbox; wh
 the worker holds when it comes back to a master is told at registration.
 """
 
-import errno
 import logging
 import math
 import os
@@ -24,7 +23,9 @@ from dscrapy.config import Config, Endpoint
 from dscrapy.errors import UserError
 from dscrapy.model import JobSpec, Outcome
 from dscrapy.net.connection import dial
+from dscrapy.net.listening import listen
 from dscrapy.net.machine import boot_instant, own_versions
+from dscrapy.net.threads import InThread
 from dscrapy.projects import PROJECT_FILE, code_digest
 from dscrapy.worker.door import Door
 from dscrapy.worker.link import Dial, Link
@@ -85,15 +86,9 @@ async def _listen(config: Config) -> list[trio.SocketListener]:
     host, first = config.worker.host, config.worker.port
     tries = 1 if config.worker_port_given or not first else PORTS_TRIED
     for port in range(first, min(first + tries, 65536)):
-        try:
-            return await trio.open_tcp_listeners(port, host=host)
-        except OSError as error:
-            cause = error.__cause__ or error.__context__
-            numbers = (error.errno, getattr(cause, "errno", None))
-            if errno.EADDRINUSE not in numbers:
-                raise UserError(
-                    f"cannot listen on {host} port {port}: {error}"
-                ) from None
+        listeners = await listen(host, port)
+        if listeners is not None:
+            return listeners
     raise UserError(
         f"port {first} on {host} is in use: choose another with --port, or leave it "
         "out and the worker takes a free one"
@@ -112,12 +107,6 @@ class Process(Protocol):
     def tell(self, message: m.ToCrawl) -> None: ...
     def extend(self, until: float) -> None: ...
     def stop(self, message: m.Stop) -> None: ...
-
-
-class InThread(Protocol):
-    """Runs a blocking call that only reads; tests run it in place."""
-
-    async def __call__(self, call: Callable[[], T], /) -> T: ...
 
 
 async def _in_thread(call: Callable[[], T], /) -> T:
