@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSIONS = (1,)
+PROTOCOL_VERSIONS = (2,)
 
 # A name becomes part of a path (a project under projects_root) or of a terminal
 # line, so it is one plain component.
@@ -64,7 +64,9 @@ class Submission(Value, omit_defaults=True, kw_only=True, frozen=True):
 class JobView(Value, kw_only=True, frozen=True):
     """What people and scripts see of a job; ``status --json`` prints it.
 
-    ``pages`` and ``items`` of a running job include what is not yet published.
+    ``pages`` and ``items`` count what is committed; ``pending`` and ``leased``
+    requests, ``runs`` the processes that were started for it. ``processes`` crawl
+    now.
     """
 
     id: str
@@ -80,6 +82,7 @@ class JobView(Value, kw_only=True, frozen=True):
     pending: int
     leased: int
     poisoned: int
+    processes: int
     retries_left: int
     runs: int
     workers: tuple[str, ...]
@@ -130,7 +133,7 @@ class Versions(Value, kw_only=True, frozen=True):
 
 
 class Outcome(Value, omit_defaults=True, kw_only=True, frozen=True):
-    """How a leased request ended; here the request is the whole run.
+    """How a process's spider was closed, or why it never opened.
 
     ``finish_reason`` is Scrapy's. ``failure`` is a code of ``FAILURES`` or empty,
     ``text`` one line for people, ``traceback`` what ``show`` prints.
@@ -140,6 +143,24 @@ class Outcome(Value, omit_defaults=True, kw_only=True, frozen=True):
     failure: str = ""
     text: str = ""
     traceback: str = ""
+
+
+class HostLimits(Value, kw_only=True, frozen=True):
+    """What Scrapy's settings allow towards a host: ``delay_s`` between requests."""
+
+    concurrency: int
+    delay_s: float
+
+
+class CloseLimits(Value, omit_defaults=True, kw_only=True, frozen=True):
+    """``CLOSESPIDER_*`` of the project; 0 is no limit."""
+
+    timeout_s: float = 0.0
+    timeout_no_item_s: float = 0.0
+    items: int = 0
+    pages: int = 0
+    pages_no_item: int = 0
+    errors: int = 0
 
 
 # code -> whether the job's retries may help against it
@@ -154,6 +175,6 @@ FAILURES: dict[str, bool] = {
     "died": True,
 }
 
-# Stats by the operation that wrote them: "sum", "max", "min", "last", each with
-# key -> JSON value (datetimes are tagged, see docs/protocol.md).
+# Stats by the operation that wrote them: "sum", "max", "min" with numbers alone, and
+# "last", each with key -> JSON value (datetimes are tagged, see docs/protocol.md).
 Stats = dict[str, dict[str, msgspec.Raw]]

@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from dscrapy.messages import Register
-from dscrapy.model import JobSpec, Stats
+from dscrapy.messages import Children, Held, Opened, Register
+from dscrapy.model import JobSpec, Outcome, Stats
 
 
 class _Fact(
@@ -56,11 +56,12 @@ class ScheduleCancelled(_Fact, tag="schedule_cancelled", kw_only=True, frozen=Tr
 
 
 class ProcessStarted(_Fact, tag="process_started", kw_only=True, frozen=True):
-    """A crawl process of this worker was granted the job's request."""
+    """A worker was told to start a process for the job."""
 
     job: str
     process: int
     worker: str
+    role: Literal["crawl", "export"]
     at: float
 
 
@@ -72,28 +73,66 @@ class CodeSeen(_Fact, tag="code_seen", kw_only=True, frozen=True):
 
 
 class PartStored(_Fact, tag="part_stored", kw_only=True, frozen=True):
-    """A part of a commit, provisional: no effect until ``Published``."""
+    """A part of a commit, provisional: no effect until ``Published``.
 
-    job: str
-    process: int
-    part: int
-    items: tuple[msgspec.Raw, ...]
-    tagged: tuple[msgspec.Raw, ...]
-
-
-class Published(_Fact, tag="published", kw_only=True, frozen=True):
-    """The request is done: this process's parts and these items have effect."""
+    ``children`` leaves out those that were seen already; ``filtered`` counts them.
+    """
 
     job: str
     process: int
     request: int
+    unit: int
+    part: int
     items: tuple[msgspec.Raw, ...]
     tagged: tuple[msgspec.Raw, ...]
-    stats: Stats
+    children: Children
+    filtered: int
+
+
+class Published(_Fact, tag="published", kw_only=True, frozen=True, omit_defaults=True):
+    """A commit has effect: its stored parts and what stands here, all at once.
+
+    The request, if any, is done. Fields are those of ``messages.Commit``, its last
+    part; ``children`` and ``filtered`` as in ``PartStored``. A process that is
+    given up counts here only with its number.
+    """
+
+    job: str
+    process: int
+    request: int = 0
+    unit: int = 0
+    kind: str = "page"
+    digest: bytes = b""
+    finish: int = 0
+    items: tuple[msgspec.Raw, ...] = ()
+    tagged: tuple[msgspec.Raw, ...] = ()
+    children: Children = Children()
+    filtered: int = 0
+    seen: bytes = b""
+    stats: Stats = msgspec.field(default_factory=dict)
+    end: Outcome | None = None
+
+
+class FeedsBegun(_Fact, tag="feeds_begun", kw_only=True, frozen=True):
+    """Lengths (bytes) of the job's feeds before anything is written to them."""
+
+    job: str
+    lengths: dict[str, int]
+
+
+class Closes(_Fact, tag="closes", kw_only=True, frozen=True):
+    """The job's spider closes for this reason, in all its processes.
+
+    The job ends so when it has no process left; with ``failure`` it fails.
+    """
+
+    job: str
+    reason: str
+    failure: Outcome | None
 
 
 class ProcessEnded(_Fact, tag="process_ended", kw_only=True, frozen=True):
-    """A crawl process is gone; what it had not published is void.
+    """A process is gone; its leases and unpublished parts are void.
 
     ``counted``: its death is the job's own doing. ``text`` is for people.
     """
@@ -117,9 +156,10 @@ class JobEnded(_Fact, tag="job_ended", kw_only=True, frozen=True):
 
 
 class JobAgain(_Fact, tag="job_again", kw_only=True, frozen=True):
-    """The job is ready again, with a new request for its run.
+    """The job is ready again and goes on with its frontier.
 
-    ``fresh``: with empty items. ``automatic``: costs one of its retries.
+    ``fresh``: with an empty frontier and empty items. ``automatic``: costs one of
+    its retries.
     """
 
     job: str
@@ -137,7 +177,7 @@ class JobPaused(_Fact, tag="job_paused", kw_only=True, frozen=True):
 
 
 class CancelAsked(_Fact, tag="cancel_asked", kw_only=True, frozen=True):
-    """The job is to end; its process has been told or will be."""
+    """The job is to end; its processes have been told or will be."""
 
     job: str
 
@@ -151,6 +191,8 @@ Record = (
     | CodeSeen
     | PartStored
     | Published
+    | FeedsBegun
+    | Closes
     | ProcessEnded
     | JobEnded
     | JobAgain
@@ -196,13 +238,60 @@ class WorkerDiffers(_Fact, kw_only=True, frozen=True):
     job: str
 
 
-class ProgressSeen(_Fact, kw_only=True, frozen=True):
-    """How far the job's process has come."""
+class ProcessOpened(_Fact, kw_only=True, frozen=True):
+    """The process can take leases."""
+
+    opened: Opened
+    now: float
+
+
+class ProcessCloses(_Fact, kw_only=True, frozen=True):
+    """The process takes no more leases."""
 
     job: str
-    pages: int
-    items: int
-    errors: int
+    process: int
+
+
+class ProcessKnown(_Fact, kw_only=True, frozen=True):
+    """A worker said what its process holds, after it or the master was away.
+
+    What it does not hold of its leases is pending again.
+    """
+
+    held: Held
+    now: float
+
+
+class LeadGiven(_Fact, kw_only=True, frozen=True):
+    """The process leads its job from now on."""
+
+    job: str
+    process: int
+
+
+class FinishSent(_Fact, kw_only=True, frozen=True):
+    """The job's leading process was told ``Finish`` of this number."""
+
+    job: str
+    number: int
+
+
+class Leased(_Fact, kw_only=True, frozen=True):
+    """These pending requests are leased to the process; it owns their hosts."""
+
+    job: str
+    process: int
+    requests: tuple[int, ...]
+    now: float
+
+
+class Released(_Fact, kw_only=True, frozen=True):
+    """These leases of the process are pending again."""
+
+    job: str
+    process: int
+    requests: tuple[int, ...]
+    now: float
 
 
 class WaiterAdded(_Fact, kw_only=True, frozen=True):
@@ -225,7 +314,13 @@ Volatile = (
     | WorkerGone
     | WorkerDrains
     | WorkerDiffers
-    | ProgressSeen
+    | ProcessOpened
+    | ProcessCloses
+    | ProcessKnown
+    | LeadGiven
+    | FinishSent
+    | Leased
+    | Released
     | WaiterAdded
     | SessionGone
 )
