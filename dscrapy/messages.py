@@ -103,13 +103,15 @@ class WaitJob(Message, tag="wait_job", kw_only=True, frozen=True):
 class ChangeJob(Message, tag="change_job", kw_only=True, frozen=True):
     """Change a job's life (or cancel a schedule); answered by ``Shown``.
 
-    ``fresh`` belongs to ``retry``: run again with empty items.
+    ``fresh`` belongs to ``retry``: run again with empty items; ``count`` to
+    ``parallelism``: as many processes from now on.
     """
 
     call: int
-    verb: Literal["cancel", "pause", "resume", "retry"]
+    verb: Literal["cancel", "pause", "resume", "retry", "parallelism"]
     job: str
     fresh: bool = False
+    count: int = 1
 
 
 class DrainWorker(Message, tag="drain_worker", kw_only=True, frozen=True):

@@ -163,6 +163,13 @@ class CloseLimits(Value, omit_defaults=True, kw_only=True, frozen=True):
     errors: int = 0
 
 
+# Finish reasons of one process whose job goes on; a spider's own are other words.
+WORKER_DRAINS = "dscrapy_worker_drains"
+JOB_PAUSES = "dscrapy_job_pauses"
+PROCESS_IDLES = "dscrapy_process_idles"
+SLOT_NEEDED = "dscrapy_slot_needed"
+PROCESS_REASONS = frozenset({WORKER_DRAINS, JOB_PAUSES, PROCESS_IDLES, SLOT_NEEDED})
+
 # code -> whether the job's retries may help against it
 FAILURES: dict[str, bool] = {
     "unknown_project": False,

@@ -1,29 +1,34 @@
-"""What the master remembers of jobs, crawl processes and schedules.
+"""What the master remembers of jobs, processes and schedules.
 
 Jobs that have not begun are many, so a job keeps only what it needs to be found and
-assigned; the rest (``Course``) is made when its first process starts.
+assigned; the rest (``Course``, and a ``Crawl`` beside it) is made when its first
+process starts. What stands here survives a restart; a crawl's volatile part does not.
 """
 
 from typing import Literal
 
 import attrs
 
-from dscrapy.model import FINAL_STATES, JobSpec, JobState
+from dscrapy.model import FINAL_STATES, JobSpec, JobState, Outcome
 
 Status = Literal["ready", "running", "succeeded", "failed", "cancelled"]
+Role = Literal["crawl", "export"]
 
 
 @attrs.define(kw_only=True)
 class Course:
     """What a job has been through since it first started or was changed.
 
-    ``request`` is the run's request, a new one for each run that follows a failed
-    or finished one. ``items_bytes`` and ``tagged_bytes`` are the lengths of the
-    job's derived files. ``stats`` is a JSON object by operation.
+    ``deaths`` counts those since the last commit. ``items_bytes`` and
+    ``tagged_bytes`` are the lengths of the job's derived files. ``start_done``:
+    ``start()`` is exhausted, or raised ``start_failure``. ``opened``: what
+    ``spider_opened`` asked for is there. ``finish`` numbers the last idle unit.
+    ``closing`` is the finish reason once the spider closes in all processes, with
+    ``failure`` if the job fails for it. ``feeds`` are the lengths of the project's
+    feeds before the job wrote to them; ``feeds_done`` when they need not be written
+    (any more). ``stats`` is a JSON object by operation, final.
     """
 
-    request: int = 1
-    process: int | None = None
     processes_count: int = 0
     deaths: int = 0
     digest: str = ""
@@ -31,8 +36,15 @@ class Course:
     items_bytes: int = 0
     tagged_bytes: int = 0
     pages: int = 0
-    done: bool = False
+    start_done: bool = False
+    start_failure: Outcome | None = None
+    opened: bool = False
+    finish: int = 0
     cancelling: bool = False
+    closing: str = ""
+    failure: Outcome | None = None
+    feeds: dict[str, int] | None = None
+    feeds_done: bool = True
     reason: str = ""
     traceback: str = ""
     stats: bytes = b"{}"
@@ -40,10 +52,18 @@ class Course:
     started_at: float | None = None
     finished_at: float | None = None
 
+    @property
+    def role(self) -> Role:
+        """What the job's next process is for."""
+        return "export" if self.closing and not self.feeds_done else "crawl"
+
 
 @attrs.define(kw_only=True)
 class Job:
-    """A job; ``spec`` is its ``JobSpec`` as JSON, decoded only when needed."""
+    """A job; ``spec`` is its ``JobSpec`` as JSON, decoded only when needed.
+
+    ``processes`` counts those that are not known to be gone.
+    """
 
     number: int
     id: str
@@ -58,6 +78,7 @@ class Job:
     schedule: str | None = None
     status: Status = "ready"
     paused: bool = False
+    processes: int = 0
     course: Course | None = None
 
     @property
@@ -73,13 +94,19 @@ class Job:
 
     @property
     def is_assignable(self) -> bool:
-        """Whether the job may be given to a worker now."""
-        return self.status == "ready" and not self.paused and not self.has_process
+        """Whether the job's first process may be given to a worker now."""
+        return self.status == "ready" and not self.paused and not self.processes
 
     @property
-    def has_process(self) -> bool:
-        """Whether a crawl process of the job is not known to be gone."""
-        return self.course is not None and self.course.process is not None
+    def is_crawling(self) -> bool:
+        """Whether its processes may be given leases."""
+        return (
+            self.status == "running"
+            and not self.paused
+            and self.course is not None
+            and not self.course.cancelling
+            and not self.course.closing
+        )
 
     def begin(self) -> Course:
         """Return the job's course, which begins with the first call."""
@@ -89,21 +116,51 @@ class Job:
 
 
 @attrs.define(kw_only=True)
-class Process:
-    """A crawl process that the master counts on.
+class Spool:
+    """Stored parts of one commit: so many, holding these items and bytes of lines
+    and of tagged forms."""
 
-    ``parts`` of its commit are stored; they fill ``spool_bytes`` of lines and
-    ``spool_tagged_bytes`` of tagged forms, holding ``spool_items`` items.
+    parts: int = 0
+    items: int = 0
+    items_bytes: int = 0
+    tagged_bytes: int = 0
+    filtered: int = 0
+
+
+@attrs.define(kw_only=True)
+class Process:
+    """A process that the master counts on.
+
+    All units up to ``units`` have effect, and those of ``units_beyond``; ``starts``
+    of them were elements of ``start()``. ``spools`` holds commits of which parts are
+    stored, by ``spool_key``. ``closed``: it has committed its last.
     """
 
     number: int
     job: str
     worker: str
-    request: int
-    parts: int = 0
-    spool_items: int = 0
-    spool_bytes: int = 0
-    spool_tagged_bytes: int = 0
+    role: Role = "crawl"
+    units: int = 0
+    units_beyond: list[int] = attrs.field(factory=list)
+    starts: int = 0
+    closed: bool = False
+    spools: dict[str, Spool] = attrs.field(factory=dict)
+
+    def has_unit(self, unit: int) -> bool:
+        """Whether this unit has effect already."""
+        return unit <= self.units or unit in self.units_beyond
+
+    def add_unit(self, unit: int) -> None:
+        """Let the unit be one that has effect; one sent in parts may be overtaken."""
+        self.units_beyond.append(unit)
+        while self.units + 1 in self.units_beyond:
+            self.units += 1
+            self.units_beyond.remove(self.units)
+
+
+def spool_key(request: int, unit: int) -> str:
+    """Return what names a commit of a process: of a request or of a unit."""
+    return f"r{request}" if request else f"u{unit}"
 
 
 @attrs.define(kw_only=True)

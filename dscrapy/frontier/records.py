@@ -123,12 +123,14 @@ class FeedsBegun(_Fact, tag="feeds_begun", kw_only=True, frozen=True):
 class Closes(_Fact, tag="closes", kw_only=True, frozen=True):
     """The job's spider closes for this reason, in all its processes.
 
-    The job ends so when it has no process left; with ``failure`` it fails.
+    The job ends so when it has no process left, with ``has_feeds`` after these are
+    written; with ``failure`` it fails.
     """
 
     job: str
     reason: str
     failure: Outcome | None
+    has_feeds: bool
 
 
 class ProcessEnded(_Fact, tag="process_ended", kw_only=True, frozen=True):
@@ -176,6 +178,13 @@ class JobPaused(_Fact, tag="job_paused", kw_only=True, frozen=True):
     on: bool
 
 
+class ParallelismSet(_Fact, tag="parallelism_set", kw_only=True, frozen=True):
+    """The job may have as many processes; 0 means as there are slots."""
+
+    job: str
+    count: int
+
+
 class CancelAsked(_Fact, tag="cancel_asked", kw_only=True, frozen=True):
     """The job is to end; its processes have been told or will be."""
 
@@ -197,6 +206,7 @@ Record = (
     | JobEnded
     | JobAgain
     | JobPaused
+    | ParallelismSet
     | CancelAsked
 )
 
@@ -262,11 +272,25 @@ class ProcessKnown(_Fact, kw_only=True, frozen=True):
     now: float
 
 
+class ProcessStops(_Fact, kw_only=True, frozen=True):
+    """The process was told to stop; it takes no more leases."""
+
+    job: str
+    process: int
+
+
 class LeadGiven(_Fact, kw_only=True, frozen=True):
     """The process leads its job from now on."""
 
     job: str
     process: int
+
+
+class StartMayGiven(_Fact, kw_only=True, frozen=True):
+    """The leading process may commit as many elements of ``start()``."""
+
+    job: str
+    upto: int
 
 
 class FinishSent(_Fact, kw_only=True, frozen=True):
@@ -276,12 +300,15 @@ class FinishSent(_Fact, kw_only=True, frozen=True):
     number: int
 
 
-class Leased(_Fact, kw_only=True, frozen=True):
-    """These pending requests are leased to the process; it owns their hosts."""
+class LeasesWanted(_Fact, kw_only=True, frozen=True):
+    """Up to ``count`` pending requests are leased to the process.
+
+    Which ones follows from the state; they are put into ``State.granted``.
+    """
 
     job: str
     process: int
-    requests: tuple[int, ...]
+    count: int
     now: float
 
 
@@ -317,9 +344,11 @@ Volatile = (
     | ProcessOpened
     | ProcessCloses
     | ProcessKnown
+    | ProcessStops
     | LeadGiven
+    | StartMayGiven
     | FinishSent
-    | Leased
+    | LeasesWanted
     | Released
     | WaiterAdded
     | SessionGone
