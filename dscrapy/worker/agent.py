@@ -1,4 +1,4 @@
-"""The worker: takes jobs from the master and runs them as crawl processes.
+"""The worker: runs crawl processes for the master, and hands on what both say.
 
 It holds no state on disk. What the master must not miss waits in the outbox; what
 the worker holds when it comes back to a master is told at registration.
@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import attrs
 import trio
@@ -28,9 +28,10 @@ from dscrapy.net.machine import boot_instant, own_versions
 from dscrapy.net.threads import InThread
 from dscrapy.projects import PROJECT_FILE, code_digest
 from dscrapy.worker.door import Door
+from dscrapy.worker.held import Held, Process
 from dscrapy.worker.link import Dial, Link
 from dscrapy.worker.outbox import Outbox
-from dscrapy.worker.process import CrawlProcess, Death
+from dscrapy.worker.process import CrawlProcess
 
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ PROJECTS_NAMED_MAX = 20
 LEAVE_S = 2.0
 # Log lines of a process that has ended have this long to leave before its end.
 LOG_DRAIN_S = 5.0
+# The finish reason of processes that are stopped because their worker drains.
+DRAINED = "drained"
 
 
 async def serve(
@@ -95,36 +98,9 @@ async def _listen(config: Config) -> list[trio.SocketListener]:
     )
 
 
-class Process(Protocol):
-    """A crawl process as its worker sees it; ``CrawlProcess`` says what each does."""
-
-    @property
-    def pages(self) -> int: ...
-    @property
-    def items(self) -> int: ...
-
-    async def run(self) -> Death: ...
-    def tell(self, message: m.ToCrawl) -> None: ...
-    def extend(self, until: float) -> None: ...
-    def stop(self, message: m.Stop) -> None: ...
-
-
 async def _in_thread(call: Callable[[], T], /) -> T:
     # A folder on a network disk may hang; that must not hold up a worker's end.
     return await trio.to_thread.run_sync(call, abandon_on_cancel=True)
-
-
-@attrs.define(kw_only=True)
-class Held:
-    """A process of ours that the master may still be told about."""
-
-    start: m.Start
-    process: Process | None = None
-    ended: bool = False
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    digest: str = ""
-    holding: bool = False
-    stop: m.Stop | None = None
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -219,16 +195,29 @@ class Worker:
                     return
                 is_first = False
                 count = len(self.held)
-                logger.info("%s: finishing %d jobs; again stops now", name, count)
+                text = "%s: %d crawl processes finish what they started; again kills"
+                logger.info(text, name, count)
                 self.drain()
 
     def drain(self) -> None:
-        """Take nothing new, finish what is held, then leave."""
+        """Take nothing new, finish what has started, then leave.
+
+        The master stops our processes; without one they are stopped at once, since
+        nobody would tell them to.
+        """
         if not self.draining:
             self.draining = True
             self.outbox.add_soon(m.Draining())
             self.link.wake()
+            if not self.link.connected:
+                self._stop_all()
         self._changed.set()
+
+    def _stop_all(self) -> None:
+        for number, held in self.held.items():
+            if not held.is_stopping:
+                job = held.start.job
+                held.hand_on(m.Stop(job=job, process=number, reason=DRAINED))
 
     def stop(self) -> None:
         """Leave at once; what still runs is killed."""
@@ -238,6 +227,8 @@ class Worker:
     # ---- what the link asks and tells -------------------------------------------
 
     def registration(self) -> m.Register:
+        for held in self.held.values():
+            self._tell_started(held)
         return m.Register(
             name=self.name,
             instance=self.instance,
@@ -247,23 +238,22 @@ class Worker:
             draining=self.draining,
             versions=own_versions(),
             held=tuple(
-                m.Held(job=held.start.job, process=number)
+                held.told(self.outbox.requests_of(number))
                 for number, held in self.held.items()
             ),
         )
 
     def registered(self, registered: m.Registered) -> None:
-        if self.draining:
-            # It may have begun after the registration was sent.
-            self.outbox.add_soon(m.Draining())
         for number in registered.drop:
             held = self.held.get(number)
             if held is not None:
                 # What it has committed is still offered: the first commit wins.
                 logger.warning("process %d is dropped: it was given up", number)
                 held.scope.cancel()
-        for held in self.held.values():
-            self._tell_started(held)
+
+    def lost(self) -> None:
+        if self.draining:
+            self._stop_all()
 
     def extend(self, until: float) -> None:
         self._valid_until = until
@@ -275,37 +265,19 @@ class Worker:
         match message:
             case m.Start():
                 self._start(message)
-            case m.Stop() | m.Hold():
-                held = self.held.get(message.process)
-                if held is not None:
-                    self._steer(held, message)
-            case m.CommitSeen():
-                held = self.held.get(message.process)
-                if held is not None and held.process is not None:
-                    held.process.tell(message)
-                self._changed.set()
             case m.EndedSeen():
                 self.held.pop(message.process, None)
-                self._changed.set()
             case m.Drain():
                 logger.info("the master drains this worker")
                 self.drain()
-            case _:
+            case m.Registered() | m.HeartbeatSeen() | m.Refused():
                 logger.warning("unexpected message %s", type(message).__name__)
-
-    def _steer(self, held: Held, message: m.Stop | m.Hold) -> None:
-        if isinstance(message, m.Stop):
-            held.stop = message
-        else:
-            held.holding = message.on
-        process = held.process
-        if process is None:
-            # It is told when it has started.
-            return
-        if isinstance(message, m.Stop):
-            process.stop(message)
-        else:
-            process.tell(message)
+            case _:
+                held = self.held.get(message.process)
+                if held is not None:
+                    held.hand_on(message)
+        # An answer may have been the last thing to wait for.
+        self._changed.set()
 
     # ---- processes --------------------------------------------------------------
 
@@ -319,15 +291,18 @@ class Worker:
     async def _run(self, held: Held) -> None:
         start = held.start
         logger.info(
-            "job %s: spider %s, process %d", start.job, start.spec.spider, start.process
+            "job %s: spider %s, process %d, to %s",
+            start.job,
+            start.spec.spider,
+            start.process,
+            start.role,
         )
         end: m.Ended | None = None
         try:
             with held.scope:
                 end = await self._run_to_end(held)
         finally:
-            held.process = None
-            held.ended = True
+            held.end()
             self._changed.set()
         if end is None:
             end = _ended(start, how="exited", text="crawl process was stopped")
@@ -361,16 +336,11 @@ class Worker:
             folder=folder,
             process_silent_s=self.config.worker.process_silent_s,
             stop_grace_s=self.config.worker.stop_grace_s,
-            on_commit=self._on_commit,
-            on_progress=self._on_progress,
+            on_message=partial(self._on_message, held),
             on_log=partial(self._on_log, start),
             valid_until=self._valid_until,
         )
-        held.process = process
-        if held.stop is not None:
-            process.stop(held.stop)
-        if held.holding:
-            process.tell(m.Hold(job=start.job, process=start.process, on=True))
+        held.begin(process)
         self._tell_started(held)
         heading = f"--- process {start.process} on {self.name} ---\n"
         self._on_log(start, heading.encode())
@@ -404,12 +374,13 @@ class Worker:
 
     # ---- what crawl processes say ------------------------------------------------
 
-    def _on_commit(self, commit: m.Commit, frame: bytes) -> None:
-        self.outbox.add_commit(commit, frame)
-        self.link.wake()
-
-    def _on_progress(self, progress: m.Progress) -> None:
-        self.outbox.add_progress(progress)
+    def _on_message(self, held: Held, message: m.FromProcess, frame: bytes) -> None:
+        held.hear(message)
+        if isinstance(message, m.Opened | m.Release | m.Closing):
+            # On another session the registration says the same.
+            self.outbox.add_soon(message, frame)
+        else:
+            self.outbox.retain(message, frame)
         self.link.wake()
 
     def _on_log(self, start: m.Start, data: bytes) -> None:

@@ -14,7 +14,8 @@ from dscrapy.net.connection import accept
 from dscrapy.net.machine import boot_instant, own_versions
 
 if TYPE_CHECKING:
-    from dscrapy.worker.agent import Held, Worker
+    from dscrapy.worker.agent import Worker
+    from dscrapy.worker.held import Held
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,16 @@ class Door:
 
     def _status(self, call: int) -> m.Status:
         worker = self.worker
-        running = tuple(_view(worker, held) for held in worker.held.values())
+        jobs: dict[str, list[Held]] = {}
+        for held in worker.held.values():
+            jobs.setdefault(held.start.job, []).append(held)
+        running = tuple(_view(worker, processes) for processes in jobs.values())
         view = WorkerView(
             name=worker.name,
             host=worker.endpoint.host,
             port=worker.endpoint.port,
             slots=worker.slots,
-            busy=len(running),
+            busy=len(worker.held),
             state="draining"
             if worker.draining
             else "live"
@@ -106,11 +110,12 @@ class Door:
         )
 
 
-def _view(worker: "Worker", held: "Held") -> JobView:
-    spec = held.start.spec
-    process = held.process
+def _view(worker: "Worker", processes: "list[Held]") -> JobView:
+    """Return what this worker knows of a job that it has processes of."""
+    start = processes[0].start
+    spec = start.spec
     return JobView(
-        id=held.start.job,
+        id=start.job,
         name=spec.name,
         project=spec.project or spec.project_dir,
         spider=spec.spider,
@@ -118,13 +123,14 @@ def _view(worker: "Worker", held: "Held") -> JobView:
         reason="",
         priority=spec.priority,
         parallelism=spec.parallelism,
-        pages=0 if process is None else process.pages,
-        items=0 if process is None else process.items,
+        pages=sum(held.pages for held in processes),
+        items=sum(held.items for held in processes),
         pending=0,
-        leased=1,
+        leased=sum(len(held.leased) for held in processes),
         poisoned=0,
+        processes=len(processes),
         retries_left=spec.retries,
-        runs=1,
+        runs=len(processes),
         workers=(worker.name,),
         schedule=None,
         submitted_at=0.0,

@@ -18,7 +18,7 @@ from dscrapy.errors import RemoteProtocolError, UnauthorisedError, UserError
 from dscrapy.net.connection import Connection, dial
 from dscrapy.net.machine import boot_instant
 from dscrapy.proto.session import Unauthorised
-from dscrapy.worker.outbox import Outbox
+from dscrapy.worker.outbox import Answering, Outbox
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,9 @@ class Agent(Protocol):
 
     def extend(self, until: float) -> None:
         """The master heard of us: requests may start until this boot instant."""
+
+    def lost(self) -> None:
+        """The session has ended."""
 
 
 @attrs.define(kw_only=True)
@@ -167,15 +170,17 @@ class Link:
             if self._said:
                 self._said = ""
             logger.info("registered at %s, epoch %d", endpoint, registered.epoch)
-            self.outbox.begin_session()
             self.agent.registered(registered)
             spans = _Spans.of(registered)
             self.agent.extend(sent_at + spans.valid_s)
             await self._attend(connection, spans)
         logger.warning("connection to the master lost")
+        self.connected = False
+        self.agent.lost()
 
     async def _register(self, connection: Connection[Any]) -> m.Registered:
         with trio.move_on_after(DIAL_TIMEOUT_S):
+            self.outbox.begin_session()
             await connection.send(self.agent.registration())
             answer = await connection.receive()
             match answer:
@@ -219,15 +224,11 @@ class Link:
                     sent_at = sent.pop(message.number, None)
                     if sent_at is not None:
                         self.agent.extend(sent_at + spans.valid_s)
-                case m.CommitSeen():
-                    self.outbox.seen_commit(message)
-                    self.agent.receive(message)
-                case m.EndedSeen():
-                    self.outbox.seen_end(message.process)
-                    self.agent.receive(message)
                 case m.Refused():
                     logger.error("the master ends the session: %s", message.text)
                 case _:
+                    if isinstance(message, Answering):
+                        self.outbox.hear(message)
                     self.agent.receive(message)
 
     async def _write(self, connection: Connection[Any], stop: trio.CancelScope) -> None:

@@ -1,16 +1,18 @@
 """What a worker has to tell the master, kept until it is known to have arrived.
 
-Commits and ends of processes are retained until the master acknowledges them, and
-offered again, in order, on every new session. Progress is only worth its latest
-state, logs only what fits; both may be lost. Nothing here waits: a slow master must
-not hold up the reading of crawl processes.
+What the master answers (commits, questions, ends of processes) is retained until all
+of its answers have come, and offered again, in order, on every new session. What only
+holds on one session, and logs as far as they fit, is sent once. Nothing here waits: a
+slow master must not hold up the reading of crawl processes.
 """
 
 from collections import deque
+from collections.abc import Iterable
 
 import attrs
 
 from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import encode_frame
 
@@ -19,8 +21,32 @@ LOG_WAITING_BYTES_MAX = 1024 * 1024
 # Log bytes in one message, so that a flood never holds up what matters for long.
 LOG_MESSAGE_BYTES_MAX = 64 * 1024
 
-# A part of a commit by process, request and number; the end of a process by -1.
-Key = tuple[int, int, int]
+# What an answer names: its kind, the process, and what tells it from others of both.
+Key = tuple[str | int, ...]
+# What a process asks, as against what it tells; nobody needs answers to the dead.
+Question = m.Offer | m.Feeds | m.Read
+Retained = m.Commits | Question | m.Ended
+Answering = m.CommitsSeen | m.Offered | m.FeedsSeen | m.ReadSeen | m.EndedSeen
+
+
+def _keys(message: Retained | Answering) -> Iterable[Key]:
+    """Return what is to be answered of a message, or what an answer answers."""
+    process = message.process
+    match message:
+        case m.Commits():
+            return [
+                ("part", process, c.request, c.unit, c.part) for c in message.commits
+            ]
+        case m.CommitsSeen():
+            return [("part", process, s.request, s.unit, s.part) for s in message.seen]
+        case m.Offer() | m.Offered():
+            return [("offer", process, message.number)]
+        case m.Feeds() | m.FeedsSeen():
+            return [("feeds", process)]
+        case m.Read() | m.ReadSeen():
+            return [("read", process, message.file, message.offset)]
+        case m.Ended() | m.EndedSeen():
+            return [("end", process)]
 
 
 @attrs.define
@@ -59,57 +85,82 @@ class _Log:
             self.dropped_lines = 0
 
 
-def _end_key(process: int) -> Key:
-    return (process, -1, -1)
+@attrs.define
+class _Entry:
+    """A retained frame and what of it is not answered yet."""
+
+    frame: bytes
+    open: set[Key]
 
 
 class Outbox:
     """See the module. ``take`` gives frames to send, of this session's messages."""
 
     def __init__(self) -> None:
-        self._retained: dict[Key, bytes] = {}
-        self._unsent: deque[Key] = deque()
+        # By a number that counts them: the order in which they are offered.
+        self._retained: dict[int, _Entry] = {}
+        self._number_of: dict[Key, int] = {}
+        self._next = 0
+        self._unsent: deque[int] = deque()
         self._soon: deque[bytes] = deque()
-        self._progress: dict[int, m.Progress] = {}
         self._logs: dict[int, _Log] = {}
 
     @property
     def is_settled(self) -> bool:
-        """Whether the master has acknowledged all that is retained."""
+        """Whether the master has answered all that is retained."""
         return not self._retained
 
     @property
     def has_more(self) -> bool:
         """Whether ``take`` would give something."""
-        return bool(self._unsent or self._soon or self._progress or self._logs)
+        return bool(self._unsent or self._soon or self._logs)
+
+    def requests_of(self, process: int) -> set[int]:
+        """Return the requests of a process with a commit that is not answered."""
+        return {
+            int(key[2])
+            for key in self._number_of
+            if key[:2] == ("part", process) and key[2]
+        }
 
     def begin_session(self) -> None:
-        """Offer everything that is retained again, on a new session."""
+        """Offer everything that is retained again, on a new session.
+
+        To be called before the registration is made: what is told while that is
+        under way is not in it, and belongs to the session that it begins.
+        """
         self._soon.clear()
         self._unsent = deque(self._retained)
 
     # ---- what is to be told -----------------------------------------------------
 
-    def add_commit(self, commit: m.Commit, frame: bytes) -> None:
-        """Retain a part of a commit; ``frame`` is its encoded frame."""
-        self._retain((commit.process, commit.request, commit.part), frame)
+    def retain(self, message: Retained, frame: bytes) -> None:
+        """Keep a message until all of it is answered; ``frame`` is its encoded frame.
+
+        Raises ``RemoteProtocolError`` for what waits for its answer already.
+        """
+        keys = set(_keys(message))
+        if keys & self._number_of.keys():
+            raise RemoteProtocolError(
+                "said_twice", "a message that is not answered yet"
+            )
+        number = self._next
+        self._next += 1
+        self._number_of.update(dict.fromkeys(keys, number))
+        self._retained[number] = _Entry(frame, keys)
+        self._unsent.append(number)
 
     def add_end(self, end: m.Ended) -> None:
-        """Retain the end of a process."""
-        self._retain(_end_key(end.process), encode_frame(encode(end)))
-        self._progress.pop(end.process, None)
+        """Retain the end of a process, which forgets what it asked."""
+        questions = ("offer", "feeds", "read")
+        for key in list(self._number_of):
+            if key[0] in questions and key[1] == end.process:
+                self._answered(key)
+        self.retain(end, encode_frame(encode(end)))
 
-    def _retain(self, key: Key, frame: bytes) -> None:
-        self._retained[key] = frame
-        self._unsent.append(key)
-
-    def add_soon(self, message: m.Message) -> None:
+    def add_soon(self, message: m.Message, frame: bytes | None = None) -> None:
         """Send a message of this session only, before anything else."""
-        self._soon.append(encode_frame(encode(message)))
-
-    def add_progress(self, progress: m.Progress) -> None:
-        """Tell how far a process is; replaces what was not sent yet."""
-        self._progress[progress.process] = progress
+        self._soon.append(frame or encode_frame(encode(message)))
 
     def add_log(self, job: str, process: int, data: bytes) -> None:
         """Take log bytes, as far as there is room."""
@@ -121,21 +172,20 @@ class Outbox:
 
     # ---- what was heard ---------------------------------------------------------
 
-    def seen_commit(self, seen: m.CommitSeen) -> None:
-        """Forget a part that the master has; all parts of a settled request."""
-        self._retained.pop((seen.process, seen.request, seen.part), None)
-        if seen.result == "settled":
-            self.forget_commits(seen.process)
+    def hear(self, answer: Answering) -> None:
+        """Forget what is answered; a frame when all of it is."""
+        for key in _keys(answer):
+            self._answered(key)
 
-    def seen_end(self, process: int) -> None:
-        """Forget a process whose end the master knows."""
-        self._retained.pop(_end_key(process), None)
-
-    def forget_commits(self, process: int) -> None:
-        """Drop what a process wanted to commit: the master gave up on it."""
-        end = _end_key(process)
-        for key in [key for key in self._retained if key[0] == process and key != end]:
-            del self._retained[key]
+    def _answered(self, key: Key) -> None:
+        number = self._number_of.pop(key, None)
+        if number is None:
+            # An answer may come twice.
+            return
+        entry = self._retained[number]
+        entry.open.discard(key)
+        if not entry.open:
+            del self._retained[number]
 
     # ---- sending ----------------------------------------------------------------
 
@@ -146,12 +196,10 @@ class Outbox:
         while self._soon:
             frames.append(self._soon.popleft())
         while self._unsent and size < bytes_max:
-            frame = self._retained.get(self._unsent.popleft())
-            if frame is not None:
-                frames.append(frame)
-                size += len(frame)
-        frames += [encode_frame(encode(one)) for one in self._progress.values()]
-        self._progress.clear()
+            entry = self._retained.get(self._unsent.popleft())
+            if entry is not None:
+                frames.append(entry.frame)
+                size += len(entry.frame)
         for process, log in list(self._logs.items()):
             message = m.Log(job=log.job, process=process, data=log.take())
             if not log.data:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,10 +30,15 @@ logger = logging.getLogger(__name__)
 # The numbers of two inherited files follow: its link and its lifeline.
 COMMAND = (sys.executable, "-P", "-m", "dscrapy.crawl")
 _READ_BYTES = 65536
+# Bytes of one write: several small messages share a system call.
+_WRITE_BYTES = 65536
 # Times a silent process is asked before its time is up; see ``_probe``.
 PROBES = 10
-# Messages to a process that does not read; the probes find it before they are many.
-MESSAGES_WAITING_MAX = 1024
+# Messages that wait for a process to read them. While user code blocks its loop, it
+# is sent what it asked for: a window of leases, answers to what it has said, a probe
+# now and then. That is some hundreds; a process with more has stopped reading, and
+# none of them can be dropped, for one may be a lease.
+MESSAGES_WAITING_MAX = 4096
 # Time for the stack dump to reach the log.
 DUMP_S = 2.0
 _FROM_CRAWL: Decoder[m.FromCrawl] = Decoder(m.FromCrawl)
@@ -51,28 +57,24 @@ class Death:
 class CrawlProcess:
     """A crawl process for ``start``, in the folder of its project.
 
-    ``on_commit`` takes commits with their frames, ``on_progress`` and ``on_log``
-    what they say; none of them waits.
+    ``on_message`` takes what it says to the master, with the frame to send on, and
+    raises ``RemoteProtocolError`` for what it may not say; ``on_log`` takes its log.
+    Neither waits.
     """
 
     start: m.Start
     folder: Path
     process_silent_s: float
     stop_grace_s: float
-    on_commit: Callable[[m.Commit, bytes], None]
-    on_progress: Callable[[m.Progress], None]
+    on_message: Callable[[m.FromProcess, bytes], None]
     on_log: Callable[[bytes], None]
     valid_until: float = math.inf
     command: tuple[str, ...] = COMMAND
     pid: int = 0
-    pages: int = 0
-    items: int = 0
     _process: trio.Process | None = None
-    _outgoing: tuple[
-        trio.MemorySendChannel[m.ToCrawl], trio.MemoryReceiveChannel[m.ToCrawl]
-    ] = attrs.field(
-        factory=lambda: trio.open_memory_channel[m.ToCrawl](MESSAGES_WAITING_MAX)
-    )
+    _waiting: deque[m.ToCrawl] = attrs.field(factory=deque)
+    _is_valid_told: bool = True
+    _told: trio.Event = attrs.field(factory=trio.Event)
     _answered: int = 0
     _heard: trio.Event = attrs.field(factory=trio.Event)
     _stopping: trio.Event = attrs.field(factory=trio.Event)
@@ -81,30 +83,35 @@ class CrawlProcess:
 
     def __attrs_post_init__(self) -> None:
         start = self.start
-        run = m.Run(
-            job=start.job,
-            process=start.process,
-            request=start.request,
-            spec=start.spec,
+        self.tell(
+            m.Run(
+                job=start.job,
+                process=start.process,
+                role=start.role,
+                spec=start.spec,
+            )
         )
-        self.tell(run)
-        if math.isfinite(self.valid_until):
-            self.tell(m.Valid(until=self.valid_until))
+        self._is_valid_told = not math.isfinite(self.valid_until)
 
     # ---- said by the worker -----------------------------------------------------
 
     def tell(self, message: m.ToCrawl) -> None:
-        """Send the process a message, as soon as it has started."""
-        try:
-            self._outgoing[0].send_nowait(message)
-        except (trio.WouldBlock, trio.BrokenResourceError):
-            # Full means that it has not read for long: the probes will find that.
-            logger.debug("process %d does not listen", self.start.process)
+        """Send the process a message, as soon as it has started.
+
+        One that does not read what it is told is killed.
+        """
+        if len(self._waiting) >= MESSAGES_WAITING_MAX:
+            self.kill("it does not read its messages")
+            return
+        self._waiting.append(message)
+        self._told.set()
 
     def extend(self, until: float) -> None:
         """Let it start requests until this instant of the machine's boot clock."""
+        # Only the latest is worth telling, however long it has not read.
         self.valid_until = until
-        self.tell(m.Valid(until=until))
+        self._is_valid_told = False
+        self._told.set()
 
     def stop(self, message: m.Stop) -> None:
         """End it gracefully; after ``stop_grace_s`` it is killed."""
@@ -113,10 +120,12 @@ class CrawlProcess:
 
     def kill(self, why: str, *, counted: bool = False) -> None:
         """End it at once; ``counted`` when that is the job's own doing."""
-        if self._process is not None and self._process.returncode is None:
-            self._killed_for = self._killed_for or why
-            self._kill_counted = self._kill_counted or counted
-            self._signal(signal.SIGKILL)
+        if self._process is not None and self._process.returncode is not None:
+            return
+        # One that has not started yet is killed when it has.
+        if not self._killed_for:
+            self._killed_for, self._kill_counted = why, counted
+        self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
         # The whole group: a spider may have started programs of its own. Its first
@@ -183,6 +192,8 @@ class CrawlProcess:
         log: trio.lowlevel.FdStream,
     ) -> None:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(link))
+        if self._killed_for:
+            self._signal(signal.SIGKILL)
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(self._write, stream)
             nursery.start_soon(self._probe)
@@ -197,12 +208,26 @@ class CrawlProcess:
             nursery.cancel_scope.cancel()
 
     async def _write(self, stream: trio.SocketStream) -> None:
-        async with self._outgoing[1] as outgoing:
-            async for message in outgoing:
-                try:
-                    await stream.send_all(encode_frame(encode(message)))
-                except trio.BrokenResourceError:
-                    return
+        while True:
+            while not (frames := self._next_frames()):
+                self._told = trio.Event()
+                await self._told.wait()
+            try:
+                await stream.send_all(frames)
+            except trio.BrokenResourceError:
+                return
+
+    def _next_frames(self) -> bytes:
+        """Return the frames of one write: the first message, then its validity."""
+        frames = []
+        size = 0
+        while self._waiting and size < _WRITE_BYTES:
+            frames.append(encode_frame(encode(self._waiting.popleft())))
+            size += len(frames[-1])
+        if not self._is_valid_told:
+            self._is_valid_told = True
+            frames.insert(1, encode_frame(encode(m.Valid(until=self.valid_until))))
+        return b"".join(frames)
 
     async def _read(self, stream: trio.SocketStream) -> None:
         frames = FrameReader()
@@ -223,16 +248,9 @@ class CrawlProcess:
             self._heard.set()
             return
         mine = (self.start.job, self.start.process)
-        is_mine = (message.job, message.process) == mine
-        if not is_mine or (
-            isinstance(message, m.Commit) and message.request != self.start.request
-        ):
-            raise RemoteProtocolError("not_held", "a message about another's lease")
-        if isinstance(message, m.Commit):
-            self.on_commit(message, encode_frame(frame))
-        else:
-            self.pages, self.items = message.pages, message.items
-            self.on_progress(message)
+        if (message.job, message.process) != mine:
+            raise RemoteProtocolError("not_held", "a message about another process")
+        self.on_message(message, encode_frame(frame))
 
     async def _pump(self, log: trio.lowlevel.FdStream) -> None:
         while data := await log.receive_some(_READ_BYTES):

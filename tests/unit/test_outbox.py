@@ -1,7 +1,7 @@
 """What a worker keeps for the master: until it is acknowledged, bounded, in order."""
 
 from collections import deque
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dscrapy import messages as m
-from dscrapy.model import Outcome
+from dscrapy.errors import RemoteProtocolError
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.worker.outbox import (
@@ -22,17 +22,11 @@ JOB = f"{1:016x}"
 DECODER: Decoder[Any] = Decoder(m.FromWorker)
 
 
-def commit(process: int, part: int, *, last: bool = False, size: int = 1) -> m.Commit:
-    """Return a part of a commit with one item of about ``size`` bytes."""
-    return m.Commit(
-        job=JOB,
-        process=process,
-        request=m.RUN_REQUEST,
-        part=part,
-        last=last,
-        items=(msgspec.Raw(b'"%s"' % (b"x" * size)),),
-        outcome=Outcome(finish_reason="finished") if last else None,
-    )
+def commit(process: int, *requests: int, size: int = 1) -> m.Commits:
+    """Return whole commits of these requests, each with an item of ``size`` bytes."""
+    item = msgspec.Raw(b'"%s"' % (b"x" * size))
+    commits = tuple(m.Commit(request=number, items=(item,)) for number in requests)
+    return m.Commits(job=JOB, process=process, commits=commits)
 
 
 def end(process: int) -> m.Ended:
@@ -40,20 +34,21 @@ def end(process: int) -> m.Ended:
     return m.Ended(job=JOB, process=process, how="exited")
 
 
-def seen(message: m.Commit, result: Any = "stored") -> m.CommitSeen:
-    """Return the master's answer to a part."""
-    return m.CommitSeen(
-        job=message.job,
-        process=message.process,
-        request=message.request,
-        part=message.part,
-        result=result,
+def seen(
+    message: m.Commits, *only: int, result: Literal["stored", "settled"] = "stored"
+) -> m.CommitsSeen:
+    """Return the master's answer to commits, or to ``only`` some of them."""
+    answers = tuple(
+        m.Seen(one.request, one.unit, one.part, result)
+        for one in message.commits
+        if not only or one.request in only
     )
+    return m.CommitsSeen(job=JOB, process=message.process, seen=answers)
 
 
-def add(outbox: Outbox, message: m.Commit) -> None:
-    """Retain a part as the worker does: with the frame it came in."""
-    outbox.add_commit(message, encode_frame(encode(message)))
+def add(outbox: Outbox, message: m.Commits | m.Offer | m.Feeds | m.Read) -> None:
+    """Retain a message as the worker does: with the frame it came in."""
+    outbox.retain(message, encode_frame(encode(message)))
 
 
 def messages_of(data: bytes) -> list[Any]:
@@ -81,103 +76,189 @@ def log_of(messages: list[Any]) -> bytes:
 
 
 def test_retained_messages_are_offered_again_on_every_session_in_order() -> None:
-    """What was sent but not acknowledged goes again, before what came after it."""
+    """What was sent but not answered goes again, before what came after it."""
     outbox = Outbox()
-    parts = [commit(1, part) for part in range(3)]
-    for part in parts:
-        add(outbox, part)
-    assert take_all(outbox) == parts
+    commits = [commit(1, number) for number in range(1, 4)]
+    for one in commits:
+        add(outbox, one)
+    assert take_all(outbox) == commits
     assert not outbox.has_more
-    outbox.seen_commit(seen(parts[0]))
+    outbox.hear(seen(commits[0]))
     outbox.begin_session()
     outbox.add_end(end(1))
-    assert take_all(outbox) == [*parts[1:], end(1)]
+    assert take_all(outbox) == [*commits[1:], end(1)]
     outbox.begin_session()
-    assert take_all(outbox) == [*parts[1:], end(1)]
-    for part in parts[1:]:
-        outbox.seen_commit(seen(part))
+    assert take_all(outbox) == [*commits[1:], end(1)]
+    for one in commits[1:]:
+        outbox.hear(seen(one))
     assert not outbox.is_settled
-    outbox.seen_end(1)
+    outbox.hear(m.EndedSeen(process=1))
     assert outbox.is_settled
     outbox.begin_session()
     assert take_all(outbox) == []
 
 
-def test_what_is_acknowledged_before_it_was_sent_again_is_not_sent_again() -> None:
+def test_what_is_answered_before_it_was_sent_again_is_not_sent_again() -> None:
     """An answer makes the frame that still waits for this session needless."""
     outbox = Outbox()
-    add(outbox, commit(1, 0))
     add(outbox, commit(1, 1))
+    add(outbox, commit(1, 2))
     outbox.begin_session()
-    outbox.seen_commit(seen(commit(1, 0)))
-    assert take_all(outbox) == [commit(1, 1)]
+    outbox.hear(seen(commit(1, 1)))
+    assert take_all(outbox) == [commit(1, 2)]
 
 
-def test_a_settled_request_forgets_all_its_parts_and_no_others() -> None:
-    """The end of its process, and the parts of other processes, still go."""
+def test_a_batch_that_is_answered_in_part_is_offered_again_whole() -> None:
+    """The rest of its answers may be lost with the session; the master knows what it
+    has. Only the last answer forgets the batch."""
     outbox = Outbox()
-    for process in (1, 2):
-        for part in range(2):
-            add(outbox, commit(process, part))
-        outbox.add_end(end(process))
-    outbox.seen_commit(seen(commit(1, 0), "settled"))
-    assert take_all(outbox) == [end(1), commit(2, 0), commit(2, 1), end(2)]
+    batch = commit(1, 5, 6, 7)
+    add(outbox, batch)
+    take_all(outbox)
+    outbox.hear(seen(batch, 6))
+    assert outbox.requests_of(1) == {5, 7}
+    outbox.begin_session()
+    assert take_all(outbox) == [batch]
+    outbox.hear(seen(batch, 5, 6))
+    outbox.begin_session()
+    assert take_all(outbox) == [batch]
+    outbox.hear(seen(batch, 7))
+    assert outbox.is_settled
 
 
-@pytest.mark.parametrize("result", ["stored", "published"])
-def test_an_acknowledged_part_forgets_itself_alone(result: str) -> None:
-    """A part that the master has says nothing of the parts behind it."""
+@pytest.mark.parametrize("result", ["stored", "settled"])
+def test_an_answer_forgets_the_part_it_names_and_no_other(
+    result: Literal["stored", "settled"],
+) -> None:
+    """Parts are told apart by process, request, unit and number, and also a dropped
+    one says nothing of those behind it: each has an answer of its own."""
     outbox = Outbox()
-    add(outbox, commit(1, 0))
-    add(outbox, commit(1, 1))
-    outbox.seen_commit(seen(commit(1, 0), result))
-    assert take_all(outbox) == [commit(1, 1)]
+    parts = [
+        m.Commit(request=1, part=0, last=False),
+        m.Commit(request=1, part=1),
+        m.Commit(request=2),
+        m.Commit(unit=1, kind="start"),
+    ]
+    batches = [
+        m.Commits(job=JOB, process=process, commits=(part,))
+        for process in (1, 2)
+        for part in parts
+    ]
+    for at, batch in enumerate(batches):
+        for other in batches[at:]:
+            add(outbox, other)
+        take_all(outbox)
+        outbox.hear(seen(batch, result=result))
+        outbox.begin_session()
+        assert take_all(outbox) == batches[at + 1 :]
+        for other in batches[at + 1 :]:
+            outbox.hear(seen(other))
 
 
 def test_an_answer_to_what_is_not_retained_is_passed_over() -> None:
     """An answer may come twice, or of a process that is long forgotten."""
     outbox = Outbox()
-    outbox.seen_commit(seen(commit(7, 3)))
-    outbox.seen_end(7)
+    outbox.hear(seen(commit(7, 3)))
+    outbox.hear(m.EndedSeen(process=7))
+    outbox.hear(m.Offered(job=JOB, process=7, number=1, seen=()))
     assert outbox.is_settled
+
+
+OFFER = m.Offer(job=JOB, process=1, number=1, fingerprints=b"f" * 20)
+FEEDS = m.Feeds(job=JOB, process=1, lengths={"a": 1})
+READ = m.Read(job=JOB, process=1, file="items", offset=9, limit=5)
+QUESTIONS: list[tuple[Any, Any, Any]] = [
+    (
+        OFFER,
+        m.Offered(job=JOB, process=1, number=1, seen=(True,)),
+        m.Offered(job=JOB, process=1, number=2, seen=(True,)),
+    ),
+    (
+        FEEDS,
+        m.FeedsSeen(job=JOB, process=1, lengths={}),
+        m.FeedsSeen(job=JOB, process=2, lengths={}),
+    ),
+    (
+        READ,
+        m.ReadSeen(job=JOB, process=1, file="items", offset=9, data=b""),
+        m.ReadSeen(job=JOB, process=1, file="tagged", offset=9, data=b""),
+    ),
+]
+
+
+@pytest.mark.parametrize(("question", "answer", "other"), QUESTIONS)
+def test_a_question_is_asked_until_its_own_answer_comes(
+    question: Any, answer: Any, other: Any
+) -> None:
+    """A process that waits for an answer waits for ever if it is lost."""
+    outbox = Outbox()
+    add(outbox, question)
+    take_all(outbox)
+    outbox.hear(other)
+    outbox.begin_session()
+    assert take_all(outbox) == [question]
+    outbox.hear(answer)
+    outbox.begin_session()
+    assert take_all(outbox) == []
+
+
+def test_the_dead_ask_nothing_but_what_they_committed_stands() -> None:
+    """With the end of a process its questions go, and nobody else's."""
+    outbox = Outbox()
+    add(outbox, commit(1, 1))
+    for question in (OFFER, FEEDS, READ):
+        add(outbox, question)
+    other = msgspec.structs.replace(OFFER, process=2)
+    add(outbox, other)
+    outbox.add_end(end(1))
+    assert take_all(outbox) == [commit(1, 1), other, end(1)]
+
+
+def test_what_waits_for_its_answer_cannot_be_said_again() -> None:
+    """One answer could not tell the two apart, and one of them would stay for ever."""
+    outbox = Outbox()
+    add(outbox, commit(1, 1, 2))
+    add(outbox, READ)
+    for again in (commit(1, 2, 3), READ):
+        with pytest.raises(RemoteProtocolError, match="not answered"):
+            add(outbox, again)
+    assert take_all(outbox) == [commit(1, 1, 2), READ]
+    assert outbox.requests_of(1) == {1, 2}
+
+
+def test_the_requests_of_a_process_are_those_without_an_answer() -> None:
+    """Units have no request, and other processes have their own."""
+    outbox = Outbox()
+    add(outbox, commit(1, 1, 2))
+    add(outbox, commit(2, 3))
+    unit = m.Commit(unit=9, kind="closed")
+    add(outbox, m.Commits(job=JOB, process=1, commits=(unit,)))
+    outbox.hear(seen(commit(1, 1)))
+    assert outbox.requests_of(1) == {2}
+    assert outbox.requests_of(2) == {3}
+    assert outbox.requests_of(3) == set()
 
 
 def test_a_message_of_the_session_goes_first_and_dies_with_it() -> None:
     """What only holds on this session is never sent on the next one."""
     outbox = Outbox()
-    add(outbox, commit(1, 0))
+    add(outbox, commit(1, 1))
     outbox.add_soon(m.Draining())
-    assert messages_of(outbox.take(1)) == [m.Draining(), commit(1, 0)]
+    assert messages_of(outbox.take(1)) == [m.Draining(), commit(1, 1)]
     outbox.add_soon(m.Draining())
     outbox.begin_session()
-    assert take_all(outbox) == [commit(1, 0)]
+    assert take_all(outbox) == [commit(1, 1)]
 
 
 def test_one_write_holds_about_as_many_bytes_as_asked_for() -> None:
     """Commits leave one after another, so that heartbeats get in between."""
     outbox = Outbox()
-    parts = [commit(1, part, size=1000) for part in range(5)]
-    for part in parts:
-        add(outbox, part)
-    assert messages_of(outbox.take(1500)) == parts[:2]
-    assert messages_of(outbox.take(1)) == [parts[2]]
-    assert take_all(outbox) == parts[3:]
-
-
-def test_progress_is_only_worth_its_latest_state() -> None:
-    """One message for each process, its last; none after the process's end."""
-    outbox = Outbox()
-    told = [
-        m.Progress(job=JOB, process=1, pages=n, items=n, errors=0, in_flight=0)
-        for n in range(4)
-    ]
-    other = msgspec.structs.replace(told[0], process=2)
-    for progress in (*told[:3], other):
-        outbox.add_progress(progress)
-    assert take_all(outbox) == [told[2], other]
-    outbox.add_progress(told[3])
-    outbox.add_end(end(1))
-    assert take_all(outbox) == [end(1)]
+    batches = [commit(1, number, size=1000) for number in range(1, 6)]
+    for one in batches:
+        add(outbox, one)
+    assert messages_of(outbox.take(1500)) == batches[:2]
+    assert messages_of(outbox.take(1)) == [batches[2]]
+    assert take_all(outbox) == batches[3:]
 
 
 def test_a_log_travels_whole_in_bounded_messages() -> None:
@@ -241,9 +322,9 @@ def test_logs_of_processes_do_not_wait_for_each_other() -> None:
     outbox = Outbox()
     outbox.add_log(JOB, 1, b"x" * 10 * LOG_MESSAGE_BYTES_MAX)
     outbox.add_log(JOB, 2, b"quiet\n")
-    add(outbox, commit(3, 0))
+    add(outbox, commit(3, 1))
     first = messages_of(outbox.take(1))
-    assert first[0] == commit(3, 0)
+    assert first[0] == commit(3, 1)
     assert m.Log(job=JOB, process=2, data=b"quiet\n") in first
     assert outbox.has_log(1)
     assert not outbox.has_log(2)
@@ -270,38 +351,45 @@ def steps(draw: st.DrawFn) -> list[tuple[str, int]]:
 def test_the_master_misses_nothing_whatever_happens_on_the_way(
     course: list[tuple[str, int]],
 ) -> None:
-    """However sessions end and answers are lost: the master hears all parts, each
-    process's in order and without a gap, and in the end nothing is retained."""
+    """However sessions end and answers are lost, whole or in part: the master hears
+    all units, in order and without a gap, and in the end nothing is retained."""
     outbox = Outbox()
-    answers: deque[m.CommitSeen] = deque()
+    answers: deque[m.Seen] = deque()
     heard: list[int] = []
-    parts = 0
+    units = 0
+
+    def batch(count: int) -> m.Commits:
+        numbers = range(units + 1, units + 1 + count)
+        commits = tuple(m.Commit(unit=number, kind="late") for number in numbers)
+        return m.Commits(job=JOB, process=1, commits=commits)
 
     def take(bytes_max: int) -> None:
         for message in messages_of(outbox.take(bytes_max)):
-            # As the master: a part that it has is answered again, a gap never comes.
-            assert message.part <= len(heard)
-            if message.part == len(heard):
-                heard.append(message.part)
-            answers.append(seen(message))
+            for one in message.commits:
+                # As the master: a unit that it has is answered again, no gap comes.
+                assert one.unit <= len(heard) + 1
+                if one.unit == len(heard) + 1:
+                    heard.append(one.unit)
+                answers.append(m.Seen(0, one.unit, 0, "published"))
+
+    def answer(count: int) -> None:
+        some = tuple(answers.popleft() for _ in range(min(count, len(answers))))
+        outbox.hear(m.CommitsSeen(job=JOB, process=1, seen=some))
 
     for step, count in [*course, ("session", 1)]:
         match step:
             case "commit":
-                for _ in range(count):
-                    add(outbox, commit(1, parts))
-                    parts += 1
+                add(outbox, batch(count))
+                units += count
             case "take":
                 take(100 * count)
             case "answer":
-                for _ in range(min(count, len(answers))):
-                    outbox.seen_commit(answers.popleft())
+                answer(count)
             case _:
                 answers.clear()
                 outbox.begin_session()
     while outbox.has_more:
         take(1)
-    while answers:
-        outbox.seen_commit(answers.popleft())
-    assert heard == list(range(parts))
+    answer(len(answers))
+    assert heard == list(range(1, units + 1))
     assert outbox.is_settled
