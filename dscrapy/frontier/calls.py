@@ -10,11 +10,16 @@ from dscrapy.errors import UsageError
 from dscrapy.frontier import records as r
 from dscrapy.frontier import views
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision, hold_message, stop_message
-from dscrapy.frontier.jobs import Job, Process
+from dscrapy.frontier.decision import Decision
+from dscrapy.frontier.jobs import Job
 from dscrapy.frontier.state import State
 from dscrapy.jobfile import check_every, check_spec
-from dscrapy.model import ID_PATTERN, JobSpec, Submission
+from dscrapy.model import (
+    ID_PATTERN,
+    JOB_PAUSES,
+    JobSpec,
+    Submission,
+)
 
 
 def decide_call(
@@ -161,6 +166,7 @@ def _change(
             "pause": _pause,
             "resume": _resume,
             "retry": _retry,
+            "parallelism": _set_parallelism,
         }[command.verb]
         problem = change(state, job, command, decision, now)
     if problem is not None:
@@ -175,7 +181,7 @@ def _change_schedule(
     schedule = state.schedules[command.job]
     if command.verb != "cancel":
         done = {"pause": "paused", "resume": "resumed", "retry": "retried"}
-        verb = done[command.verb]
+        verb = done.get(command.verb, "changed")
         return f"{schedule.id} is a schedule: it can be cancelled, not {verb}"
     if schedule.cancelled:
         return f"schedule {schedule.id} is already cancelled"
@@ -190,13 +196,11 @@ def _cancel(
         return f"job {job.id} is already {job.status}"
     if job.course is not None and job.course.cancelling:
         return f"job {job.id} is already being cancelled"
-    if job.status == "ready":
+    if not job.processes:
         decision.end_job(job, "cancelled", "cancelled", now)
         return None
     decision.records.append(r.CancelAsked(job=job.id))
-    process = _process_of(state, job)
-    assert process is not None, "a job runs as long as it has a process"
-    decision.tell(state, process, stop_message(process, "cancelled"))
+    decision.stop_all(state, job, "cancelled")
     return None
 
 
@@ -207,7 +211,9 @@ def _pause(
         return f"job {job.id} is already {job.status}"
     if job.paused:
         return f"job {job.id} is already paused"
-    _set_paused(state, job, decision, on=True)
+    decision.records.append(r.JobPaused(job=job.id, on=True))
+    if job.processes:
+        decision.stop_all(state, job, JOB_PAUSES)
     return None
 
 
@@ -216,15 +222,19 @@ def _resume(
 ) -> str | None:
     if not job.paused or job.is_final:
         return f"job {job.id} is not paused but {job.state}"
-    _set_paused(state, job, decision, on=False)
+    decision.records.append(r.JobPaused(job=job.id, on=False))
     return None
 
 
-def _set_paused(state: State, job: Job, decision: Decision, *, on: bool) -> None:
-    decision.records.append(r.JobPaused(job=job.id, on=on))
-    process = _process_of(state, job)
-    if process is not None:
-        decision.tell(state, process, hold_message(process, on=on))
+def _set_parallelism(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if job.is_final:
+        return f"job {job.id} is already {job.status}"
+    if command.count < 0:
+        return f"{command.count} processes: 1 or more are needed, 0 is no ceiling"
+    decision.records.append(r.ParallelismSet(job=job.id, count=command.count))
+    return None
 
 
 def _retry(
@@ -232,14 +242,8 @@ def _retry(
 ) -> str | None:
     if not job.is_final:
         return f"job {job.id} has not ended: it is {job.state}"
-    has_items = job.course is not None and job.course.items > 0
     if not command.fresh and job.status == "succeeded":
         return f"job {job.id} succeeded: `retry --fresh` runs it again with empty items"
-    if not command.fresh and has_items:
-        return (
-            f"job {job.id} keeps the {job.begin().items} items of its run: "
-            "`retry --fresh` runs it again with empty items"
-        )
     decision.records.append(
         r.JobAgain(
             job=job.id,
@@ -250,12 +254,6 @@ def _retry(
         )
     )
     return None
-
-
-def _process_of(state: State, job: Job) -> Process | None:
-    if job.course is None or job.course.process is None:
-        return None
-    return state.processes[job.course.process]
 
 
 # ---- the fleet ----------------------------------------------------------------
@@ -274,6 +272,6 @@ def _drain(
         text = f"worker {command.worker} is already draining"
         decision.refuse(session, command.call, "bad_state", text)
         return
-    decision.records.append(r.WorkerDrains(name=worker.name))
+    # It says so itself then, and its processes are stopped.
     decision.send(worker.session, m.Drain())
     decision.send(session, m.Accepted(call=command.call))

@@ -7,8 +7,10 @@ import attrs
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.jobs import Job, Process
+from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.state import State
-from dscrapy.messages import Hold, Message, Refused, Stop
+from dscrapy.messages import Message, Refused, Stop, ToProcess
+from dscrapy.model import Outcome
 
 
 @attrs.frozen
@@ -26,13 +28,15 @@ class Decision:
     """Records to apply in order; then messages to send and sessions to close.
 
     ``shows`` are answers that show a job or schedule as it stands afterwards:
-    session, call and id.
+    session, call and id. ``grants`` are leases to send to a session's process, once
+    their bodies are at hand.
     """
 
     records: list[r.Record | r.Volatile] = attrs.field(factory=list)
     sends: list[tuple[int, Message]] = attrs.field(factory=list)
     shows: list[tuple[int, int, str]] = attrs.field(factory=list)
     closes: list[int] = attrs.field(factory=list)
+    grants: list[tuple[int, Process, Granted]] = attrs.field(factory=list)
 
     def send(self, session: int, message: Message) -> None:
         """Let the message leave once the records are durable."""
@@ -42,11 +46,35 @@ class Decision:
         """Answer a call with a refusal."""
         self.sends.append((session, Refused(call=call, code=code, text=text)))
 
-    def tell(self, state: State, process: Process, message: Stop | Hold) -> None:
+    def tell(self, state: State, process: Process, message: ToProcess) -> None:
         """Tell a process; one that cannot be reached is told when it is back."""
         worker = state.workers.get(process.worker)
         if worker is not None and worker.session is not None:
             self.send(worker.session, message)
+
+    def stop(self, state: State, process: Process, reason: str) -> None:
+        """End a process gracefully; it takes no more leases."""
+        self.records.append(r.ProcessStops(job=process.job, process=process.number))
+        message = Stop(job=process.job, process=process.number, reason=reason)
+        self.tell(state, process, message)
+
+    def stop_all(self, state: State, job: Job, reason: str) -> None:
+        """End all processes of the job that do not end already."""
+        crawl = state.crawls[job.id]
+        for process in state.processes_of(job.id):
+            if process.number not in crawl.stopping and not process.closed:
+                self.stop(state, process, reason)
+
+    def close_job(
+        self, state: State, job: Job, reason: str, failure: Outcome | None = None
+    ) -> None:
+        """Let the spider close for this reason in all processes of the job."""
+        opened = state.crawls[job.id].opened.values()
+        has_feeds = failure is None and any(one.has_feeds for one in opened)
+        self.records.append(
+            r.Closes(job=job.id, reason=reason, failure=failure, has_feeds=has_feeds)
+        )
+        self.stop_all(state, job, reason)
 
     def end_job(
         self,
@@ -62,13 +90,3 @@ class Decision:
                 job=job.id, state=end, reason=reason, traceback=traceback, at=now.wall
             )
         )
-
-
-def stop_message(process: Process, reason: str) -> Stop:
-    """Return what ends a process gracefully."""
-    return Stop(job=process.job, process=process.number, reason=reason)
-
-
-def hold_message(process: Process, *, on: bool) -> Hold:
-    """Return what holds a process or lets it go on."""
-    return Hold(job=process.job, process=process.number, on=on)

@@ -2,7 +2,8 @@
 
 ``items.jsonl`` (and ``tagged.jsonl`` beside it) are derived from the journal: parts
 of a commit go to spools, and the record that publishes them moves the spools to
-the job's files. Every write names the length at which it begins, which the state
+the job's files. ``requests.jsonl`` takes the bodies of all requests in turn, those
+of parts at once. Every write names the length at which it begins, which the state
 knows, so a replay does the same writes at the same places and a file that a crash
 left longer is cut first.
 
@@ -12,6 +13,7 @@ Call ``writes_of`` before ``State.apply`` of the same record.
 import attrs
 
 from dscrapy.frontier import records as r
+from dscrapy.frontier.jobs import Spool, spool_key
 from dscrapy.frontier.state import State
 
 SPOOL_FOLDER = "spool"
@@ -39,12 +41,42 @@ class Move:
 
 @attrs.frozen
 class Discard:
-    """The spool is not needed any more, once no replay can begin before this."""
+    """The file is not needed any more, once no replay can begin before this; unless
+    it is written to again."""
 
-    spool: str
+    name: str
 
 
 Write = Append | Move | Discard
+
+
+def coalesced(writes: list[Write]) -> list[Write]:
+    """Return the same writes with those that continue each other made one."""
+    result: list[Write] = []
+    # Appends that may still be continued, by file: their place in the result.
+    open_ones: dict[str, int] = {}
+    pieces: dict[int, list[bytes]] = {}
+    ends: dict[str, int] = {}
+    for write in writes:
+        place = open_ones.get(write.name)
+        if isinstance(write, Append) and place is not None:
+            if ends[write.name] == write.at:
+                pieces[place].append(write.data)
+                ends[write.name] += len(write.data)
+                continue
+        if isinstance(write, Append):
+            open_ones[write.name] = len(result)
+            pieces[len(result)] = [write.data]
+            ends[write.name] = write.at + len(write.data)
+        else:
+            # A move reads its spool as it is now.
+            open_ones.clear()
+        result.append(write)
+    for place, parts in pieces.items():
+        write = result[place]
+        assert isinstance(write, Append)
+        result[place] = Append(write.name, write.at, b"".join(parts))
+    return result
 
 
 def items_name(job: str) -> str:
@@ -62,17 +94,22 @@ def log_name(job: str) -> str:
     return f"{JOBS_FOLDER}/{job}/log.txt"
 
 
-def spool_names(process: int) -> tuple[str, str]:
-    """Return the names of a process's spools: lines and tagged forms."""
+def requests_name(job: str) -> str:
+    """Return the name of the job's file of bodies of requests."""
+    return f"{JOBS_FOLDER}/{job}/requests.jsonl"
+
+
+def spool_names(process: int, key: str) -> tuple[str, str]:
+    """Return the spools of a process's commit: lines and tagged forms."""
     return (
-        f"{SPOOL_FOLDER}/{process}.items.jsonl",
-        f"{SPOOL_FOLDER}/{process}.tagged.jsonl",
+        f"{SPOOL_FOLDER}/{process}-{key}.items.jsonl",
+        f"{SPOOL_FOLDER}/{process}-{key}.tagged.jsonl",
     )
 
 
 def process_of_spool(name: str) -> int | None:
     """Return the number of the process whose spool has this file name."""
-    number = name.split(".", 1)[0]
+    number = name.split("-", 1)[0]
     return int(number) if number.isdecimal() else None
 
 
@@ -80,24 +117,21 @@ def writes_of(state: State, record: r.Record | r.Volatile) -> list[Write]:
     """Return the writes that ``record`` leads to in the state as it still is."""
     match record:
         case r.PartStored():
-            process = state.processes[record.process]
-            items, tagged = spool_names(record.process)
-            lines, forms = _lines(record)
-            return [
-                Append(items, process.spool_bytes, lines),
-                Append(tagged, process.spool_tagged_bytes, forms),
-            ]
+            return [*_store(state, record), *_bodies(state, record)]
         case r.Published():
-            return _publish(state, record)
+            return [*_publish(state, record), *_bodies(state, record)]
         case r.JobAgain(fresh=True):
-            return [
-                Append(items_name(record.job), 0, b""),
-                Append(tagged_name(record.job), 0, b""),
-            ]
+            names = (items_name, tagged_name, requests_name)
+            return [Append(name(record.job), 0, b"") for name in names]
         case r.ProcessEnded():
-            if not state.processes[record.process].parts:
-                return []
-            return [Discard(spool) for spool in spool_names(record.process)]
+            process = state.processes[record.process]
+            return [
+                Discard(spool)
+                for key in process.spools
+                for spool in spool_names(record.process, key)
+            ]
+        case r.JobEnded(state="succeeded") if record.job in state.crawls:
+            return [Discard(requests_name(record.job))]
         case _:
             return []
 
@@ -107,21 +141,48 @@ def _lines(record: r.PartStored | r.Published) -> tuple[bytes, bytes]:
     return lines, r.tagged_lines_of(record.items, record.tagged)
 
 
+def _bodies(state: State, record: r.PartStored | r.Published) -> list[Write]:
+    bodies = record.children.bodies
+    if not bodies:
+        return []
+    at = state.crawls[record.job].frontier.body_bytes
+    data = b"".join(bytes(body) + b"\n" for body in bodies)
+    return [Append(requests_name(record.job), at, data)]
+
+
+def _spool_of(state: State, record: r.PartStored | r.Published) -> Spool:
+    process = state.processes.get(record.process)
+    key = spool_key(record.request, record.unit)
+    return Spool() if process is None else process.spools.get(key, Spool())
+
+
+def _store(state: State, record: r.PartStored) -> list[Write]:
+    spool = _spool_of(state, record)
+    key = spool_key(record.request, record.unit)
+    items, tagged = spool_names(record.process, key)
+    lines, forms = _lines(record)
+    return [
+        Append(items, spool.items_bytes, lines),
+        Append(tagged, spool.tagged_bytes, forms),
+    ]
+
+
 def _publish(state: State, record: r.Published) -> list[Write]:
     course = state.jobs[record.job].course
     assert course is not None
-    process = state.processes.get(record.process)
-    spooled = (0, 0)
-    if process is not None:
-        spooled = (process.spool_bytes, process.spool_tagged_bytes)
+    spool = _spool_of(state, record)
+    if not spool.items and not record.items and record.kind != "closed":
+        return []
+    spools = spool_names(record.process, spool_key(record.request, record.unit))
     names = (items_name(record.job), tagged_name(record.job))
     starts = (course.items_bytes, course.tagged_bytes)
+    spooled = (spool.items_bytes, spool.tagged_bytes)
     writes: list[Write] = []
-    for name, start, spool, count, data in zip(
-        names, starts, spool_names(record.process), spooled, _lines(record), strict=True
+    for name, start, source, count, data in zip(
+        names, starts, spools, spooled, _lines(record), strict=True
     ):
         if count:
-            writes.append(Move(name, start, spool, count))
+            writes += [Move(name, start, source, count), Discard(source)]
         # Also when there is nothing to write: a job that ran has its files.
         writes.append(Append(name, start + count, data))
     return writes

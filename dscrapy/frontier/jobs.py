@@ -19,7 +19,8 @@ Role = Literal["crawl", "export"]
 class Course:
     """What a job has been through since it first started or was changed.
 
-    ``deaths`` counts those since the last commit. ``items_bytes`` and
+    ``next_request`` is where its frontier begins to number, so that no number is used
+    twice. ``deaths`` counts those since the last commit. ``items_bytes`` and
     ``tagged_bytes`` are the lengths of the job's derived files. ``start_done``:
     ``start()`` is exhausted, or raised ``start_failure``. ``opened``: what
     ``spider_opened`` asked for is there. ``finish`` numbers the last idle unit.
@@ -30,6 +31,7 @@ class Course:
     """
 
     processes_count: int = 0
+    next_request: int = 1
     deaths: int = 0
     digest: str = ""
     items: int = 0

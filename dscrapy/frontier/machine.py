@@ -8,10 +8,8 @@ Which side a command is on shows in its module: clients' calls in ``calls``, wha
 workers say here.
 """
 
-import heapq
-import zlib
 from collections.abc import Iterator
-from typing import Literal, assert_never
+from typing import assert_never
 
 import attrs
 import msgspec
@@ -20,20 +18,15 @@ from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import calls, views
 from dscrapy.frontier import records as r
+from dscrapy.frontier.assignment import assign
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import (
-    Decision,
-    OnClosed,
-    OnTick,
-    hold_message,
-    stop_message,
-)
-from dscrapy.frontier.jobs import Job, Process, Schedule
+from dscrapy.frontier.commits import decide_commits
+from dscrapy.frontier.decision import Decision, OnClosed, OnTick
+from dscrapy.frontier.jobs import Process, Schedule
+from dscrapy.frontier.running import Running
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans, Worker
-from dscrapy.model import FAILURES, NAME_PATTERN, JobSpec, Outcome
-
-Result = Literal["stored", "published", "settled"]
+from dscrapy.model import NAME_PATTERN, WORKER_DRAINS, JobSpec, Outcome
 
 # More slots than this on one machine is a slip of the finger.
 SLOTS_MAX = 10_000
@@ -75,24 +68,35 @@ class Machine:
                 | m.Draining()
                 | m.Leaving()
                 | m.Started()
-                | m.Progress()
                 | m.Log()
-                | m.Commit()
                 | m.Ended()
+                | m.Opened()
+                | m.Commits()
+                | m.Release()
+                | m.Closing()
+                | m.Offer()
+                | m.Feeds()
+                | m.Read()
             ):
                 return self._from_worker(session, command, now)
             case _:
                 return calls.decide_call(self.state, session, command, now)
 
     def complete(self, decision: Decision) -> None:
-        """After its records are applied: add the answers that show how things stand.
+        """After its records are applied: add what shows how things stand now.
 
-        Those are the ones of ``shows``, and of whoever waited for a job that ended.
+        Those are leases that were taken, the answers of ``shows``, and of whoever
+        waited for a job that ended.
         """
         for record in decision.records:
             if isinstance(record, r.JobEnded):
                 waiting = self.state.waiters.pop(record.job, [])
                 decision.shows += [(*entry, record.job) for entry in waiting]
+        for process, granted in self.state.granted:
+            worker = self.state.workers[process.worker]
+            assert worker.session is not None
+            decision.grants.append((worker.session, process, granted))
+        self.state.granted.clear()
         for session, call, identity in decision.shows:
             shown = views.show(self.state, call, identity)
             assert shown is not None
@@ -104,7 +108,7 @@ class Machine:
         if name is not None:
             self.state.workers[name].heard_at = now.run
 
-    def holds(self, session: int, message: m.Log) -> bool:
+    def holds(self, session: int, message: m.Log | m.Read) -> bool:
         """Whether the worker of this session holds the message's process."""
         worker = self.state.sessions.get(session, "")
         return self._process_of(message.process, message.job, worker) is not None
@@ -119,6 +123,7 @@ class Machine:
             0.0 if schedule.is_due(now.wall) else schedule.next_at - now.wall
             for schedule in self._waiting_schedules()
         ]
+        waits += [running.wait_s() for running in self._crawling(now, Decision())]
         return max(min(waits, default=float("inf")), 0.0)
 
     # ---- time -----------------------------------------------------------------
@@ -146,10 +151,21 @@ class Machine:
                         next_at=schedule.next_after(now.wall),
                     )
                 )
+        for running in self._crawling(now, decision):
+            running.tick()
         return decision
 
+    def _crawling(self, now: Now, decision: Decision) -> Iterator[Running]:
+        """Yield the jobs that crawl: there are no more of them than slots."""
+        for identity in self.state.by_job:
+            yield self._running(identity, now, decision)
+
+    def _running(self, job: str, now: Now, decision: Decision) -> Running:
+        state = self.state
+        return Running(state, state.jobs[job], state.crawls[job], now, decision)
+
     def _reap(self, worker: Worker, decision: Decision, now: Now) -> None:
-        why = f"worker {worker.name} was lost; runs again"
+        why = f"worker {worker.name} was lost; goes on"
         for number in sorted(worker.processes):
             self._lose(self.state.processes[number], why, decision, now)
         decision.records.append(r.WorkerGone(name=worker.name))
@@ -168,9 +184,6 @@ class Machine:
                 at=now.wall,
             )
         )
-        job = self.state.jobs[process.job]
-        if job.status == "running" and job.begin().cancelling:
-            decision.end_job(job, "cancelled", "cancelled", now)
 
     def _closed(self, session: int, now: Now) -> Decision:
         decision = Decision(records=[r.SessionGone(session=session)])
@@ -211,19 +224,26 @@ class Machine:
             ),
         )
         for number in sorted(mine - held):
-            why = f"worker {name} no longer has it; runs again"
+            why = f"worker {name} no longer has it; goes on"
             self._lose(self.state.processes[number], why, decision, now)
-        for number in sorted(mine & held):
-            process = self.state.processes[number]
-            job = self.state.jobs[process.job]
-            if job.begin().cancelling:
-                decision.send(session, stop_message(process, "cancelled"))
-            elif job.is_final or job.begin().request != process.request:
-                decision.send(session, stop_message(process, "settled"))
-            else:
-                # It may have missed a pause or a resume.
-                decision.send(session, hold_message(process, on=job.paused))
+        for entry in command.held:
+            if entry.process in mine:
+                self._welcome_back(entry, decision, now)
         return decision
+
+    def _welcome_back(self, held: m.Held, decision: Decision, now: Now) -> None:
+        process = self.state.processes[held.process]
+        if process.job != held.job or held.job not in self.state.crawls:
+            # Its job has ended; so will it.
+            done = m.Done(job=held.job, process=held.process, stats=None)
+            decision.tell(self.state, process, done)
+            return
+        running = self._running(held.job, now, decision)
+        if held.closing and not process.closed:
+            running.close_by_itself(process, held.closing)
+        decision.records.append(r.ProcessKnown(held=held, at=now.wall))
+        if not held.closing:
+            running.resync(process)
 
     def _refuse_name(self, session: int, known: Worker, now: Now) -> Decision:
         silence_s = now.run - known.heard_at
@@ -245,14 +265,7 @@ class Machine:
     def _from_worker(
         self,
         session: int,
-        command: m.Heartbeat
-        | m.Draining
-        | m.Leaving
-        | m.Started
-        | m.Progress
-        | m.Log
-        | m.Commit
-        | m.Ended,
+        command: m.FromWorker,
         now: Now,
     ) -> Decision:
         name = self.state.sessions.get(session)
@@ -264,22 +277,78 @@ class Machine:
             case m.Heartbeat():
                 decision.send(session, m.HeartbeatSeen(number=command.number))
             case m.Draining():
-                decision.records.append(r.WorkerDrains(name=name))
+                self._drain(self.state.workers[name], decision)
             case m.Leaving():
                 self._reap(self.state.workers[name], decision, now)
             case m.Started():
                 self._started(command, name, decision)
-            case m.Progress():
-                self._progress(command, name, decision)
-            case m.Log():
-                pass
-            case m.Commit():
-                self._commit(session, command, name, decision, now)
+            case m.Commits():
+                self._commits(session, command, name, decision, now)
             case m.Ended():
                 self._ended(session, command, name, decision, now)
+            case m.Register() | m.Log() | m.Read():
+                raise AssertionError(f"{type(command).__name__} is not decided here")
+            case _:
+                process = self._process_of(command.process, command.job, name)
+                if process is not None and process.job in self.state.crawls:
+                    self._from_process(session, command, process, decision, now)
+        return decision
+
+    def _drain(self, worker: Worker, decision: Decision) -> None:
+        decision.records.append(r.WorkerDrains(name=worker.name))
+        for number in sorted(worker.processes):
+            process = self.state.processes[number]
+            crawl = self.state.crawls.get(process.job)
+            if crawl is not None and number not in crawl.stopping:
+                decision.stop(self.state, process, WORKER_DRAINS)
+
+    def _from_process(
+        self,
+        session: int,
+        command: m.Opened | m.Release | m.Closing | m.Offer | m.Feeds,
+        process: Process,
+        decision: Decision,
+        now: Now,
+    ) -> None:
+        job, number = process.job, process.number
+        running = self._running(job, now, decision)
+        match command:
+            case m.Opened():
+                decision.records.append(r.ProcessOpened(opened=command))
+                reason = running.stop_reason(process)
+                if reason:
+                    # It was decided before there was anybody to hear it.
+                    decision.stop(self.state, process, reason)
+            case m.Release():
+                decision.records.append(
+                    r.Released(
+                        job=job,
+                        process=number,
+                        requests=command.requests,
+                        at=now.wall,
+                    )
+                )
+            case m.Closing():
+                running.close_by_itself(process, command.reason)
+                decision.records.append(r.ProcessCloses(job=job, process=number))
+            case m.Offer():
+                seen = running.crawl.frontier.seen_of(command.fingerprints)
+                decision.send(
+                    session,
+                    m.Offered(
+                        job=job, process=number, number=command.number, seen=seen
+                    ),
+                )
+            case m.Feeds():
+                lengths = running.job.begin().feeds
+                if lengths is None:
+                    lengths = command.lengths
+                    decision.records.append(r.FeedsBegun(job=job, lengths=lengths))
+                decision.send(
+                    session, m.FeedsSeen(job=job, process=number, lengths=lengths)
+                )
             case _:
                 assert_never(command)
-        return decision
 
     def _process_of(self, number: int, job: str, worker: str) -> Process | None:
         process = self.state.processes.get(number)
@@ -295,130 +364,48 @@ class Machine:
             fact = r.CodeSeen(job=process.job, digest=command.digest)
             decision.records.append(fact)
 
-    def _progress(self, command: m.Progress, worker: str, decision: Decision) -> None:
-        process = self._process_of(command.process, command.job, worker)
-        if process is None or self.state.jobs[process.job].is_final:
-            return
-        decision.records.append(
-            r.ProgressSeen(
-                job=process.job,
-                pages=command.pages,
-                items=command.items,
-                errors=command.errors,
-            )
-        )
-
     # ---- commits --------------------------------------------------------------
 
-    def _commit(
+    def _commits(
         self,
         session: int,
-        command: m.Commit,
+        command: m.Commits,
         worker: str,
         decision: Decision,
         now: Now,
     ) -> None:
-        result = self._decide_commit(command, worker, decision, now)
-        decision.send(
-            session,
-            m.CommitSeen(
-                job=command.job,
-                process=command.process,
-                request=command.request,
-                part=command.part,
-                result=result,
-            ),
-        )
-
-    def _decide_commit(
-        self, command: m.Commit, worker: str, decision: Decision, now: Now
-    ) -> Result:
-        """The first commit of a request that is not done wins, whoever sends it."""
-        job = self.state.jobs.get(command.job)
-        if command.tagged and len(command.tagged) != len(command.items):
-            raise RemoteProtocolError("bad_commit", "tagged and items differ in length")
-        if command.last and command.outcome is None:
-            raise RemoteProtocolError("bad_commit", "the last part has no outcome")
-        if job is None or job.course is None:
-            return "settled"
+        answer = decide_commits(self.state, worker, command, decision)
+        decision.send(session, answer)
         process = self.state.processes.get(command.process)
-        if process is not None and (process.job, process.worker) != (job.id, worker):
-            raise RemoteProtocolError("bad_commit", "a process of another's")
-        if command.request != job.course.request:
-            # It was given up, or is run again.
-            return "settled"
-        parts = 0 if process is None else process.parts
-        if process is not None and command.part < parts:
-            # The answer was lost on the way; what it said still holds.
-            is_published = command.last and job.course.done
-            return "published" if is_published else "stored"
-        is_open = job.status in ("running", "ready") and not job.course.done
-        if not is_open:
-            return "settled"
-        if command.part != parts or (process is None and not command.last):
-            # Earlier parts went with a process that was given up.
-            return "settled"
-        if not command.last:
-            decision.records.append(
-                r.PartStored(
-                    job=job.id,
-                    process=command.process,
-                    part=command.part,
-                    items=command.items,
-                    tagged=command.tagged,
-                )
-            )
-            return "stored"
-        assert command.outcome is not None
-        return self._settle(job, command, command.outcome, decision, now)
+        if process is None:
+            return
+        for commit, seen in zip(command.commits, answer.seen, strict=True):
+            if commit.end is not None and seen.result == "published":
+                self._closes(process, commit, commit.end, decision, now)
 
-    def _settle(
+    def _closes(
         self,
-        job: Job,
-        command: m.Commit,
-        outcome: Outcome,
+        process: Process,
+        commit: m.Commit,
+        end: Outcome,
         decision: Decision,
         now: Now,
-    ) -> Result:
-        course = job.begin()
-        if self._runs_again(job, outcome):
-            self._again(job, outcome.text, decision, now)
-            return "settled"
-        decision.records.append(
-            r.Published(
-                job=job.id,
-                process=command.process,
-                request=command.request,
-                items=command.items,
-                tagged=command.tagged,
-                stats=command.stats,
-            )
-        )
-        if course.process is not None and course.process != command.process:
-            other = self.state.processes[course.process]
-            decision.tell(self.state, other, stop_message(other, "settled"))
-        if course.cancelling:
-            decision.end_job(job, "cancelled", "cancelled", now)
-        elif outcome.failure:
-            decision.end_job(job, "failed", outcome.text, now, outcome.traceback)
-        else:
-            decision.end_job(job, "succeeded", outcome.finish_reason, now)
-        return "published"
-
-    def _runs_again(self, job: Job, outcome: Outcome) -> bool:
-        helps = FAILURES.get(outcome.failure, False)
-        return helps and job.retries_left > 0 and not job.begin().cancelling
-
-    def _again(self, job: Job, reason: str, decision: Decision, now: Now) -> None:
-        decision.records.append(
-            r.JobAgain(
-                job=job.id,
-                fresh=False,
-                automatic=True,
-                reason=f"retry after: {reason}",
-                at=now.wall,
-            )
-        )
+    ) -> None:
+        """A process has ended its crawl: look what that means for its job."""
+        if commit.kind != "closed":
+            return
+        running = self._running(process.job, now, decision)
+        job, crawl = running.job, running.crawl
+        if not end.failure:
+            running.close_by_itself(process, end.finish_reason)
+        elif process.role == "export":
+            decision.close_job(self.state, job, job.begin().closing, end)
+        elif process.number not in crawl.opened and crawl.opened:
+            # The job runs elsewhere, so it is this worker that cannot run it.
+            decision.records.append(r.WorkerDiffers(name=process.worker, job=job.id))
+        elif job.is_crawling:
+            reason = end.finish_reason or end.failure
+            decision.close_job(self.state, job, reason, end)
 
     # ---- ends of processes ------------------------------------------------------
 
@@ -435,18 +422,17 @@ class Machine:
         if process is None:
             return
         job = self.state.jobs[process.job]
-        course = job.begin()
-        runs = job.status == "running" and course.request == process.request
-        counted = runs and command.counted and command.how == "exited"
+        counted = command.counted and command.how == "exited" and not process.closed
         where = f"on worker {worker}"
-        again = "; runs again" if command.how == "exited" else ""
+        again = "; goes on" if command.how == "exited" else ""
+        text = "" if process.closed else f"{command.text} {where}{again}"
         decision.records.append(
             r.ProcessEnded(
                 job=job.id,
                 process=process.number,
                 how=command.how,
                 counted=counted,
-                text=f"{command.text} {where}{again}",
+                text=text,
                 at=now.wall,
             )
         )
@@ -454,77 +440,34 @@ class Machine:
             decision.records.append(r.WorkerDiffers(name=worker, job=job.id))
         if command.how == "other_code":
             decision.records.append(r.WorkerDiffers(name=worker, job=job.id))
-        if not runs:
+        if job.is_final or (job.begin().closing and process.role == "crawl"):
             return
-        if course.cancelling:
-            decision.end_job(job, "cancelled", "cancelled", now)
-        elif command.how == "failed" and command.outcome is not None:
-            self._fail(job, command.outcome, decision, now)
-        elif counted and course.deaths + 1 >= self.start_deaths_max:
-            text = (
-                f"crawl process died {course.deaths + 1} times, last: "
-                f"{command.text} {where}"
-            )
-            self._fail(job, Outcome(failure="died", text=text), decision, now)
-
-    def _fail(self, job: Job, outcome: Outcome, decision: Decision, now: Now) -> None:
-        if self._runs_again(job, outcome):
-            self._again(job, outcome.text, decision, now)
-        else:
-            decision.end_job(job, "failed", outcome.text, now, outcome.traceback)
+        failure = command.outcome if command.how == "failed" else None
+        if failure is not None and self.state.crawls[job.id].opened:
+            # The job runs elsewhere, so it is this worker that cannot run it.
+            decision.records.append(r.WorkerDiffers(name=worker, job=job.id))
+            failure = None
+        deaths = job.begin().deaths + counted
+        if counted and deaths >= self.start_deaths_max:
+            text = f"its processes died {deaths} times, last: {command.text} {where}"
+            failure = Outcome(failure="died", text=text)
+        if failure is not None and not job.begin().cancelling:
+            reason = job.begin().closing or failure.failure
+            decision.close_job(self.state, job, reason, failure)
 
     # ---- assignment -------------------------------------------------------------
 
-    def assign(self, now: Now) -> Decision | None:
-        """Decide the next assignment, or None when there is none to make.
+    def follow_up(self, now: Now) -> Decision | None:
+        """Decide what comes of what has changed, or None when nothing does.
 
-        Higher priority first, then first come, to the worker with most free slots.
         Apply the decision, then ask again.
         """
-        set_aside = []
-        decision = None
-        while self.state.ready and decision is None:
-            if not any(self._free_workers()):
-                break
-            entry = self.state.ready[0]
-            heapq.heappop(self.state.ready)
-            job = self.state.jobs[entry[2]]
-            if not job.is_assignable:
+        while self.state.touched:
+            identity, _ = self.state.touched.popitem()
+            if identity not in self.state.crawls:
                 continue
-            worker = max(
-                (one for one in self._free_workers() if job.id not in one.differs),
-                key=lambda one: one.free,
-                default=None,
-            )
-            if worker is None:
-                set_aside.append(entry)
-            else:
-                decision = self._grant(job, worker, now)
-        for entry in set_aside:
-            heapq.heappush(self.state.ready, entry)
-        return decision
-
-    def _free_workers(self) -> Iterator[Worker]:
-        return (one for one in self.state.workers.values() if one.free)
-
-    def _grant(self, job: Job, worker: Worker, now: Now) -> Decision:
-        number = self.state.next_process
-        assert worker.session is not None
-        decision = Decision(
-            records=[
-                r.ProcessStarted(
-                    job=job.id, process=number, worker=worker.name, at=now.wall
-                )
-            ]
-        )
-        course = job.course
-        start = m.Start(
-            job=job.id,
-            process=number,
-            request=m.RUN_REQUEST if course is None else course.request,
-            spec=msgspec.json.decode(job.spec, type=JobSpec),
-            digest="" if course is None else course.digest,
-            hash_seed=zlib.crc32(job.id.encode()),
-        )
-        decision.send(worker.session, start)
-        return decision
+            decision = Decision()
+            self._running(identity, now, decision).follow_up()
+            if decision.records or decision.sends:
+                return decision
+        return assign(self.state, now)

@@ -252,7 +252,6 @@ class ProcessOpened(_Fact, kw_only=True, frozen=True):
     """The process can take leases."""
 
     opened: Opened
-    now: float
 
 
 class ProcessCloses(_Fact, kw_only=True, frozen=True):
@@ -269,11 +268,26 @@ class ProcessKnown(_Fact, kw_only=True, frozen=True):
     """
 
     held: Held
-    now: float
+    at: float
 
 
 class ProcessStops(_Fact, kw_only=True, frozen=True):
     """The process was told to stop; it takes no more leases."""
+
+    job: str
+    process: int
+
+
+class ProcessIdles(_Fact, kw_only=True, frozen=True):
+    """The process has had no lease since this instant; None: it has one."""
+
+    job: str
+    process: int
+    since: float | None
+
+
+class ProcessDismissed(_Fact, kw_only=True, frozen=True):
+    """The process was told that it may end."""
 
     job: str
     process: int
@@ -309,7 +323,7 @@ class LeasesWanted(_Fact, kw_only=True, frozen=True):
     job: str
     process: int
     count: int
-    now: float
+    at: float
 
 
 class Released(_Fact, kw_only=True, frozen=True):
@@ -318,7 +332,7 @@ class Released(_Fact, kw_only=True, frozen=True):
     job: str
     process: int
     requests: tuple[int, ...]
-    now: float
+    at: float
 
 
 class WaiterAdded(_Fact, kw_only=True, frozen=True):
@@ -345,6 +359,8 @@ Volatile = (
     | ProcessCloses
     | ProcessKnown
     | ProcessStops
+    | ProcessIdles
+    | ProcessDismissed
     | LeadGiven
     | StartMayGiven
     | FinishSent

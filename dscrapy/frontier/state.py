@@ -16,9 +16,17 @@ import attrs
 import msgspec
 
 from dscrapy.frontier import records as r
-from dscrapy.frontier.jobs import Course, Job, Process, Schedule, project_label
+from dscrapy.frontier.crawls import Crawl, CrawlSnapshot
+from dscrapy.frontier.jobs import (
+    Course,
+    Job,
+    Process,
+    Schedule,
+    Status,
+    project_label,
+)
+from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.workers import Worker
-from dscrapy.model import Stats
 
 # The failed jobs that ``status`` names.
 FAILED_SHOWN_MAX = 5
@@ -32,6 +40,7 @@ class _Snapshot(msgspec.Struct, kw_only=True):
     jobs: list[Job]
     processes: list[Process]
     schedules: list[Schedule]
+    crawls: dict[str, CrawlSnapshot]
 
 
 @attrs.define(kw_only=True)
@@ -43,15 +52,22 @@ class State:
     jobs: dict[str, Job] = attrs.field(factory=dict)
     processes: dict[int, Process] = attrs.field(factory=dict)
     schedules: dict[str, Schedule] = attrs.field(factory=dict)
+    crawls: dict[str, Crawl] = attrs.field(factory=dict)
     # derived
     order: list[Job] = attrs.field(factory=list)
     counts: Counter[str] = attrs.field(factory=Counter)
     failed: deque[str] = attrs.field(factory=lambda: deque(maxlen=FAILED_SHOWN_MAX))
     ready: list[tuple[int, int, str]] = attrs.field(factory=list)
-    # volatile
+    # Jobs with something to see to, and leases to send; the machine empties both.
+    touched: dict[str, None] = attrs.field(factory=dict)
+    granted: list[tuple[Process, Granted]] = attrs.field(factory=list)
+    by_job: dict[str, set[int]] = attrs.field(factory=dict)
+    # Jobs with processes that may have several, in order of their first.
+    wide: dict[str, None] = attrs.field(factory=dict)
+    # volatile; ``unknown`` processes have not been told of since the master's start
+    unknown: set[int] = attrs.field(factory=set)
     workers: dict[str, Worker] = attrs.field(factory=dict)
     sessions: dict[int, str] = attrs.field(factory=dict)
-    progress: dict[str, r.ProgressSeen] = attrs.field(factory=dict)
     waiters: dict[str, list[tuple[int, int]]] = attrs.field(factory=dict)
 
     def apply(self, record: r.Record | r.Volatile) -> None:
@@ -74,26 +90,29 @@ class State:
                 self._start_process(record)
             case r.PartStored():
                 process = self.processes[record.process]
-                assert process.parts == record.part
-                process.parts += 1
-                process.spool_items += len(record.items)
-                process.spool_bytes += len(r.lines_of(record.items))
-                tagged = r.tagged_lines_of(record.items, record.tagged)
-                process.spool_tagged_bytes += len(tagged)
+                self.crawls[record.job].store(record, process)
             case r.Published():
                 self._publish(record)
             case r.ProcessEnded():
                 self._end_process(record)
             case (
                 r.CodeSeen()
+                | r.FeedsBegun()
+                | r.Closes()
                 | r.JobEnded()
                 | r.JobAgain()
                 | r.JobPaused()
+                | r.ParallelismSet()
                 | r.CancelAsked()
             ):
                 self._change_job(record)
             case _:
                 self._apply_volatile(record)
+
+    def processes_of(self, job: str) -> list[Process]:
+        """Return the job's processes that are not known to be gone."""
+        numbers = sorted(self.by_job.get(job, ()))
+        return [self.processes[number] for number in numbers]
 
     def _add_job(self, record: r.JobAdded) -> None:
         spec = record.spec
@@ -132,7 +151,6 @@ class State:
 
     def _start_process(self, record: r.ProcessStarted) -> None:
         job = self.jobs[record.job]
-        assert job.is_assignable
         assert record.process >= self.next_process
         self.next_process = record.process + 1
         course = job.begin()
@@ -140,81 +158,109 @@ class State:
             number=record.process,
             job=job.id,
             worker=record.worker,
-            request=course.request,
+            role=record.role,
         )
-        self.processes[process.number] = process
-        course.process = process.number
+        if job.id not in self.crawls:
+            self.crawls[job.id] = Crawl.begun_at(course.next_request)
+        self._take_in(process)
+        job.processes += 1
         course.processes_count += 1
         course.worker = intern(record.worker)
         course.reason = ""
         if course.started_at is None:
             course.started_at = record.at
-        self.counts[job.state] -= 1
-        job.status = "running"
-        self.counts[job.state] += 1
+        self._set_status(job, "running")
         worker = self.workers.get(record.worker)
         if worker is not None:
             worker.processes.add(process.number)
 
+    def _take_in(self, process: Process) -> None:
+        self.processes[process.number] = process
+        self.by_job.setdefault(process.job, set()).add(process.number)
+        self._note_wide(self.jobs[process.job])
+
+    def _note_wide(self, job: Job) -> None:
+        is_wide = job.parallelism != 1 and job.id in self.by_job
+        if is_wide and job.id in self.crawls:
+            self.wide[job.id] = None
+        else:
+            self.wide.pop(job.id, None)
+
+    def _set_status(self, job: Job, status: Status) -> None:
+        self.counts[job.state] -= 1
+        job.status = status
+        self.counts[job.state] += 1
+
     def _publish(self, record: r.Published) -> None:
         course = self.jobs[record.job].begin()
-        assert course.request == record.request
-        assert not course.done
-        course.done = True
         process = self.processes.get(record.process)
-        if process is not None:
-            course.items += process.spool_items
-            course.items_bytes += process.spool_bytes
-            course.tagged_bytes += process.spool_tagged_bytes
-            process.spool_items = 0
-            process.spool_bytes = process.spool_tagged_bytes = 0
-            process.parts += 1
-        course.items += len(record.items)
-        course.items_bytes += len(r.lines_of(record.items))
-        tagged = r.tagged_lines_of(record.items, record.tagged)
-        course.tagged_bytes += len(tagged)
-        course.pages = count_of(record.stats, "response_received_count")
-        course.stats = msgspec.json.encode(record.stats)
-        self.progress.pop(record.job, None)
+        if process is not None and process.role == "export":
+            course.feeds_done = record.end is None or not record.end.failure
+        self.crawls[record.job].publish(record, course, process)
+        self.touched[record.job] = None
 
     def _end_process(self, record: r.ProcessEnded) -> None:
         process = self.processes.pop(record.process)
+        self.by_job[process.job].remove(process.number)
+        if not self.by_job[process.job]:
+            del self.by_job[process.job]
+        self._note_wide(self.jobs[process.job])
+        self.unknown.discard(process.number)
         worker = self.workers.get(process.worker)
         if worker is not None:
             worker.processes.discard(process.number)
         job = self.jobs[record.job]
+        job.processes -= 1
         course = job.begin()
-        if course.process == process.number:
-            course.process = None
         course.deaths += record.counted
-        if job.status == "running":
-            self.counts[job.state] -= 1
-            job.status = "ready"
-            self.counts[job.state] += 1
+        crawl = self.crawls.get(job.id)
+        if crawl is not None:
+            crawl.forget_process(process, record.at)
+        if record.text and not job.is_final:
             course.reason = record.text
-            self.progress.pop(job.id, None)
+        if job.status == "running" and not job.processes:
+            self._set_status(job, "ready")
+        self.touched[job.id] = None
         self._queue(job)
 
     def _change_job(
         self,
-        record: r.CodeSeen | r.JobEnded | r.JobAgain | r.JobPaused | r.CancelAsked,
+        record: r.CodeSeen
+        | r.FeedsBegun
+        | r.Closes
+        | r.JobEnded
+        | r.JobAgain
+        | r.JobPaused
+        | r.ParallelismSet
+        | r.CancelAsked,
     ) -> None:
         job = self.jobs[record.job]
         self.counts[job.state] -= 1
         match record:
             case r.CodeSeen():
                 job.begin().digest = record.digest
+            case r.FeedsBegun():
+                job.begin().feeds = record.lengths
+            case r.Closes():
+                course = job.begin()
+                course.closing = record.reason
+                course.failure = record.failure
+                course.feeds_done = not record.has_feeds
             case r.JobEnded():
                 self._end_job(job, record)
             case r.JobAgain():
                 self._again(job, record)
             case r.JobPaused():
                 job.paused = record.on
+            case r.ParallelismSet():
+                job.parallelism = record.count
             case r.CancelAsked():
                 job.begin().cancelling = True
             case _:
                 assert_never(record)
         self.counts[job.state] += 1
+        self._note_wide(job)
+        self.touched[job.id] = None
         if isinstance(record, r.JobAgain | r.JobPaused):
             self._queue(job)
 
@@ -225,7 +271,14 @@ class State:
         course.traceback = record.traceback
         course.finished_at = record.at
         course.cancelling = False
-        self.progress.pop(job.id, None)
+        crawl = self.crawls.get(job.id)
+        if crawl is not None:
+            reason = course.closing or record.reason
+            course.stats = msgspec.json.encode(crawl.totals.final(reason))
+            if record.state == "succeeded":
+                # What is left of the frontier is of no use any more.
+                course.next_request = crawl.frontier.next_request
+                del self.crawls[job.id]
         if record.state == "failed":
             self.failed.append(job.id)
 
@@ -236,22 +289,30 @@ class State:
         if record.automatic:
             job.retries_left -= 1
         if record.fresh:
+            old = self.crawls.pop(job.id, None)
             job.course = Course(
-                process=course.process, processes_count=course.processes_count
+                processes_count=course.processes_count,
+                next_request=old.frontier.next_request
+                if old is not None
+                else course.next_request,
             )
-        fresh = job.begin()
+        again = job.begin()
         if not record.automatic:
             # Whoever asks for it may have mended the code; any copy may begin it.
-            fresh.digest = ""
+            again.digest = ""
             for worker in self.workers.values():
                 worker.differs.discard(job.id)
-        fresh.request = course.request + 1
-        fresh.done = False
-        fresh.cancelling = False
-        fresh.deaths = 0
-        fresh.reason = record.reason
-        fresh.traceback = ""
-        fresh.finished_at = None
+        if again.start_failure is not None:
+            again.start_done = False
+            again.start_failure = None
+        again.cancelling = False
+        again.closing = ""
+        again.failure = None
+        again.feeds_done = True
+        again.deaths = 0
+        again.reason = record.reason
+        again.traceback = ""
+        again.finished_at = None
         if job.id in self.failed:
             self.failed.remove(job.id)
 
@@ -274,8 +335,6 @@ class State:
                 self.workers[record.name].draining = True
             case r.WorkerDiffers():
                 self.workers[record.name].differs.add(record.job)
-            case r.ProgressSeen():
-                self.progress[record.job] = record
             case r.WaiterAdded():
                 waiting = self.waiters.setdefault(record.job, [])
                 waiting.append((record.session, record.call))
@@ -287,7 +346,79 @@ class State:
                     else:
                         del self.waiters[job]
             case _:
+                self._apply_to_crawl(record)
+
+    def _apply_to_crawl(
+        self,
+        record: r.ProcessOpened
+        | r.ProcessCloses
+        | r.ProcessKnown
+        | r.ProcessStops
+        | r.ProcessIdles
+        | r.ProcessDismissed
+        | r.LeadGiven
+        | r.StartMayGiven
+        | r.FinishSent
+        | r.LeasesWanted
+        | r.Released,
+    ) -> None:
+        if isinstance(record, r.ProcessKnown):
+            self._know(record)
+            return
+        if isinstance(record, r.ProcessOpened):
+            job = record.opened.job
+            self.crawls[job].opened[record.opened.process] = record.opened
+            self.crawls[job].frontier.open_process(record.opened.process, record.opened)
+            self.touched[job] = None
+            return
+        crawl = self.crawls[record.job]
+        match record:
+            case r.ProcessCloses() | r.ProcessStops():
+                crawl.stopping.add(record.process)
+                crawl.frontier.close_process(record.process)
+                self.touched[record.job] = None
+            case r.ProcessIdles():
+                if record.since is None:
+                    crawl.idle_since.pop(record.process, None)
+                else:
+                    crawl.idle_since[record.process] = record.since
+            case r.ProcessDismissed():
+                crawl.dismissed.add(record.process)
+            case r.LeadGiven():
+                crawl.leader = record.process
+                crawl.start_may = crawl.finish_sent = 0
+            case r.StartMayGiven():
+                crawl.start_may = record.upto
+            case r.FinishSent():
+                crawl.finish_sent = record.number
+            case r.LeasesWanted():
+                granted = crawl.frontier.lease(record.process, record.count, record.at)
+                if granted.requests:
+                    self.granted.append((self.processes[record.process], granted))
+            case r.Released():
+                crawl.frontier.release(record.process, record.requests, record.at)
+                self.touched[record.job] = None
+            case _:
                 assert_never(record)
+
+    def _know(self, record: r.ProcessKnown) -> None:
+        """Take over what a worker says of its process; all else was forgotten."""
+        held = record.held
+        crawl = self.crawls[held.job]
+        self.unknown.discard(held.process)
+        self.touched[held.job] = None
+        if held.opened is not None:
+            crawl.opened[held.process] = held.opened
+            crawl.frontier.open_process(held.process, held.opened)
+        crawl.dismissed.discard(held.process)
+        crawl.frontier.hold(held.process, held.requests, record.at)
+        if held.closing:
+            crawl.stopping.add(held.process)
+            crawl.frontier.close_process(held.process)
+        if held.leads and crawl.leader in (None, held.process):
+            crawl.leader = held.process
+            # Whether these had arrived is not known.
+            crawl.start_may = crawl.finish_sent = 0
 
     def _welcome(self, record: r.WorkerCame) -> None:
         said = record.register
@@ -318,6 +449,8 @@ class State:
                 process.worker, Worker(name=process.worker, since=now)
             )
             worker.processes.add(process.number)
+            self.unknown.add(process.number)
+        self.touched.clear()
 
     # ---- snapshots ----------------------------------------------------------
 
@@ -330,6 +463,7 @@ class State:
                 jobs=self.order,
                 processes=list(self.processes.values()),
                 schedules=list(self.schedules.values()),
+                crawls={job: crawl.snapshot() for job, crawl in self.crawls.items()},
             )
         )
 
@@ -342,18 +476,10 @@ class State:
             job.project = intern(job.project)
             job.spider = intern(job.spider)
             state._index(job)
-        state.processes = {process.number: process for process in snapshot.processes}
         state.schedules = {schedule.id: schedule for schedule in snapshot.schedules}
+        state.crawls = {
+            job: Crawl.restore(crawl) for job, crawl in snapshot.crawls.items()
+        }
+        for process in snapshot.processes:
+            state._take_in(process)
         return state
-
-
-def count_of(stats: Stats, key: str) -> int:
-    """Return the summed stat of this name, 0 when there is no such number."""
-    value = stats.get("sum", {}).get(key)
-    if value is None:
-        return 0
-    try:
-        return int(msgspec.json.decode(value, type=float))
-    except msgspec.DecodeError:
-        # A project may write anything into its stats.
-        return 0

@@ -3,6 +3,7 @@
 import msgspec
 
 from dscrapy import messages as m
+from dscrapy.frontier.assignment import has_room
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.jobs import Course, Job, Schedule, project_label
 from dscrapy.frontier.state import State
@@ -25,25 +26,26 @@ _NOTHING_YET = Course()
 def view_job(state: State, job: Job) -> JobView:
     """Return the job as it stands."""
     course = job.course or _NOTHING_YET
-    progress = state.progress.get(job.id)
-    worker = _worker_of(state, course)
+    crawl = state.crawls.get(job.id)
+    is_over = job.is_final or crawl is None
     return JobView(
         id=job.id,
         name=job.name,
         project=job.project,
         spider=job.spider,
         state=job.state,
-        reason=course.reason or _why_waiting(state, job),
+        reason=course.reason or _why_waiting(state, job) or _why_narrow(state, job),
         priority=job.priority,
         parallelism=job.parallelism,
-        pages=course.pages if progress is None else progress.pages,
-        items=course.items if progress is None else progress.items,
-        pending=int(job.status == "ready"),
-        leased=int(job.status == "running"),
+        pages=course.pages,
+        items=course.items,
+        pending=0 if crawl is None else crawl.frontier.pending_count,
+        leased=0 if is_over or crawl is None else crawl.frontier.leased_count,
         poisoned=0,
+        processes=job.processes,
         retries_left=job.retries_left,
         runs=course.processes_count,
-        workers=(worker,) if worker else (),
+        workers=_workers_of(state, job, course),
         schedule=job.schedule,
         submitted_at=job.submitted_at,
         started_at=course.started_at,
@@ -51,9 +53,12 @@ def view_job(state: State, job: Job) -> JobView:
     )
 
 
-def _worker_of(state: State, course: Course) -> str:
-    process = state.processes.get(course.process or 0)
-    return process.worker if process is not None else course.worker
+def _workers_of(state: State, job: Job, course: Course) -> tuple[str, ...]:
+    """Return the workers where the job runs, or the last one where it ran."""
+    names = {process.worker for process in state.processes_of(job.id)}
+    if not names and course.worker:
+        names = {course.worker}
+    return tuple(sorted(names))
 
 
 def _why_waiting(state: State, job: Job) -> str:
@@ -62,6 +67,19 @@ def _why_waiting(state: State, job: Job) -> str:
     if not any(worker.session is not None for worker in state.workers.values()):
         return "no worker is connected"
     return ""
+
+
+def _why_narrow(state: State, job: Job) -> str:
+    """Say why the job has fewer processes than it may have."""
+    if job.id not in state.wide or not job.is_crawling or not has_room(job):
+        return ""
+    crawl = state.crawls[job.id]
+    if len(crawl.opened) < job.processes or crawl.frontier.wants_process():
+        return ""
+    ceiling = job.parallelism or "any number"
+    return (
+        f"{job.processes} of {ceiling} processes: more would find no host of their own"
+    )
 
 
 def view_schedule(schedule: Schedule) -> ScheduleView:
@@ -108,7 +126,7 @@ def show(state: State, call: int, identity: str) -> m.Shown | None:
             schedule=None,
             spec=msgspec.json.decode(job.spec, type=JobSpec),
             digest=course.digest,
-            stats=msgspec.json.decode(course.stats, type=Stats),
+            stats=_stats_of(state, job, course),
             traceback=course.traceback,
         )
     schedule = state.schedules.get(identity)
@@ -120,6 +138,14 @@ def show(state: State, call: int, identity: str) -> m.Shown | None:
         schedule=view_schedule(schedule),
         spec=msgspec.json.decode(schedule.spec, type=JobSpec),
     )
+
+
+def _stats_of(state: State, job: Job, course: Course) -> Stats:
+    """Return the job's stats: final, or as far as they have come."""
+    crawl = state.crawls.get(job.id)
+    if crawl is None or job.is_final:
+        return msgspec.json.decode(course.stats, type=Stats)
+    return crawl.totals.encode()
 
 
 def status(
@@ -135,7 +161,7 @@ def status(
     note: str,
 ) -> m.Status:
     """Return the master's answer to ``GetStatus``."""
-    running = sorted({process.job for process in state.processes.values()})
+    running = sorted(state.by_job)
     return m.Status(
         call=call,
         role="master",

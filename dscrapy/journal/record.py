@@ -17,7 +17,7 @@ import xxhash
 from dscrapy.errors import LocalProtocolError
 
 # The one version this code writes and reads; how to change it: docs/journal.md.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 SEGMENT_MAGIC = b"\xffdscrlog"
 SNAPSHOT_MAGIC = b"\xffdscrsnp"

@@ -14,11 +14,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol, TypeGuard
 
 import attrs
+import msgspec
 import trio
 
 from dscrapy import messages as m
@@ -26,8 +27,11 @@ from dscrapy.errors import JournalFullError, RemoteProtocolError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now, RunClock
 from dscrapy.frontier.decision import Decision, OnClosed, OnTick
-from dscrapy.frontier.derive import Write, writes_of
+from dscrapy.frontier.derive import Write, coalesced, writes_of
+from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
+from dscrapy.frontier.requests import Granted
+from dscrapy.master.bodies import Bodies
 from dscrapy.master.files import Barrier, JobFiles
 from dscrapy.master.journal import Journal
 from dscrapy.master.storage import Storage
@@ -41,6 +45,8 @@ GROUP_COMMANDS_MAX = 512
 WAITING_MAX = 1024
 # How long to wait before trying again on a full disk.
 RETRY_S = 1.0
+# Bytes of bodies in one message of leases; a single longer one goes alone.
+GRANT_BYTES_MAX = 1024 * 1024
 
 Command = m.ClientCall | m.FromWorker | OnClosed | OnTick
 
@@ -94,6 +100,7 @@ class Committer:
         # The snapshot is written by the files' task, between two groups.
         self._journal_lock = threading.Lock()
         self._files = files
+        self._bodies = Bodies(storage)
         self._storage = storage
         self._sessions = sessions
         self._snapshot_after_bytes = snapshot_after_bytes
@@ -170,7 +177,7 @@ class Committer:
                     batch.append(self._waiting[1].receive_nowait())
                 except trio.WouldBlock:
                     break
-            commits += isinstance(batch[-1][1], m.Commit)
+            commits += isinstance(batch[-1][1], m.Commits)
         return batch
 
     # ---- deciding ---------------------------------------------------------------
@@ -182,9 +189,12 @@ class Committer:
             self._decide(session, command, now, group)
         if group.records and self.machine.next_deadline_s(now) == 0:
             self._decide(-1, OnTick(), now, group)
-        while (assignment := self.machine.assign(now)) is not None:
-            self._carry_out(assignment, group)
+        self._follow_up(now, group)
         return group
+
+    def _follow_up(self, now: Now, group: _Group) -> None:
+        while (decision := self.machine.follow_up(now)) is not None:
+            self._carry_out(decision, group)
 
     def _decide(self, session: int, command: Command, now: Now, group: _Group) -> None:
         try:
@@ -222,9 +232,13 @@ class Committer:
 
     def _carry_out(self, decision: Decision, group: _Group) -> None:
         """Apply; the derived writes are worked out just before each record."""
+        state = self.machine.state
         for record in decision.records:
-            group.writes += writes_of(self.machine.state, record)
-            self.machine.state.apply(record)
+            group.writes += writes_of(state, record)
+            if isinstance(record, r.PartStored | r.Published):
+                at = state.crawls[record.job].frontier.body_bytes
+                self._bodies.keep(record.job, at, record.children.bodies)
+            state.apply(record)
             if isinstance(record, r.Record):
                 group.records.append(record)
             if isinstance(record, r.JobEnded | r.ProcessEnded):
@@ -239,8 +253,10 @@ class Committer:
             payload = r.encode_group(group.records)
             await self._append(payload)
             if group.writes:
-                await self._files.hand_over(group.writes)
+                await self._files.hand_over(coalesced(group.writes))
+                self._bodies.handed_over(self._files.handed)
         self._answer(group)
+        await self._grant(group)
         is_due = self._journal.tail_bytes > self._snapshot_at_bytes
         if is_due and not self._snapshot_under_way:
             await self._begin_snapshot()
@@ -251,6 +267,19 @@ class Committer:
                 self._sessions.send(session, message)
             for session in decision.closes:
                 self._sessions.close(session)
+
+    async def _grant(self, group: _Group) -> None:
+        """Send the group's leases: their records are on disk, their bodies at hand."""
+        for decision in group.decisions:
+            for session, process, granted in decision.grants:
+                read = partial(self._bodies.read, process.job, granted.places)
+                if self._bodies.has_all(process.job, granted.places):
+                    bodies = read()
+                else:
+                    bodies = await self._in_thread(read)
+                for grant in _grants(process, granted, bodies):
+                    self._sessions.send(session, grant)
+        self._bodies.trim(self._files.done)
 
     async def _append(self, payload: bytes) -> None:
         """Append and sync; on a full disk serve what needs no room, and try again."""
@@ -329,6 +358,40 @@ class Committer:
             logger.error("no room for a snapshot: %s", error)
         finally:
             self._snapshot_under_way = False
+
+
+def _grants(
+    process: Process, granted: Granted, bodies: tuple[msgspec.Raw, ...]
+) -> Iterator[m.Grant]:
+    """Yield messages for these leases, each of a size that travels well."""
+    start = size = 0
+    for index, body in enumerate(bodies):
+        length = len(bytes(body))
+        if index > start and size + length > GRANT_BYTES_MAX:
+            yield _grant_of(process, granted, bodies, start, index)
+            start, size = index, 0
+        size += length
+    yield _grant_of(process, granted, bodies, start, len(bodies))
+
+
+def _grant_of(
+    process: Process,
+    granted: Granted,
+    bodies: tuple[msgspec.Raw, ...],
+    start: int,
+    end: int,
+) -> m.Grant:
+    hosts = granted.hosts[start:end]
+    index = {host: number for number, host in enumerate(dict.fromkeys(hosts))}
+    return m.Grant(
+        job=process.job,
+        process=process.number,
+        requests=granted.requests[start:end],
+        hosts=tuple(index),
+        host_of=tuple(index[host] for host in hosts),
+        bodies=bodies[start:end],
+        shares={host: granted.shares[host] for host in index if host in granted.shares},
+    )
 
 
 def _internal_error(session: int, command: Command) -> Decision:

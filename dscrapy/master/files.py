@@ -59,7 +59,10 @@ Work = list[Write] | Barrier | LogPiece
 
 
 class JobFiles:
-    """See the module; ``storage`` is used by the task of ``run`` and by readers."""
+    """See the module; ``storage`` is used by the task of ``run`` and by readers.
+
+    ``handed`` counts the work handed over, ``done`` what of it is done.
+    """
 
     def __init__(
         self,
@@ -73,8 +76,8 @@ class JobFiles:
         self._log_bytes_max = log_bytes_max
         self._work: tuple[trio.MemorySendChannel[Work], trio.MemoryReceiveChannel[Work]]
         self._work = trio.open_memory_channel(WAITING_MAX)
-        self._handed = 0
-        self._done = 0
+        self.handed = 0
+        self.done = 0
         self._progressed = trio.Event()
         self._logs_waiting = 0
         self._logs_dropped: dict[str, int] = {}
@@ -102,7 +105,7 @@ class JobFiles:
 
     async def hand_over(self, work: list[Write] | Barrier) -> None:
         """Take work that is durable in the journal; waits while too much waits."""
-        self._handed += 1
+        self.handed += 1
         await self._work[0].send(work)
 
     def log_nowait(self, job: str, data: bytes) -> None:
@@ -119,13 +122,13 @@ class JobFiles:
         except trio.WouldBlock:
             self._logs_dropped[job] = dropped + _lines_in(data)
         else:
-            self._handed += 1
+            self.handed += 1
             self._logs_waiting += 1
 
     async def caught_up(self) -> None:
         """Wait until everything handed over so far is written."""
-        goal = self._handed
-        while self._done < goal:
+        goal = self.handed
+        while self.done < goal:
             await self._progressed.wait()
 
     async def run(self) -> None:
@@ -134,7 +137,7 @@ class JobFiles:
             if isinstance(work, LogPiece):
                 self._logs_waiting -= 1
             await self._do(work)
-            self._done += 1
+            self.done += 1
             self._progressed.set()
             self._progressed = trio.Event()
             if isinstance(work, LogPiece):
@@ -167,8 +170,8 @@ class JobFiles:
             case Barrier():
                 self._sync()
                 work.then()
-                for spool in self._discarded:
-                    self._remove(spool)
+                for name in self._discarded:
+                    self._remove(name)
                 self._discarded.clear()
             case LogPiece():
                 self._append_log(work)
@@ -190,12 +193,13 @@ class JobFiles:
     def _write(self, write: Write) -> None:
         match write:
             case Discard():
-                self._discarded.add(write.spool)
+                self._discarded.add(write.name)
                 return
             case Append():
                 pieces: Iterator[bytes] = iter([write.data])
             case Move():
                 pieces = self._pieces(write)
+        self._discarded.discard(write.name)
         folder = write.name.rsplit("/", 1)[0]
         self._storage.make_folder(folder)
         file = self._storage.open(write.name)

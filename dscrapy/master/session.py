@@ -185,6 +185,10 @@ class SessionServer:
                     # The job's id names a folder: only that of a process it holds.
                     if self.committer.machine.holds(session, message):
                         self.files.log_nowait(message.job, message.data)
+                case m.Read():
+                    self.committer.machine.heard(session, self.committer.now())
+                    if self.committer.machine.holds(session, message):
+                        await self._read_for_process(session, message)
                 case _:
                     if connection.role == "worker":
                         self.committer.machine.heard(session, self.committer.now())
@@ -223,6 +227,21 @@ class SessionServer:
         async with reads:
             await self._answer_read(session, call)
 
+    async def _read_for_process(self, session: int, call: m.Read) -> None:
+        """Answer an export process; one asks for one piece at a time."""
+        if not 0 <= call.offset <= OFFSET_MAX:
+            raise RemoteProtocolError("bad_offset", f"no offset: {call.offset}")
+        limit = max(1, min(call.limit, CHUNK_BYTES_MAX))
+        data = await self.files.read(call.job, call.file, call.offset, limit)
+        answer = m.ReadSeen(
+            job=call.job,
+            process=call.process,
+            file=call.file,
+            offset=call.offset,
+            data=data,
+        )
+        self.sessions.send(session, answer)
+
     async def _answer_read(self, session: int, call: m.ReadFile) -> None:
         while True:
             job = self.committer.machine.state.jobs.get(call.job)
@@ -232,7 +251,7 @@ class SessionServer:
                 refused = m.Refused(call=call.call, code="no_such_job", text=text)
                 self.sessions.send(session, refused)
                 return
-            ended = job.is_final and not (call.file == "log" and job.has_process)
+            ended = job.is_final and not (call.file == "log" and job.processes)
             # Asked for before reading: what is written in between is not missed.
             changes = self.files.log_changes(call.job) if call.wait else None
             data = await self.files.read(

@@ -1,0 +1,144 @@
+"""Which job gets a process on which worker.
+
+Higher priority first, then first come, to the worker with most free slots. A job's
+first process goes before anybody's second; a second one is started only where it
+would help, and gives its slot back when a job of at least its priority has none.
+"""
+
+import heapq
+import zlib
+from collections.abc import Iterator
+
+import msgspec
+
+from dscrapy import messages as m
+from dscrapy.frontier import records as r
+from dscrapy.frontier.clock import Now
+from dscrapy.frontier.decision import Decision
+from dscrapy.frontier.jobs import Job
+from dscrapy.frontier.state import State
+from dscrapy.frontier.workers import Worker
+from dscrapy.model import SLOT_NEEDED, JobSpec
+
+
+def assign(state: State, now: Now) -> Decision | None:
+    """Decide the next assignment, or None when there is none to make.
+
+    Apply the decision, then ask again.
+    """
+    decision = _first_process(state, now)
+    if decision is None:
+        decision = _further_process(state, now)
+    return decision
+
+
+def _first_process(state: State, now: Now) -> Decision | None:
+    set_aside = []
+    decision = None
+    while state.ready and decision is None:
+        entry = state.ready[0]
+        job = state.jobs[entry[2]]
+        if job.is_assignable and not any(_free_workers(state)):
+            decision = _make_room(state, job)
+            break
+        heapq.heappop(state.ready)
+        if not job.is_assignable:
+            continue
+        worker = _worker_for(state, job)
+        if worker is None:
+            set_aside.append(entry)
+        else:
+            decision = _start(state, job, worker, now)
+    for entry in set_aside:
+        heapq.heappush(state.ready, entry)
+    return decision
+
+
+def _free_workers(state: State) -> Iterator[Worker]:
+    return (one for one in state.workers.values() if one.free)
+
+
+def _worker_for(state: State, job: Job) -> Worker | None:
+    return max(
+        (one for one in _free_workers(state) if job.id not in one.differs),
+        key=lambda one: one.free,
+        default=None,
+    )
+
+
+def _make_room(state: State, job: Job) -> Decision | None:
+    """Take a slot from a job of no higher priority that has several, one at a time."""
+    best: Job | None = None
+    for identity in state.wide:
+        other = state.jobs[identity]
+        if state.crawls[identity].stopping:
+            # One is on its way out already.
+            return None
+        if other.priority > job.priority or other.processes < 2:
+            continue
+        if best is None or other.processes > best.processes:
+            best = other
+    if best is None:
+        return None
+    leader = state.crawls[best.id].leader
+    process = max(
+        (one for one in state.processes_of(best.id) if one.number != leader),
+        key=lambda one: one.number,
+    )
+    decision = Decision()
+    decision.stop(state, process, SLOT_NEEDED)
+    return decision
+
+
+def _further_process(state: State, now: Now) -> Decision | None:
+    """Start one more process of a running job where it would help."""
+    if not state.wide or not any(_free_workers(state)):
+        return None
+    for identity in state.wide:
+        job = state.jobs[identity]
+        if has_room(job) and would_help(state, job):
+            worker = _worker_for(state, job)
+            if worker is not None:
+                return _start(state, job, worker, now)
+    return None
+
+
+def has_room(job: Job) -> bool:
+    """Whether the job's ceiling allows one more process; 0 is no ceiling."""
+    return not job.parallelism or job.processes < job.parallelism
+
+
+def would_help(state: State, job: Job) -> bool:
+    """Whether one more process would find work; not while one is still starting."""
+    if not job.is_crawling:
+        return False
+    crawl = state.crawls[job.id]
+    is_starting = any(
+        one.number not in crawl.opened and one.number not in crawl.stopping
+        for one in state.processes_of(job.id)
+    )
+    return not is_starting and crawl.frontier.wants_process()
+
+
+def _start(state: State, job: Job, worker: Worker, now: Now) -> Decision:
+    number = state.next_process
+    assert worker.session is not None
+    course = job.course
+    role = "crawl" if course is None else course.role
+    decision = Decision(
+        records=[
+            r.ProcessStarted(
+                job=job.id, process=number, worker=worker.name, role=role, at=now.wall
+            )
+        ]
+    )
+    start = m.Start(
+        job=job.id,
+        process=number,
+        role=role,
+        spec=msgspec.json.decode(job.spec, type=JobSpec),
+        digest="" if course is None else course.digest,
+        hash_seed=zlib.crc32(job.id.encode()),
+    )
+    decision.send(worker.session, start)
+    return decision

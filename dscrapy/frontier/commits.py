@@ -1,0 +1,174 @@
+"""What commits lead to: the first commit of a request that is not done wins.
+
+The commits of one message are decided together, before any of them is applied, so
+what they say of each other is kept in a ``_Frame``. ``apply`` dedupes children once
+more and exactly; here those that are seen are left out so that their bodies are not
+written.
+"""
+
+from typing import Literal
+
+import attrs
+
+from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.frontier import records as r
+from dscrapy.frontier.crawls import Crawl
+from dscrapy.frontier.decision import Decision
+from dscrapy.frontier.jobs import Course, Process, spool_key
+from dscrapy.frontier.state import State
+
+Result = Literal["stored", "published", "settled"]
+
+# Units that only the process that leads its job may commit.
+_LEADERS = frozenset({"start", "started", "opened", "idle"})
+
+
+@attrs.define(kw_only=True)
+class _Frame:
+    """Who commits, and what the commits decided so far have made of it."""
+
+    crawl: Crawl
+    course: Course
+    process: Process | None
+    number: int
+    parts: dict[str, int] = attrs.field(factory=dict)
+    settled: set[str] = attrs.field(factory=set)
+    opened: bool = False
+    finish: int = 0
+
+
+def decide_commits(
+    state: State, worker: str, command: m.Commits, decision: Decision
+) -> m.CommitsSeen:
+    """Return the answer to a worker's commits; raises ``RemoteProtocolError``."""
+    for commit in command.commits:
+        _check(commit)
+    job = state.jobs.get(command.job)
+    crawl = state.crawls.get(command.job)
+    process = state.processes.get(command.process)
+    if process is not None and (process.job, process.worker) != (command.job, worker):
+        raise RemoteProtocolError("bad_commit", "a process of another's")
+    results: list[Result] = ["settled"] * len(command.commits)
+    if job is not None and crawl is not None and not job.is_final:
+        course = job.begin()
+        frame = _Frame(
+            crawl=crawl,
+            course=course,
+            process=process,
+            number=command.process,
+            opened=course.opened,
+            finish=course.finish,
+        )
+        results = [
+            _decide(command.job, commit, frame, decision) for commit in command.commits
+        ]
+    return m.CommitsSeen(
+        job=command.job,
+        process=command.process,
+        seen=tuple(
+            m.Seen(commit.request, commit.unit, commit.part, result)
+            for commit, result in zip(command.commits, results, strict=True)
+        ),
+    )
+
+
+def _check(commit: m.Commit) -> None:
+    """Raise ``RemoteProtocolError`` for a commit that contradicts itself."""
+    children = commit.children
+    count = len(children.bodies)
+    columns = (children.host_of, children.priorities, children.flags)
+    hosts = range(len(children.hosts))
+    problem = ""
+    if commit.tagged and len(commit.tagged) != len(commit.items):
+        problem = "tagged and items differ in length"
+    elif (commit.request > 0) == (commit.unit > 0) or commit.part < 0:
+        problem = "it is of one request or of one unit"
+    elif (commit.request > 0) != (commit.kind == "page"):
+        problem = f"{commit.kind} does not belong there"
+    elif commit.kind == "closed" and commit.last and commit.end is None:
+        problem = "the last commit of a process says how it ended"
+    elif (
+        any(len(column) != count for column in columns)
+        or len(children.fingerprints) != count * m.FINGERPRINT_BYTES
+        or any(host not in hosts for host in children.host_of)
+        or len(commit.seen) % m.FINGERPRINT_BYTES
+    ):
+        problem = "the columns of its requests differ"
+    elif commit.kind == "start" and len(commit.digest) != m.DIGEST_BYTES:
+        problem = "an element of start() has a digest"
+    if problem:
+        raise RemoteProtocolError("bad_commit", problem)
+
+
+def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Result:
+    key = spool_key(commit.request, commit.unit)
+    if key in frame.settled or _is_settled(commit, frame):
+        return "settled"
+    process = frame.process
+    spool = process.spools.get(key) if process is not None else None
+    parts = frame.parts.get(key, spool.parts if spool is not None else 0)
+    if commit.part < parts:
+        # The answer was lost on the way; what it said still holds.
+        return "stored"
+    if commit.part > parts or (process is None and not commit.last):
+        # Earlier parts went with a process that was given up.
+        return "settled"
+    children, filtered = frame.crawl.frontier.unseen(commit.children)
+    if not commit.last:
+        frame.parts[key] = parts + 1
+        decision.records.append(
+            r.PartStored(
+                job=job,
+                process=frame.number,
+                request=commit.request,
+                unit=commit.unit,
+                part=commit.part,
+                items=commit.items,
+                tagged=commit.tagged,
+                children=children,
+                filtered=filtered,
+            )
+        )
+        return "stored"
+    frame.settled.add(key)
+    frame.opened |= commit.kind == "opened"
+    frame.finish = max(frame.finish, commit.finish)
+    decision.records.append(
+        r.Published(
+            job=job,
+            process=frame.number,
+            request=commit.request,
+            unit=commit.unit,
+            kind=commit.kind,
+            digest=commit.digest,
+            finish=commit.finish,
+            items=commit.items,
+            tagged=commit.tagged,
+            children=children,
+            filtered=filtered,
+            seen=commit.seen,
+            stats=commit.stats,
+            end=commit.end,
+        )
+    )
+    return "published"
+
+
+def _is_settled(commit: m.Commit, frame: _Frame) -> bool:
+    """Whether the commit comes too late, or from a process that may not say it."""
+    if commit.request:
+        return not frame.crawl.frontier.is_open(commit.request)
+    process = frame.process
+    if process is None or process.closed or process.has_unit(commit.unit):
+        return True
+    if commit.kind in _LEADERS and frame.crawl.leader != process.number:
+        return True
+    match commit.kind:
+        case "start" | "started":
+            return frame.course.start_done
+        case "opened":
+            return frame.opened
+        case "idle":
+            return commit.finish != frame.finish + 1
+    return False

@@ -1,0 +1,168 @@
+"""A job's crawl under way: its frontier, its stats, who leads, what is stored in parts.
+
+``Course`` counts what a job has been through; this is what it works with, and it goes
+away when the job has succeeded. Who leads, who is open, who stops is volatile.
+"""
+
+from collections import Counter
+
+import attrs
+import msgspec
+
+from dscrapy.frontier import records as r
+from dscrapy.frontier.jobs import Course, Process, Spool, spool_key
+from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
+from dscrapy.frontier.totals import Totals
+from dscrapy.messages import DIGEST_BYTES, Opened
+from dscrapy.model import Stats
+
+
+class CrawlSnapshot(msgspec.Struct, kw_only=True):
+    """A crawl's lasting part; ``stored`` by process and ``spool_key``."""
+
+    frontier: FrontierSnapshot
+    totals: Stats
+    skip: bytes
+    stored: dict[str, dict[str, list[Stored]]]
+
+
+@attrs.define(kw_only=True)
+class Crawl:
+    """See the module. ``skip`` counts the digests of committed elements of
+    ``start()`` until it is exhausted."""
+
+    frontier: Frontier = attrs.field(factory=Frontier)
+    totals: Totals = attrs.field(factory=Totals)
+    skip: Counter[bytes] = attrs.field(factory=Counter)
+    stored: dict[int, dict[str, list[Stored]]] = attrs.field(factory=dict)
+    # volatile
+    leader: int | None = None
+    opened: dict[int, Opened] = attrs.field(factory=dict)
+    stopping: set[int] = attrs.field(factory=set)
+    dismissed: set[int] = attrs.field(factory=set)
+    idle_since: dict[int, float] = attrs.field(factory=dict)
+    start_may: int = 0
+    finish_sent: int = 0
+    pages_since_item: int = 0
+    items_checked: int = 0
+    items_checked_at: float | None = None
+
+    @classmethod
+    def begun_at(cls, request: int) -> "Crawl":
+        """Return a crawl whose requests are numbered from ``request``."""
+        return cls(frontier=Frontier(next_request=request))
+
+    def store(self, record: r.PartStored, process: Process) -> None:
+        """Keep a part, without effect yet."""
+        key = spool_key(record.request, record.unit)
+        spool = process.spools.setdefault(key, Spool())
+        assert spool.parts == record.part
+        spool.parts += 1
+        spool.items += len(record.items)
+        spool.items_bytes += len(r.lines_of(record.items))
+        spool.tagged_bytes += len(r.tagged_lines_of(record.items, record.tagged))
+        spool.filtered += record.filtered
+        stored = self.frontier.store(record.children)
+        self.stored.setdefault(process.number, {}).setdefault(key, []).append(stored)
+
+    def publish(
+        self, record: r.Published, course: Course, process: Process | None
+    ) -> None:
+        """Let a commit have effect: its parts and the record's own."""
+        key = spool_key(record.request, record.unit)
+        spool, parts = Spool(), list[Stored]()
+        if process is not None:
+            spool = process.spools.pop(key, spool)
+            parts = self.stored.get(process.number, {}).pop(key, parts)
+            if record.unit:
+                process.add_unit(record.unit)
+        filtered = spool.filtered + record.filtered
+        before = self.frontier.next_request
+        for part in parts:
+            filtered += self.frontier.add_stored(part)
+        filtered += self.frontier.add(record.children)
+        self.frontier.see(record.seen)
+        self.totals.merge(record.stats)
+        self._count(self.frontier.next_request - before, filtered, record.request)
+        course.items += spool.items + len(record.items)
+        course.items_bytes += spool.items_bytes + len(r.lines_of(record.items))
+        tagged = r.tagged_lines_of(record.items, record.tagged)
+        course.tagged_bytes += spool.tagged_bytes + len(tagged)
+        course.pages = self.totals.count("response_received_count")
+        self._note_pages(record, spool)
+        if record.request:
+            is_open = self.frontier.done(record.request)
+            assert is_open
+        self._note_unit(record, course, process)
+
+    def _count(self, added: int, filtered: int, request: int) -> None:
+        """Count what Scrapy's own scheduler and dupefilter would have counted."""
+        if added:
+            self.totals.inc("scheduler/enqueued", added)
+        if filtered:
+            self.totals.inc("dupefilter/filtered", filtered)
+        if request:
+            self.totals.inc("scheduler/dequeued", 1)
+
+    def _note_pages(self, record: r.Published, spool: Spool) -> None:
+        if spool.items or record.items:
+            self.pages_since_item = 0
+        elif record.request:
+            self.pages_since_item += 1
+
+    def _note_unit(
+        self, record: r.Published, course: Course, process: Process | None
+    ) -> None:
+        course.deaths = 0
+        match record.kind:
+            case "start":
+                self.skip[record.digest] += 1
+                if process is not None:
+                    process.starts += 1
+            case "started":
+                course.start_done = True
+                course.start_failure = record.end
+                if record.end is None:
+                    self.skip.clear()
+            case "opened":
+                course.opened = True
+            case "idle":
+                course.finish = record.finish
+            case "closed" if process is not None:
+                process.closed = True
+
+    def forget_process(self, process: Process, now: float) -> None:
+        """Take back what a process had: leases, the lead, parts without effect."""
+        number = process.number
+        self.frontier.end_process(number, now)
+        self.stored.pop(number, None)
+        self.opened.pop(number, None)
+        self.stopping.discard(number)
+        self.dismissed.discard(number)
+        self.idle_since.pop(number, None)
+        if self.leader == number:
+            self.leader = None
+            self.start_may = self.finish_sent = 0
+
+    def snapshot(self) -> CrawlSnapshot:
+        """Return what survives a restart."""
+        return CrawlSnapshot(
+            frontier=self.frontier.encode(),
+            totals=self.totals.encode(),
+            skip=b"".join(self.skip.elements()),
+            stored={str(number): parts for number, parts in self.stored.items()},
+        )
+
+    @classmethod
+    def restore(cls, snapshot: CrawlSnapshot) -> "Crawl":
+        """Return the crawl of a snapshot."""
+        skip = snapshot.skip
+        digests = (
+            skip[at : at + DIGEST_BYTES] for at in range(0, len(skip), DIGEST_BYTES)
+        )
+        return cls(
+            frontier=Frontier.decode(snapshot.frontier),
+            totals=Totals.decode(snapshot.totals),
+            skip=Counter(digests),
+            stored={int(process): keys for process, keys in snapshot.stored.items()},
+        )

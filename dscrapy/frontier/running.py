@@ -1,0 +1,306 @@
+"""What a running job needs next: a leader, leases, an end.
+
+Looked at whenever something about the job has changed. Nothing is given out while a
+process of the job has not been told of since the master's start: it may hold leases
+that nobody else knows.
+"""
+
+import attrs
+
+from dscrapy.frontier import limits
+from dscrapy.frontier import records as r
+from dscrapy.frontier.clock import Now
+from dscrapy.frontier.crawls import Crawl
+from dscrapy.frontier.decision import Decision
+from dscrapy.frontier.jobs import Job, Process
+from dscrapy.frontier.state import State
+from dscrapy.messages import (
+    DIGEST_BYTES,
+    Done,
+    Finish,
+    Lead,
+    Skip,
+    StartMay,
+)
+from dscrapy.model import (
+    FAILURES,
+    JOB_PAUSES,
+    PROCESS_IDLES,
+    PROCESS_REASONS,
+    WORKER_DRAINS,
+    Outcome,
+    Stats,
+)
+
+# Elements of start() that the leading process may commit ahead of the answers; the
+# crawl process holds no more than these.
+START_AHEAD = 200
+# Pending requests beyond which start() waits: whatever it gives, the frontier stays
+# of this size.
+START_PENDING_MAX = 10_000
+# Digests in one ``Skip``: some 500 KiB of JSON.
+SKIP_DIGESTS = 50_000
+# A process beside the first that has had no lease for so long gives its slot back.
+# Starting one costs about a second.
+PROCESS_IDLE_S = 10.0
+
+
+@attrs.frozen
+class Running:
+    """Decides for one job; ``decision`` takes what is to be done."""
+
+    state: State
+    job: Job
+    crawl: Crawl
+    now: Now
+    decision: Decision
+
+    def follow_up(self) -> None:
+        """Decide all that the job's present state asks for."""
+        job = self.job
+        if job.is_final or self._waits_for_workers():
+            return
+        processes = self.state.processes_of(job.id)
+        if all(process.closed for process in processes):
+            self._conclude()
+        self._dismiss(processes)
+        if not job.is_crawling:
+            return
+        reason = self._limit_reached()
+        if reason:
+            self.decision.close_job(self.state, job, reason)
+            return
+        for process in processes:
+            if self._may_take(process):
+                self._grant(process)
+        self._lead()
+
+    def _waits_for_workers(self) -> bool:
+        unknown = self.state.unknown
+        return bool(unknown) and any(
+            process.number in unknown
+            for process in self.state.processes_of(self.job.id)
+        )
+
+    def _may_take(self, process: Process) -> bool:
+        worker = self.state.workers.get(process.worker)
+        return (
+            worker is not None
+            and worker.session is not None
+            and process.number in self.crawl.opened
+            and process.number not in self.crawl.stopping
+        )
+
+    def _grant(self, process: Process) -> None:
+        number = process.number
+        frontier = self.crawl.frontier
+        count = frontier.room(number)
+        if count and frontier.pending_count:
+            self.decision.records.append(
+                r.LeasesWanted(
+                    job=self.job.id, process=number, count=count, at=self.now.wall
+                )
+            )
+        idles = not frontier.leased_by(number)
+        if idles != (number in self.crawl.idle_since):
+            since = self.now.run if idles else None
+            self.decision.records.append(
+                r.ProcessIdles(job=self.job.id, process=number, since=since)
+            )
+
+    # ---- who leads --------------------------------------------------------------
+
+    def _lead(self) -> None:
+        crawl = self.crawl
+        if crawl.leader is None:
+            able = filter(self._may_take, self.state.processes_of(self.job.id))
+            process = next(able, None)
+            if process is None:
+                return
+            self._give_lead(process)
+        else:
+            process = self.state.processes[crawl.leader]
+            if not self._may_take(process):
+                return
+        self._let_start(process)
+        self._let_finish(process)
+
+    def _give_lead(self, process: Process) -> None:
+        job = self.job.id
+        course = self.job.begin()
+        if not course.start_done:
+            digests = b"".join(self.crawl.skip.elements())
+            step = SKIP_DIGESTS * DIGEST_BYTES
+            for part, at in enumerate(range(0, max(len(digests), 1), step)):
+                piece = digests[at : at + step]
+                skip = Skip(job=job, process=process.number, part=part, digests=piece)
+                self.decision.tell(self.state, process, skip)
+        lead = Lead(
+            job=job,
+            process=process.number,
+            start=not course.start_done,
+            opened=not course.opened,
+        )
+        self.decision.records.append(r.LeadGiven(job=job, process=process.number))
+        self.decision.tell(self.state, process, lead)
+
+    def _let_start(self, process: Process) -> None:
+        """Raise how far ``start()`` may go, in steps of half of what is ahead."""
+        crawl = self.crawl
+        if self.job.begin().start_done:
+            return
+        if crawl.frontier.pending_count >= START_PENDING_MAX:
+            return
+        is_new = crawl.leader != process.number
+        given = 0 if is_new else crawl.start_may
+        upto = process.starts + START_AHEAD
+        if upto - given < START_AHEAD // 2:
+            return
+        self.decision.records.append(r.StartMayGiven(job=self.job.id, upto=upto))
+        may = StartMay(job=self.job.id, process=process.number, upto=upto)
+        self.decision.tell(self.state, process, may)
+
+    def _let_finish(self, process: Process) -> None:
+        crawl, course = self.crawl, self.job.begin()
+        number = course.finish + 1
+        is_told = crawl.leader == process.number and crawl.finish_sent == number
+        if is_told or not course.start_done or self._has_work():
+            return
+        self.decision.records.append(r.FinishSent(job=self.job.id, number=number))
+        finish = Finish(job=self.job.id, process=process.number, number=number)
+        self.decision.tell(self.state, process, finish)
+
+    def _has_work(self) -> bool:
+        frontier = self.crawl.frontier
+        return bool(frontier.pending_count or frontier.leased_count)
+
+    # ---- ends -------------------------------------------------------------------
+
+    def _limit_reached(self) -> str:
+        opened = next(iter(self.crawl.opened.values()), None)
+        if opened is None:
+            return ""
+        course = self.job.begin()
+        counters = limits.Counters(
+            items=course.items,
+            pages=course.pages,
+            errors=self.crawl.totals.count("spider_exceptions/count"),
+            pages_since_item=self.crawl.pages_since_item,
+        )
+        return limits.reached(opened.limits, counters)
+
+    def close_by_itself(self, process: Process, reason: str) -> None:
+        """A process closes its spider, for a reason that may be the job's."""
+        job = self.job
+        ours = process.number in self.crawl.stopping or not job.is_crawling
+        if ours or reason in PROCESS_REASONS:
+            return
+        is_leader = process.number == self.crawl.leader
+        if is_leader and reason in ("finished", "start_error"):
+            # Unless work came up since it was told to finish, this is the end.
+            if not self._has_work() and job.begin().start_done:
+                self.decision.close_job(
+                    self.state, job, reason, job.begin().start_failure
+                )
+            return
+        self.decision.close_job(self.state, job, reason)
+
+    def _conclude(self) -> None:
+        """End a job without an open process, or let it be: it waits for another."""
+        job, course = self.job, self.job.begin()
+        if course.cancelling:
+            self.decision.end_job(job, "cancelled", "cancelled", self.now)
+        elif course.failure is not None:
+            self.fail(course.failure)
+        elif course.closing and course.feeds_done:
+            self.decision.end_job(job, "succeeded", course.closing, self.now)
+
+    def _dismiss(self, processes: list[Process]) -> None:
+        """Let those end that have committed their last; the last one of a crawl
+        that ends gets its stats."""
+        course = self.job.begin()
+        reason = "cancelled" if course.cancelling else course.closing
+        is_open = not all(process.closed for process in processes)
+        for process in processes:
+            if not process.closed or process.number in self.crawl.dismissed:
+                continue
+            stats: Stats | None = None
+            if reason and not is_open and process.role == "crawl":
+                stats = self.crawl.totals.final(reason)
+                is_open = True
+            self.decision.records.append(
+                r.ProcessDismissed(job=self.job.id, process=process.number)
+            )
+            done = Done(job=self.job.id, process=process.number, stats=stats)
+            self.decision.tell(self.state, process, done)
+
+    def fail(self, outcome: Outcome) -> None:
+        """Fail the job, or run it again if that may help."""
+        job = self.job
+        helps = FAILURES.get(outcome.failure, False)
+        if helps and job.retries_left > 0 and not job.begin().cancelling:
+            self.decision.records.append(
+                r.JobAgain(
+                    job=job.id,
+                    fresh=False,
+                    automatic=True,
+                    reason=f"retry after: {outcome.text}",
+                    at=self.now.wall,
+                )
+            )
+            return
+        self.decision.end_job(job, "failed", outcome.text, self.now, outcome.traceback)
+
+    # ---- what comes from outside ------------------------------------------------
+
+    def resync(self, process: Process) -> None:
+        """Say again what a process may have missed while it was away."""
+        reason = self.stop_reason(process)
+        if reason and not process.closed:
+            self.decision.stop(self.state, process, reason)
+
+    def stop_reason(self, process: Process) -> str:
+        """Return why the process may not go on, empty if it may."""
+        job, course = self.job, self.job.begin()
+        if job.is_final or course.cancelling:
+            return "cancelled"
+        if job.paused:
+            return JOB_PAUSES
+        if course.closing and process.role == "crawl":
+            return course.closing
+        worker = self.state.workers.get(process.worker)
+        if worker is not None and worker.draining:
+            return WORKER_DRAINS
+        return ""
+
+    # ---- time -------------------------------------------------------------------
+
+    def wait_s(self) -> float:
+        """Return in how many seconds ``tick`` may have something to do."""
+        if not self.job.is_crawling:
+            return float("inf")
+        waits = [
+            self.crawl.idle_since[process.number] + PROCESS_IDLE_S - self.now.run
+            for process in self._idle_ones()
+        ]
+        return max(min(waits, default=float("inf")), 0.0)
+
+    def _idle_ones(self) -> list[Process]:
+        """Return the processes that hold a slot for nothing."""
+        crawl = self.crawl
+        return [
+            self.state.processes[number]
+            for number in crawl.idle_since
+            if number != crawl.leader
+            and number not in crawl.stopping
+            and not crawl.frontier.leased_by(number)
+        ]
+
+    def tick(self) -> None:
+        """Stop what has idled for too long, close what has run for too long."""
+        if not self.job.is_crawling:
+            return
+        for process in self._idle_ones():
+            since = self.crawl.idle_since[process.number]
+            if self.now.run >= since + PROCESS_IDLE_S:
+                self.decision.stop(self.state, process, PROCESS_IDLES)

@@ -1,0 +1,100 @@
+"""Bodies of requests on their way to the crawl processes that lease them.
+
+They rest in a file per job, which is derived from the journal. Most are leased soon
+after they came, so the most recent ones stay in memory; what the file does not hold
+yet always does.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from dscrapy.errors import JournalError
+from dscrapy.frontier.derive import requests_name
+from dscrapy.master.storage import Storage
+
+# Bytes of bodies that are written and stay in memory all the same.
+KEPT_BYTES_MAX = 64 * 1024 * 1024
+# Bytes that are read around a body, since its neighbours are often leased with it.
+READ_BYTES = 256 * 1024
+
+# Offset and length in the job's file.
+Place = tuple[int, int]
+
+
+class Bodies:
+    """See the module. ``storage`` is read in the thread that calls ``read``."""
+
+    def __init__(
+        self, storage: Storage, *, kept_bytes_max: int = KEPT_BYTES_MAX
+    ) -> None:
+        self._storage = storage
+        self._kept_bytes_max = kept_bytes_max
+        self._kept: dict[tuple[str, int], bytes] = {}
+        # The oldest first: the write that puts the body into its file, job, offset.
+        self._order: deque[tuple[int, tuple[str, int], bytes]] = deque()
+        self._new: list[tuple[tuple[str, int], bytes]] = []
+        self._bytes = 0
+
+    def keep(self, job: str, at: int, bodies: Iterable[msgspec.Raw]) -> None:
+        """Keep bodies that are about to be written one after another at ``at``."""
+        for body in bodies:
+            data = bytes(body)
+            self._kept[job, at] = data
+            self._new.append(((job, at), data))
+            self._bytes += len(data)
+            at += len(data) + 1
+
+    def handed_over(self, write: int) -> None:
+        """All that is kept is in its file once so many writes are done."""
+        self._order += [(write, *entry) for entry in self._new]
+        self._new.clear()
+
+    def trim(self, written: int) -> None:
+        """Forget the oldest beyond the limit, of those whose write is done."""
+        while self._order and self._bytes > self._kept_bytes_max:
+            write, key, data = self._order[0]
+            if write > written:
+                return
+            self._order.popleft()
+            self._bytes -= len(data)
+            # A job that began anew may have put another one there.
+            if self._kept.get(key) is data:
+                del self._kept[key]
+
+    def has_all(self, job: str, places: Sequence[Place]) -> bool:
+        """Whether all are in memory, so that ``read`` reads no file."""
+        return all((job, offset) in self._kept for offset, _ in places)
+
+    def read(self, job: str, places: Sequence[Place]) -> tuple[msgspec.Raw, ...]:
+        """Return the bodies at these places; blocking, unless ``has_all``."""
+        found: dict[Place, bytes] = {}
+        missing: list[Place] = []
+        for place in places:
+            kept = self._kept.get((job, place[0]))
+            if kept is None:
+                missing.append(place)
+            else:
+                found[place] = kept
+        found.update(self._from_file(job, sorted(missing)))
+        return tuple(msgspec.Raw(found[place]) for place in places)
+
+    def _from_file(self, job: str, places: list[Place]) -> dict[Place, bytes]:
+        """Read places that lie near each other at once."""
+        found: dict[Place, bytes] = {}
+        name = requests_name(job)
+        start, chunk = 0, b""
+        for offset, length in places:
+            if offset + length > start + len(chunk) or offset < start:
+                start = offset
+                chunk = self._storage.read(name, start, max(length, READ_BYTES))
+            data = chunk[offset - start : offset - start + length]
+            if len(data) < length:
+                raise JournalError(
+                    self._storage.path(name),
+                    offset,
+                    "the file of requests is cut short: restore it from a copy",
+                )
+            found[offset, length] = data
+        return found
