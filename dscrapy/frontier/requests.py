@@ -1,0 +1,359 @@
+"""The frontier of one job: its requests that are pending or leased, and what is seen.
+
+A request is its number. Numbers rise from 1 and are never used again, so below the next
+one whatever is not open is done, and done requests cost nothing. Bodies rest in a
+file that is derived from the journal; only their places are known here.
+
+The *durable* calls, made in the journal's order, give the same frontier again, as does
+a snapshot. The *volatile* ones say who is there and who has what (``frontier.hosts``);
+a restart forgets them. Calls take batches in columns, so that other tables can stand
+behind them without a change.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+
+import attrs
+import msgspec
+
+from dscrapy.frontier.hosts import Hosts
+from dscrapy.frontier.queues import flags_of, priority_of, rank_of
+from dscrapy.messages import (
+    DONT_FILTER,
+    FINGERPRINT_BYTES,
+    Children,
+    Opened,
+    Share,
+)
+
+
+@attrs.frozen
+class Granted:
+    """Leases in columns of one length, in the order in which they are to start.
+
+    ``places`` are (offset, length) in the job's file of bodies; ``shares`` names the
+    hosts that the process did not own before.
+    """
+
+    requests: tuple[int, ...]
+    hosts: tuple[str, ...]
+    places: tuple[tuple[int, int], ...]
+    shares: dict[str, Share]
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Children without effect yet, in columns as in ``Children``.
+
+    Their bodies stand in the file from ``offset`` on, each with a newline behind it
+    that ``lengths`` do not count.
+    """
+
+    fingerprints: bytes
+    hosts: tuple[str, ...]
+    host_of: tuple[int, ...]
+    priorities: tuple[int, ...]
+    flags: tuple[int, ...]
+    offset: int
+    lengths: tuple[int, ...]
+
+
+class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The durable part of a frontier; open requests in columns, numbers rising.
+
+    ``numbers``, ``host_of``, ``offsets`` and ``lengths`` are packed, 8 bytes each,
+    ``flags`` one byte each.
+    """
+
+    next_request: int
+    body_bytes: int
+    seen: bytes
+    hosts: tuple[str, ...]
+    numbers: bytes
+    host_of: bytes
+    priorities: tuple[int, ...]
+    flags: bytes
+    offsets: bytes
+    lengths: bytes
+
+
+@attrs.define(eq=False)
+class Seen:
+    """Exact set of fingerprints of ``FINGERPRINT_BYTES``, which come in one piece.
+
+    It keeps their order, so that equal frontiers have equal snapshots.
+    """
+
+    _table: dict[bytes, None] = attrs.field(init=False, factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def add_many(self, fingerprints: bytes) -> list[bool]:
+        """Add them; tell of each whether it is new, also within the batch."""
+        table, new = self._table, []
+        for fingerprint in _split(fingerprints):
+            before = len(table)
+            table[fingerprint] = None
+            new.append(len(table) > before)
+        return new
+
+    def test_many(self, fingerprints: bytes) -> list[bool]:
+        """Tell of each whether it is there."""
+        table = self._table
+        return [fingerprint in table for fingerprint in _split(fingerprints)]
+
+    def dump(self) -> bytes:
+        """Return all that is there, in one piece."""
+        return b"".join(self._table)
+
+
+def _split(fingerprints: bytes) -> list[bytes]:
+    assert len(fingerprints) % FINGERPRINT_BYTES == 0
+    return [
+        fingerprints[at : at + FINGERPRINT_BYTES]
+        for at in range(0, len(fingerprints), FINGERPRINT_BYTES)
+    ]
+
+
+def is_sound(children: Children) -> bool:
+    """Tell whether all columns have one length and name hosts that are there.
+
+    To be asked of whatever a peer sends; the frontier itself relies on it.
+    """
+    count = len(children.bodies)
+    return (
+        len(children.fingerprints) == count * FINGERPRINT_BYTES
+        and len(children.host_of) == count
+        and len(children.priorities) == count
+        and len(children.flags) == count
+        and all(0 <= host < len(children.hosts) for host in children.host_of)
+    )
+
+
+@attrs.define(eq=False)
+class Frontier:
+    """See the module. ``next_request`` is the number of the request added next.
+
+    ``body_bytes`` is the length of the job's file of bodies.
+    """
+
+    next_request: int = 1
+    body_bytes: int = 0
+    _seen: Seen = attrs.field(init=False, factory=Seen)
+    _hosts: Hosts = attrs.field(init=False, factory=Hosts)
+
+    # ---- durable -----------------------------------------------------------
+
+    def unseen(self, children: Children) -> tuple[Children, int]:
+        """Return those that ``add`` would take, and how many it would not."""
+        known = self._seen.test_many(children.fingerprints)
+        batch: set[bytes] = set()
+        kept: list[int] = []
+        for at, fingerprint in enumerate(_split(children.fingerprints)):
+            if not children.flags[at] & DONT_FILTER:
+                if known[at] or fingerprint in batch:
+                    continue
+                batch.add(fingerprint)
+            kept.append(at)
+        filtered = len(known) - len(kept)
+        return (_select(children, kept) if filtered else children), filtered
+
+    def add(self, children: Children) -> int:
+        """Number those that are not seen and make them pending; count the others.
+
+        The body of each, also of the others, takes its place in the file.
+        """
+        return self.add_stored(self.store(children))
+
+    def store(self, children: Children) -> Stored:
+        """Give each body its place in the file, without any other effect."""
+        lengths = tuple(len(bytes(body)) for body in children.bodies)
+        stored = Stored(
+            fingerprints=children.fingerprints,
+            hosts=children.hosts,
+            host_of=children.host_of,
+            priorities=children.priorities,
+            flags=children.flags,
+            offset=self.body_bytes,
+            lengths=lengths,
+        )
+        self.body_bytes += sum(lengths) + len(lengths)
+        return stored
+
+    def add_stored(self, stored: Stored) -> int:
+        """Number those not seen by now and make them pending; count the others."""
+        offset, filtered = stored.offset, 0
+        for is_new, host, priority, flags, length in zip(
+            self._record(stored),
+            stored.host_of,
+            stored.priorities,
+            stored.flags,
+            stored.lengths,
+            strict=True,
+        ):
+            if is_new:
+                place = range(offset, offset + length)
+                rank = rank_of(priority, flags)
+                self._hosts.add(self.next_request, stored.hosts[host], rank, place)
+                self.next_request += 1
+            else:
+                filtered += 1
+            offset += length + 1
+        return filtered
+
+    def see(self, fingerprints: bytes) -> None:
+        """Record fingerprints of requests that never come here themselves."""
+        self._seen.add_many(fingerprints)
+
+    def done(self, request: int, now: float | None = None) -> bool:
+        """Let a request be done; False if it was neither pending nor leased."""
+        return self._hosts.done(request, now)
+
+    def seen_of(self, fingerprints: bytes) -> tuple[bool, ...]:
+        """Tell of each fingerprint whether it is seen."""
+        return tuple(self._seen.test_many(fingerprints))
+
+    def is_open(self, request: int) -> bool:
+        """Tell whether a request is pending or leased."""
+        return request in self._hosts.entries
+
+    @property
+    def pending_count(self) -> int:
+        """Requests that nobody has leased."""
+        return len(self._hosts.entries) - self._hosts.leased_count
+
+    @property
+    def leased_count(self) -> int:
+        """Requests that a process has leased."""
+        return self._hosts.leased_count
+
+    def _record(self, stored: Stored) -> list[bool]:
+        """Add to what is seen; tell of each whether it is to be taken."""
+        if not any(flags & DONT_FILTER for flags in stored.flags):
+            return self._seen.add_many(stored.fingerprints)
+        looked_up = b"".join(
+            fingerprint
+            for fingerprint, flags in zip(
+                _split(stored.fingerprints), stored.flags, strict=True
+            )
+            if not flags & DONT_FILTER
+        )
+        new = iter(self._seen.add_many(looked_up))
+        return [bool(flags & DONT_FILTER) or next(new) for flags in stored.flags]
+
+    # ---- volatile ----------------------------------------------------------
+
+    def open_process(
+        self, process: int, opened: Opened, now: float | None = None
+    ) -> None:
+        """Let a process take leases, by the rules that it tells."""
+        self._hosts.open_process(process, opened, now)
+
+    def close_process(self, process: int) -> None:
+        """Let a process take no more leases; it keeps those that it has."""
+        self._hosts.close_process(process)
+
+    def end_process(self, process: int, now: float) -> None:
+        """Forget a process: its leases are pending, its hosts have no owner."""
+        self._hosts.end_process(process, now)
+
+    def lease(self, process: int, count: int, now: float) -> Granted:
+        """Lease to an open process up to ``count`` requests, never over its window."""
+        requests, shares = self._hosts.lease(process, count, now)
+        entries = [self._hosts.entries[request] for request in requests]
+        return Granted(
+            requests=tuple(requests),
+            hosts=tuple(entry.host for entry in entries),
+            places=tuple((entry.offset, entry.length) for entry in entries),
+            shares=shares,
+        )
+
+    def release(self, process: int, requests: Sequence[int], now: float) -> None:
+        """Make leases of the process pending again; ignore what is not its own."""
+        self._hosts.release(process, requests, now)
+
+    def hold(self, process: int, requests: Sequence[int], now: float) -> None:
+        """Note that a process holds exactly these, of those that nobody else has."""
+        self._hosts.hold(process, requests, now)
+
+    def room(self, process: int) -> int:
+        """Return how many leases the process should be given now."""
+        return self._hosts.room(process)
+
+    def leased_by(self, process: int) -> int:
+        """Return how many leases the process has."""
+        return self._hosts.leased_by(process)
+
+    def idle_since(self, process: int) -> float | None:
+        """Return since when the process has no lease; None if it has one."""
+        return self._hosts.idle_since(process)
+
+    def wants_process(self) -> bool:
+        """Tell whether one more process would find work."""
+        return self._hosts.wants_process()
+
+    def give_up_host(self, now: float) -> None:
+        """Have hosts given up for open processes without work, as ``lease`` does."""
+        self._hosts.give_up_host(now)
+
+    # ---- snapshot ----------------------------------------------------------
+
+    def encode(self) -> FrontierSnapshot:
+        """Return the durable part; equal for frontiers that had equal durable calls."""
+        entries = self._hosts.entries
+        values = entries.values()
+        hosts: dict[str, int] = {}
+        host_of = [hosts.setdefault(entry.host, len(hosts)) for entry in values]
+        return FrontierSnapshot(
+            next_request=self.next_request,
+            body_bytes=self.body_bytes,
+            seen=self._seen.dump(),
+            hosts=tuple(hosts),
+            numbers=_pack(entries),
+            host_of=_pack(host_of),
+            priorities=tuple(priority_of(entry.rank) for entry in values),
+            flags=bytes(flags_of(entry.rank) for entry in values),
+            offsets=_pack(entry.offset for entry in values),
+            lengths=_pack(entry.length for entry in values),
+        )
+
+    @classmethod
+    def decode(cls, snapshot: FrontierSnapshot) -> "Frontier":
+        """Return the frontier of a snapshot: all that is open is pending."""
+        frontier = cls(snapshot.next_request, snapshot.body_bytes)
+        frontier._seen.add_many(snapshot.seen)
+        for number, host, priority, flags, offset, length in zip(
+            _unpack(snapshot.numbers),
+            _unpack(snapshot.host_of),
+            snapshot.priorities,
+            snapshot.flags,
+            _unpack(snapshot.offsets),
+            _unpack(snapshot.lengths),
+            strict=True,
+        ):
+            place = range(offset, offset + length)
+            rank = rank_of(priority, flags)
+            frontier._hosts.add(number, snapshot.hosts[host], rank, place)
+        return frontier
+
+
+def _select(children: Children, kept: list[int]) -> Children:
+    """Return the children at these places, with all hosts."""
+    fingerprints = _split(children.fingerprints)
+    return Children(
+        fingerprints=b"".join(fingerprints[at] for at in kept),
+        hosts=children.hosts if kept else (),
+        host_of=tuple(children.host_of[at] for at in kept),
+        priorities=tuple(children.priorities[at] for at in kept),
+        flags=tuple(children.flags[at] for at in kept),
+        bodies=tuple(children.bodies[at] for at in kept),
+    )
+
+
+def _pack(values: Iterable[int]) -> bytes:
+    numbers = tuple(values)
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def _unpack(data: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(data) // 8}Q", data)

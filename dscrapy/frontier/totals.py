@@ -1,0 +1,202 @@
+"""A job's stats: what its processes counted, merged by the operation that wrote it.
+
+Each commit brings a delta, so the sums are those of what is committed, whatever was
+killed. Numbers are decoded once; everything else is kept as it came.
+"""
+
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+
+import attrs
+import msgspec
+
+from dscrapy.model import Stats
+
+# Scrapy's own stats are 40 numbers; projects count by host or by page. Beyond these
+# (and the bytes below) memory, and the message that shows the stats, would have no
+# bound: what is new then is dropped and counted.
+STATS_KEYS_MAX = 100_000
+STATS_BYTES_MAX = 6 * 1024 * 1024
+DROPPED_KEY = "dscrapy/stats_dropped"
+# A number written longer than this is kept as it is: a float needs 24 characters, and
+# integers without a bound would make sums ever more costly.
+NUMBER_BYTES_MAX = 32
+
+# Written by set_value, but a job has many processes: the earliest, the latest, the
+# largest of them count.
+_START, _FINISH, _LARGEST = "start_time", "finish_time", "memusage/"
+_OPERATIONS = ("sum", "max", "min", "last")
+
+
+class _Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tagged datetime: ISO text, fold, offset from UTC in microseconds."""
+
+    value: tuple[str, int, int | None] = msgspec.field(name="$dt")
+
+
+_number = msgspec.json.Decoder(int | float)
+_moment = msgspec.json.Decoder(_Moment)
+
+
+@attrs.define(eq=False)
+class Totals:
+    """Stats of a job so far: a key has a number, or another JSON value."""
+
+    _numbers: dict[str, int | float] = attrs.field(init=False, factory=dict)
+    _others: dict[str, bytes] = attrs.field(init=False, factory=dict)
+    # By which operation a key was written last.
+    _operations: dict[str, str] = attrs.field(init=False, factory=dict)
+    # Of all keys and values; a number counts as its longest.
+    _bytes: int = attrs.field(init=False, default=0)
+
+    def merge(self, delta: Stats) -> None:
+        """Add what was counted since the last delta of the same source."""
+        for operation, values in delta.items():
+            if operation == "sum":
+                for key, raw in values.items():
+                    value = _number_of(raw)
+                    if value is None:
+                        self._replace(key, raw)
+                    else:
+                        self._sum(key, value)
+            else:
+                for key, raw in values.items():
+                    self._write(operation, key, raw)
+
+    def inc(self, key: str, count: int = 1) -> None:
+        """Add to a sum of the master's own."""
+        self._sum(key, count)
+
+    def count(self, key: str) -> int:
+        """Return a number as a whole one, 0 if there is none."""
+        return int(self._numbers.get(key, 0))
+
+    def final(self, finish_reason: str) -> Stats:
+        """Return the stats as Scrapy has them when the job is done.
+
+        Rates are per minute since the first process opened, None below a second.
+        """
+        start, finish = (
+            _datetime_of(self._others.get(key, b"")) for key in (_START, _FINISH)
+        )
+        written: dict[str, object] = {"finish_reason": finish_reason}
+        minutes = 0.0
+        if start is not None and finish is not None:
+            elapsed_s = (finish - start).total_seconds()
+            written["elapsed_time_seconds"] = elapsed_s
+            # In whole seconds as Scrapy counts them (which forgets the days).
+            minutes = int(elapsed_s) / 60
+        for key, counted in (
+            ("responses_per_minute", "response_received_count"),
+            ("items_per_minute", "item_scraped_count"),
+        ):
+            number = self._numbers.get(counted, 0)
+            written[key] = number / minutes if minutes > 0 else None
+        stats = self.encode()
+        for values in stats.values():
+            for key in written.keys() & values.keys():
+                del values[key]
+        last = stats.setdefault("last", {})
+        for key, value in written.items():
+            last[key] = msgspec.Raw(msgspec.json.encode(value))
+        return {operation: values for operation, values in stats.items() if values}
+
+    def encode(self) -> Stats:
+        """Return the stats by operation; merged into nothing they are the same."""
+        stats: Stats = {}
+        for key, operation in self._operations.items():
+            other = self._others.get(key)
+            if other is None:
+                other = msgspec.json.encode(self._numbers[key])
+            stats.setdefault(operation, {})[key] = msgspec.Raw(other)
+        return stats
+
+    @classmethod
+    def decode(cls, stats: Stats) -> "Totals":
+        """Return the totals of a snapshot."""
+        totals = cls()
+        totals.merge(stats)
+        return totals
+
+    def _write(self, operation: str, key: str, raw: msgspec.Raw) -> None:
+        """Take a value that was written by another operation than "sum"."""
+        if key in (_START, _FINISH):
+            self._write_moment(key, raw)
+            return
+        value = _number_of(raw)
+        if value is None:
+            self._replace(key, raw)
+            return
+        old = self._numbers.get(key)
+        if operation == "max" or key.startswith(_LARGEST):
+            value = value if old is None else max(old, value)
+        elif operation == "min":
+            value = value if old is None else min(old, value)
+        self._set(operation, key, value)
+
+    def _write_moment(self, key: str, raw: msgspec.Raw) -> None:
+        old = _datetime_of(self._others.get(key, b""))
+        new = _datetime_of(raw)
+        if old is None or new is None or (new < old if key == _START else new > old):
+            self._replace(key, raw)
+
+    def _sum(self, key: str, value: int | float) -> None:
+        old = self._numbers.get(key)
+        if old is None:
+            self._set("sum", key, value)
+            return
+        total = old + value
+        # JSON has no infinity: a sum that no float holds stays as it was.
+        if -sys.float_info.max <= total <= sys.float_info.max:
+            self._numbers[key] = total
+            self._operations[key] = "sum"
+
+    def _set(self, operation: str, key: str, value: int | float) -> None:
+        if key in self._numbers or self._takes(key, NUMBER_BYTES_MAX):
+            self._others.pop(key, None)
+            self._numbers[key] = value
+            self._operations[key] = operation if operation in _OPERATIONS else "last"
+
+    def _replace(self, key: str, raw: msgspec.Raw) -> None:
+        """Keep a value that is no number, whichever operation wrote it."""
+        # A copy: a view would keep the whole message alive.
+        data = bytes(raw)
+        if self._takes(key, len(data)):
+            self._numbers.pop(key, None)
+            self._others[key] = data
+            self._operations[key] = "last"
+
+    def _takes(self, key: str, size: int) -> bool:
+        """Make room for a value of ``size`` bytes, or count it as dropped."""
+        if key in self._operations:
+            other = self._others.get(key)
+            more = size - (NUMBER_BYTES_MAX if other is None else len(other))
+        else:
+            more = size + len(key.encode())
+            if len(self._operations) >= STATS_KEYS_MAX and key != DROPPED_KEY:
+                more = STATS_BYTES_MAX
+        # What takes no more than before always finds room, as does the count itself.
+        if more > 0 and self._bytes + more > STATS_BYTES_MAX and key != DROPPED_KEY:
+            self._sum(DROPPED_KEY, 1)
+            return False
+        self._bytes += more
+        return True
+
+
+def _number_of(raw: msgspec.Raw) -> int | float | None:
+    """Return a JSON number of a sensible length, None for anything else."""
+    try:
+        value = _number.decode(raw)
+    except msgspec.DecodeError:
+        return None
+    return value if len(bytes(raw)) <= NUMBER_BYTES_MAX else None
+
+
+def _datetime_of(raw: msgspec.Raw | bytes) -> datetime | None:
+    """Return a tagged datetime, in UTC where it names no zone, or None."""
+    try:
+        text, fold, zone = _moment.decode(raw).value
+        offset = timezone(timedelta(microseconds=zone)) if zone is not None else UTC
+        return datetime.fromisoformat(text).replace(fold=fold, tzinfo=offset)
+    except (msgspec.DecodeError, ValueError, OverflowError):
+        return None
