@@ -11,6 +11,7 @@ import msgspec
 
 from dscrapy.frontier import records as r
 from dscrapy.frontier.jobs import Course, Process, Spool, spool_key
+from dscrapy.frontier.limits import Counters, Watch
 from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
 from dscrapy.frontier.totals import Totals
 from dscrapy.messages import DIGEST_BYTES, Opened
@@ -43,9 +44,8 @@ class Crawl:
     idle_since: dict[int, float] = attrs.field(factory=dict)
     start_may: int = 0
     finish_sent: int = 0
-    pages_since_item: int = 0
-    items_checked: int = 0
-    items_checked_at: float | None = None
+    counters: Counters = attrs.field(factory=Counters)
+    watch: Watch | None = None
 
     @classmethod
     def begun_at(cls, request: int) -> "Crawl":
@@ -82,14 +82,13 @@ class Crawl:
             filtered += self.frontier.add_stored(part)
         filtered += self.frontier.add(record.children)
         self.frontier.see(record.seen)
-        self.totals.merge(record.stats)
+        self._merge(record.stats)
         self._count(self.frontier.next_request - before, filtered, record.request)
         course.items += spool.items + len(record.items)
         course.items_bytes += spool.items_bytes + len(r.lines_of(record.items))
         tagged = r.tagged_lines_of(record.items, record.tagged)
         course.tagged_bytes += spool.tagged_bytes + len(tagged)
         course.pages = self.totals.count("response_received_count")
-        self._note_pages(record, spool)
         if record.request:
             is_open = self.frontier.done(record.request)
             assert is_open
@@ -104,11 +103,14 @@ class Crawl:
         if request:
             self.totals.inc("scheduler/dequeued", 1)
 
-    def _note_pages(self, record: r.Published, spool: Spool) -> None:
-        if spool.items or record.items:
-            self.pages_since_item = 0
-        elif record.request:
-            self.pages_since_item += 1
+    def _merge(self, delta: Stats) -> None:
+        before = _counted(self.totals)
+        self.totals.merge(delta)
+        after = _counted(self.totals)
+        items, pages, errors = (
+            max(new - old, 0) for new, old in zip(after, before, strict=True)
+        )
+        self.counters.count(items=items, pages=pages, errors=errors)
 
     def _note_unit(
         self, record: r.Published, course: Course, process: Process | None
@@ -160,9 +162,21 @@ class Crawl:
         digests = (
             skip[at : at + DIGEST_BYTES] for at in range(0, len(skip), DIGEST_BYTES)
         )
+        totals = Totals.decode(snapshot.totals)
+        items, pages, errors = _counted(totals)
         return cls(
             frontier=Frontier.decode(snapshot.frontier),
-            totals=Totals.decode(snapshot.totals),
+            totals=totals,
+            counters=Counters(items=items, pages=pages, errors=errors),
             skip=Counter(digests),
             stored={int(process): keys for process, keys in snapshot.stored.items()},
         )
+
+
+def _counted(totals: Totals) -> tuple[int, int, int]:
+    """Return the items, pages and errors that ``CLOSESPIDER_*`` count."""
+    return (
+        totals.count("item_scraped_count"),
+        totals.count("response_received_count"),
+        totals.count("spider_exceptions/count"),
+    )

@@ -1,4 +1,4 @@
-"""When the project's ``CLOSESPIDER_*`` settings close a job, counted over its processes.
+"""When the project's ``CLOSESPIDER_*`` settings close a job, all processes counted.
 
 The meaning is that of Scrapy's extension, with whole commits where it sees single
 responses, items and errors: a limit may be passed by what one commit brings.

@@ -233,7 +233,8 @@ class Machine:
 
     def _welcome_back(self, held: m.Held, decision: Decision, now: Now) -> None:
         process = self.state.processes[held.process]
-        if process.job != held.job or held.job not in self.state.crawls:
+        job = self.state.jobs[process.job]
+        if job.is_final or held.job != job.id:
             # Its job has ended; so will it.
             done = m.Done(job=held.job, process=held.process, stats=None)
             decision.tell(self.state, process, done)

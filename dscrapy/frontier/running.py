@@ -13,6 +13,7 @@ from dscrapy.frontier.clock import Now
 from dscrapy.frontier.crawls import Crawl
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Job, Process
+from dscrapy.frontier.limits import Watch
 from dscrapy.frontier.state import State
 from dscrapy.messages import (
     DIGEST_BYTES,
@@ -28,6 +29,7 @@ from dscrapy.model import (
     PROCESS_IDLES,
     PROCESS_REASONS,
     WORKER_DRAINS,
+    CloseLimits,
     Outcome,
     Stats,
 )
@@ -43,6 +45,7 @@ SKIP_DIGESTS = 50_000
 # A process beside the first that has had no lease for so long gives its slot back.
 # Starting one costs about a second.
 PROCESS_IDLE_S = 10.0
+_NO_LIMITS = CloseLimits()
 
 
 @attrs.frozen
@@ -66,7 +69,7 @@ class Running:
         self._dismiss(processes)
         if not job.is_crawling:
             return
-        reason = self._limit_reached()
+        reason = limits.reached(self._limits, self.crawl.counters)
         if reason:
             self.decision.close_job(self.state, job, reason)
             return
@@ -176,18 +179,18 @@ class Running:
 
     # ---- ends -------------------------------------------------------------------
 
-    def _limit_reached(self) -> str:
+    @property
+    def _limits(self) -> CloseLimits:
         opened = next(iter(self.crawl.opened.values()), None)
-        if opened is None:
-            return ""
-        course = self.job.begin()
-        counters = limits.Counters(
-            items=course.items,
-            pages=course.pages,
-            errors=self.crawl.totals.count("spider_exceptions/count"),
-            pages_since_item=self.crawl.pages_since_item,
-        )
-        return limits.reached(opened.limits, counters)
+        return _NO_LIMITS if opened is None else opened.limits
+
+    def _watch(self) -> Watch:
+        """Return the watch over spans of time, by the time of day: the job may live
+        longer than this master."""
+        if self.crawl.watch is None:
+            started_at = self.job.begin().started_at or self.now.wall
+            self.crawl.watch = Watch.begin(self.crawl.counters.items, started_at)
+        return self.crawl.watch
 
     def close_by_itself(self, process: Process, reason: str) -> None:
         """A process closes its spider, for a reason that may be the job's."""
@@ -283,7 +286,8 @@ class Running:
             self.crawl.idle_since[process.number] + PROCESS_IDLE_S - self.now.run
             for process in self._idle_ones()
         ]
-        return max(min(waits, default=float("inf")), 0.0)
+        waits.append(self._watch().next_deadline(self._limits) - self.now.wall)
+        return max(min(waits), 0.0)
 
     def _idle_ones(self) -> list[Process]:
         """Return the processes that hold a slot for nothing."""
@@ -304,3 +308,7 @@ class Running:
             since = self.crawl.idle_since[process.number]
             if self.now.run >= since + PROCESS_IDLE_S:
                 self.decision.stop(self.state, process, PROCESS_IDLES)
+        items = self.crawl.counters.items
+        reason = self._watch().expired(self._limits, items, self.now.wall)
+        if reason:
+            self.decision.close_job(self.state, self.job, reason)

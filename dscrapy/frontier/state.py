@@ -415,8 +415,12 @@ class State:
         if held.closing:
             crawl.stopping.add(held.process)
             crawl.frontier.close_process(held.process)
-        if held.leads and crawl.leader in (None, held.process):
+        if held.leads and crawl.leader is None:
             crawl.leader = held.process
+        elif not held.leads and crawl.leader == held.process:
+            # It was never told.
+            crawl.leader = None
+        if crawl.leader in (None, held.process):
             # Whether these had arrived is not known.
             crawl.start_may = crawl.finish_sent = 0
 

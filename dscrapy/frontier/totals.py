@@ -168,19 +168,21 @@ class Totals:
 
     def _takes(self, key: str, size: int) -> bool:
         """Make room for a value of ``size`` bytes, or count it as dropped."""
+        if key == DROPPED_KEY:
+            return True
         if key in self._operations:
             other = self._others.get(key)
             more = size - (NUMBER_BYTES_MAX if other is None else len(other))
+            fits = True
         else:
             more = size + len(key.encode())
-            if len(self._operations) >= STATS_KEYS_MAX and key != DROPPED_KEY:
-                more = STATS_BYTES_MAX
-        # What takes no more than before always finds room, as does the count itself.
-        if more > 0 and self._bytes + more > STATS_BYTES_MAX and key != DROPPED_KEY:
-            self._sum(DROPPED_KEY, 1)
-            return False
-        self._bytes += more
-        return True
+            count = len(self._operations) - (DROPPED_KEY in self._operations)
+            fits = count < STATS_KEYS_MAX
+        if fits and (more <= 0 or self._bytes + more <= STATS_BYTES_MAX):
+            self._bytes += more
+            return True
+        self._sum(DROPPED_KEY, 1)
+        return False
 
 
 def _number_of(raw: msgspec.Raw) -> int | float | None:
