@@ -10,7 +10,7 @@ from dscrapy import messages as m
 from dscrapy.net.connection import Connection, accept, greet
 from dscrapy.proto.session import Role
 
-TOKEN = "a-token-of-at-least-22-characters"
+TOKEN = "t" * 32
 Script = Callable[["Served", m.ClientCall], Awaitable[None]]
 
 

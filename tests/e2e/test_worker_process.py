@@ -6,7 +6,7 @@ import resource
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import msgspec
@@ -14,8 +14,9 @@ import pytest
 import trio
 
 from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import JobSpec
-from dscrapy.worker.process import DUMP_S, CrawlProcess, Death
+from dscrapy.worker.process import DUMP_S, MESSAGES_WAITING_MAX, CrawlProcess, Death
 
 JOB = f"{1:016x}"
 # Longer than anything here takes on a busy machine.
@@ -38,9 +39,9 @@ def receive():
 def send(**message):
     data = json.dumps(message).encode()
     link.sendall(struct.pack(">I", len(data)) + data)
-def commit(**fields):
-    send(**{"type": "commit", "job": run["job"], "process": run["process"],
-        "request": run["request"], "part": 0, "last": False, **fields})
+def commit(*commits, **ids):
+    send(**{"type": "commits", "job": run["job"], "process": run["process"],
+        "commits": commits, **ids})
 run = receive()
 print("began", flush=True)
 """
@@ -48,16 +49,17 @@ print("began", flush=True)
 
 @attrs.define
 class Heard:
-    """What a crawl process said."""
+    """What a crawl process said; nothing may be said of request 666."""
 
-    commits: list[m.Commit] = attrs.field(factory=list)
-    progress: list[m.Progress] = attrs.field(factory=list)
+    messages: list[m.FromProcess] = attrs.field(factory=list)
     log: bytes = b""
     began: trio.Event = attrs.field(factory=trio.Event)
 
-    def add_commit(self, commit: m.Commit, frame: bytes) -> None:
-        assert msgspec.json.decode(frame[4:], type=m.Commit) == commit
-        self.commits.append(commit)
+    def add(self, message: m.FromProcess, frame: bytes) -> None:
+        assert msgspec.json.decode(frame[4:], type=m.FromProcess) == message
+        if isinstance(message, m.Release) and 666 in message.requests:
+            raise RemoteProtocolError("not_held", "it does not hold request 666")
+        self.messages.append(message)
 
     def add_log(self, data: bytes) -> None:
         self.log += data
@@ -65,13 +67,19 @@ class Heard:
             self.began.set()
 
 
-def process_of(script: str, heard: Heard, folder: Path, **fields: Any) -> CrawlProcess:
+def process_of(
+    script: str,
+    heard: Heard,
+    folder: Path,
+    role: Literal["crawl", "export"] = "crawl",
+    **fields: Any,
+) -> CrawlProcess:
     """Return a process that runs the script after the prelude."""
     values: dict[str, Any] = {"process_silent_s": 0.0, "stop_grace_s": WAIT_S}
     start = m.Start(
         job=JOB,
         process=3,
-        request=m.RUN_REQUEST,
+        role=role,
         spec=JobSpec(project="p", spider="s"),
         digest="",
         hash_seed=41,
@@ -79,8 +87,7 @@ def process_of(script: str, heard: Heard, folder: Path, **fields: Any) -> CrawlP
     return CrawlProcess(
         start=start,
         folder=folder,
-        on_commit=heard.add_commit,
-        on_progress=heard.progress.append,
+        on_message=heard.add,
         on_log=heard.add_log,
         command=(sys.executable, "-c", PRELUDE + script),
         **(values | fields),
@@ -109,21 +116,21 @@ async def gone(pid: int) -> None:
 
 
 async def test_all_that_a_process_said_before_its_end_is_heard(tmp_path: Path) -> None:
-    """Commits, progress and log up to the last byte, and how it ended."""
+    """Messages, as the frames that they came in, and log up to the last byte, and how
+    it ended."""
     heard = Heard()
     script = """
-for part in range(200):
-    commit(part=part, items=["x" * 1000])
-send(type="progress", job=run["job"], process=run["process"], pages=1, items=2,
-     errors=0, in_flight=3)
+for number in range(1, 201):
+    commit({"unit": number, "kind": "late", "items": [{"n": "x" * 1000}]})
+send(type="closing", job=run["job"], process=run["process"], reason="r")
 print("the last line", end="", flush=True)
 os._exit(5)
 """
-    process = process_of(script, heard, tmp_path)
-    death = await run(process)
-    assert [one.part for one in heard.commits] == list(range(200))
-    assert (process.pages, process.items) == (1, 2)
-    assert len(heard.progress) == 1
+    death = await run(process_of(script, heard, tmp_path))
+    *commits, closing = heard.messages
+    units = [one.commits[0].unit for one in commits if isinstance(one, m.Commits)]
+    assert units == list(range(1, 201))
+    assert closing == m.Closing(job=JOB, process=3, reason="r")
     assert heard.log == b"began\nthe last line"
     assert (death.status, death.counted) == (5, True)
     assert "exited with code 5" in death.text
@@ -146,17 +153,24 @@ print(sys.stdin.read() == "", os.getsid(0) == os.getpid(), run["spec"]["spider"]
     assert heard.log.decode() == expected
 
 
-async def test_what_it_is_told_before_its_start_it_hears_first(tmp_path: Path) -> None:
-    """The job, until when it may start requests, then what was told, in order."""
+@pytest.mark.parametrize("role", ["crawl", "export"])
+async def test_what_it_is_told_before_its_start_it_hears_first(
+    role: Literal["crawl", "export"], tmp_path: Path
+) -> None:
+    """What to run, until when it may start requests (the latest that is known), then
+    what was told, in order."""
     heard = Heard()
     script = """
-print([receive()["type"] for _ in range(3)])
+told = [receive() for _ in range(3)]
+print(run["role"], told[0]["until"], [one["type"] for one in told])
 """
-    process = process_of(script, heard, tmp_path, valid_until=1.0)
-    process.tell(m.Hold(job=JOB, process=3, on=True))
+    process = process_of(script, heard, tmp_path, role, valid_until=1.0)
+    process.tell(m.StartMay(job=JOB, process=3, upto=1))
     process.extend(2.0)
+    process.tell(m.Finish(job=JOB, process=3, number=1))
     await run(process)
-    assert heard.log == b"began\n['valid', 'hold', 'valid']\n"
+    expected = f"began\n{role} 2.0 ['valid', 'start_may', 'finish']\n"
+    assert heard.log.decode() == expected
     # Nobody listens any more; that harms nobody.
     process.extend(3.0)
     process.kill("too late")
@@ -219,9 +233,12 @@ for _ in range(40):
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ("commit(request=2)", "not_held"),
         ('commit(job="other")', "not_held"),
         ("commit(process=4)", "not_held"),
+        (
+            'send(type="release", job=run["job"], process=3, requests=[666])',
+            "not_held",
+        ),
         ('send(type="start")', "bad_message"),
         ('link.sendall(b"\\xff" * 8)', "frame_too_long"),
     ],
@@ -232,7 +249,7 @@ async def test_a_process_that_says_what_it_may_not_is_killed_and_that_counts(
     """Nothing about another's lease gets through, nor a frame beyond bounds."""
     heard = Heard()
     death = await run(process_of(f"{said}\ntime.sleep(1000)", heard, tmp_path))
-    assert heard.commits == []
+    assert heard.messages == []
     assert death.counted
     assert why in death.text
 
@@ -252,6 +269,49 @@ time.sleep(1000)
     assert heard.log == b"began\ncancelled\n"
     assert not death.counted
     assert "did not stop within 1 s" in death.text
+
+
+async def test_a_process_that_does_not_read_is_killed_and_no_message_dropped(
+    tmp_path: Path,
+) -> None:
+    """A lease that is dropped would be lost: it dies when too much waits, which is
+    not held against the job. What keeps it valid costs nothing, however often."""
+    heard = Heard()
+    process = process_of("time.sleep(1000)", heard, tmp_path)
+    # More than the socket pair takes.
+    body = msgspec.Raw(b'"%s"' % (b"x" * 10_000))
+    columns: Any = {"hosts": ("h",), "host_of": (0,), "bodies": (body,)}
+    async with trio.open_nursery() as nursery:
+        deaths: list[Death] = []
+
+        async def note() -> None:
+            deaths.append(await run(process))
+
+        nursery.start_soon(note)
+        with trio.fail_after(WAIT_S):
+            await heard.began.wait()
+        for number in range(MESSAGES_WAITING_MAX):
+            process.tell(m.Grant(job=JOB, process=3, requests=(number,), **columns))
+            process.extend(float(number))
+        await trio.sleep(0.1)
+        assert deaths == []
+        for number in range(100):
+            process.tell(m.Grant(job=JOB, process=3, requests=(number,), **columns))
+    assert not deaths[0].counted
+    assert "does not read" in deaths[0].text
+
+
+async def test_a_process_that_is_killed_before_its_start_does_nothing(
+    tmp_path: Path,
+) -> None:
+    """The reason is the first one, whatever else is done to it."""
+    heard = Heard()
+    process = process_of("time.sleep(1000)", heard, tmp_path)
+    process.kill("it never began")
+    process.kill("later", counted=True)
+    death = await run(process)
+    assert death.text.endswith("was killed: it never began")
+    assert not death.counted
 
 
 async def test_a_cancelled_run_leaves_nothing_of_its_group(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from trio.testing import MockClock
 from dscrapy import messages as m
 from dscrapy.config import Config, WorkerConfig
 from dscrapy.errors import RemoteProtocolError, UnauthorisedError, UserError
+from dscrapy.model import Versions
 from dscrapy.net.connection import Connection
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.session import Handshake
 from dscrapy.worker.link import DIAL_TIMEOUT_S, RECONNECT_S, Link
 from dscrapy.worker.outbox import Outbox
-from tests.shell.master_in_memory import TOKEN, registration
+from tests.doubles.masters import TOKEN
 from tests.shell.worker_in_memory import Network, Script, serving
 from tests.unit.test_outbox import add, commit, end, seen
 
@@ -37,9 +38,19 @@ class Said:
     sessions: list[m.Registered] = attrs.field(factory=list)
     received: list[m.ToWorker] = attrs.field(factory=list)
     valid: list[tuple[float, float]] = attrs.field(factory=list)
+    losses: list[float] = attrs.field(factory=list)
 
     def registration(self) -> m.Register:
-        return registration("w")
+        return m.Register(
+            name="w",
+            instance="1",
+            host="h",
+            port=1,
+            slots=1,
+            draining=False,
+            versions=Versions(dscrapy="1", scrapy="2", python="3"),
+            held=(),
+        )
 
     def registered(self, registered: m.Registered) -> None:
         self.sessions.append(registered)
@@ -50,6 +61,10 @@ class Said:
     def extend(self, until: float) -> None:
         """Note when it was told, and until when requests may start."""
         self.valid.append((self.clock(), until))
+
+    def lost(self) -> None:
+        """Note when it was told."""
+        self.losses.append(self.clock())
 
 
 def registered(die_after_s: float = DIE_AFTER_S, grace_s: float = GRACE_S) -> Any:
@@ -413,7 +428,7 @@ async def test_a_heartbeat_that_is_not_answered_extends_nothing(
             await trio.sleep(1)
             await connection.send(m.HeartbeatSeen(number=beat.number))
             await connection.send(m.HeartbeatSeen(number=1000))
-            await connection.send(m.Hold(job="j", process=1, on=False))
+            await connection.send(m.Drain())
 
     async with linked(tmp_path, script, quiet) as (link, _):
         await trio.sleep(9)
@@ -460,6 +475,22 @@ async def test_a_master_that_takes_nothing_is_given_up_as_one_that_says_nothing(
         nursery.cancel_scope.cancel()
 
 
+async def test_the_end_of_a_session_is_told_once_and_no_other_failure(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Nobody was lost who was never there: a worker that drains acts on it."""
+    async with linked(tmp_path, welcoming) as (link, network):
+        serve = network.serve
+        for losses in range(1, 3):
+            network.serve = serve
+            await trio.sleep(2 * MAX_PAUSE_S)
+            assert link.connected
+            await network.down()
+            await trio.sleep(60)
+            assert len(said(link).losses) == losses
+            assert not link.connected
+
+
 # ---- what goes over it ---------------------------------------------------------------
 
 
@@ -484,11 +515,11 @@ async def test_what_is_retained_is_offered_first_thing_on_each_session(
         return script
 
     outbox = Outbox()
-    parts = [commit(1, part) for part in range(3)]
-    for part in parts:
-        add(outbox, part)
-    acknowledged = [seen(parts[0]), seen(parts[1])]
-    settled = [seen(parts[2], "published"), m.EndedSeen(process=1)]
+    commits = [commit(1, number) for number in range(1, 4)]
+    for one in commits:
+        add(outbox, one)
+    acknowledged = [seen(commits[0]), seen(commits[1])]
+    settled = [seen(commits[2], result="settled"), m.EndedSeen(process=1)]
     async with linked(
         tmp_path,
         taking(),
@@ -501,8 +532,8 @@ async def test_what_is_retained_is_offered_first_thing_on_each_session(
         outbox.add_end(end(1))
         link.wake()
         await trio.sleep(6)
-        told = [one for one in said(link).received if not isinstance(one, m.Hold)]
-    assert offered[:4] == [parts, [*parts, end(1)], [parts[2], end(1)], []]
+        told = said(link).received
+    assert offered[:4] == [commits, [*commits, end(1)], [commits[2], end(1)], []]
     assert told == [*acknowledged, *settled]
     assert outbox.is_settled
 
@@ -548,7 +579,7 @@ async def test_all_who_wait_for_a_move_are_woken_by_one(
             for _ in range(3):
                 nursery.start_soon(link.wait_moved)
             await trio.testing.wait_all_tasks_blocked()
-            add(outbox, commit(1, 0))
+            add(outbox, commit(1, 1))
             link.wake()
             await trio.testing.wait_all_tasks_blocked()
             assert not nursery.child_tasks

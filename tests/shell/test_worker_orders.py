@@ -1,103 +1,21 @@
 """What a worker makes of the orders of a master that plays a script."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
 import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.model import JobSpec, Outcome
 from dscrapy.net.connection import Connection
 from dscrapy.projects import code_digest
 from dscrapy.proto.framing import FRAME_BYTES_MAX
-from dscrapy.worker.agent import LEAVE_S, LOG_DRAIN_S, PROJECTS_NAMED_MAX, Worker
+from dscrapy.worker.agent import LEAVE_S, LOG_DRAIN_S, PROJECTS_NAMED_MAX
 from dscrapy.worker.outbox import LOG_WAITING_BYTES_MAX
-from tests.shell.worker_in_memory import Crawls, Network, serving, worker_of
-
-JOB = f"{1:016x}"
-
-
-def start(process: int = 1, *, digest: str = "", **spec: Any) -> m.Start:
-    """Return an assignment of the project ``p``, or of what ``spec`` says."""
-    fields: dict[str, Any] = spec or {"project": "p"}
-    return m.Start(
-        job=JOB,
-        process=process,
-        request=m.RUN_REQUEST,
-        spec=JobSpec(spider="s", **fields),
-        digest=digest,
-        hash_seed=1,
-    )
-
-
-@attrs.define(eq=False)
-class Dictator:
-    """A master that says what a test says; ``heard`` has what each session told.
-
-    It answers registrations (after ``late_s``) and heartbeats, nothing else.
-    """
-
-    late_s: float = 0.0
-    drop: tuple[int, ...] = ()
-    registers: list[m.Register] = attrs.field(factory=list)
-    heard: list[list[Any]] = attrs.field(factory=list)
-    connection: Connection[Any] | None = None
-
-    async def play(self, connection: Connection[Any], register: m.Register) -> None:
-        """Serve one session to its end."""
-        self.registers.append(register)
-        heard: list[Any] = []
-        self.heard.append(heard)
-        await trio.sleep(self.late_s)
-        await connection.send(
-            m.Registered(
-                epoch=1,
-                heartbeat_s=2.0,
-                die_after_s=20.0,
-                reconnect_grace_s=5.0,
-                drop=self.drop,
-            )
-        )
-        self.connection = connection
-        while (message := await connection.receive()) is not None:
-            if isinstance(message, m.Heartbeat):
-                await connection.send(m.HeartbeatSeen(number=message.number))
-            else:
-                heard.append(message)
-
-    async def say(self, *messages: m.Message) -> None:
-        """Send this, and let the worker act on it."""
-        assert self.connection is not None
-        for message in messages:
-            await self.connection.send(message)
-        await trio.sleep(0.1)
-
-    def ends(self) -> list[m.Ended]:
-        """Return the ends of processes that the latest session told."""
-        return [one for one in self.heard[-1] if isinstance(one, m.Ended)]
-
-
-@asynccontextmanager
-async def ordered(
-    folder: Path, crawls: Crawls | None = None, **fields: Any
-) -> AsyncIterator[tuple[Dictator, Worker, Network, Crawls]]:
-    """A worker that is registered at a master by script."""
-    crawls = crawls or Crawls(parts=99)
-    master = Dictator()
-    async with trio.open_nursery() as nursery:
-        network = Network(nursery, serving(master.play))
-        worker = worker_of(network, crawls, folder, **fields)
-        nursery.start_soon(worker.run)
-        await trio.sleep(0.1)
-        yield master, worker, network, crawls
-        nursery.cancel_scope.cancel()
-
+from tests.shell.dictator import JOB, grant, ordered, seen, start
+from tests.shell.worker_in_memory import Crawls, serving
 
 # ---- starts --------------------------------------------------------------------------
 
@@ -108,7 +26,7 @@ async def test_a_start_that_comes_twice_starts_one_process(
     """Whether the process still reads its project, runs or has ended."""
     async with ordered(tmp_path, Crawls(deaths=[1])) as (master, _, _, crawls):
         await master.say(start(), start())
-        await master.say(start())
+        await master.say(start(), grant(1))
         await trio.sleep(5)
         await master.say(start())
         assert len(crawls.started) == 1
@@ -133,11 +51,8 @@ async def test_a_start_is_told_with_the_digest_of_its_code(
         digest = code_digest(tmp_path / "projects" / "p")
         started = m.Started(job=JOB, process=1, digest=digest)
         assert started in master.heard[0]
-        await network.cut()
-        await trio.sleep(1)
+        await master.comes_back(network)
         assert master.heard[1][0] == started
-        held = [one.held for one in master.registers]
-        assert held == [(), (m.Held(job=JOB, process=1),)]
 
 
 async def test_a_start_while_draining_is_refused(
@@ -283,28 +198,68 @@ async def test_a_drain_during_a_registration_is_told_after_it(
         assert m.Draining() in master.heard[1]
 
 
+async def test_what_a_process_says_during_a_registration_is_told_after_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The registration under way names a lease that is given back meanwhile: without
+    that word the master would count on it for ever."""
+    async with ordered(tmp_path) as (master, _, network, crawls):
+        await master.say(start(), grant(1, 2, 3))
+        master.late_s = 0.5
+        await network.cut()
+        await trio.sleep(0.3)
+        (crawl,) = crawls.started
+        release = m.Release(job=JOB, process=1, requests=(3,))
+        crawl.say(release)
+        await trio.sleep(0.7)
+        assert master.registers[1].held[0].requests == (1, 2, 3)
+        assert release in master.heard[1]
+
+
 async def test_commits_of_a_dropped_process_are_offered_and_settled(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """The process is killed at once; what it had said is still for the master to
-    judge, and forgotten when that has judged."""
+    judge, before its end, and forgotten when that has judged."""
     async with ordered(tmp_path) as (master, worker, network, crawls):
-        await master.say(start())
-        await trio.sleep(3)
+        await master.say(start(), grant(1, 2, 3))
+        await trio.sleep(2.5)
         master.drop = (1, 77)
-        await network.cut()
-        await trio.sleep(1)
+        register = await master.comes_back(network)
+        assert register.held[0].requests == (1, 2, 3)
         assert crawls.started[0].end == "killed"
-        told = [one for one in master.heard[1] if isinstance(one, m.Commit | m.Ended)]
-        assert [type(one) for one in told] == [m.Commit, m.Commit, m.Ended]
-        settled = m.CommitSeen(
-            job=JOB, process=1, request=m.RUN_REQUEST, part=0, result="settled"
-        )
-        await master.say(settled)
+        first, second, end = master.told(m.Commits, m.Ended)
+        assert [one.commits[0].request for one in (first, second)] == [1, 2]
+        assert isinstance(end, m.Ended)
+        await master.say(seen(1, 2, result="settled"))
         assert not worker.outbox.is_settled
         await master.say(m.EndedSeen(process=1))
         assert worker.outbox.is_settled
         assert worker.held == {}
+
+
+async def test_the_end_of_a_process_comes_behind_all_that_it_committed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """On the session on which it dies and on the next one: its end voids leases, so
+    what is committed has to be known first."""
+    async with ordered(tmp_path, Crawls(deaths=[3])) as (master, _, network, _):
+        await master.say(start(), grant(1, 2, 3, 4))
+        await trio.sleep(5)
+
+        def told() -> list[Any]:
+            found = master.told(m.Commits, m.Ended)
+            assert isinstance(found.pop(), m.Ended)
+            return [one.commits[0].request for one in found]
+
+        assert told() == [1, 2, 3]
+        await master.say(seen(2))
+        # The fourth was leased to it when it died.
+        assert (await master.comes_back(network)).held[0].requests == (1, 3)
+        assert told() == [1, 3]
+        await master.say(seen(1, 3))
+        assert (await master.comes_back(network)).held[0].requests == ()
+        assert told() == []
 
 
 async def test_a_worker_that_logs_out_holds_no_process(
@@ -324,22 +279,23 @@ async def test_orders_for_a_process_that_is_gone_are_passed_over(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """Nor does a message disturb that belongs elsewhere."""
-    async with ordered(tmp_path) as (master, worker, *_):
-        seen = m.CommitSeen(
-            job=JOB, process=9, request=m.RUN_REQUEST, part=0, result="stored"
-        )
+    async with ordered(tmp_path, Crawls(deaths=[0])) as (master, worker, *_):
         registered = m.Registered(
             epoch=1, heartbeat_s=2, die_after_s=20, reconnect_grace_s=5, drop=()
         )
-        await master.say(
-            m.Stop(job=JOB, process=9, reason="r"),
-            m.Hold(job=JOB, process=9, on=True),
-            seen,
-            m.EndedSeen(process=9),
-            registered,
-        )
+        await master.say(start())
+        assert len(master.ends()) == 1
+        for process in (1, 9):
+            await master.say(
+                m.Stop(job=JOB, process=process, reason="r"),
+                grant(1, process=process),
+                m.Done(job=JOB, process=process, stats=None),
+                m.CommitsSeen(job=JOB, process=process, seen=()),
+            )
+        await master.say(m.EndedSeen(process=9), registered)
         assert worker.link.connected
         assert len(master.heard) == 1
+        assert worker.held[1].leased == set()
 
 
 # ---- logs ----------------------------------------------------------------------------
@@ -350,13 +306,8 @@ async def test_a_flood_of_log_while_the_master_is_away_is_bounded(
 ) -> None:
     """What was logged first is told, then how many lines are gone; commits that
     were made meanwhile come through whole."""
-    async with ordered(tmp_path, Crawls(parts=99, credit=99)) as (
-        master,
-        _,
-        network,
-        crawls,
-    ):
-        await master.say(start())
+    async with ordered(tmp_path) as (master, _, network, crawls):
+        await master.say(start(), grant(1, 2, 3, 4, 5))
         serve = network.serve
         await network.down()
         line = b"x" * 99 + b"\n"
@@ -370,8 +321,8 @@ async def test_a_flood_of_log_while_the_master_is_away_is_bounded(
         assert len(log) < LOG_WAITING_BYTES_MAX + 1000
         kept = log.count(line)
         assert b"\n(%d lines of log dropped here)\n" % (300 * 100 - kept) in log
-        parts = [one.part for one in master.heard[1] if isinstance(one, m.Commit)]
-        assert parts[:5] == [0, 1, 2, 3, 4]
+        commits = [one.commits[0].request for one in master.told(m.Commits)]
+        assert commits == [1, 2, 3, 4, 5]
 
 
 async def test_the_log_of_a_process_arrives_before_its_end(
@@ -382,7 +333,7 @@ async def test_the_log_of_a_process_arrives_before_its_end(
         network.lag_s = 0.1
         await network.cut()
         await trio.sleep(2)
-        await master.say(start())
+        await master.say(start(), grant(1))
         crawls.started[0].on_log(b"x\n" * 500_000)
         await trio.sleep(LOG_DRAIN_S)
         (end,) = master.ends()
@@ -397,7 +348,7 @@ async def test_a_process_that_ends_without_a_master_keeps_nobody_waiting(
 ) -> None:
     """Its log may never leave; its end is ready for the next session at once."""
     async with ordered(tmp_path, Crawls(deaths=[2])) as (master, worker, network, _):
-        await master.say(start())
+        await master.say(start(), grant(1, 2))
         await network.down()
         await trio.sleep(2.1)
         assert worker.outbox.has_log(1)
@@ -415,15 +366,10 @@ async def test_a_commit_of_any_size_goes_through(
     async with ordered(tmp_path) as (master, _, _, crawls):
         await master.say(start())
         (crawl,) = crawls.started
-        commit = m.Commit(
-            job=JOB,
-            process=1,
-            request=m.RUN_REQUEST,
-            part=0,
-            last=True,
-            items=(msgspec.Raw(b'"%s"' % (b"x" * size)),),
-            outcome=Outcome(finish_reason="finished"),
-        )
-        crawl.say(commit)
+        item = msgspec.Raw(b'"%s"' % (b"x" * size))
+        commit = m.Commit(unit=1, kind="late", items=(item,))
+        crawl.commit(commit)
         await trio.sleep(0.5)
-        assert commit in master.heard[0]
+        assert master.told(m.Commits) == [
+            m.Commits(job=JOB, process=1, commits=(commit,))
+        ]

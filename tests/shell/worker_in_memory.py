@@ -2,10 +2,11 @@
 that are tasks. They join the master of ``master_in_memory`` in virtual time."""
 
 import math
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import attrs
 import msgspec
@@ -15,14 +16,16 @@ import trio.testing
 from dscrapy import messages as m
 from dscrapy.config import Config, Endpoint, WorkerConfig
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.model import Outcome
+from dscrapy.model import CloseLimits, HostLimits, Outcome, Stats
 from dscrapy.net.connection import Connection, accept, greet
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.session import Role
 from dscrapy.worker.agent import Worker
 from dscrapy.worker.process import Death
-from tests.shell.master_in_memory import TOKEN, in_place
+from tests.doubles.masters import TOKEN
+
+T = TypeVar("T")
 
 # How a connection fails: closed between two frames, inside one, or without a word.
 Fault = Literal["closed", "torn", "silent"]
@@ -32,6 +35,8 @@ Script = Callable[[Connection[Any], m.Register], Awaitable[None]]
 DYING_S = 0.25
 # More frames than any test sends.
 NEVER = 1 << 30
+# What a page adds to the job's stats.
+PAGE: Stats = {"sum": {"response_received_count": msgspec.Raw(b"1")}}
 
 
 # ---- network -----------------------------------------------------------------------
@@ -221,13 +226,50 @@ def serving(*scripts: Script, token: str = TOKEN) -> Serve:
 # ---- crawl processes ---------------------------------------------------------------
 
 
-@attrs.define(kw_only=True)
+async def in_place(call: Callable[[], T], /) -> T:
+    """Run a blocking call at once: virtual time must not run past a thread."""
+    await trio.lowlevel.checkpoint()
+    return call()
+
+
+class Slow:
+    """Holds up what runs in a thread until ``go`` is set."""
+
+    def __init__(self) -> None:
+        self.go = trio.Event()
+        self.asked = 0
+
+    async def __call__(self, call: Callable[[], T], /) -> T:
+        self.asked += 1
+        await self.go.wait()
+        return call()
+
+
+def body_of(page: int) -> msgspec.Raw:
+    """Return what the request of a page carries; its item is the same."""
+    return msgspec.Raw(b'{"n":%d}' % page)
+
+
+def child_of(page: int) -> m.Children:
+    """Return the request of a page, as ``start()`` gives it."""
+    return m.Children(
+        fingerprints=page.to_bytes(m.FINGERPRINT_BYTES),
+        hosts=("h",),
+        host_of=(0,),
+        priorities=(0,),
+        flags=(m.DONT_FILTER,),
+        bodies=(body_of(page),),
+    )
+
+
+@attrs.define(kw_only=True, eq=False)
 class Crawl:
     """A crawl process that is a task; it takes what ``CrawlProcess`` takes.
 
-    It commits a part with one item each ``page_s`` seconds, while it may start a
-    request and has credit, and ends when its last part is answered. ``worked`` has
-    the instants at which it did something, ``told`` all that it was told.
+    It does a page in ``page_s`` seconds, one at a time, while it may start requests;
+    a page commits one item. Leading it commits ``start()``, an element for each page,
+    and closes when it is told that nothing is left. ``worked`` has the instants at
+    which it began pages, ``told`` all that it was told.
     """
 
     crawls: "Crawls"
@@ -235,30 +277,43 @@ class Crawl:
     folder: Path
     process_silent_s: float
     stop_grace_s: float
-    on_commit: Callable[[m.Commit, bytes], None]
-    on_progress: Callable[[m.Progress], None]
+    on_message: Callable[[m.FromProcess, bytes], None]
     on_log: Callable[[bytes], None]
     valid_until: float = math.inf
-    pages: int = 0
-    items: int = 0
     told: list[m.ToCrawl] = attrs.field(factory=list)
     worked: list[float] = attrs.field(factory=list)
     end: Literal["", "exited", "killed"] = ""
-    _unseen: set[int] = attrs.field(factory=set)
+    _inbox: deque[tuple[int, msgspec.Raw]] = attrs.field(factory=deque)
+    _units: int = 0
+    _starts: int = 0
+    _may_start: int = 0
+    _next_element: int | None = None
+    _skip: Counter[bytes] = attrs.field(factory=Counter)
+    _finish: int = 0
     _stop: m.Stop | None = None
-    _held: bool = False
-    _settled: bool = False
+    _is_done: bool = False
     _dies_after: int | None = None
     _changed: trio.Event = attrs.field(factory=trio.Event)
+
+    # ---- said by the worker -----------------------------------------------------
 
     def tell(self, message: m.ToCrawl) -> None:
         self.told.append(message)
         match message:
-            case m.CommitSeen():
-                self._unseen.discard(message.part)
-                self._settled = self._settled or message.result == "settled"
-            case m.Hold():
-                self._held = message.on
+            case m.Grant():
+                self._inbox.extend(zip(message.requests, message.bodies, strict=True))
+            case m.Skip():
+                digests = message.digests
+                for at in range(0, len(digests), m.DIGEST_BYTES):
+                    self._skip[digests[at : at + m.DIGEST_BYTES]] += 1
+            case m.Lead():
+                self._next_element = 0 if message.start else self.crawls.pages + 1
+            case m.StartMay():
+                self._may_start = message.upto
+            case m.Finish():
+                self._finish = message.number
+            case m.Done():
+                self._is_done = True
             case _:
                 pass
         self._wake()
@@ -274,6 +329,8 @@ class Crawl:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+    # ---- its life ---------------------------------------------------------------
 
     async def run(self) -> Death:
         """Crawl to the end; a cancelled one takes a moment to die."""
@@ -294,75 +351,98 @@ class Crawl:
         return Death(status=0, counted=True, text="crawl process exited with code 0")
 
     async def _crawl(self) -> None:
-        parts = self.crawls.parts
-        for part in range(parts):
-            if part == self._dies_after:
-                return
-            await self._wait(self._may_start)
-            if self._stop or self._settled:
-                reason = self._stop.reason if self._stop else "settled"
-                self._commit(part, last=True, items=(), reason=reason)
-                break
-            self.worked.append(trio.current_time())
-            self.on_log(b"page %d\n" % part)
-            await trio.sleep(self.crawls.page_s)
-            self.pages = self.items = part + 1
-            self.on_progress(
-                m.Progress(
-                    job=self.start.job,
-                    process=self.start.process,
-                    pages=self.pages,
-                    items=self.items,
-                    errors=0,
-                    in_flight=1,
-                )
+        self.say(
+            m.Opened(
+                **self._ids,
+                window=self.crawls.window,
+                lifo=False,
+                start_lifo=False,
+                default_host=HostLimits(concurrency=8, delay_s=0.0),
+                hosts={},
+                limits=CloseLimits(),
+                has_feeds=False,
             )
-            line = msgspec.Raw(b'{"n":%d}' % part)
-            self._commit(part, last=part == parts - 1, items=(line,), reason="finished")
-        await self._wait(lambda: not self._unseen or self._settled)
-
-    def _may_start(self) -> bool:
-        if self._stop or self._settled:
-            return True
-        is_valid = trio.current_time() <= self.valid_until
-        return is_valid and not self._held and len(self._unseen) < self.crawls.credit
-
-    async def _wait(self, holds: Callable[[], bool]) -> None:
-        while not holds():
+        )
+        while self._stop is None and not self._is_over():
+            if len(self.worked) == self._dies_after:
+                return
+            if self._next_element is not None and self._goes_on_with_start():
+                continue
+            if self._inbox and trio.current_time() <= self.valid_until:
+                await self._do_page(*self._inbox.popleft())
+            else:
+                await self._changed.wait()
+        reason = self._stop.reason if self._stop else "finished"
+        self.say(m.Closing(**self._ids, reason=reason))
+        if self._inbox:
+            given_back = tuple(request for request, _ in self._inbox)
+            self.say(m.Release(**self._ids, requests=given_back))
+        self.commit_unit("closed", end=Outcome(finish_reason=reason))
+        while not self._is_done:
             await self._changed.wait()
 
-    def _commit(
-        self, part: int, *, last: bool, items: tuple[msgspec.Raw, ...], reason: str
-    ) -> None:
-        commit = m.Commit(
-            job=self.start.job,
-            process=self.start.process,
-            request=self.start.request,
-            part=part,
-            last=last,
-            items=items,
-            outcome=Outcome(finish_reason=reason) if last else None,
-        )
-        self.say(commit)
+    def _is_over(self) -> bool:
+        return bool(self._finish) and not self._inbox
 
-    def say(self, commit: m.Commit) -> None:
-        """Commit a part; it waits for its answer."""
-        self._unseen.add(commit.part)
-        self.on_commit(commit, encode_frame(encode(commit)))
+    def _goes_on_with_start(self) -> bool:
+        """Commit the next element of ``start()`` if that is possible now."""
+        number = self._next_element
+        assert number is not None
+        if number > self.crawls.pages:
+            return False
+        if number == self.crawls.pages:
+            self.commit_unit("started")
+            self._next_element = number + 1
+            return True
+        digest = number.to_bytes(m.DIGEST_BYTES)
+        if self._skip[digest]:
+            self._skip[digest] -= 1
+        elif self._starts >= self._may_start:
+            return False
+        else:
+            self._starts += 1
+            self.commit_unit("start", digest=digest, children=child_of(number))
+        self._next_element = number + 1
+        return True
+
+    async def _do_page(self, request: int, body: msgspec.Raw) -> None:
+        self.worked.append(trio.current_time())
+        self.on_log(b"page %s\n" % bytes(body))
+        await trio.sleep(self.crawls.page_s)
+        self.commit(m.Commit(request=request, items=(body,), stats=PAGE))
+
+    # ---- said by the process ----------------------------------------------------
+
+    @property
+    def _ids(self) -> Any:
+        return {"job": self.start.job, "process": self.start.process}
+
+    def commit(self, *commits: m.Commit) -> None:
+        """Commit, all in one message."""
+        self.say(m.Commits(**self._ids, commits=commits))
+
+    def commit_unit(self, kind: Any, **fields: Any) -> None:
+        """Commit the next unit."""
+        self._units += 1
+        self.commit(m.Commit(unit=self._units, kind=kind, **fields))
+
+    def say(self, message: m.FromProcess) -> None:
+        """Say something to the master."""
+        self.on_message(message, encode_frame(encode(message)))
 
 
 @attrs.define(kw_only=True)
 class Crawls:
     """Makes crawl processes for workers; ``started`` has all of them in order.
 
-    With ``error`` none can be started. ``credit`` parts are under way unseen; the
-    first ones die after so many parts as ``deaths`` says, None for never.
+    With ``error`` none can be started. The first ones die when they have begun as many
+    pages as ``deaths`` says, None for never.
     """
 
-    parts: int = 4
+    pages: int = 4
     page_s: float = 1.0
-    # Less than the real one's, so that waiting for it is met often.
-    credit: int = 2
+    # Of leases: small, so that grants are met often.
+    window: int = 2
     error: OSError | None = None
     deaths: list[int | None] = attrs.field(factory=list)
     started: list[Crawl] = attrs.field(factory=list)
@@ -371,9 +451,9 @@ class Crawls:
         return Crawl(crawls=self, **fields)
 
     @property
-    def lines(self) -> bytes:
-        """The items of one whole run."""
-        return b"".join(b'{"n":%d}\n' % part for part in range(self.parts))
+    def lines(self) -> list[bytes]:
+        """The lines of one whole job, sorted."""
+        return sorted(bytes(body_of(page)) for page in range(self.pages))
 
     def check_fences(self) -> None:
         """Of a job, a process does nothing once a later one of it has begun to."""

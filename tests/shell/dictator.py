@@ -1,0 +1,136 @@
+"""A master that plays a script with one real worker, and the messages it sends."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import trio
+
+from dscrapy import messages as m
+from dscrapy.model import JobSpec
+from dscrapy.net.connection import Connection
+from dscrapy.worker.agent import Worker
+from tests.shell.worker_in_memory import Crawls, Network, body_of, serving, worker_of
+
+JOB = f"{1:016x}"
+
+
+def start(
+    process: int = 1,
+    *,
+    digest: str = "",
+    role: Literal["crawl", "export"] = "crawl",
+    **spec: Any,
+) -> m.Start:
+    """Return an assignment of the project ``p``, or of what ``spec`` says."""
+    fields: dict[str, Any] = spec or {"project": "p"}
+    return m.Start(
+        job=JOB,
+        process=process,
+        role=role,
+        spec=JobSpec(spider="s", **fields),
+        digest=digest,
+        hash_seed=1,
+    )
+
+
+def grant(*requests: int, process: int = 1) -> m.Grant:
+    """Return leases of these requests."""
+    return m.Grant(
+        job=JOB,
+        process=process,
+        requests=requests,
+        hosts=("h",),
+        host_of=(0,) * len(requests),
+        bodies=tuple(map(body_of, requests)),
+    )
+
+
+def seen(*requests: int, result: Any = "published") -> m.CommitsSeen:
+    """Return the answer to whole commits of these requests."""
+    answers = tuple(m.Seen(request, 0, 0, result) for request in requests)
+    return m.CommitsSeen(job=JOB, process=1, seen=answers)
+
+
+def stop(reason: str = "cancelled") -> m.Stop:
+    """Return the order to close."""
+    return m.Stop(job=JOB, process=1, reason=reason)
+
+
+LEAD = m.Lead(job=JOB, process=1, start=False, opened=False)
+
+
+@attrs.define(eq=False)
+class Dictator:
+    """A master that says what a test says; ``heard`` has what each session told.
+
+    It answers registrations (after ``late_s``) and heartbeats, nothing else.
+    """
+
+    late_s: float = 0.0
+    drop: tuple[int, ...] = ()
+    registers: list[m.Register] = attrs.field(factory=list)
+    heard: list[list[Any]] = attrs.field(factory=list)
+    connection: Connection[Any] | None = None
+
+    async def play(self, connection: Connection[Any], register: m.Register) -> None:
+        """Serve one session to its end."""
+        self.registers.append(register)
+        heard: list[Any] = []
+        self.heard.append(heard)
+        await trio.sleep(self.late_s)
+        await connection.send(
+            m.Registered(
+                epoch=1,
+                heartbeat_s=2.0,
+                die_after_s=20.0,
+                reconnect_grace_s=5.0,
+                drop=self.drop,
+            )
+        )
+        self.connection = connection
+        while (message := await connection.receive()) is not None:
+            if isinstance(message, m.Heartbeat):
+                await connection.send(m.HeartbeatSeen(number=message.number))
+            else:
+                heard.append(message)
+
+    async def say(self, *messages: m.Message) -> None:
+        """Send this, and let the worker act on it."""
+        assert self.connection is not None
+        for message in messages:
+            await self.connection.send(message)
+        await trio.sleep(0.1)
+
+    def ends(self) -> list[m.Ended]:
+        """Return the ends of processes that the latest session told."""
+        return self.told(m.Ended)
+
+    def told(self, *kinds: type[Any]) -> list[Any]:
+        """Return the messages of these kinds that the latest session told."""
+        return [one for one in self.heard[-1] if isinstance(one, kinds)]
+
+    async def comes_back(self, network: Network) -> m.Register:
+        """Break the connection; return what the worker registers with after it."""
+        await network.cut()
+        await trio.sleep(1)
+        assert len(self.registers) == len(self.heard)
+        return self.registers[-1]
+
+
+@asynccontextmanager
+async def ordered(
+    folder: Path, crawls: Crawls | None = None, **fields: Any
+) -> AsyncIterator[tuple[Dictator, Worker, Network, Crawls]]:
+    """A worker that is registered at a master by script."""
+    crawls = crawls or Crawls()
+    master = Dictator()
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, serving(master.play))
+        worker = worker_of(network, crawls, folder, **fields)
+        nursery.start_soon(worker.run)
+        await trio.sleep(0.1)
+        yield master, worker, network, crawls
+        nursery.cancel_scope.cancel()

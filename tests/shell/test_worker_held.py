@@ -1,0 +1,274 @@
+"""What a worker lets through between master and process, and says that it holds."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.worker.process import MESSAGES_WAITING_MAX
+from tests.shell.dictator import JOB, LEAD, grant, ordered, seen, start, stop
+from tests.shell.worker_in_memory import Crawl, Crawls, Slow
+
+
+def commits(*some: m.Commit) -> m.Commits:
+    """Return a message of process 1."""
+    return m.Commits(job=JOB, process=1, commits=some)
+
+
+# ---- what a process may say ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (commits(m.Commit(unit=1, kind="late"), m.Commit(request=7)), "not_held"),
+        # Given back, and committed whole.
+        (commits(m.Commit(request=3)), "not_held"),
+        (commits(m.Commit(request=1, part=1)), "not_held"),
+        (commits(m.Commit()), "bad_commit"),
+        (commits(m.Commit(request=2, unit=1)), "bad_commit"),
+        (commits(), "bad_commit"),
+        (m.Release(job=JOB, process=1, requests=(2, 7)), "not_held"),
+        (m.Release(job=JOB, process=1, requests=(1,)), "not_held"),
+    ],
+)
+async def test_a_process_says_nothing_about_a_request_that_it_does_not_hold(
+    said: m.FromProcess, code: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Nothing of the message reaches the master."""
+    async with ordered(tmp_path) as (master, _, _, crawls):
+        await master.say(start(), grant(1, 2, 3))
+        await trio.sleep(1)
+        (crawl,) = crawls.started
+        crawl.say(m.Release(job=JOB, process=1, requests=(3,)))
+        await trio.sleep(0.1)
+        told = len(master.told(m.Commits, m.Release))
+        with pytest.raises(RemoteProtocolError) as raised:
+            crawl.say(said)
+        assert raised.value.code == code
+        await trio.sleep(0.1)
+        assert len(master.told(m.Commits, m.Release)) == told == 2
+
+
+async def test_units_are_free_and_parts_keep_their_request(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A process commits units without a lease; the parts of a large commit need the
+    lease until the last of them."""
+    async with ordered(tmp_path) as (master, worker, _, crawls):
+        await master.say(start())
+        (crawl,) = crawls.started
+        crawl.commit_unit("late")
+        await master.say(grant(5))
+        crawl.commit(m.Commit(request=5, last=False))
+        crawl.commit(m.Commit(request=5, part=1, last=False))
+        assert worker.held[1].leased == {5}
+        crawl.commit(m.Commit(request=5, part=2))
+        assert worker.held[1].leased == set()
+        await trio.sleep(0.1)
+        assert len(master.told(m.Commits)) == 4
+
+
+# ---- what is held when the worker comes back -----------------------------------------
+
+
+CLOSING = m.Closing(job=JOB, process=1, reason="enough")
+# What a process says that has leases of 1, 2 and 3; which of them it holds then, alive
+# and dead.
+STATES: dict[str, tuple[list[m.FromProcess], tuple[int, ...], tuple[int, ...]]] = {
+    "leases": ([], (1, 2, 3), ()),
+    "a commit": ([commits(m.Commit(request=2))], (1, 2, 3), (2,)),
+    "a part": ([commits(m.Commit(request=3, last=False))], (1, 2, 3), (3,)),
+    "a unit": ([commits(m.Commit(unit=1, kind="late"))], (1, 2, 3), ()),
+    "given back": ([m.Release(job=JOB, process=1, requests=(2, 3))], (1,), ()),
+    "closing": ([CLOSING], (1, 2, 3), ()),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("leads", [False, True])
+@pytest.mark.parametrize("is_dead", [False, True])
+async def test_a_registration_says_what_is_held(
+    state: str, leads: bool, is_dead: bool, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """In every state of a process the master learns of its leases, of those with a
+    commit under way, whether it leads, what it asked of the frontier and whether it
+    closes. Of a dead one it learns the same, but for leases, which are void."""
+    said, alive, dead = STATES[state]
+    crawls = Crawls(page_s=99)
+    async with ordered(tmp_path, crawls) as (master, worker, network, _):
+        await master.say(start(), *([LEAD] if leads else []), grant(1, 2, 3))
+        (opened,) = master.told(m.Opened)
+        for message in said:
+            crawls.started[0].say(message)
+        if is_dead:
+            worker.held[1].scope.cancel()
+            await trio.sleep(1)
+        expected = m.Held(
+            job=JOB,
+            process=1,
+            requests=dead if is_dead else alive,
+            opened=opened,
+            leads=leads,
+            closing="enough" if CLOSING in said else "",
+        )
+        assert (await master.comes_back(network)).held == (expected,)
+        # The registration said it: nothing of it is told again.
+        assert master.told(m.Opened, m.Release, m.Closing) == []
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+async def test_a_batch_that_was_answered_in_part_is_held_for_the_rest(
+    is_answered: bool, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The master hears the whole batch again, but of the answered request it is not
+    said that it is held."""
+    async with ordered(tmp_path, Crawls(page_s=99)) as (master, _, network, crawls):
+        await master.say(start(), grant(1, 2, 3))
+        crawls.started[0].commit(m.Commit(request=2), m.Commit(request=3))
+        await trio.sleep(0.1)
+        (batch,) = master.told(m.Commits)
+        await master.say(seen(2))
+        if is_answered:
+            await master.say(seen(3))
+        register = await master.comes_back(network)
+        assert register.held[0].requests == ((1,) if is_answered else (1, 3))
+        assert master.told(m.Commits) == ([] if is_answered else [batch])
+
+
+async def test_a_process_that_begins_is_held_without_a_word(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It reads its project yet; when it has ended and that is known, it is not held."""
+    slow = Slow()
+    crawls = Crawls(deaths=[0])
+    async with ordered(tmp_path, crawls, in_thread=slow) as (master, _, network, _):
+        await master.say(start())
+        register = await master.comes_back(network)
+        assert register.held == (m.Held(job=JOB, process=1),)
+        slow.go.set()
+        await trio.sleep(0.5)
+        await master.say(m.EndedSeen(process=1))
+        assert (await master.comes_back(network)).held == ()
+
+
+# ---- before a process has started ----------------------------------------------------
+
+
+async def test_what_comes_before_its_process_is_not_lost(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """All of it, in order, and a stop begins its grace."""
+    slow = Slow()
+    async with ordered(tmp_path, in_thread=slow) as (master, _, _, crawls):
+        early = [
+            m.Skip(job=JOB, process=1, part=0, digests=b"d" * 8),
+            LEAD,
+            m.StartMay(job=JOB, process=1, upto=5),
+            stop(),
+        ]
+        await master.say(start(), *early)
+        slow.go.set()
+        await trio.sleep(0.1)
+        (crawl,) = crawls.started
+        assert crawl.told[: len(early)] == early
+        (closing,) = master.told(m.Closing)
+        assert closing.reason == "cancelled"
+
+
+async def test_a_process_that_never_begins_is_given_up_when_too_much_waits(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Its folder is on a disk that hangs: none of what it was told may be dropped."""
+    slow = Slow()
+    async with ordered(tmp_path, in_thread=slow) as (master, _, _, crawls):
+        may = [
+            m.StartMay(job=JOB, process=1, upto=number)
+            for number in range(MESSAGES_WAITING_MAX + 1)
+        ]
+        await master.say(start(), *may[:-1])
+        await trio.sleep(1)
+        assert master.ends() == []
+        await master.say(may[-1])
+        await trio.sleep(1)
+        assert [one.process for one in master.ends()] == [1]
+        assert crawls.started == []
+
+
+# ---- exports -------------------------------------------------------------------------
+
+
+async def test_an_export_gets_its_answers_whatever_happens_on_the_way(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Its role is told, and what it asks is asked again on every session until the
+    answer has come, which it hears."""
+    async with ordered(tmp_path) as (master, _, network, crawls):
+        await master.say(start(role="export"))
+        (crawl,) = crawls.started
+        assert crawl.start.role == "export"
+        asked: list[m.FromProcess] = [
+            m.Feeds(job=JOB, process=1, lengths={"a.csv": 3}),
+            m.Read(job=JOB, process=1, file="items", offset=0, limit=10),
+        ]
+        for question in asked:
+            crawl.say(question)
+        for _ in range(2):
+            await master.comes_back(network)
+            assert master.told(m.Feeds, m.Read) == asked
+        answers = [
+            m.FeedsSeen(job=JOB, process=1, lengths={"a.csv": 3}),
+            m.ReadSeen(job=JOB, process=1, file="items", offset=0, data=b"{}\n"),
+        ]
+        await master.say(*answers)
+        assert crawl.told[-2:] == answers
+        await master.comes_back(network)
+        assert master.told(m.Feeds, m.Read) == []
+        crawl.commit_unit("closed")
+        await master.say(m.Done(job=JOB, process=1, stats=None))
+        crawl.stop(stop())
+        await trio.sleep(1)
+        assert crawl.end == "exited"
+        assert len(master.ends()) == 1
+
+
+# ---- drains --------------------------------------------------------------------------
+
+
+def stops_of(crawl: Crawl) -> list[str]:
+    """Return the reasons of all stops that a process was told."""
+    return [one.reason for one in crawl.told if isinstance(one, m.Stop)]
+
+
+async def test_a_drain_without_a_master_stops_the_processes(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Nobody else would: they finish what they started and give the rest back."""
+    async with ordered(tmp_path, slots=2) as (master, worker, network, crawls):
+        await master.say(start(), start(2), grant(1, 2, 3))
+        await network.down()
+        await trio.sleep(0.5)
+        worker.drain()
+        await trio.sleep(5)
+        for crawl in crawls.started:
+            assert stops_of(crawl) == ["drained"]
+        assert len(crawls.started[0].worked) == 1
+        assert worker.held[1].closing == "drained"
+        assert worker.held[1].leased == set()
+
+
+async def test_a_draining_worker_that_loses_its_master_stops_its_processes(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The master would have told them, or has: those are not told twice."""
+    async with ordered(tmp_path, slots=2) as (master, worker, network, crawls):
+        await master.say(start(), start(2))
+        worker.drain()
+        await master.say(stop("drained"))
+        assert list(map(stops_of, crawls.started)) == [["drained"], []]
+        await network.down()
+        await trio.sleep(1)
+        assert list(map(stops_of, crawls.started)) == [["drained"], ["drained"]]
