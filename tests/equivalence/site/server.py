@@ -5,8 +5,8 @@ one free port, prints that port on one line, and ends when its stdin does. Nothi
 remembered between requests, so one that is repeated after a kill gets the same answer.
 
 Every request is one line of the log, a JSON array: the run (its User-Agent), host,
-method, path, cookies, digest of the body, number of requests of that run and host
-that were under way.
+method, path, cookies, digest of the body, who asked (a process), number of requests
+of that run and host that were under way.
 
 Headers of the test project's own: ``X-Retry`` (which try this is), ``X-Ms`` (how
 long to wait before the answer, milliseconds), ``X-Pid`` (who asks). With ``--stages``
@@ -124,10 +124,11 @@ class Handler(BaseHTTPRequestHandler):
         run, host = self.headers.get("User-Agent", ""), self.server.host
         digest = hashlib.sha256(body).hexdigest()[:16] if body else ""
         cookies = self.headers.get("Cookie", "")
-        rest = [self.command, self.path, cookies, digest]
+        pid = self.headers.get("X-Pid", "")
+        rest = [self.command, self.path, cookies, digest, pid]
         self.server.log.begin(run, host, rest)
         try:
-            self.server.stages.tell(run, self.headers.get("X-Pid", ""))
+            self.server.stages.tell(run, pid)
             words = urlsplit(self.path).path.strip("/").split("/")
             ms = int(self.headers.get("X-Ms") or 0)
             if words[0] == "slow":
