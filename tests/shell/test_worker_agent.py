@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain, count, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import trio
@@ -20,14 +20,15 @@ from tests.shell.master_in_memory import MasterInMemory, running, submit
 from tests.shell.worker_in_memory import (
     DYING_S,
     NEVER,
+    Crawl,
     Crawls,
     Fault,
     Network,
+    Slow,
     config_of,
     worker_of,
 )
 
-T = TypeVar("T")
 FAULTS: tuple[Fault, ...] = ("closed", "torn", "silent")
 # Longer than any of these jobs takes with all its faults.
 END_S = 600.0
@@ -71,10 +72,11 @@ async def change(master: MasterInMemory, verb: Any, number: int = 1) -> None:
     assert isinstance(answer, m.Shown), answer
 
 
-async def items_of(master: MasterInMemory, number: int = 1) -> bytes:
-    """Return the job's items."""
+async def items_of(master: MasterInMemory, number: int = 1) -> list[bytes]:
+    """Return the job's items, sorted."""
     await master.files.caught_up()
-    return await master.files.read(job_id(number), "items", 0, 1 << 20)
+    lines = await master.files.read(job_id(number), "items", 0, 1 << 20)
+    return sorted(lines.splitlines())
 
 
 async def log_of(master: MasterInMemory, number: int = 1) -> bytes:
@@ -101,7 +103,7 @@ async def joined(
 
 
 async def all_succeed(
-    master: MasterInMemory, numbers: Iterable[int], items: bytes
+    master: MasterInMemory, numbers: Iterable[int], items: list[bytes]
 ) -> None:
     """Wait for these jobs; each has succeeded with exactly these items."""
     for number in numbers:
@@ -182,8 +184,8 @@ async def test_a_worker_that_is_cut_off_does_nothing_once_another_has_its_job(
     fault: Fault, tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """Whether it knows of its loss or not: its process starts nothing after its span,
-    and is killed when the worker is back; the other's items are there once."""
-    crawls = Crawls(parts=60, page_s=0.5, credit=1000)
+    and is killed when the worker is back; each item is there once."""
+    crawls = Crawls(pages=60, page_s=0.5, window=20)
     async with joined(tmp_path, crawls=crawls) as (master, network, worker, _):
         await add_jobs(master, 1)
         await until(lambda: bool(crawls.started))
@@ -206,9 +208,9 @@ async def test_a_worker_that_is_cut_off_does_nothing_once_another_has_its_job(
 async def test_the_commit_of_a_worker_that_was_given_up_still_counts_if_first(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """It comes back with the job done while another is still at it: its commit is
-    offered although its process is dropped, and the other is stopped."""
-    crawls = Crawls(parts=1, page_s=8.0)
+    """It comes back with a page done while another is still at it: its commit is
+    offered although its process is dropped, and the other's is of no use."""
+    crawls = Crawls(pages=1, page_s=8.0)
     config = config_of(tmp_path, reconnect_s_max=0.5)
     async with joined(tmp_path, crawls=crawls, config=config) as (
         master,
@@ -223,21 +225,30 @@ async def test_the_commit_of_a_worker_that_was_given_up_still_counts_if_first(
         await trio.sleep(1)
         await network.down()
         await until(lambda: len(crawls.started) == 2)
-        await until(lambda: not worker.outbox.is_settled)
+        await until(lambda: bool(worker.outbox.requests_of(1)))
         network.serve = master.server.serve
         first, second = crawls.started
-        await until(lambda: status_of(master) == "succeeded")
-        await until(lambda: second.end == "exited")
-        assert first.end == "killed"
+        await until(lambda: first.end == "killed")
+        await until(lambda: worker.outbox.is_settled)
+        # Both worked at it, and the first was first.
         assert await items_of(master) == crawls.lines
-        stop = m.Stop(job=job_id(), process=second.start.process, reason="settled")
-        assert stop in second.told
+        assert len(second.worked) == 1
+        assert "settled" not in results_of(second)
+        await until(lambda: status_of(master) == "succeeded")
+        assert results_of(second).count("settled") == 1
+        assert await items_of(master) == crawls.lines
+
+
+def results_of(crawl: Crawl) -> list[str]:
+    """Return what became of the parts that a process has committed."""
+    seen = [one.seen for one in crawl.told if isinstance(one, m.CommitsSeen)]
+    return [part.result for parts in seen for part in parts]
 
 
 async def test_a_death_that_nobody_heard_of_is_told_on_the_next_session(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """A process ends while the master is away for a moment: the job runs again."""
+    """A process ends while the master is away for a moment: the job goes on."""
     crawls = Crawls(deaths=[2])
     async with joined(tmp_path, crawls=crawls) as (master, network, _, _):
         await add_jobs(master, 1)
@@ -249,14 +260,13 @@ async def test_a_death_that_nobody_heard_of_is_told_on_the_next_session(
         await until(lambda: status_of(master) == "succeeded")
         assert await items_of(master) == crawls.lines
         assert len(crawls.started) == 2
-        assert master.committer.machine.state.jobs[job_id()].begin().deaths == 1
 
 
 async def test_processes_that_end_at_once_tell_it_at_once(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """Each with its log: none waits for what another has to say."""
-    crawls = Crawls(parts=1)
+    crawls = Crawls(pages=1)
     async with joined(tmp_path, crawls=crawls, slots=8) as (master, *_):
         await add_jobs(master, *range(1, 9))
         began = trio.current_time()
@@ -265,23 +275,10 @@ async def test_processes_that_end_at_once_tell_it_at_once(
         assert trio.current_time() - began < crawls.page_s + 1
         for number in range(1, 9):
             log = await log_of(master, number)
-            assert log.endswith(b" on w ---\npage 0\n")
+            assert log.endswith(b' on w ---\npage {"n":0}\n')
 
 
 # ---- what comes before a process has started ----------------------------------------
-
-
-class Slow:
-    """Holds up what runs in a thread until ``go`` is set."""
-
-    def __init__(self) -> None:
-        self.go = trio.Event()
-        self.asked = 0
-
-    async def __call__(self, call: Callable[[], T], /) -> T:
-        self.asked += 1
-        await self.go.wait()
-        return call()
 
 
 async def test_a_stop_that_comes_before_its_process_is_not_lost(
@@ -295,23 +292,24 @@ async def test_a_stop_that_comes_before_its_process_is_not_lost(
         await change(master, "cancel")
         slow.go.set()
         await until(lambda: status_of(master) == "cancelled")
-        assert await items_of(master) == b""
+        assert await items_of(master) == []
         assert all(not one.worked for one in crawls.started)
 
 
 async def test_a_pause_that_comes_before_its_process_is_not_lost(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Paused while the worker still reads the project: it works when resumed."""
+    """Paused while the worker still reads the project: nothing is crawled, no process
+    stays; it works when resumed."""
     slow = Slow()
-    async with joined(tmp_path, in_thread=slow) as (master, _, _, crawls):
+    async with joined(tmp_path, in_thread=slow) as (master, _, worker, crawls):
         await add_jobs(master, 1)
         await until(lambda: slow.asked > 0)
         await change(master, "pause")
         slow.go.set()
         await trio.sleep(30)
-        (crawl,) = crawls.started
-        assert not crawl.worked
+        assert all(not one.worked for one in crawls.started)
+        assert is_settled(worker)
         await change(master, "resume")
         await until(lambda: status_of(master) == "succeeded")
         assert await items_of(master) == crawls.lines
@@ -320,19 +318,27 @@ async def test_a_pause_that_comes_before_its_process_is_not_lost(
 async def test_stops_and_pauses_reach_a_process_that_runs(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """It does nothing while paused; cancelled it ends."""
-    async with joined(tmp_path, crawls=Crawls(parts=50)) as (master, _, _, crawls):
+    """A paused job has no process: the one that runs finishes its page and gives the
+    rest back. Resumed the job goes on with another, cancelled that one ends."""
+    crawls = Crawls(pages=50, page_s=2.0)
+    async with joined(tmp_path, crawls=crawls) as (master, _, worker, _):
         await add_jobs(master, 1)
-        await until(lambda: bool(crawls.started))
+        await until(lambda: bool(crawls.started) and len(crawls.started[0].worked) == 3)
         await change(master, "pause")
-        await trio.sleep(1.1)
-        (crawl,) = crawls.started
-        pages = len(crawl.worked)
+        await trio.sleep(3)
+        assert is_settled(worker)
         await trio.sleep(30)
-        assert len(crawl.worked) == pages
+        (first,) = crawls.started
+        assert (first.end, len(first.worked)) == ("exited", 3)
+        assert len(await items_of(master)) == 3
+        await change(master, "resume")
+        await until(lambda: len(crawls.started) == 2)
+        second = crawls.started[1]
+        await until(lambda: len(second.worked) == 2)
         await change(master, "cancel")
         await until(lambda: status_of(master) == "cancelled")
-        assert crawl.end == "exited"
+        await until(lambda: second.end == "exited")
+        assert len(await items_of(master)) == 5
 
 
 # ---- leaving -------------------------------------------------------------------------
@@ -359,25 +365,31 @@ async def leaving(
         yield master, network, worker, left
 
 
-async def test_a_drained_worker_takes_nothing_new_finishes_and_leaves(
+async def test_a_drained_worker_finishes_what_it_started_and_leaves(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Asked by the master: its job succeeds, the next one waits, it logs out."""
-    crawls = Crawls(parts=9)
+    """Asked by the master: the page under way is committed, the rest is given back,
+    and the job goes on elsewhere."""
+    crawls = Crawls(pages=9, page_s=2.0)
     async with leaving(tmp_path, crawls=crawls) as (master, _, worker, left):
         await add_jobs(master, 1, 2)
-        await until(lambda: bool(crawls.started))
+        await until(lambda: bool(crawls.started) and len(crawls.started[0].worked) == 3)
         client = await master.connect("client")
         drain = m.DrainWorker(call=1, worker="w")
         assert isinstance(await master.ask(client, drain), m.Accepted)
         await until(lambda: worker.draining)
         await until(left.is_set)
-        assert status_of(master, 1) == "succeeded"
-        assert status_of(master, 2) == "ready"
+        (first,) = crawls.started
+        assert (first.end, len(first.worked)) == ("exited", 3)
+        assert len(await items_of(master)) == 3
+        assert [status_of(master, number) for number in (1, 2)] == ["ready", "ready"]
         assert master.committer.machine.state.workers == {}
         assert worker.outbox.is_settled
         assert not worker.forced
         assert not worker.link.connected
+        other = Network(master.nursery, master.server.serve)
+        master.nursery.start_soon(worker_of(other, crawls, tmp_path, name="o").run)
+        await all_succeed(master, (1, 2), crawls.lines)
 
 
 async def test_a_worker_without_jobs_leaves_as_soon_as_it_drains(
@@ -396,19 +408,23 @@ async def test_a_worker_without_jobs_leaves_as_soon_as_it_drains(
 async def test_a_draining_worker_waits_for_a_master_that_is_away(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Items that the master has not acknowledged are worth waiting for."""
-    crawls = Crawls(parts=1)
+    """Items that the master has not acknowledged are worth waiting for, its orders
+    are not: the processes stop without it."""
+    crawls = Crawls(pages=1)
     async with leaving(tmp_path, crawls=crawls) as (master, network, worker, left):
         await add_jobs(master, 1)
-        await until(lambda: bool(crawls.started))
+        await until(lambda: bool(crawls.started) and bool(crawls.started[0].worked))
         worker.drain()
         await network.down("silent")
         await trio.sleep(300)
         assert not left.is_set()
+        assert worker.held[1].closing == "drained"
         network.serve = master.server.serve
         await until(left.is_set)
-        assert status_of(master) == "succeeded"
         assert await items_of(master) == crawls.lines
+        other = Network(master.nursery, master.server.serve)
+        master.nursery.start_soon(worker_of(other, crawls, tmp_path, name="o").run)
+        await all_succeed(master, (1,), crawls.lines)
 
 
 async def test_a_start_that_crosses_a_drain_is_refused(
@@ -431,10 +447,10 @@ async def test_the_second_signal_kills_and_the_job_runs_elsewhere_at_once(
 ) -> None:
     """The first one drains; forced, the worker still logs out, so nobody waits for
     its return."""
-    crawls = Crawls(parts=20)
+    crawls = Crawls(pages=2, page_s=20.0)
     async with leaving(tmp_path, crawls=crawls) as (master, _, worker, left):
         await add_jobs(master, 1)
-        await until(lambda: bool(crawls.started))
+        await until(lambda: bool(crawls.started) and bool(crawls.started[0].worked))
         await master.nursery.start(worker.watch_signals)
         other = Network(master.nursery, master.server.serve)
         master.nursery.start_soon(worker_of(other, crawls, tmp_path, name="o").run)
@@ -457,11 +473,11 @@ async def test_the_second_signal_kills_and_the_job_runs_elsewhere_at_once(
 async def test_the_first_signal_never_kills_also_when_the_master_drains_already(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Whoever stops the service of a worker that is drained loses no run by it."""
-    crawls = Crawls(parts=9)
+    """Whoever stops the service of a worker that is drained loses no page by it."""
+    crawls = Crawls(pages=1, page_s=8.0)
     async with leaving(tmp_path, crawls=crawls) as (master, _, worker, left):
         await add_jobs(master, 1)
-        await until(lambda: bool(crawls.started))
+        await until(lambda: bool(crawls.started) and bool(crawls.started[0].worked))
         worker.drain()
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.watch_signals)
@@ -469,7 +485,8 @@ async def test_the_first_signal_never_kills_also_when_the_master_drains_already(
             await until(left.is_set)
             nursery.cancel_scope.cancel()
         assert not worker.forced
-        assert status_of(master) == "succeeded"
+        assert crawls.started[0].end == "exited"
+        assert await items_of(master) == crawls.lines
 
 
 async def test_a_forced_worker_does_not_wait_for_a_master_that_is_away(
@@ -507,7 +524,7 @@ async def test_a_cancelled_worker_kills_its_processes(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
     """No process outlives its worker's run."""
-    crawls = Crawls(parts=99)
+    crawls = Crawls(pages=99)
     async with running() as master:
         network = Network(master.nursery, master.server.serve)
         worker = worker_of(network, crawls, tmp_path, slots=3)
