@@ -109,15 +109,17 @@ def has_room(job: Job) -> bool:
 
 
 def would_help(state: State, job: Job) -> bool:
-    """Whether one more process would find work; not while one is still starting."""
+    """Whether one more process would find a host of its own, beside those that run
+    or are about to."""
     if not job.is_crawling:
         return False
     crawl = state.crawls[job.id]
-    is_starting = any(
-        one.number not in crawl.opened and one.number not in crawl.stopping
-        for one in state.processes_of(job.id)
+    # Nobody knows the project's rules before a first process is open.
+    return (
+        bool(crawl.opened)
+        and crawl.frontier.wants_process()
+        and crawl.frontier.workable_count() > job.processes - len(crawl.stopping)
     )
-    return not is_starting and crawl.frontier.wants_process()
 
 
 def _start(state: State, job: Job, worker: Worker, now: Now) -> Decision:

@@ -58,23 +58,35 @@ class Decision:
         message = Stop(job=process.job, process=process.number, reason=reason)
         self.tell(state, process, message)
 
-    def stop_all(self, state: State, job: Job, reason: str) -> None:
-        """End all processes of the job that do not end already."""
+    def stop_all(
+        self, state: State, job: Job, reason: str, *, but: int | None = None
+    ) -> None:
+        """End all processes of the job but ``but`` that do not end already."""
         crawl = state.crawls[job.id]
         for process in state.processes_of(job.id):
-            if process.number not in crawl.stopping and not process.closed:
+            is_ending = process.number in crawl.stopping or process.closed
+            if not is_ending and process.number != but:
                 self.stop(state, process, reason)
 
     def close_job(
-        self, state: State, job: Job, reason: str, failure: Outcome | None = None
+        self,
+        state: State,
+        job: Job,
+        reason: str,
+        failure: Outcome | None = None,
+        *,
+        but: int | None = None,
     ) -> None:
-        """Let the spider close for this reason in all processes of the job."""
+        """Let the spider close for this reason in all processes of the job.
+
+        Process ``but`` closes its own already.
+        """
         opened = state.crawls[job.id].opened.values()
         has_feeds = failure is None and any(one.has_feeds for one in opened)
         self.records.append(
             r.Closes(job=job.id, reason=reason, failure=failure, has_feeds=has_feeds)
         )
-        self.stop_all(state, job, reason)
+        self.stop_all(state, job, reason, but=but)
 
     def end_job(
         self,

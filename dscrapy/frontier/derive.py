@@ -58,19 +58,19 @@ def coalesced(writes: list[Write]) -> list[Write]:
     pieces: dict[int, list[bytes]] = {}
     ends: dict[str, int] = {}
     for write in writes:
-        place = open_ones.get(write.name)
-        if isinstance(write, Append) and place is not None:
-            if ends[write.name] == write.at:
-                pieces[place].append(write.data)
-                ends[write.name] += len(write.data)
-                continue
-        if isinstance(write, Append):
-            open_ones[write.name] = len(result)
-            pieces[len(result)] = [write.data]
-            ends[write.name] = write.at + len(write.data)
-        else:
+        if not isinstance(write, Append):
             # A move reads its spool as it is now.
             open_ones.clear()
+            result.append(write)
+            continue
+        place = open_ones.get(write.name)
+        if place is not None and ends[write.name] == write.at:
+            pieces[place].append(write.data)
+            ends[write.name] += len(write.data)
+            continue
+        open_ones[write.name] = len(result)
+        pieces[len(result)] = [write.data]
+        ends[write.name] = write.at + len(write.data)
         result.append(write)
     for place, parts in pieces.items():
         write = result[place]

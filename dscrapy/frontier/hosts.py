@@ -272,6 +272,12 @@ class Hosts:
             return True
         return bool(self._free) and not any(map(self.room, self._processes))
 
+    def workable_count(self) -> int:
+        """Return how many hosts have pending requests that may be leased."""
+        self._place_touched()
+        owned = sum(len(process.busy) for process in self._processes.values())
+        return owned + len(self._free)
+
     # ---- leases ------------------------------------------------------------
 
     def lease(

@@ -400,13 +400,14 @@ class Machine:
         if not end.failure:
             running.close_by_itself(process, end.finish_reason)
         elif process.role == "export":
-            decision.close_job(self.state, job, job.begin().closing, end)
+            reason = job.begin().closing
+            decision.close_job(self.state, job, reason, end, but=process.number)
         elif process.number not in crawl.opened and crawl.opened:
             # The job runs elsewhere, so it is this worker that cannot run it.
             decision.records.append(r.WorkerDiffers(name=process.worker, job=job.id))
         elif job.is_crawling:
             reason = end.finish_reason or end.failure
-            decision.close_job(self.state, job, reason, end)
+            decision.close_job(self.state, job, reason, end, but=process.number)
 
     # ---- ends of processes ------------------------------------------------------
 
@@ -454,7 +455,7 @@ class Machine:
             failure = Outcome(failure="died", text=text)
         if failure is not None and not job.begin().cancelling:
             reason = job.begin().closing or failure.failure
-            decision.close_job(self.state, job, reason, failure)
+            decision.close_job(self.state, job, reason, failure, but=process.number)
 
     # ---- assignment -------------------------------------------------------------
 

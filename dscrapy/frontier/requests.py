@@ -292,6 +292,10 @@ class Frontier:
         """Tell whether one more process would find work."""
         return self._hosts.wants_process()
 
+    def workable_count(self) -> int:
+        """Return how many hosts have pending requests that may be leased."""
+        return self._hosts.workable_count()
+
     def give_up_host(self, now: float) -> None:
         """Have hosts given up for open processes without work, as ``lease`` does."""
         self._hosts.give_up_host(now)

@@ -64,9 +64,9 @@ class Running:
         if job.is_final or self._waits_for_workers():
             return
         processes = self.state.processes_of(job.id)
+        self._dismiss(processes)
         if all(process.closed for process in processes):
             self._conclude()
-        self._dismiss(processes)
         if not job.is_crawling:
             return
         reason = limits.reached(self._limits, self.crawl.counters)
@@ -202,11 +202,12 @@ class Running:
         if is_leader and reason in ("finished", "start_error"):
             # Unless work came up since it was told to finish, this is the end.
             if not self._has_work() and job.begin().start_done:
+                failure = job.begin().start_failure
                 self.decision.close_job(
-                    self.state, job, reason, job.begin().start_failure
+                    self.state, job, reason, failure, but=process.number
                 )
             return
-        self.decision.close_job(self.state, job, reason)
+        self.decision.close_job(self.state, job, reason, but=process.number)
 
     def _conclude(self) -> None:
         """End a job without an open process, or let it be: it waits for another."""

@@ -454,7 +454,7 @@ class State:
             )
             worker.processes.add(process.number)
             self.unknown.add(process.number)
-        self.touched.clear()
+        self.touched = dict.fromkeys(self.crawls)
 
     # ---- snapshots ----------------------------------------------------------
 
