@@ -1,0 +1,526 @@
+"""A frontier against a naive model, and its order against Scrapy's own queue."""
+
+from typing import Any
+
+import attrs
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from scrapy import Request, Spider
+from scrapy.crawler import Crawler
+from scrapy.pqueues import ScrapyPriorityQueue
+from scrapy.squeues import FifoMemoryQueue, LifoMemoryQueue
+
+from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
+from dscrapy.messages import DONT_FILTER, START_REQUEST, Children
+from dscrapy.model import HostLimits
+from tests.unit.request_values import children, fingerprint, opened
+
+URLS = tuple(f"u{number}" for number in range(10))
+HOSTS = ("a", "b", "c", "slow")
+DELAY_S = 4.0
+CONCURRENCY = 4
+# What the settings below allow a process of each window to hold of a host.
+BOUND = {"plain": 6, "slow": 3}
+PROCESSES = (1, 2, 3)
+
+ROW = st.tuples(
+    st.sampled_from(URLS),
+    st.sampled_from(HOSTS),
+    st.integers(-1, 1),
+    st.sampled_from((0, 0, 0, DONT_FILTER, START_REQUEST, DONT_FILTER | START_REQUEST)),
+)
+ROWS = st.lists(ROW, max_size=8)
+Row = tuple[str, str, int, int]
+
+
+def columns(rows: list[Row]) -> Children:
+    """Return the rows as children."""
+    if not rows:
+        return Children()
+    urls, hosts, priorities, flags = zip(*rows, strict=True)
+    return children(*urls, hosts=hosts, priorities=priorities, flags=flags)
+
+
+@attrs.define
+class Known:
+    """A request as the model knows it."""
+
+    row: Row
+    place: tuple[int, int]
+    holder: int | None = None
+    came_back: bool = False
+
+    @property
+    def host(self) -> str:
+        return self.row[1]
+
+
+@attrs.define
+class Peer:
+    """A process as the model knows it."""
+
+    window: int
+    closing: bool = False
+
+
+class FrontierModel(RuleBasedStateMachine):
+    """Everything is looked up in everything: slow, and easy to believe."""
+
+    @initialize(lifo=st.booleans(), start_lifo=st.booleans())
+    def begin(self, lifo: bool, start_lifo: bool) -> None:
+        """Nothing is known; the project's order is fixed."""
+        self.lifo, self.start_lifo = lifo, start_lifo
+        self.frontier = Frontier()
+        self.open: dict[int, Known] = {}
+        self.seen: set[str] = set()
+        self.next = 1
+        self.bytes = 0
+        self.added = self.finished = 0
+        self.parts: list[tuple[Stored, list[Row], int]] = []
+        self.now = 1000.0
+        self.forget_processes()
+
+    def forget_processes(self) -> None:
+        """As after a restart of the master."""
+        self.peers: dict[int, Peer] = {}
+        self.owner: dict[str, int] = {}
+        self.draining: set[str] = set()
+        self.reserved: dict[str, int] = {}
+        self.ruled = False
+        self.last: dict[str, int] = {}
+        self.rest: dict[str, float] = {}
+
+    # ---- what the model derives by looking at everything -------------------
+
+    def leases(self, host: str = "", process: int = 0) -> list[int]:
+        return [
+            number
+            for number, one in self.open.items()
+            if one.holder is not None
+            and (not host or one.host == host)
+            and (not process or one.holder == process)
+        ]
+
+    def has_pending(self, host: str) -> bool:
+        return any(
+            one.host == host and one.holder is None for one in self.open.values()
+        )
+
+    def busy(self, process: int) -> list[str]:
+        return [
+            host
+            for host in HOSTS
+            if self.owner.get(host) == process
+            and host not in self.draining
+            and self.has_pending(host)
+        ]
+
+    def free(self) -> list[str]:
+        return [
+            host
+            for host in HOSTS
+            if self.has_pending(host)
+            and host not in self.owner
+            and host not in self.reserved
+            and not self.leases(host)
+        ]
+
+    def bound(self, host: str, process: int) -> int:
+        window = self.peers[process].window
+        return 1 if window == 1 else BOUND["slow" if host == "slow" else "plain"]
+
+    def may_lease(self, host: str, process: int) -> bool:
+        if self.owner.get(host) == process:
+            count = len(self.leases(host))
+            return host not in self.draining and count < self.bound(host, process)
+        if host in self.owner or self.leases(host):
+            return False
+        return self.reserved.get(host, process) == process
+
+    def key(self, number: int) -> tuple[int, bool, bool, int]:
+        one = self.open[number]
+        is_start = bool(one.row[3] & START_REQUEST)
+        newest = self.start_lifo if is_start else self.lifo
+        sign = -1 if newest else 1
+        return -one.row[2], not one.came_back, is_start, sign * number
+
+    # ---- changes of the model ----------------------------------------------
+
+    def take(self, rows: list[Row], offset: int) -> int:
+        filtered = 0
+        for row in rows:
+            length = len(row[0]) + 2
+            if row[3] & DONT_FILTER or row[0] not in self.seen:
+                if not row[3] & DONT_FILTER:
+                    self.seen.add(row[0])
+                self.open[self.next] = Known(row, (offset, length))
+                self.next += 1
+                self.added += 1
+            else:
+                filtered += 1
+            offset += length + 1
+        return filtered
+
+    def disown(self, host: str) -> None:
+        if host in self.owner:
+            self.last[host] = self.owner.pop(host)
+        self.draining.discard(host)
+
+    def settle(self, host: str) -> None:
+        """A host that is given up is free when its last lease is gone."""
+        if host in self.draining and not self.leases(host):
+            self.disown(host)
+
+    def back(self, number: int) -> None:
+        one = self.open[number]
+        one.holder, one.came_back = None, True
+        self.settle(one.host)
+
+    def look(self) -> None:
+        """What is asked for leases forgets hosts without requests."""
+        if not self.peers:
+            return
+        for host in HOSTS:
+            if not any(one.host == host for one in self.open.values()):
+                self.disown(host)
+                self.reserved.pop(host, None)
+
+    def see_gifts(self) -> None:
+        """Note what was given up: only by owners of two, to processes with nothing."""
+        for host, one in list(self.frontier._hosts._hosts.items()):
+            if one.reserved is None or self.reserved.get(host) == one.reserved:
+                continue
+            assert not self.busy(one.reserved)
+            assert one.reserved not in self.reserved.values()
+            assert not self.free()
+            assert len(self.busy(self.owner[host])) >= 2
+            self.reserved[host] = one.reserved
+            self.draining.add(host)
+            self.settle(host)
+
+    # ---- rules ---------------------------------------------------------------
+
+    @rule(rows=ROWS)
+    def add(self, rows: list[Row]) -> None:
+        offset, self.bytes = self.bytes, self.bytes + len(rows) * 5
+        assert self.frontier.add(columns(rows)) == self.take(rows, offset)
+
+    @rule(rows=ROWS)
+    def unseen(self, rows: list[Row]) -> None:
+        kept, filtered = self.frontier.unseen(columns(rows))
+        known, expected = set(self.seen), []
+        for row in rows:
+            if row[3] & DONT_FILTER or row[0] not in known:
+                expected.append(row)
+            if not row[3] & DONT_FILTER:
+                known.add(row[0])
+        told = [
+            (
+                msgspec.json.decode(body),
+                kept.hosts[kept.host_of[at]],
+                kept.priorities[at],
+                kept.flags[at],
+            )
+            for at, body in enumerate(kept.bodies)
+        ]
+        assert told == expected
+        assert filtered == len(rows) - len(expected)
+
+    @rule(rows=ROWS)
+    def store(self, rows: list[Row]) -> None:
+        offset, self.bytes = self.bytes, self.bytes + len(rows) * 5
+        self.parts.append((self.frontier.store(columns(rows)), rows, offset))
+
+    @precondition(lambda self: self.parts)
+    @rule(data=st.data())
+    def publish(self, data: st.DataObject) -> None:
+        at = data.draw(st.integers(0, len(self.parts) - 1))
+        stored, rows, offset = self.parts.pop(at)
+        assert self.frontier.add_stored(stored) == self.take(rows, offset)
+
+    @rule(url=st.sampled_from(URLS))
+    def see(self, url: str) -> None:
+        self.frontier.see(fingerprint(url))
+        self.seen.add(url)
+
+    @rule(data=st.data(), told=st.booleans())
+    def done(self, data: st.DataObject, told: bool) -> None:
+        number = data.draw(st.integers(1, self.next))
+        self.finish(number, told)
+
+    @precondition(lambda self: self.leases())
+    @rule(data=st.data())
+    def done_leased(self, data: st.DataObject) -> None:
+        self.finish(data.draw(st.sampled_from(self.leases())), True)
+
+    def finish(self, number: int, told: bool) -> None:
+        one = self.open.pop(number, None)
+        self.finished += one is not None
+        assert self.frontier.done(number, self.now if told else None) == bool(one)
+        if one is not None and one.holder is not None:
+            self.rest[one.host] = self.now
+            self.settle(one.host)
+        hosts = {other.host for other in self.open.values()} | set(self.owner)
+        if one is not None and one.host not in hosts:
+            self.reserved.pop(one.host, None)
+
+    @rule(process=st.sampled_from(PROCESSES), window=st.sampled_from((1, 4, 9)))
+    def open_process(self, process: int, window: int) -> None:
+        if process not in self.peers:
+            self.peers[process] = Peer(window)
+        self.tell(process)
+
+    def tell(self, process: int) -> None:
+        told = opened(
+            process,
+            window=self.peers[process].window,
+            lifo=self.lifo,
+            start_lifo=self.start_lifo,
+            concurrency=CONCURRENCY,
+            hosts={"slow": HostLimits(concurrency=7, delay_s=DELAY_S)},
+        )
+        self.frontier.open_process(process, told, self.now)
+        self.ruled = True
+
+    @precondition(lambda self: self.peers)
+    @rule(data=st.data())
+    def close_process(self, data: st.DataObject) -> None:
+        process = data.draw(st.sampled_from(sorted(self.peers)))
+        self.frontier.close_process(process)
+        self.peers[process].closing = True
+        self.reserved = {h: p for h, p in self.reserved.items() if p != process}
+        for host in HOSTS:
+            if self.owner.get(host) == process:
+                self.draining.add(host)
+                self.settle(host)
+
+    @precondition(lambda self: self.peers)
+    @rule(data=st.data())
+    def end_process(self, data: st.DataObject) -> None:
+        self.end(data.draw(st.sampled_from(sorted(self.peers))))
+
+    def end(self, process: int) -> None:
+        self.frontier.end_process(process, self.now)
+        for number in self.leases(process=process):
+            self.rest[self.open[number].host] = self.now
+            self.back(number)
+        for host in HOSTS:
+            if self.owner.get(host) == process:
+                self.disown(host)
+        self.reserved = {h: p for h, p in self.reserved.items() if p != process}
+        del self.peers[process]
+
+    @precondition(lambda self: self.peers)
+    @rule(data=st.data(), count=st.integers(0, 12))
+    def lease(self, data: st.DataObject, count: int) -> None:
+        process = data.draw(st.sampled_from(sorted(self.peers)))
+        self.lease_to(process, count)
+
+    def lease_to(self, process: int, count: int) -> int:
+        granted = self.frontier.lease(process, count, self.now)
+        if self.peers[process].closing:
+            assert granted.requests == ()
+            return 0
+        self.look()
+        left = min(
+            count, self.peers[process].window - len(self.leases(process=process))
+        )
+        waits: dict[str, float] = {}
+        for at, number in enumerate(granted.requests):
+            assert at < left
+            if self.best(process) is None:
+                # What follows was given up for it just now.
+                self.see_gifts()
+            assert number == self.best(process)
+            self.give(process, number, waits)
+            one = self.open[number]
+            assert (one.host, one.place) == (granted.hosts[at], granted.places[at])
+            assert len(self.leases(one.host)) <= self.bound(one.host, process)
+        if len(granted.requests) < left:
+            assert self.best(process) is None
+        self.see_gifts()
+        assert {h: share.wait_s for h, share in granted.shares.items()} == waits
+        assert all(share.share == 1.0 for share in granted.shares.values())
+        return len(granted.requests)
+
+    def best(self, process: int) -> int | None:
+        choice = [
+            number
+            for number, one in self.open.items()
+            if one.holder is None and self.may_lease(one.host, process)
+        ]
+        return min(choice, key=self.key, default=None)
+
+    def give(self, process: int, number: int, waits: dict[str, float]) -> None:
+        one = self.open[number]
+        if one.host not in self.owner:
+            delay_s = DELAY_S if one.host == "slow" else 0.0
+            waits[one.host] = 0.0
+            if self.last.get(one.host, process) != process and one.host in self.rest:
+                left = self.rest[one.host] + delay_s - self.now
+                waits[one.host] = max(left, 0.0)
+            self.owner[one.host] = process
+            self.reserved.pop(one.host, None)
+        one.holder = process
+
+    @precondition(lambda self: self.peers)
+    @rule(data=st.data(), numbers=st.sets(st.integers(1, 30), max_size=6))
+    def release(self, data: st.DataObject, numbers: set[int]) -> None:
+        process = data.draw(st.sampled_from(sorted(self.peers)))
+        self.frontier.release(process, sorted(numbers), self.now)
+        for number in numbers.intersection(self.leases(process=process)):
+            self.back(number)
+
+    @precondition(lambda self: self.peers)
+    @rule(data=st.data(), numbers=st.sets(st.integers(1, 30), max_size=6))
+    def hold(self, data: st.DataObject, numbers: set[int]) -> None:
+        process = data.draw(st.sampled_from(sorted(self.peers)))
+        self.frontier.hold(process, sorted(numbers), self.now)
+        for number in self.leases(process=process):
+            if number not in numbers:
+                self.back(number)
+        for number in sorted(numbers):
+            one = self.open.get(number)
+            if one is None or one.holder is not None:
+                continue
+            one.holder = process
+            if one.host not in self.owner:
+                self.owner[one.host] = process
+                self.reserved.pop(one.host, None)
+                if self.peers[process].closing:
+                    self.draining.add(one.host)
+
+    @rule()
+    def give_up_host(self) -> None:
+        self.frontier.give_up_host(self.now)
+        self.look()
+        self.see_gifts()
+
+    @rule()
+    def wants_process(self) -> None:
+        wanted = self.frontier.wants_process()
+        self.look()
+        full = not any(map(self.frontier.room, self.peers))
+        spare = any(len(self.busy(process)) > 1 for process in self.peers)
+        work = sum(len(self.busy(process)) for process in self.peers)
+        count = work + len(self.free()) if self.ruled else 0
+        assert self.frontier.workable_count() == count
+        assert wanted == (self.ruled and (spare or (full and bool(self.free()))))
+
+    @rule(seconds=st.integers(1, 3))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+        if self.peers:
+            # Some call has to bring the instant.
+            self.frontier.release(min(self.peers), (), self.now)
+
+    @rule()
+    def restart(self) -> None:
+        """A snapshot is the same frontier, but for what is volatile."""
+        data = msgspec.json.encode(self.frontier.encode())
+        snapshot = msgspec.json.decode(data, type=FrontierSnapshot)
+        self.frontier = Frontier.decode(snapshot)
+        assert self.frontier.encode() == snapshot
+        self.forget_processes()
+        for one in self.open.values():
+            one.holder, one.came_back = None, False
+
+    @invariant()
+    def counts_agree(self) -> None:
+        frontier = self.frontier
+        leased = len(self.leases())
+        assert frontier.leased_count == leased
+        assert frontier.pending_count == len(self.open) - leased
+        assert (frontier.next_request, frontier.body_bytes) == (self.next, self.bytes)
+        assert self.added == self.finished + len(self.open)
+        for number in range(self.next + 2):
+            assert frontier.is_open(number) == (number in self.open)
+        asked = b"".join(map(fingerprint, URLS))
+        assert frontier.seen_of(asked) == tuple(url in self.seen for url in URLS)
+        for process in PROCESSES:
+            mine = len(self.leases(process=process))
+            assert frontier.leased_by(process) == mine
+            peer = self.peers.get(process)
+            if peer is None or peer.closing:
+                assert frontier.room(process) == 0
+            else:
+                missing = peer.window - mine
+                few = mine * 4 <= peer.window * 3
+                assert frontier.room(process) == (missing if few else 0)
+            idle = frontier.idle_since(process)
+            assert (idle is None) == (peer is None or bool(mine))
+
+    def teardown(self) -> None:
+        """At the end everything can be leased and done, by one new process."""
+        if not hasattr(self, "frontier"):
+            return
+        for process in list(self.peers):
+            self.end(process)
+        self.peers[9] = Peer(window=5)
+        self.tell(9)
+        while self.open:
+            assert self.lease_to(9, 5) or self.leases(process=9)
+            for number in self.leases(process=9):
+                self.finish(number, True)
+        assert self.frontier.pending_count == self.frontier.leased_count == 0
+        assert self.added == self.finished == self.frontier.next_request - 1
+
+
+TestFrontier = FrontierModel.TestCase
+TestFrontier.settings = settings(
+    max_examples=120, stateful_step_count=40, deadline=None
+)
+
+
+@pytest.mark.parametrize("lifo", [False, True])
+@pytest.mark.parametrize("start_lifo", [False, True])
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.none(),
+            st.tuples(st.integers(-2, 2), st.booleans(), st.sampled_from(HOSTS)),
+        ),
+        max_size=60,
+    )
+)
+def test_one_process_takes_the_order_of_scrapys_queue(
+    lifo: bool, start_lifo: bool, steps: list[tuple[int, bool, str] | None]
+) -> None:
+    """With a window of 1 it is exactly that of one priority queue, over all hosts."""
+    queue: Any = ScrapyPriorityQueue(
+        Crawler(Spider),
+        LifoMemoryQueue if lifo else FifoMemoryQueue,
+        "",
+        start_queue_cls=LifoMemoryQueue if start_lifo else FifoMemoryQueue,
+    )
+    frontier = Frontier()
+    frontier.open_process(1, opened(window=1, lifo=lifo, start_lifo=start_lifo))
+    urls: dict[tuple[int, int], str] = {}
+    # As many more as take out at the end what is left.
+    for number, step in enumerate(steps + [None] * len(steps)):
+        if step is None:
+            expected = queue.pop()
+            granted = frontier.lease(1, 9, float(number))
+            got = [urls[place] for place in granted.places]
+            assert got == ([] if expected is None else [expected.url])
+            for request in granted.requests:
+                assert frontier.done(request, float(number))
+            continue
+        priority, is_start, host = step
+        url = f"http://h/{number}"
+        queue.push(Request(url, priority=priority, meta={"is_start_request": is_start}))
+        flags = DONT_FILTER | (START_REQUEST if is_start else 0)
+        urls[frontier.body_bytes, len(url) + 2] = url
+        frontier.add(children(url, hosts=[host], priorities=[priority], flags=[flags]))
+    assert frontier.pending_count == 0
+    assert len(queue) == 0
