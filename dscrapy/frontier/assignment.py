@@ -15,7 +15,7 @@ from dscrapy import messages as m
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.jobs import Job
+from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Worker
 from dscrapy.model import SLOT_NEEDED, JobSpec
@@ -40,7 +40,8 @@ def _first_process(state: State, now: Now) -> Decision | None:
         job = state.jobs[entry[2]]
         if job.is_assignable and not any(_free_workers(state)):
             decision = _make_room(state, job)
-            break
+            if decision is not None or not _is_barred(state, job):
+                break
         heapq.heappop(state.ready)
         if not job.is_assignable:
             continue
@@ -66,28 +67,39 @@ def _worker_for(state: State, job: Job) -> Worker | None:
     )
 
 
+def _is_barred(state: State, job: Job) -> bool:
+    """Whether some worker cannot run the job, so that others may get what it cannot."""
+    return any(job.id in worker.differs for worker in state.workers.values())
+
+
 def _make_room(state: State, job: Job) -> Decision | None:
-    """Take a slot from a job of no higher priority that has several, one at a time."""
-    best: Job | None = None
+    """Take a slot that the job can use from one of no higher priority that has
+    several; one at a time."""
+    best: list[Process] = []
     for identity in state.wide:
         other = state.jobs[identity]
-        if state.crawls[identity].stopping:
+        crawl = state.crawls[identity]
+        if crawl.stopping:
             # One is on its way out already.
             return None
         if other.priority > job.priority or other.processes < 2:
             continue
-        if best is None or other.processes > best.processes:
-            best = other
-    if best is None:
+        useful = [
+            one
+            for one in state.processes_of(identity)
+            if one.number != crawl.leader
+            and _could_take(state.workers.get(one.worker), job)
+        ]
+        best = max(best, useful, key=len)
+    if not best:
         return None
-    leader = state.crawls[best.id].leader
-    process = max(
-        (one for one in state.processes_of(best.id) if one.number != leader),
-        key=lambda one: one.number,
-    )
     decision = Decision()
-    decision.stop(state, process, SLOT_NEEDED)
+    decision.stop(state, best[-1], SLOT_NEEDED)
     return decision
+
+
+def _could_take(worker: Worker | None, job: Job) -> bool:
+    return worker is not None and not worker.draining and job.id not in worker.differs
 
 
 def _further_process(state: State, now: Now) -> Decision | None:

@@ -82,7 +82,9 @@ def _check(commit: m.Commit) -> None:
     problem = ""
     if commit.tagged and len(commit.tagged) != len(commit.items):
         problem = "tagged and items differ in length"
-    elif (commit.request > 0) == (commit.unit > 0) or commit.part < 0:
+    elif (commit.request > 0) == (commit.unit > 0) or (
+        min(commit.request, commit.unit, commit.part) < 0
+    ):
         problem = "it is of one request or of one unit"
     elif (commit.request > 0) != (commit.kind == "page"):
         problem = f"{commit.kind} does not belong there"

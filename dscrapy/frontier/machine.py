@@ -30,6 +30,17 @@ from dscrapy.model import NAME_PATTERN, WORKER_DRAINS, JobSpec, Outcome
 
 # More slots than this on one machine is a slip of the finger.
 SLOTS_MAX = 10_000
+# A crawl process holds as many requests as its downloader works on, times a small
+# factor; Scrapy's own default is 16.
+WINDOW_MAX = 1_000_000
+
+
+def _check(opened: m.Opened) -> None:
+    """Raise ``RemoteProtocolError`` for what no project's settings ask for."""
+    if not 1 <= opened.window <= WINDOW_MAX:
+        raise RemoteProtocolError(
+            "bad_opened", f"a window of 1 to {WINDOW_MAX:,} leases: {opened.window}"
+        )
 
 
 @attrs.define(kw_only=True)
@@ -205,6 +216,9 @@ class Machine:
         known = self.state.workers.get(name)
         if known is not None and known.instance not in ("", command.instance):
             return self._refuse_name(session, known, now)
+        for entry in command.held:
+            if entry.opened is not None:
+                _check(entry.opened)
         decision = Decision()
         if known is not None and known.session is not None:
             decision.closes.append(known.session)
@@ -315,6 +329,7 @@ class Machine:
         running = self._running(job, now, decision)
         match command:
             case m.Opened():
+                _check(command)
                 decision.records.append(r.ProcessOpened(opened=command))
                 reason = running.stop_reason(process)
                 if reason:
@@ -333,6 +348,8 @@ class Machine:
                 running.close_by_itself(process, command.reason)
                 decision.records.append(r.ProcessCloses(job=job, process=number))
             case m.Offer():
+                if len(command.fingerprints) % m.FINGERPRINT_BYTES:
+                    raise RemoteProtocolError("bad_offer", "a fingerprint is cut short")
                 seen = running.crawl.frontier.seen_of(command.fingerprints)
                 decision.send(
                     session,
@@ -402,7 +419,7 @@ class Machine:
         elif process.role == "export":
             reason = job.begin().closing
             decision.close_job(self.state, job, reason, end, but=process.number)
-        elif process.number not in crawl.opened and crawl.opened:
+        elif process.number not in crawl.opened and running.runs_elsewhere(process):
             # The job runs elsewhere, so it is this worker that cannot run it.
             decision.records.append(r.WorkerDiffers(name=process.worker, job=job.id))
         elif job.is_crawling:
@@ -445,8 +462,9 @@ class Machine:
         if job.is_final or (job.begin().closing and process.role == "crawl"):
             return
         failure = command.outcome if command.how == "failed" else None
-        if failure is not None and self.state.crawls[job.id].opened:
-            # The job runs elsewhere, so it is this worker that cannot run it.
+        running = self._running(job.id, now, decision)
+        if failure is not None and running.runs_elsewhere(process):
+            # It is this worker that cannot run it.
             decision.records.append(r.WorkerDiffers(name=worker, job=job.id))
             failure = None
         deaths = job.begin().deaths + counted

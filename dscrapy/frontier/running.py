@@ -28,6 +28,7 @@ from dscrapy.model import (
     JOB_PAUSES,
     PROCESS_IDLES,
     PROCESS_REASONS,
+    SLOT_NEEDED,
     WORKER_DRAINS,
     CloseLimits,
     Outcome,
@@ -73,10 +74,23 @@ class Running:
         if reason:
             self.decision.close_job(self.state, job, reason)
             return
+        self._narrow(processes)
         for process in processes:
             if self._may_take(process):
                 self._grant(process)
         self._lead()
+
+    def _narrow(self, processes: list[Process]) -> None:
+        """Stop the newest processes beyond the job's ceiling, which was lowered."""
+        stopping, leader = self.crawl.stopping, self.crawl.leader
+        staying = [one.number for one in processes if one.number not in stopping]
+        surplus = len(staying) - self.job.parallelism if self.job.parallelism else 0
+        for number in reversed(staying):
+            if surplus > 0 and number != leader:
+                self.decision.stop(
+                    self.state, self.state.processes[number], SLOT_NEEDED
+                )
+                surplus -= 1
 
     def _waits_for_workers(self) -> bool:
         unknown = self.state.unknown
@@ -92,6 +106,7 @@ class Running:
             and worker.session is not None
             and process.number in self.crawl.opened
             and process.number not in self.crawl.stopping
+            and not process.closed
         )
 
     def _grant(self, process: Process) -> None:
@@ -198,10 +213,11 @@ class Running:
         ours = process.number in self.crawl.stopping or not job.is_crawling
         if ours or reason in PROCESS_REASONS:
             return
-        is_leader = process.number == self.crawl.leader
-        if is_leader and reason in ("finished", "start_error"):
+        if reason in ("finished", "start_error"):
+            # After a restart nobody leads yet, and only who did was told to finish.
+            is_leader = self.crawl.leader in (None, process.number)
             # Unless work came up since it was told to finish, this is the end.
-            if not self._has_work() and job.begin().start_done:
+            if is_leader and not self._has_work() and job.begin().start_done:
                 failure = job.begin().start_failure
                 self.decision.close_job(
                     self.state, job, reason, failure, but=process.number
@@ -255,6 +271,13 @@ class Running:
             return
         self.decision.end_job(job, "failed", outcome.text, self.now, outcome.traceback)
 
+    def runs_elsewhere(self, process: Process) -> bool:
+        """Whether others prove that the job can run, so that a worker where it does
+        not open cannot run it."""
+        others = {one.number for one in self.state.processes_of(self.job.id)}
+        others.discard(process.number)
+        return bool(others & (self.crawl.opened.keys() | self.state.unknown))
+
     # ---- what comes from outside ------------------------------------------------
 
     def resync(self, process: Process) -> None:
@@ -275,7 +298,8 @@ class Running:
         worker = self.state.workers.get(process.worker)
         if worker is not None and worker.draining:
             return WORKER_DRAINS
-        return ""
+        # What it was to stop for is not known any more, only that the job goes on.
+        return SLOT_NEEDED if process.number in self.crawl.stopping else ""
 
     # ---- time -------------------------------------------------------------------
 

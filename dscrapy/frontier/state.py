@@ -220,6 +220,7 @@ class State:
             course.reason = record.text
         if job.status == "running" and not job.processes:
             self._set_status(job, "ready")
+        self._let_go(job)
         self.touched[job.id] = None
         self._queue(job)
 
@@ -275,12 +276,15 @@ class State:
         if crawl is not None:
             reason = course.closing or record.reason
             course.stats = msgspec.json.encode(crawl.totals.final(reason))
-            if record.state == "succeeded":
-                # What is left of the frontier is of no use any more.
-                course.next_request = crawl.frontier.next_request
-                del self.crawls[job.id]
+            course.next_request = crawl.frontier.next_request
+            self._let_go(job)
         if record.state == "failed":
             self.failed.append(job.id)
+
+    def _let_go(self, job: Job) -> None:
+        """Drop a crawl that is of no use any more, once no process needs it."""
+        if job.status == "succeeded" and not job.processes:
+            self.crawls.pop(job.id, None)
 
     def _again(self, job: Job, record: r.JobAgain) -> None:
         job.status = "ready"
@@ -289,13 +293,14 @@ class State:
         if record.automatic:
             job.retries_left -= 1
         if record.fresh:
-            old = self.crawls.pop(job.id, None)
+            # The next process begins another, or one that has not gone yet needs it.
+            self.crawls.pop(job.id, None)
             job.course = Course(
                 processes_count=course.processes_count,
-                next_request=old.frontier.next_request
-                if old is not None
-                else course.next_request,
+                next_request=course.next_request,
             )
+            if job.processes:
+                self.crawls[job.id] = Crawl.begun_at(course.next_request)
         again = job.begin()
         if not record.automatic:
             # Whoever asks for it may have mended the code; any copy may begin it.
@@ -394,6 +399,7 @@ class State:
             case r.LeasesWanted():
                 granted = crawl.frontier.lease(record.process, record.count, record.at)
                 if granted.requests:
+                    crawl.idle_since.pop(record.process, None)
                     self.granted.append((self.processes[record.process], granted))
             case r.Released():
                 crawl.frontier.release(record.process, record.requests, record.at)
