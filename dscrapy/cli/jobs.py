@@ -195,9 +195,10 @@ async def _tick(config: Config, waiting: list[str], ticker: "Ticker") -> None:
 
 def _progress(job: JobView) -> str:
     why = f" ({job.reason})" if job.reason else ""
+    by = f", {plural(job.processes, 'process')}" if job.processes > 1 else ""
     return clean(
         f"{job.id} {job.spider}: {job.state}{why}, {plural(job.pages, 'page')}, "
-        f"{plural(job.items, 'item')}"
+        f"{plural(job.items, 'item')}{by}"
     )
 
 

@@ -278,7 +278,7 @@ def _add_submit(commands: Commands) -> None:
         type=_natural,
         default=0,
         metavar="N",
-        help="runs again after a failure (default: 0)",
+        help="how often to go on after a failure (default: 0)",
     )
     submit.add_argument(
         "--every", metavar="SPAN", help="run periodically: 30s, 10m, 1h30m, 1d"
@@ -322,16 +322,18 @@ def _add_jobs(commands: Commands) -> None:
     wait.add_argument("jobs", nargs="+", metavar="JOB", help="a job's id")
     for verb, help in (
         ("cancel", "end a job, or a schedule; items so far are kept"),
-        ("pause", "hold a job: it is given no slot until it is resumed"),
+        ("pause", "stop a job's crawl processes until it is resumed; it keeps all"),
         ("resume", "let a paused job go on"),
-        ("retry", "run a job again that has ended"),
+        ("retry", "let a job go on that has failed or was cancelled"),
     ):
         change = _client_command(commands, verb, help)
         change.add_argument("jobs", nargs="+", metavar="JOB", help="a job's id")
         change.set_defaults(fresh=False)
         if verb == "retry":
             change.add_argument(
-                "--fresh", action="store_true", help="as a new run, with no items"
+                "--fresh",
+                action="store_true",
+                help="start anew, without items and requests so far",
             )
 
 
@@ -361,7 +363,7 @@ def _add_fleet(commands: Commands) -> None:
     workers = _client_command(commands, "workers", "list the workers")
     _add_json(workers)
     drain = _client_command(
-        commands, "drain", "let a worker take nothing new, finish and leave"
+        commands, "drain", "let a worker finish what it has started, and leave"
     )
     drain.add_argument("workers", nargs="+", metavar="WORKER", help="a worker's name")
 

@@ -156,11 +156,15 @@ def workers_table(workers: Iterable[WorkerView]) -> Table:
 def jobs_table(jobs: Iterable[JobView]) -> Table:
     """Return the table of jobs."""
     return Table(
-        ("ID", "STATE", "PAGES", "ITEMS", "PROJECT", "SPIDER", "NAME", "REASON"),
+        (
+            *("ID", "STATE", "PROCS", "PAGES", "ITEMS"),
+            *("PROJECT", "SPIDER", "NAME", "REASON"),
+        ),
         tuple(
             (
                 job.id,
                 job.state,
+                _processes(job),
                 str(job.pages),
                 str(job.items),
                 clean(_short_project(job.project)),
@@ -170,7 +174,7 @@ def jobs_table(jobs: Iterable[JobView]) -> Table:
             )
             for job in jobs
         ),
-        frozenset({"PAGES", "ITEMS"}),
+        frozenset({"PROCS", "PAGES", "ITEMS"}),
     )
 
 
@@ -240,8 +244,10 @@ def span(seconds: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return ``1 page``, ``2 pages``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """Return ``1 page``, ``2 pages``, ``2 processes``."""
+    if count == 1:
+        return f"{count} {noun}"
+    return f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def cell(text: str) -> str:
@@ -282,21 +288,26 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _running_table(jobs: Iterable[JobView], rates: Rates, now: float) -> Table:
     return Table(
-        ("ID", "STATE", "PAGES", "ITEMS", "RATE", "SPIDER", "NAME", "WORKER"),
+        (
+            *("ID", "STATE", "PROCS", "PAGES", "ITEMS"),
+            *("RATE", "PENDING", "SPIDER", "NAME", "WORKERS"),
+        ),
         tuple(
             (
                 job.id,
                 job.state,
+                _processes(job),
                 str(job.pages),
                 str(job.items),
                 rate(job, rates, now),
+                str(job.pending + job.leased),
                 clean(job.spider),
                 clean(job.name),
                 cell(", ".join(job.workers)),
             )
             for job in jobs
         ),
-        frozenset({"PAGES", "ITEMS", "RATE"}),
+        frozenset({"PROCS", "PAGES", "ITEMS", "RATE", "PENDING"}),
     )
 
 
@@ -333,7 +344,7 @@ def _job_pairs(job: JobView) -> list[tuple[str, str]]:
             "requests",
             f"{job.pending} pending, {job.leased} leased, {job.poisoned} poisoned",
         ),
-        ("runs", str(job.runs)),
+        ("processes", f"{job.processes} now, {job.runs} started so far"),
         ("retries left", str(job.retries_left)),
         ("workers", ", ".join(job.workers)),
         ("schedule", job.schedule or ""),
@@ -368,6 +379,10 @@ def _spec_pairs(spec: JobSpec) -> list[tuple[str, str]]:
     pairs += [("setting", f"{name}={value}") for name, value in spec.settings.items()]
     pairs += [("url", url) for url in spec.urls]
     return pairs
+
+
+def _processes(job: JobView) -> str:
+    return str(job.processes) if job.processes else ""
 
 
 def _took(job: JobView) -> str:

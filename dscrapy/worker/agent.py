@@ -307,6 +307,8 @@ class Worker:
         if end is None:
             end = _ended(start, how="exited", text="crawl process was stopped")
         logger.info("job %s: process %d ended", start.job, start.process)
+        self.outbox.end_log(start.process)
+        self.link.wake()
         with trio.move_on_after(LOG_DRAIN_S):
             while self.link.connected and self.outbox.has_log(start.process):
                 await self.link.wait_moved()

@@ -51,9 +51,13 @@ def _keys(message: Retained | Answering) -> Iterable[Key]:
 
 @attrs.define
 class _Log:
+    """The log of one process. Whole lines leave it, since the lines of a job's other
+    processes come in between."""
+
     job: str
     data: bytearray = attrs.field(factory=bytearray)
     dropped_lines: int = 0
+    is_ended: bool = False
 
     def add(self, data: bytes) -> None:
         """Take bytes as far as there is room; count the lines that are dropped."""
@@ -64,17 +68,24 @@ class _Log:
         self._note_loss()
         self.data += data
 
-    def take(self) -> bytes:
-        """Return what goes into one message, cut at the end of a line if there is
-        one."""
-        if len(self.data) <= LOG_MESSAGE_BYTES_MAX:
+    def ready_bytes(self) -> int:
+        """How much goes into one message now: whole lines, if there are any."""
+        if self.dropped_lines and len(self.data) <= LOG_MESSAGE_BYTES_MAX:
             # Nothing may be logged any more that would bring the note.
             self._note_loss()
-        cut = LOG_MESSAGE_BYTES_MAX
-        if len(self.data) > cut:
-            cut = self.data.rfind(b"\n", 0, cut) + 1 or cut
-        data = bytes(self.data[:cut])
-        del self.data[:cut]
+        if self.is_ended and len(self.data) <= LOG_MESSAGE_BYTES_MAX:
+            return len(self.data)
+        lines = self.data.rfind(b"\n", 0, LOG_MESSAGE_BYTES_MAX) + 1
+        if lines or len(self.data) < LOG_MESSAGE_BYTES_MAX:
+            return lines
+        # A line without an end has to leave too.
+        return LOG_MESSAGE_BYTES_MAX
+
+    def take(self) -> bytes:
+        """Return what goes into one message."""
+        size = self.ready_bytes()
+        data = bytes(self.data[:size])
+        del self.data[:size]
         return data
 
     def _note_loss(self) -> None:
@@ -113,7 +124,9 @@ class Outbox:
     @property
     def has_more(self) -> bool:
         """Whether ``take`` would give something."""
-        return bool(self._unsent or self._soon or self._logs)
+        return bool(self._unsent or self._soon) or any(
+            log.ready_bytes() for log in self._logs.values()
+        )
 
     def requests_of(self, process: int) -> set[int]:
         """Return the requests of a process with a commit that is not answered."""
@@ -166,6 +179,12 @@ class Outbox:
         """Take log bytes, as far as there is room."""
         self._logs.setdefault(process, _Log(job)).add(data)
 
+    def end_log(self, process: int) -> None:
+        """Nothing more is logged by this process: what there is may leave."""
+        log = self._logs.get(process)
+        if log is not None:
+            log.is_ended = True
+
     def has_log(self, process: int) -> bool:
         """Whether log bytes of the process still wait."""
         return process in self._logs
@@ -201,8 +220,10 @@ class Outbox:
                 frames.append(entry.frame)
                 size += len(entry.frame)
         for process, log in list(self._logs.items()):
-            message = m.Log(job=log.job, process=process, data=log.take())
+            data = log.take()
             if not log.data:
                 del self._logs[process]
-            frames.append(encode_frame(encode(message)))
+            if data:
+                message = m.Log(job=log.job, process=process, data=data)
+                frames.append(encode_frame(encode(message)))
         return b"".join(frames)

@@ -15,6 +15,7 @@ from dscrapy.cli.render import (
     dump,
     iso,
     jobs_table,
+    plural,
     result_line,
     shown_json,
     shown_text,
@@ -44,9 +45,10 @@ JOB = JobView(
     parallelism=1,
     pages=10,
     items=7,
-    pending=0,
-    leased=1,
+    pending=80,
+    leased=5,
     poisoned=0,
+    processes=3,
     retries_left=0,
     runs=1,
     workers=("w1",),
@@ -247,6 +249,7 @@ def test_status_for_people() -> None:
         "2.5/s",
         "10 m 0 s",
         "prices (nightly): line one line two",
+        "   85  prices",
     ):
         assert part in text
     quiet = status(jobs={}, running=(), failed=(), schedules=(), workers=())
@@ -255,6 +258,21 @@ def test_status_for_people() -> None:
     assert "Jobs: none." in text
     many = status(jobs={"running": 101})
     assert "100 more running" in plain(status_blocks(many, {}, 0.0))
+
+
+def test_processes_are_shown_where_people_look() -> None:
+    """How many crawl a job now; none of a job that nothing works at."""
+    tables = [
+        plain([jobs_table([JOB, job(processes=0)])]),
+        plain(status_blocks(status(running=(JOB, job(processes=0))), {}, 0.0)[3:4]),
+    ]
+    for text in tables:
+        header, several, none = text.splitlines()[:3]
+        cells = [line[: header.index("PROCS") + 5].split() for line in (several, none)]
+        assert cells == [[JOB.id, "running", "3"], [JOB.id, "running"]]
+    assert "processes     3 now, 1 started so far" in shown_text(shown())
+    assert json.loads(dump(shown_json(shown())))["processes"] == 3
+    assert [plural(n, "process") for n in (1, 3)] == ["1 process", "3 processes"]
 
 
 def test_tables_are_aligned_and_never_cut() -> None:

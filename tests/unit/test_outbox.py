@@ -317,6 +317,24 @@ def test_the_note_of_dropped_lines_stands_on_a_line_of_its_own() -> None:
     assert log.endswith(b"y\n(2 lines of log dropped here)\n")
 
 
+def test_the_lines_of_several_processes_stay_whole() -> None:
+    """A piece of a line waits for its end, or for the end of its process: what others
+    log comes in between."""
+    outbox = Outbox()
+    outbox.add_log(JOB, 1, b"one\ntw")
+    outbox.add_log(JOB, 2, b"thr")
+    assert take_all(outbox) == [m.Log(job=JOB, process=1, data=b"one\n")]
+    assert outbox.has_log(1)
+    assert not outbox.has_more
+    outbox.add_log(JOB, 2, b"ee\n")
+    assert take_all(outbox) == [m.Log(job=JOB, process=2, data=b"three\n")]
+    assert not outbox.has_log(2)
+    outbox.end_log(1)
+    outbox.end_log(2)
+    assert take_all(outbox) == [m.Log(job=JOB, process=1, data=b"tw")]
+    assert not outbox.has_log(1)
+
+
 def test_logs_of_processes_do_not_wait_for_each_other() -> None:
     """One that floods leaves the others their share of every write."""
     outbox = Outbox()
@@ -335,6 +353,7 @@ def test_pieces_of_a_line_that_are_dropped_are_told() -> None:
     outbox = Outbox()
     outbox.add_log(JOB, 1, b"y" * LOG_WAITING_BYTES_MAX)
     outbox.add_log(JOB, 1, b"z")
+    assert len(log_of(messages_of(outbox.take(1)))) == LOG_MESSAGE_BYTES_MAX
     messages = take_all(outbox)
     assert max(len(one.data) for one in messages) <= LOG_MESSAGE_BYTES_MAX
     assert log_of(messages).endswith(b"y\n(1 lines of log dropped here)\n")
