@@ -461,7 +461,8 @@ class Machine:
             decision.records.append(r.WorkerDiffers(name=worker, job=job.id))
         if job.is_final or (job.begin().closing and process.role == "crawl"):
             return
-        failure = command.outcome if command.how == "failed" else None
+        is_failed = command.how == "failed" and not process.closed
+        failure = command.outcome if is_failed else None
         running = self._running(job.id, now, decision)
         if failure is not None and running.runs_elsewhere(process):
             # It is this worker that cannot run it.
