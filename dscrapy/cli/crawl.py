@@ -66,8 +66,9 @@ class _Run:
     ticker: Ticker = attrs.field(factory=Ticker)
     log_offset: int = 0
     job_known: bool = False
-    stopping: bool = False
+    stopping: trio.Event = attrs.field(factory=trio.Event)
     forced: bool = False
+    is_over: bool = False
     shown: Shown | None = None
     fetched: Fetched | None = None
 
@@ -117,7 +118,9 @@ def _spec(options: Namespace) -> tuple[Path, JobSpec]:
         spider=spider,
         args=dict(options.args),
         settings=settings,
-        parallelism=options.parallelism,
+        # The slots of its one worker are the limit, so that another -p holds from
+        # the next start of an unfinished crawl on.
+        parallelism=0,
     )
     check_spec(spec)
     return Path(project_dir), spec
@@ -138,10 +141,14 @@ async def _run(run: _Run) -> None:
                 partial(serve, config, handle_signals=False)
             )
             client = _client(run, endpoint)
-            nursery.start_soon(_heed, run, client, signals, nursery.cancel_scope)
+            nursery.start_soon(_heed, run, signals, nursery.cancel_scope)
             async with client() as calls:
                 if await _begin(run, calls):
                     await _until_ended(run, config, client, endpoint)
+                run.is_over = run.shown is not None
+                if run.shown is None:
+                    # Stopped: what it has now is what there is.
+                    run.shown = await calls.show(run.record.job)
                 run.fetched = await fetch(calls, run.record.job, run.folder, run.feeds)
             nursery.cancel_scope.cancel()
 
@@ -172,7 +179,9 @@ async def _begin(run: _Run, client: Client) -> bool:
     run.job_known = True
     job = shown.job
     assert job is not None
-    if job.state in FINAL_STATES:
+    is_ours = run.how == "go on with changed code" and job.state == "cancelled"
+    # A run that was stopped between its own cancelling and going on goes on now.
+    if job.state in FINAL_STATES and not is_ours:
         _say(f"the crawl itself had ended ({job.state}): writing its items")
         run.shown = shown
         return False
@@ -207,7 +216,10 @@ async def _cancel(client: Client, job: str) -> None:
 async def _until_ended(
     run: _Run, config: Config, client: Callable[[], Client], endpoint: Endpoint
 ) -> None:
-    """Run the job on a worker of our own, with log and progress, to its end."""
+    """Run the job on a worker of our own, with log and progress, to its end.
+
+    Or until the worker has left, because it was asked to.
+    """
     from dscrapy.worker.agent import serve
 
     settings = attrs.evolve(
@@ -218,20 +230,32 @@ async def _until_ended(
         name=_WORKER_NAME,
         slots=run.slots,
     )
+    tell = _LogTeller(run)
     async with trio.open_nursery() as nursery:
-        await nursery.start(
-            partial(serve, attrs.evolve(config, worker=settings), handle_signals=False)
-        )
+
+        async def work(task_status: trio.TaskStatus[Endpoint]) -> None:
+            await serve(
+                attrs.evolve(config, worker=settings),
+                handle_signals=False,
+                drain=run.stopping,
+                task_status=task_status,
+            )
+            # All that was under way is committed: the rest is for the next run.
+            nursery.cancel_scope.cancel()
+
+        await nursery.start(work)
         log_is_told = trio.Event()
         async with client() as waiting:
             if run.how == "go on with changed code":
                 await _accept_changed_code(run, waiting)
-            nursery.start_soon(_tell_log, run, client, log_is_told)
+            nursery.start_soon(_tell_log, run, client, tell, log_is_told)
             nursery.start_soon(_tell_progress, run, client)
             run.shown = await waiting.wait(run.record.job)
         with trio.move_on_after(_LOG_REST_S):
             await log_is_told.wait()
         nursery.cancel_scope.cancel()
+    async with client() as calls:
+        await copy_file(calls, run.record.job, "log", tell, offset=run.log_offset)
     run.ticker.clear()
 
 
@@ -249,47 +273,48 @@ async def _accept_changed_code(run: _Run, client: Client) -> None:
     run.crawl.save(run.record)
 
 
-async def _heed(
-    run: _Run,
-    client: Callable[[], Client],
-    signals: AsyncIterator[int],
-    stop: trio.CancelScope,
-) -> None:
+async def _heed(run: _Run, signals: AsyncIterator[int], stop: trio.CancelScope) -> None:
     """First Ctrl-C: let the spider finish what it has begun. Second: stop now."""
     async for _ in signals:
-        if run.stopping or not run.job_known:
+        if run.stopping.is_set() or not run.job_known:
             run.forced = True
             stop.cancel()
             return
-        run.stopping = True
         with run.ticker.aside():
-            _say("stopping: items so far are kept; Ctrl-C again stops at once")
-        async with client() as calls:
-            await _cancel(calls, run.record.job)
+            _say("stopping: pages under way are finished; Ctrl-C again stops at once")
+        run.stopping.set()
 
 
-async def _tell_log(run: _Run, client: Callable[[], Client], told: trio.Event) -> None:
-    """Copy the job's log to stderr: all of it, or what is a warning or worse."""
-    out = Bytes(sys.stderr)
-    lines = _Warnings()
-
-    def write(data: bytes) -> None:
-        if not run.shows_all_log:
-            data = lines.feed(data)
-        if data:
-            with run.ticker.aside():
-                out.write(data)
-
+async def _tell_log(
+    run: _Run,
+    client: Callable[[], Client],
+    tell: Callable[[bytes], None],
+    told: trio.Event,
+) -> None:
+    """Copy the job's log to stderr until the job has ended."""
     async with client() as calls:
         await copy_file(
-            calls,
-            run.record.job,
-            "log",
-            write,
-            offset=run.log_offset,
-            follow=True,
+            calls, run.record.job, "log", tell, offset=run.log_offset, follow=True
         )
     told.set()
+
+
+class _LogTeller:
+    """Writes the job's log to stderr: all of it, or what is a warning or worse."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._out = Bytes(sys.stderr)
+        self._lines = _Warnings()
+
+    def __call__(self, data: bytes) -> None:
+        """Take the next bytes of the log."""
+        self._run.log_offset += len(data)
+        if not self._run.shows_all_log:
+            data = self._lines.feed(data)
+        if data:
+            with self._run.ticker.aside():
+                self._out.write(data)
 
 
 class _Warnings:
@@ -325,8 +350,10 @@ async def _tell_progress(run: _Run, client: Callable[[], Client]) -> None:
     is_drawn = is_decorated(sys.stderr)
     pause = TICK_S if is_drawn else LINE_EVERY_S
     began = trio.current_time()
-    seen = (began, 0, 0)
     async with client() as calls:
+        job = (await calls.show(run.record.job)).job
+        assert job is not None
+        seen = (began, job.pages, job.items)
         while True:
             await trio.sleep(pause)
             job = (await calls.show(run.record.job)).job
@@ -345,15 +372,16 @@ def _progress_line(
 ) -> str:
     since, pages, items = seen
     passed = max(now - since, 1e-9)
-    # A run that began again counts from nothing.
-    page_rate = max(job.pages - pages, 0) / passed
-    item_rate = max(job.items - items, 0) / passed
+    page_rate = (job.pages - pages) / passed
+    item_rate = (job.items - items) / passed
     state = "" if job.state == "running" else f" {job.state}"
     if job.reason:
         state += f" ({job.reason})"
+    by = f", {plural(job.processes, 'process')}" if job.processes > 1 else ""
     return clean(
         f"{job.spider}{state}: {plural(job.pages, 'page')} ({page_rate:.1f}/s), "
-        f"{plural(job.items, 'item')} ({item_rate:.1f}/s), {span(elapsed_s)}"
+        f"{plural(job.items, 'item')} ({item_rate:.1f}/s), "
+        f"{job.pending + job.leased} pending, {span(elapsed_s)}{by}"
     )
 
 
@@ -370,29 +398,37 @@ def _finish(run: _Run, started: float) -> int:
         sys.stderr.write(clean_lines(run.shown.traceback.rstrip("\n") + "\n"))
     _prepare_appends(run)
     write_feeds(run.feeds, run.fetched, run.folder, run.shown.spec, run.crawl.project)
-    run.record.done = True
+    run.record.done = run.is_over
+    _note_written(run)
     run.crawl.save(run.record)
-    reason = f" ({job.reason})" if job.reason and job.reason != job.state else ""
-    _say(
-        f"{job.spider} {job.state}{reason}: {plural(job.pages, 'page')}, "
-        f"{plural(job.items, 'item')} in {span(time.monotonic() - started)}"
-    )
+    _say(_summary(run, job, time.monotonic() - started))
     for feed in run.feeds:
         if feed.path is not None:
             _say(f"wrote {feed.path}")
     if not run.feeds and job.items:
         where = run.config.state / "jobs" / job.id / "items.jsonl"
         _say(f"no -o FILE was given: the items are in {where} until the next crawl")
-    return 0 if job.state == "succeeded" else 1
+    return 0 if run.is_over and job.state == "succeeded" else 1
 
 
-def _set_done(run: _Run) -> None:
-    run.record.done = True
-    run.crawl.save(run.record)
+def _summary(run: _Run, job: JobView, elapsed_s: float) -> str:
+    reason = f" ({job.reason})" if job.reason and job.reason != job.state else ""
+    text = (
+        f"{job.spider} {f'{job.state}{reason}' if run.is_over else 'stopped'}: "
+        f"{plural(job.pages, 'page')}, {plural(job.items, 'item')} "
+        f"in {span(elapsed_s)}"
+    )
+    if not run.is_over:
+        text += f"; {job.pending + job.leased} pending, run the same command to go on"
+    return text
 
 
 def _prepare_appends(run: _Run) -> None:
-    """Note how long each file of ``-o`` is; undo an append that was cut short."""
+    """Note how long each file of ``-o`` is; undo an append of this crawl from before.
+
+    It was cut short, or held the items so far. Raises ``UserError`` for a file that
+    somebody else has written to since: what they wrote is not ours to remove.
+    """
     for feed in run.feeds:
         if feed.path is None or feed.overwrite:
             continue
@@ -401,13 +437,26 @@ def _prepare_appends(run: _Run) -> None:
             size = feed.path.stat().st_size
         except FileNotFoundError:
             size = 0
-        before = run.record.appended.setdefault(name, size)
+        before = min(run.record.appended.get(name, size), size)
+        run.record.appended[name] = before
+        if run.record.written.pop(name, size) != size:
+            raise UserError(
+                f"{name} has changed since this crawl wrote to it: move it away and "
+                "run the same command again"
+            )
         if size > before:
             try:
                 os.truncate(name, before)
             except OSError as error:
                 raise UserError(f"cannot write {name}: {error.strerror}") from None
     run.crawl.save(run.record)
+
+
+def _note_written(run: _Run) -> None:
+    """Note how long the files are now, if the crawl will write to them again."""
+    for feed in run.feeds:
+        if feed.path is not None and not feed.overwrite and feed.path.exists():
+            run.record.written[str(feed.path)] = feed.path.stat().st_size
 
 
 def _say(text: str) -> None:

@@ -33,7 +33,8 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     ``digest`` is that of the project's code when it was last accepted. ``done``:
     the job has ended and its files are written. ``appended`` has the length of
-    each file of ``-o`` before this crawl appended to it.
+    each file of ``-o`` before this crawl appended to it, ``written`` the length
+    after it was written before the end.
     """
 
     job: str
@@ -43,6 +44,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     began_at: float
     done: bool = False
     appended: dict[str, int] = {}
+    written: dict[str, int] = {}
 
 
 How = Literal["new", "go on", "go on with changed code"]

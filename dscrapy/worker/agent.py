@@ -53,13 +53,14 @@ async def serve(
     config: Config,
     *,
     handle_signals: bool = True,
+    drain: trio.Event | None = None,
     task_status: trio.TaskStatus[Endpoint] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Work until drained or stopped; return the exit code.
 
-    The first signal drains, the second stops at once. ``task_status`` gets the
-    worker's own address. Raises ``UserError`` when it cannot start. When cancelled,
-    its crawl processes are killed.
+    The first signal drains, as ``drain`` does when it is set; the second stops at
+    once. ``task_status`` gets the worker's own address. Raises ``UserError`` when it
+    cannot start. When cancelled, its crawl processes are killed.
     """
     listeners = await _listen(config)
     host, port = listeners[0].socket.getsockname()[:2]
@@ -72,6 +73,8 @@ async def serve(
     async with trio.open_nursery() as nursery:
         if handle_signals:
             await nursery.start(worker.watch_signals)
+        if drain is not None:
+            nursery.start_soon(worker.drain_when, drain)
         door = Door(config=config, worker=worker)
         nursery.start_soon(trio.serve_listeners, door.serve, listeners)
         logger.info(
@@ -198,6 +201,11 @@ class Worker:
                 text = "%s: %d crawl processes finish what they started; again kills"
                 logger.info(text, name, count)
                 self.drain()
+
+    async def drain_when(self, asked: trio.Event) -> None:
+        """Drain as soon as this event is set."""
+        await asked.wait()
+        self.drain()
 
     def drain(self) -> None:
         """Take nothing new, finish what has started, then leave.
