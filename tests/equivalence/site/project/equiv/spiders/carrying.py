@@ -169,7 +169,9 @@ class FilesSpider(SiteSpider):
             "equiv.stages.PipelineStage": 1,
             "equiv.pipelines.Files": 100,
             "equiv.pipelines.Tidy": 200,
-        }
+        },
+        # A process that dies may leave half a file; it is fetched again, not trusted.
+        "FILES_EXPIRES": 0,
     }
 
     def __init__(self, **kwargs: Any):
