@@ -112,18 +112,19 @@ class Running:
     def _grant(self, process: Process) -> None:
         number = process.number
         frontier = self.crawl.frontier
-        count = frontier.room(number)
-        if count and frontier.pending_count:
-            self.decision.records.append(
-                r.LeasesWanted(
-                    job=self.job.id, process=number, count=count, at=self.now.wall
-                )
-            )
         idles = not frontier.leased_by(number)
         if idles != (number in self.crawl.idle_since):
             since = self.now.run if idles else None
             self.decision.records.append(
                 r.ProcessIdles(job=self.job.id, process=number, since=since)
+            )
+        count = frontier.room(number)
+        if count and frontier.pending_count:
+            # A lease ends its idleness again.
+            self.decision.records.append(
+                r.LeasesWanted(
+                    job=self.job.id, process=number, count=count, at=self.now.wall
+                )
             )
 
     # ---- who leads --------------------------------------------------------------
