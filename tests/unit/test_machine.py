@@ -1,85 +1,50 @@
-"""Decisions one by one, where the property test would need luck to meet them."""
+"""Lives of jobs, step by step, where the property test would need luck to meet them."""
+
+from typing import Any
 
 import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now, RunClock
-from dscrapy.frontier.decision import Decision, OnTick
+from dscrapy.frontier.decision import OnTick
 from dscrapy.frontier.jobs import Schedule
 from dscrapy.frontier.machine import Machine
-from dscrapy.model import JobSpec, Outcome, Submission, Versions
+from dscrapy.model import FAILURES, JobSpec, Outcome, Submission
+from tests.unit.frontier_values import (
+    CLIENT,
+    ID,
+    ITEM,
+    NOW,
+    OTHER,
+    SPEC,
+    WORKER,
+    answers,
+    ask,
+    change,
+    children,
+    commit,
+    crawling,
+    ended,
+    finish,
+    leases,
+    new_machine,
+    opened,
+    page,
+    register,
+    registration,
+    results,
+    running,
+    started,
+    submit,
+    submit_other,
+    succeed,
+    told,
+    unit,
+)
 
-NOW = Now(run=100.0, wall=1_000_000.0)
-SPEC = JobSpec(project="p", spider="s", retries=1)
-ID = f"{1:016x}"
-
-
-def new_machine() -> Machine:
-    """Return a machine that has begun."""
-    machine = Machine()
-    apply(machine, machine.begin(NOW))
-    return machine
-
-
-def apply(machine: Machine, decision: Decision) -> Decision:
-    """Apply the decision as the committer does; return it with its answers."""
-    for record in decision.records:
-        machine.state.apply(record)
-    machine.complete(decision)
-    return decision
-
-
-def ask(machine: Machine, command: object, session: int = 1) -> Decision:
-    """Decide a command now, and apply that."""
-    return apply(machine, machine.decide(session, command, NOW))  # type: ignore[arg-type]  # what is no command is tried, too
-
-
-def submit(every_s: float | None = None, spec: JobSpec = SPEC) -> m.Submit:
-    """Return the submission of one job or schedule."""
-    one = Submission(id=ID, spec=spec, every_s=every_s)
-    return m.Submit(call=1, part=0, last=True, submissions=(one,))
-
-
-def register(machine: Machine, session: int = 5, name: str = "w") -> None:
-    """Let a worker of one slot come."""
-    versions = Versions(dscrapy="1", scrapy="2", python="3")
-    command = m.Register(
-        name=name,
-        instance="1",
-        host="h",
-        port=1,
-        slots=1,
-        draining=False,
-        versions=versions,
-        held=(),
-    )
-    ask(machine, command, session)
-
-
-def started(machine: Machine) -> m.Start:
-    """Assign; return what the worker was told."""
-    decision = machine.assign(NOW)
-    assert decision is not None
-    apply(machine, decision)
-    (_, start) = decision.sends[0]
-    assert isinstance(start, m.Start)
-    return start
-
-
-def commit(start: m.Start, **fields: object) -> m.Commit:
-    """Return the only part of a run."""
-    whole = m.Commit(
-        job=start.job,
-        process=start.process,
-        request=start.request,
-        part=0,
-        last=True,
-        outcome=Outcome(finish_reason="finished"),
-    )
-    return msgspec.structs.replace(whole, **fields)
+# ---- schedules and clocks ------------------------------------------------------------
 
 
 def test_a_tick_makes_no_second_run_while_one_goes_on() -> None:
@@ -97,10 +62,10 @@ def test_a_cancelled_schedule_makes_no_run_and_its_run_goes_on() -> None:
     machine = new_machine()
     ask(machine, submit(every_s=10.0))
     ask(machine, OnTick())
-    ask(machine, m.ChangeJob(call=2, verb="cancel", job=ID))
+    change(machine, "cancel")
     (run,) = machine.state.jobs
     assert machine.state.jobs[run].status == "ready"
-    ask(machine, m.ChangeJob(call=3, verb="cancel", job=run))
+    change(machine, "cancel", run)
     assert machine.state.jobs[run].state == "cancelled"
     later = Now(run=NOW.run, wall=NOW.wall + 100)
     assert machine.decide(0, OnTick(), later).records == []
@@ -135,85 +100,173 @@ def test_time_not_run_is_left_out_of_the_run_clock() -> None:
     assert ran == pytest.approx([0.0, 0.4, 0.9, 1.9, 1.9, 2.2])
 
 
-def test_a_failure_that_a_retry_may_mend_costs_a_retry() -> None:
-    """start() raised: again, then failed; what it gave the first time is void."""
+# ---- failures ------------------------------------------------------------------------
+
+
+def fail_to_open(machine: Machine, process: int, failure: str) -> None:
+    """Let a process commit that it cannot run, and end."""
+    end = Outcome(failure=failure, text="why", traceback="where")
+    commit(machine, process, unit(1, "closed", end=end))
+    ask(machine, ended(process), WORKER)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("by_worker", [False, True])
+def test_a_job_that_does_not_open_fails_or_costs_a_retry(
+    failure: str, by_worker: bool
+) -> None:
+    """Said by the process or by its worker: where a retry may help it is run again,
+    else it fails at once with reason and traceback."""
     machine = new_machine()
     ask(machine, submit())
-    register(machine)
-    item = (msgspec.Raw(b'{"a":1}'),)
-    outcome = Outcome(failure="start_error", text="boom")
-    first = started(machine)
-    ask(machine, commit(first, items=item, outcome=outcome), 5)
+    start = started(register(machine))
     job = machine.state.jobs[ID]
-    assert (job.status, job.retries_left) == ("ready", 0)
-    assert machine.assign(NOW) is None, "its first process is not gone yet"
-    ask(machine, m.Ended(job=ID, process=first.process, how="exited"), 5)
-    second = started(machine)
-    ask(machine, commit(second, items=item, outcome=outcome), 5)
+    for retries_left in (1, 0):
+        assert (job.status, job.retries_left) == ("running", retries_left)
+        if by_worker:
+            outcome = Outcome(failure=failure, text="why", traceback="where")
+            said = ended(start.process, how="failed", outcome=outcome)
+            ask(machine, said, WORKER)
+        else:
+            fail_to_open(machine, start.process, failure)
+        if not FAILURES[failure]:
+            break
+        start = m.Start(
+            job=ID,
+            process=start.process + 1,
+            role="crawl",
+            spec=SPEC,
+            digest="",
+            hash_seed=0,
+        )
     assert job.status == "failed"
-    assert job.begin().items == 1
+    assert job.retries_left == (0 if FAILURES[failure] else 1)
+    assert (job.begin().reason, job.begin().traceback) == ("why", "where")
+    assert list(machine.state.failed) == [ID]
 
 
-@pytest.mark.parametrize("failure", ["unknown_spider", "unsupported"])
-def test_a_failure_that_no_retry_mends_fails_at_once(failure: str) -> None:
-    """The spider is not there: trying again would only say so again."""
+def test_a_failed_job_waits_for_its_process_before_it_runs_again() -> None:
+    """Two processes of a run would be two runs at once."""
     machine = new_machine()
     ask(machine, submit())
-    register(machine)
-    ask(machine, commit(started(machine), outcome=Outcome(failure=failure)), 5)
-    assert machine.state.jobs[ID].status == "failed"
+    start = started(register(machine, slots=2))
+    end = Outcome(failure="import_error", text="why")
+    decision = commit(machine, start.process, unit(1, "closed", end=end))
+    assert told(decision, m.Done) == [
+        m.Done(job=ID, process=start.process, stats=told(decision, m.Done)[0].stats)
+    ]
+    job = machine.state.jobs[ID]
+    assert (job.status, job.retries_left, job.processes) == ("ready", 0, 1)
+    assert machine.follow_up(NOW) is None
+    assert started(ask(machine, ended(start.process), WORKER)).process == 2
+
+
+def test_a_start_that_raises_fails_the_job_when_all_else_is_done() -> None:
+    """What it gave before is crawled to its end; the retry runs ``start()`` again but
+    for what is committed."""
+    machine, start = running(msgspec.structs.replace(SPEC, retries=1))
+    end = Outcome(failure="start_error", text="boom")
+    first = unit(1, "start", children=children(1))
+    decision = commit(machine, start.process, first, unit(2, "started", end=end))
+    assert told(decision, m.Finish) == []
+    decision = commit(machine, start.process, page(1, items=ITEM))
+    assert told(decision, m.Finish) == [m.Finish(job=ID, process=1, number=1)]
+    again = started(finish(machine, start.process, 2))
+    job = machine.state.jobs[ID]
+    assert (job.status, job.retries_left, job.begin().items) == ("running", 0, 1)
+    decision = ask(machine, opened(again.process), WORKER)
+    (skip,), (lead,) = told(decision, m.Skip), told(decision, m.Lead)
+    assert (skip.digests, skip.part) == (first.digest, 0)
+    assert (lead.start, lead.opened) == (True, True)
+    commit(machine, again.process, unit(1, "started", end=end))
+    finish(machine, again.process, 1)
+    assert (job.status, job.begin().reason, job.begin().items) == ("failed", "boom", 1)
+
+
+def test_a_start_that_ran_through_the_second_time_mends_the_job() -> None:
+    """The failure of the first run is not the second one's."""
+    machine, start = running()
+    end = Outcome(failure="start_error", text="boom")
+    commit(machine, start.process, unit(1, "started", end=end))
+    again = started(finish(machine, start.process, 1))
+    ask(machine, opened(again.process), WORKER)
+    succeed(machine, again)
+    assert machine.state.jobs[ID].status == "succeeded"
 
 
 @pytest.mark.parametrize(
     ("counted", "retries", "state"),
-    [(True, 0, "failed"), (True, 1, "ready"), (False, 0, "ready")],
+    [(True, 0, "failed"), (True, 1, "running"), (False, 0, "running")],
 )
 def test_deaths_of_its_own_doing_fail_a_job_and_kills_from_outside_never(
     counted: bool, retries: int, state: str
 ) -> None:
     """``start_deaths_max`` deaths; a retry starts the count anew."""
     machine = new_machine()
-    spec = msgspec.structs.replace(SPEC, retries=retries)
-    ask(machine, submit(spec=spec))
-    register(machine)
+    ask(machine, submit(spec=msgspec.structs.replace(SPEC, retries=retries)))
+    decision = register(machine)
     for _ in range(machine.start_deaths_max):
-        number = started(machine).process
-        ended = m.Ended(job=ID, process=number, how="exited", counted=counted)
-        ask(machine, ended, 5)
-    assert machine.state.jobs[ID].state == state
+        number = started(decision).process
+        decision = ask(machine, ended(number, counted=counted, text="died"), WORKER)
+    job = machine.state.jobs[ID]
+    assert job.state == state
+    assert job.retries_left == 0
+    assert ("died 3 times" in job.begin().reason) == (state == "failed")
+
+
+def test_a_commit_between_deaths_shows_that_the_job_gets_on() -> None:
+    """Only deaths without one commit between them fail it: its pages may be many."""
+    machine, start = crawling(5, msgspec.structs.replace(SPEC, retries=0))
+    for request in (1, 2, 3, 4):
+        commit(machine, start.process, page(request))
+        for _ in range(machine.start_deaths_max - 1):
+            decision = ask(machine, ended(start.process, counted=True), WORKER)
+            start = started(decision)
+            decision = ask(machine, opened(start.process), WORKER)
+            assert leases(decision)[start.process] == list(range(request + 1, 6))
+    assert machine.state.jobs[ID].status == "running"
+
+
+def test_a_death_after_the_last_commit_is_none() -> None:
+    """The process had said its last: whatever kills it then, all is there."""
+    machine, start = running(msgspec.structs.replace(SPEC, retries=0))
+    commit(machine, start.process, unit(1, "started"))
+    decision = commit(machine, start.process, unit(2, "closed"))
+    assert told(decision, m.Done)[0].stats is not None
+    outcome = Outcome(failure="unknown_spider")
+    for how in ("exited", "failed"):
+        said = ended(start.process, how=how, counted=True, outcome=outcome)
+        decision = ask(machine, said, WORKER)
+        assert told(decision, m.EndedSeen) == [m.EndedSeen(process=start.process)]
+    job = machine.state.jobs[ID]
+    assert (job.status, job.begin().deaths) == ("succeeded", 0)
+
+
+# ---- code, seeds, workers that cannot ------------------------------------------------
 
 
 def test_a_worker_with_other_code_gets_nothing_more_of_that_job() -> None:
     """The job waits for another worker, and says why."""
     machine = new_machine()
     ask(machine, submit())
-    register(machine)
-    start = started(machine)
-    ended = m.Ended(job=ID, process=start.process, how="other_code", text="differs")
-    ask(machine, ended, 5)
-    assert machine.assign(NOW) is None
-    (_, shown) = ask(machine, m.ShowJob(call=1, job=ID)).sends[-1]
-    assert isinstance(shown, m.Shown)
-    assert shown.job is not None
+    start = started(register(machine))
+    said = ended(start.process, how="other_code", text="differs")
+    assert told(ask(machine, said, WORKER), m.Start) == []
+    (shown,) = answers(ask(machine, m.ShowJob(call=1, job=ID)), CLIENT)
     assert "differs" in shown.job.reason
-    register(machine, session=6, name="other")
-    assert started(machine).process == start.process + 1
+    assert started(register(machine, 6, "v")).process == start.process + 1
 
 
 def test_all_processes_of_a_job_have_one_hash_seed_and_jobs_differ() -> None:
     """``start()`` that iterates a set gives the same order each time it runs."""
     machine = new_machine()
     ask(machine, submit())
-    other = Submission(id="f" * 16, spec=SPEC)
-    ask(machine, m.Submit(call=1, part=0, last=True, submissions=(other,)))
-    register(machine)
-    first = started(machine)
-    ended = m.Ended(job=ID, process=first.process, how="exited")
-    ask(machine, ended, 5)
-    again = started(machine)
-    register(machine, session=6, name="v")
-    assert (first.job, again.job) == (ID, ID)
-    assert first.hash_seed == again.hash_seed != started(machine).hash_seed
+    ask(machine, submit_other())
+    first = started(register(machine))
+    again = started(ask(machine, ended(first.process), WORKER))
+    other = started(register(machine, 6, "v"))
+    assert (first.job, again.job, other.job) == (ID, ID, OTHER)
+    assert first.hash_seed == again.hash_seed != other.hash_seed
     assert 0 <= first.hash_seed < 2**32
 
 
@@ -221,16 +274,14 @@ def test_retry_lets_mended_code_run() -> None:
     """Whoever retries a job may have changed its code: any copy may begin it."""
     machine = new_machine()
     ask(machine, submit())
-    register(machine)
-    start = started(machine)
-    seen = m.Started(job=ID, process=start.process, digest="d1")
-    ask(machine, seen, 5)
-    failure = Outcome(failure="unknown_spider")
-    ask(machine, commit(start, outcome=failure), 5)
-    ask(machine, m.Ended(job=ID, process=start.process, how="exited"), 5)
+    start = started(register(machine))
+    ask(machine, m.Started(job=ID, process=start.process, digest="d1"), WORKER)
+    fail_to_open(machine, start.process, "unknown_spider")
     machine.state.workers["w"].differs.add(ID)
-    ask(machine, m.ChangeJob(call=1, verb="retry", job=ID))
-    assert started(machine).digest == ""
+    assert started(change(machine, "retry")).digest == ""
+
+
+# ---- a job's life, changed by people -------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -241,6 +292,7 @@ def test_retry_lets_mended_code_run() -> None:
         (["resume"], "not paused"),
         (["retry"], "not ended"),
         (["cancel", "pause"], "already cancelled"),
+        (["cancel", "parallelism"], "already cancelled"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(verbs: list[str], text: str) -> None:
@@ -248,44 +300,79 @@ def test_what_cannot_be_is_refused_in_one_line(verbs: list[str], text: str) -> N
     machine = new_machine()
     ask(machine, submit())
     for verb in verbs:
-        command = m.ChangeJob(call=1, verb=verb, job=ID)  # type: ignore[arg-type]  # from a table
-        (_, answer) = ask(machine, command).sends[-1]
+        (answer,) = answers(change(machine, verb), CLIENT)
     assert isinstance(answer, m.Refused)
     assert text in answer.text
     assert "\n" not in answer.text
 
 
-def test_cancelling_a_running_job_twice_tells_that_it_is_under_way() -> None:
-    """The process is told once; its end is the job's end."""
-    machine = new_machine()
-    ask(machine, submit())
-    register(machine)
-    start = started(machine)
-    cancel = m.ChangeJob(call=1, verb="cancel", job=ID)
-    assert m.Stop(job=ID, process=1, reason="cancelled") in [
-        message for _, message in ask(machine, cancel).sends
-    ]
-    (_, again) = ask(machine, cancel).sends[-1]
-    assert isinstance(again, m.Refused)
+def test_cancelling_a_running_job_tells_its_process_once() -> None:
+    """What is committed on the way counts; its end is the job's end."""
+    machine, start = crawling(2)
+    stop = m.Stop(job=ID, process=start.process, reason="cancelled")
+    assert answers(change(machine, "cancel"), WORKER) == [stop]
+    (again,) = answers(change(machine, "cancel"), CLIENT)
     assert "already being cancelled" in again.text
-    ask(machine, commit(start), 5)
-    assert machine.state.jobs[ID].status == "cancelled"
-
-
-def test_retry_never_undoes_what_was_committed() -> None:
-    """Items stay unless ``--fresh`` says otherwise."""
-    machine = new_machine()
-    ask(machine, submit())
-    register(machine)
-    ask(machine, commit(started(machine), items=(msgspec.Raw(b"{}"),)), 5)
-    retry = m.ChangeJob(call=1, verb="retry", job=ID)
-    (_, refused) = ask(machine, retry).sends[-1]
-    assert isinstance(refused, m.Refused)
-    assert "--fresh" in refused.text
-    fresh = m.ChangeJob(call=1, verb="retry", job=ID, fresh=True)
-    ask(machine, fresh)
+    assert results(commit(machine, start.process, page(1, items=ITEM))) == ["published"]
+    closed = unit(3, "closed", end=Outcome(finish_reason="cancelled"))
+    (done,) = told(commit(machine, start.process, closed), m.Done)
+    assert b'"cancelled"' in bytes(done.stats["last"]["finish_reason"])
     job = machine.state.jobs[ID]
-    assert (job.status, job.begin().items, job.begin().request) == ("ready", 0, 2)
+    assert (job.status, job.begin().items) == ("cancelled", 1)
+    ask(machine, ended(start.process), WORKER)
+    # It goes on where it was when it is retried.
+    again = started(change(machine, "retry"))
+    decision = ask(machine, opened(again.process), WORKER)
+    assert leases(decision) == {again.process: [2]}
+
+
+def test_retry_never_undoes_what_was_committed_and_fresh_numbers_anew() -> None:
+    """Items stay unless ``--fresh`` says otherwise; no request number is used twice,
+    so what an old process commits late is settled."""
+    machine, start = crawling(3)
+    commit(machine, start.process, *map(page, (1, 2, 3)))
+    finish(machine, start.process, 2)
+    job = machine.state.jobs[ID]
+    assert job.status == "succeeded"
+    (refused,) = answers(change(machine, "retry"), CLIENT)
+    assert "--fresh" in refused.text
+    again = started(change(machine, "retry", fresh=True))
+    assert (job.begin().items, job.begin().processes_count) == (0, 2)
+    lead = told(ask(machine, opened(again.process), WORKER), m.Lead)
+    assert lead == [m.Lead(job=ID, process=again.process, start=True, opened=True)]
+    decision = commit(machine, again.process, unit(1, "start", children=children(1, 2)))
+    assert leases(decision) == {again.process: [4, 5]}
+    assert results(commit(machine, start.process, page(2))) == ["settled"]
+    assert results(commit(machine, again.process, page(4))) == ["published"]
+
+
+def test_a_fresh_run_waits_for_the_process_of_the_old_one() -> None:
+    """It has committed its last and may take its time to end; nothing that is asked
+    meanwhile trips over it."""
+    machine, start = running()
+    commit(machine, start.process, unit(1, "started"))
+    commit(machine, start.process, unit(2, "closed"))
+    assert machine.state.jobs[ID].status == "succeeded"
+    assert machine.next_deadline_s(NOW) > 0
+    assert told(change(machine, "retry", fresh=True), m.Start) == []
+    assert machine.next_deadline_s(NOW) > 0
+    for verb in ("pause", "resume"):
+        assert isinstance(answers(change(machine, verb), CLIENT)[0], m.Shown)
+    held = m.Held(
+        job=ID, process=start.process, opened=opened(start.process), leads=True
+    )
+    ask(machine, registration(held=(held,)), 6)
+    outcome = Outcome(failure="unknown_spider")
+    said = ended(start.process, how="failed", outcome=outcome)
+    assert results(commit(machine, start.process, unit(3, "late"), session=6)) == [
+        "settled"
+    ]
+    decision = ask(machine, said, 6)
+    assert told(decision, m.EndedSeen)
+    assert started(decision).process == start.process + 1
+
+
+# ---- submissions ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -306,7 +393,7 @@ def test_a_bad_submission_is_refused_whole(submission: Submission) -> None:
     machine = new_machine()
     good = Submission(id="f" * 16, spec=SPEC)
     both = m.Submit(call=1, part=0, last=True, submissions=(good, submission))
-    (_, answer) = ask(machine, both).sends[-1]
+    (answer,) = answers(ask(machine, both), CLIENT)
     assert isinstance(answer, m.Refused)
     assert not machine.state.jobs
 
@@ -315,50 +402,23 @@ def test_an_id_of_another_job_is_refused() -> None:
     """The same id with the same content is the same job; with other content none."""
     machine = new_machine()
     ask(machine, submit())
-    assert isinstance(ask(machine, submit()).sends[-1][1], m.Accepted)
+
+    def answer(call: m.Submit) -> Any:
+        return answers(ask(machine, call), CLIENT)[0]
+
+    assert isinstance(answer(submit()), m.Accepted)
     other = submit(spec=msgspec.structs.replace(SPEC, spider="other"))
-    assert isinstance(ask(machine, other).sends[-1][1], m.Refused)
-    assert isinstance(ask(machine, submit(every_s=5.0)).sends[-1][1], m.Refused)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"outcome": None},
-        {"tagged": (msgspec.Raw(b"null"),)},
-    ],
-)
-def test_a_malformed_commit_ends_the_session(fields: dict[str, object]) -> None:
-    """The last part has an outcome; tagged forms are one for each item, or none."""
-    machine = new_machine()
-    ask(machine, submit())
-    register(machine)
-    start = started(machine)
-    with pytest.raises(RemoteProtocolError):
-        ask(machine, commit(start, **fields), 5)
-
-
-def test_a_commit_for_another_jobs_process_ends_the_session() -> None:
-    """A worker cannot commit what it was not granted."""
-    machine = new_machine()
-    ask(machine, submit())
-    register(machine)
-    start = started(machine)
-    other = Submission(id="e" * 16, spec=SPEC)
-    ask(machine, m.Submit(call=1, part=0, last=True, submissions=(other,)))
-    register(machine, session=6, name="v")
-    started(machine)
-    with pytest.raises(RemoteProtocolError):
-        ask(machine, commit(start, job="e" * 16), 6)
+    assert isinstance(answer(other), m.Refused)
+    assert isinstance(answer(submit(every_s=5.0)), m.Refused)
 
 
 def test_records_survive_the_journals_encoding() -> None:
     """A group read back is the group that was written."""
-    machine = new_machine()
+    machine, start = running()
     facts: list[r.Record] = []
     for decision in (
-        ask(machine, submit()),
-        ask(machine, m.ChangeJob(call=1, verb="pause", job=ID)),
+        commit(machine, start.process, unit(1, "start", children=children(1, 2))),
+        change(machine, "pause"),
     ):
         facts += [one for one in decision.records if isinstance(one, r.Record)]
     assert r.decode_group(r.encode_group(facts)) == tuple(facts)

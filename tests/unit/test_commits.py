@@ -1,0 +1,402 @@
+"""Commits: the first of a request wins, parts and units count once, whoever says it."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.frontier import records as r
+from dscrapy.frontier.decision import OnTick
+from dscrapy.model import Outcome, Stats
+from tests.unit.frontier_values import (
+    FINISHED,
+    ID,
+    ITEM,
+    SPEC,
+    WORKER,
+    ask,
+    carry_out,
+    children,
+    commit,
+    commits,
+    crawling,
+    ended,
+    later,
+    leases,
+    new_machine,
+    opened,
+    page,
+    register,
+    registration,
+    results,
+    running,
+    started,
+    submit,
+    submit_other,
+    told,
+    unit,
+)
+
+# ---- the first commit wins -----------------------------------------------------------
+
+
+def test_the_first_commit_of_a_request_wins() -> None:
+    """A re-offered one is settled, whatever it holds, in one message or in two."""
+    machine, start = crawling(2)
+    other = page(1, items=(*ITEM, *ITEM))
+    decision = commit(machine, start.process, page(1, items=ITEM), other)
+    assert results(decision) == ["published", "settled"]
+    assert results(commit(machine, start.process, other)) == ["settled"]
+    assert machine.state.jobs[ID].begin().items == 1
+
+
+def test_answers_name_what_they_answer() -> None:
+    """For each part in order: request, unit and part."""
+    machine, start = crawling(1)
+    decision = commit(
+        machine, start.process, page(1, last=False), unit(3, part=1), page(7)
+    )
+    assert told(decision, m.CommitsSeen) == [
+        m.CommitsSeen(
+            job=ID,
+            process=start.process,
+            seen=(
+                m.Seen(1, 0, 0, "stored"),
+                m.Seen(0, 3, 1, "settled"),
+                m.Seen(7, 0, 0, "settled"),
+            ),
+        )
+    ]
+
+
+def test_a_commit_of_a_process_that_was_given_up_may_be_the_first() -> None:
+    """The request is leased elsewhere by then; that process's commit comes second."""
+    machine, first = crawling(1)
+    carry_out(machine, machine.decide(0, OnTick(), later(100.0)))
+    second = started(register(machine, 6, "v"))
+    decision = ask(machine, opened(second.process), 6)
+    assert leases(decision) == {second.process: [1]}
+    ask(machine, registration(), 7)
+    decision = commit(machine, first.process, page(1, items=ITEM), session=7)
+    assert results(decision) == ["published"]
+    assert told(decision, m.Finish, second.process)
+    assert results(commit(machine, second.process, page(1), session=6)) == ["settled"]
+    assert machine.state.jobs[ID].begin().items == 1
+
+
+def test_units_of_a_process_that_was_given_up_are_settled() -> None:
+    """Nobody could tell any more whether they are there already."""
+    machine, first = running()
+    carry_out(machine, machine.decide(0, OnTick(), later(100.0)))
+    ask(machine, registration(), 7)
+    for kind in ("late", "start", "closed"):
+        said = commit(machine, first.process, unit(1, kind), session=7)
+        assert results(said) == ["settled"]
+
+
+@pytest.mark.parametrize("state", ["unknown", "ready", "cancelled"])
+def test_a_commit_for_a_job_that_does_not_run_is_settled(state: str) -> None:
+    """Unknown here, or waiting: a master whose state was put back may be asked so."""
+    machine = new_machine()
+    if state != "unknown":
+        ask(machine, submit())
+    if state == "cancelled":
+        ask(machine, m.ChangeJob(call=1, verb="cancel", job=ID))
+    ask(machine, registration(slots=1), WORKER) if state != "ready" else None
+    session = WORKER if state != "ready" else 8
+    if state == "ready":
+        drained = msgspec.structs.replace(registration(), draining=True)
+        ask(machine, drained, session)
+    decision = commit(machine, 4, page(1), unit(1), session=session)
+    assert results(decision) == ["settled", "settled"]
+    assert not machine.state.crawls
+
+
+# ---- parts ---------------------------------------------------------------------------
+
+
+def part(number: int, last: bool = False, **fields: Any) -> m.Commit:
+    """Return one of several parts of request 1."""
+    return page(1, part=number, last=last, items=ITEM, **fields)
+
+
+def test_parts_count_once_in_order_and_all_at_once() -> None:
+    """A part said again is answered again, a later one alone is worth nothing; the last
+    one publishes all, then every part is settled."""
+    machine, start = crawling(1)
+
+    def result(said: m.Commit) -> str:
+        (one,) = results(commit(machine, start.process, said))
+        return one
+
+    assert result(part(1)) == "settled"
+    assert result(part(0, children=children(7, 8))) == "stored"
+    assert result(part(0, children=children(7, 8))) == "stored"
+    assert result(part(2, last=True)) == "settled"
+    assert result(part(1)) == "stored"
+    course, crawl = machine.state.jobs[ID].begin(), machine.state.crawls[ID]
+    assert (course.items, crawl.frontier.pending_count) == (0, 0)
+    assert crawl.frontier.seen_of(children(7).fingerprints) == (False,)
+    decision = commit(machine, start.process, part(2, last=True))
+    assert results(decision) == ["published"]
+    assert leases(decision) == {start.process: [2, 3]}
+    assert course.items == 3
+    for said in (part(0), part(1), part(2, last=True), part(3, last=True)):
+        assert result(said) == "settled"
+    assert course.items == 3
+
+
+def test_parts_in_one_message_count_on_each_other() -> None:
+    """Each part of a message knows those before it, though none is applied yet."""
+    machine, start = crawling(1)
+    decision = commit(
+        machine, start.process, part(0), part(1), part(1), part(3), part(2, last=True)
+    )
+    assert results(decision) == ["stored", "stored", "stored", "settled", "published"]
+    assert machine.state.jobs[ID].begin().items == 3
+
+
+def test_parts_of_a_process_that_was_given_up_are_void() -> None:
+    """The rest of them is settled, so that its sender drops it; the request is done
+    elsewhere, and nothing of the stored parts shows."""
+    machine, first = crawling(1)
+    commit(machine, first.process, part(0, children=children(7)))
+    carry_out(machine, machine.decide(0, OnTick(), later(100.0)))
+    ask(machine, registration(), 7)
+    for said in (part(0), part(1), part(1, last=True)):
+        assert results(commit(machine, first.process, said, session=7)) == ["settled"]
+    crawl = machine.state.crawls[ID]
+    assert crawl.stored == {}
+    assert crawl.frontier.is_open(1)
+    whole = part(0, last=True)
+    assert results(commit(machine, first.process, whole, session=7)) == ["published"]
+    assert machine.state.jobs[ID].begin().items == 1
+
+
+def test_stored_parts_give_way_to_another_processes_commit() -> None:
+    """First come: half a commit keeps nobody from being first."""
+    machine, first = crawling(1, msgspec.structs.replace(SPEC, parallelism=2), slots=2)
+    commit(machine, first.process, part(0))
+    # A zombie's whole commit of the same request.
+    ask(machine, registration("v"), 7)
+    decision = commit(machine, 99, page(1), session=7)
+    assert results(decision) == ["published"]
+    assert results(commit(machine, first.process, part(1, last=True))) == ["settled"]
+    assert machine.state.jobs[ID].begin().items == 0
+
+
+# ---- children and counts -------------------------------------------------------------
+
+
+def test_children_are_new_once_whoever_names_them() -> None:
+    """Within a commit, within a message and over commits; ``dont_filter`` always."""
+    machine, start = crawling(2)
+    twice = children(7, 7)
+    free = children(7, 7, flags=m.DONT_FILTER)
+    decision = commit(
+        machine,
+        start.process,
+        page(1, children=twice, seen=children(9).fingerprints),
+        page(2, children=children(7, 9)),
+        unit(3, children=free),
+    )
+    assert leases(decision) == {start.process: [3, 4, 5]}
+    totals = machine.state.crawls[ID].totals
+    assert totals.count("dupefilter/filtered") == 3
+    assert totals.count("scheduler/enqueued") == 5
+    assert totals.count("scheduler/dequeued") == 2
+
+
+def test_bodies_of_seen_children_are_not_written() -> None:
+    """What is filtered for certain costs no room in the journal."""
+    machine, start = crawling(2)
+    commit(machine, start.process, page(1, children=children(7)))
+    decision = commit(machine, start.process, page(2, children=children(7, 8)))
+    (fact,) = (one for one in decision.records if isinstance(one, r.Published))
+    assert (fact.children, fact.filtered) == (children(8), 1)
+
+
+def test_offers_are_answered_by_what_is_seen() -> None:
+    """In the order of the fingerprints, with the offer's number."""
+    machine, start = crawling(1)
+    offer = m.Offer(
+        job=ID,
+        process=start.process,
+        number=3,
+        fingerprints=children(1, 2).fingerprints,
+    )
+    assert told(ask(machine, offer, WORKER), m.Offered) == [
+        m.Offered(job=ID, process=start.process, number=3, seen=(True, False))
+    ]
+    short = msgspec.structs.replace(offer, fingerprints=b"x")
+    with pytest.raises(RemoteProtocolError, match="cut short"):
+        ask(machine, short, WORKER)
+
+
+def test_stats_count_with_their_commit_and_once() -> None:
+    """What a commit adds is there when the commit is, and not when it is settled."""
+    machine, start = crawling(1)
+    stats: Stats = {"sum": {"response_received_count": msgspec.Raw(b"1")}}
+    for _ in range(2):
+        commit(machine, start.process, page(1, stats=stats))
+    assert machine.state.jobs[ID].begin().pages == 1
+
+
+# ---- units ---------------------------------------------------------------------------
+
+
+def test_units_count_once_though_one_in_parts_is_overtaken() -> None:
+    """Unit 3 travels in parts while 4 and 5 come whole; each has effect once."""
+    machine, start = crawling(0)
+    process = start.process
+
+    def result(said: m.Commit) -> str:
+        (one,) = results(commit(machine, process, said))
+        return one
+
+    assert result(unit(3, last=False, items=ITEM)) == "stored"
+    assert result(unit(5, items=ITEM)) == "published"
+    assert result(unit(4, items=ITEM)) == "published"
+    assert [result(unit(number)) for number in (1, 2, 4, 5)] == ["settled"] * 4
+    assert result(unit(3, part=1, items=ITEM)) == "published"
+    assert result(unit(3, items=ITEM)) == "settled"
+    known = machine.state.processes[process]
+    assert (known.units, known.units_beyond) == (5, [])
+    assert machine.state.jobs[ID].begin().items == 4
+
+
+def test_only_the_leader_starts_opens_and_idles() -> None:
+    """Others may commit what came late, and their end."""
+    machine, first = running(msgspec.structs.replace(SPEC, parallelism=2), slots=2)
+    given = [
+        unit(number, "start", children=children(number, host=f"h{number}"))
+        for number in range(1, 60)
+    ]
+    second = started(commit(machine, first.process, *given))
+    ask(machine, opened(second.process), WORKER)
+    for said, result in (
+        (unit(1, "start"), "settled"),
+        (unit(1, "started"), "settled"),
+        (unit(1, "opened"), "settled"),
+        (unit(1, "idle", finish=1), "settled"),
+        (unit(1, "late"), "published"),
+        (unit(2, "closed"), "published"),
+        (unit(3, "late"), "settled"),
+    ):
+        decision = commit(machine, second.process, said)
+        assert results(decision) == [result], said.kind
+    course = machine.state.jobs[ID].begin()
+    assert (course.start_done, course.opened, course.finish) == (False, False, 0)
+
+
+def test_start_is_exhausted_once_and_opened_comes_once() -> None:
+    """Also in one message; what comes after it is settled."""
+    machine, start = running()
+    decision = commit(
+        machine,
+        start.process,
+        unit(1, "opened", children=children(1)),
+        unit(2, "opened", children=children(2)),
+    )
+    assert results(decision) == ["published", "settled"]
+    commit(machine, start.process, unit(3, "start"), unit(4, "started"))
+    decision = commit(
+        machine, start.process, unit(5, "start"), unit(6, "started"), unit(7, "opened")
+    )
+    assert results(decision) == ["settled"] * 3
+
+
+def test_idle_units_are_numbered() -> None:
+    """Each answers the latest ``Finish``; an old one, or one too many, is settled."""
+    machine, start = crawling(0)
+    said = [unit(3, "idle", finish=2), unit(3, "idle", finish=1)]
+    decision = commit(machine, start.process, *said, unit(4, "idle", finish=1))
+    assert results(decision) == ["settled", "published", "settled"]
+    assert told(decision, m.Finish) == [m.Finish(job=ID, process=1, number=2)]
+    decision = commit(
+        machine, start.process, unit(5, "idle", finish=2, children=children(9))
+    )
+    assert results(decision) == ["published"]
+    assert told(decision, m.Finish) == []
+    decision = commit(machine, start.process, page(1))
+    assert told(decision, m.Finish) == [m.Finish(job=ID, process=1, number=3)]
+
+
+def test_a_process_commits_its_last_once() -> None:
+    """What it says after that is settled, and it is told that it may end, once."""
+    machine, start = running()
+    closed = unit(1, "closed", end=Outcome(finish_reason="dscrapy_process_idles"))
+    decision = commit(machine, start.process, closed)
+    assert told(decision, m.Done) == [m.Done(job=ID, process=1, stats=None)]
+    decision = commit(machine, start.process, closed, unit(2))
+    assert results(decision) == ["settled", "settled"]
+    assert told(decision, m.Done) == []
+    decision = ask(machine, ended(start.process), WORKER)
+    assert started(decision).process == start.process + 1
+
+
+# ---- what contradicts itself ---------------------------------------------------------
+
+NAMED = children(1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        page(1, tagged=(msgspec.Raw(b"null"),)),
+        m.Commit(),
+        m.Commit(request=1, unit=1),
+        m.Commit(request=-1),
+        m.Commit(request=-1, unit=1, kind="late"),
+        m.Commit(request=1, unit=-1),
+        page(1, part=-1),
+        page(1, kind="late"),
+        m.Commit(unit=1, kind="page"),
+        m.Commit(unit=1, kind="closed"),
+        m.Commit(unit=1, kind="start", digest=b"1234567"),
+        page(1, children=msgspec.structs.replace(NAMED, fingerprints=b"x")),
+        page(1, children=msgspec.structs.replace(NAMED, host_of=())),
+        page(1, children=msgspec.structs.replace(NAMED, host_of=(1,))),
+        page(1, children=msgspec.structs.replace(NAMED, host_of=(-1,))),
+        page(1, children=msgspec.structs.replace(NAMED, hosts=())),
+        page(1, children=msgspec.structs.replace(NAMED, priorities=(1, 2))),
+        page(1, children=msgspec.structs.replace(NAMED, flags=())),
+        page(1, children=msgspec.structs.replace(NAMED, bodies=())),
+        page(1, seen=b"x" * 21),
+    ],
+)
+def test_a_malformed_commit_ends_the_session(said: m.Commit) -> None:
+    """Also beside a sound one, of which nothing then has effect."""
+    machine, start = crawling(1)
+    with pytest.raises(RemoteProtocolError, match="bad_commit"):
+        commit(machine, start.process, page(1), said)
+    assert machine.state.crawls[ID].frontier.is_open(1)
+
+
+def test_a_commit_for_anothers_process_ends_the_session() -> None:
+    """Another worker's, or one of its own under another job's name."""
+    machine, start = crawling(1)
+    ask(machine, submit_other())
+    register(machine, 6, "v")
+    with pytest.raises(RemoteProtocolError, match="another's"):
+        commit(machine, start.process, page(1), session=6)
+    other = started_for(machine, "v")
+    with pytest.raises(RemoteProtocolError, match="another's"):
+        ask(machine, commits(other, page(1)), 6)
+
+
+def started_for(machine: Any, worker: str) -> int:
+    """Return the number of the worker's one process."""
+    (number,) = machine.state.workers[worker].processes
+    assert isinstance(number, int)
+    return number
+
+
+def test_an_end_of_a_part_that_is_not_the_last_ends_nothing() -> None:
+    """Before the last part nothing has effect."""
+    machine, start = running()
+    said = unit(1, "closed", last=False, end=FINISHED)
+    assert results(commit(machine, start.process, said)) == ["stored"]
+    assert not machine.state.processes[start.process].closed

@@ -1,0 +1,583 @@
+"""What a running job needs next: who leads, how far ``start()`` goes, when it ends."""
+
+import msgspec
+import pytest
+
+from dscrapy import messages as m
+from dscrapy.frontier import records as r
+from dscrapy.frontier.decision import OnClosed, OnTick
+from dscrapy.frontier.machine import Machine
+from dscrapy.frontier.running import (
+    PROCESS_IDLE_S,
+    SKIP_DIGESTS,
+    START_AHEAD,
+    START_PENDING_MAX,
+)
+from dscrapy.messages import DIGEST_BYTES
+from dscrapy.model import (
+    JOB_PAUSES,
+    PROCESS_IDLES,
+    SLOT_NEEDED,
+    WORKER_DRAINS,
+    CloseLimits,
+    Outcome,
+    Stats,
+)
+from tests.unit.frontier_values import (
+    CLIENT,
+    ID,
+    ITEM,
+    NOW,
+    SPEC,
+    WORKER,
+    answers,
+    ask,
+    change,
+    children,
+    commit,
+    commits,
+    crawling,
+    ended,
+    finish,
+    later,
+    leases,
+    new_machine,
+    opened,
+    page,
+    register,
+    registration,
+    results,
+    running,
+    started,
+    submit,
+    succeed,
+    told,
+    unit,
+    wide,
+)
+
+
+def closing(machine: Machine, process: int, reason: str) -> list[m.Stop]:
+    """Let a process close its spider; return who is stopped for that."""
+    said = m.Closing(job=ID, process=process, reason=reason)
+    return told(ask(machine, said, WORKER), m.Stop)
+
+
+# ---- leading -------------------------------------------------------------------------
+
+
+def test_the_first_open_process_leads_alone() -> None:
+    """It is told what is wanted of it and how far it may go."""
+    machine = new_machine()
+    ask(machine, submit())
+    start = started(register(machine))
+    decision = ask(machine, opened(start.process), WORKER)
+    assert answers(decision, WORKER) == [
+        m.Skip(job=ID, process=1, part=0, digests=b""),
+        m.Lead(job=ID, process=1, start=True, opened=True),
+        m.StartMay(job=ID, process=1, upto=START_AHEAD),
+    ]
+    # Saying it again changes nothing.
+    assert answers(ask(machine, opened(start.process), WORKER), WORKER) == []
+    wide_machine, _, second = wide()
+    assert wide_machine.state.crawls[ID].leader == 1
+    again = ask(wide_machine, opened(second.process), WORKER)
+    assert told(again, m.Lead) == []
+
+
+def test_a_dead_leaders_successor_skips_what_is_committed() -> None:
+    """Each digest as often as it is committed; ``opened`` is not asked for again."""
+    machine, first = running()
+    digests = [b"A" * 8, b"B" * 8, b"A" * 8]
+    given = [unit(n, "start", digest=one) for n, one in enumerate(digests, 1)]
+    commit(machine, first.process, *given, unit(4, "opened"))
+    second = started(ask(machine, ended(first.process), WORKER))
+    decision = ask(machine, opened(second.process), WORKER)
+    skip, lead, may = answers(decision, WORKER)
+    assert sorted(skip.digests[at : at + 8] for at in (0, 8, 16)) == sorted(digests)
+    assert lead == m.Lead(job=ID, process=second.process, start=True, opened=False)
+    assert may.upto == START_AHEAD
+    # What it commits itself counts for its own successor, too.
+    commit(machine, second.process, unit(1, "start", digest=b"C" * 8))
+    third = started(ask(machine, ended(second.process), WORKER))
+    (skip,) = told(ask(machine, opened(third.process), WORKER), m.Skip)
+    assert len(skip.digests) == 4 * DIGEST_BYTES
+
+
+def test_an_exhausted_start_is_not_run_again() -> None:
+    """The successor is told so, and to finish when nothing is left."""
+    machine, first = crawling(0)
+    second = started(ask(machine, ended(first.process), WORKER))
+    assert answers(ask(machine, opened(second.process), WORKER), WORKER) == [
+        m.Lead(job=ID, process=second.process, start=False, opened=True),
+        m.Finish(job=ID, process=second.process, number=1),
+    ]
+
+
+def test_many_digests_travel_in_parts() -> None:
+    """Numbered from 0, together the whole multiset."""
+    machine, first = running()
+    machine.state.crawls[ID].skip.update(
+        number.to_bytes(DIGEST_BYTES, "big") for number in range(SKIP_DIGESTS + 1)
+    )
+    second = started(ask(machine, ended(first.process), WORKER))
+    decision = ask(machine, opened(second.process), WORKER)
+    skips = told(decision, m.Skip)
+    assert [one.part for one in skips] == [0, 1]
+    assert [len(one.digests) // DIGEST_BYTES for one in skips] == [SKIP_DIGESTS, 1]
+    assert answers(decision, WORKER).index(skips[1]) < answers(decision, WORKER).index(
+        told(decision, m.Lead)[0]
+    )
+
+
+def test_start_is_let_on_in_steps_and_by_what_it_committed() -> None:
+    """``StartMay`` is absolute: so many units of this process in all."""
+    machine, start = running()
+    half = START_AHEAD // 2
+    given = [unit(number, "start") for number in range(1, START_AHEAD + 1)]
+    assert told(commit(machine, start.process, *given[: half - 1]), m.StartMay) == []
+    decision = commit(machine, start.process, given[half - 1])
+    may = m.StartMay(job=ID, process=start.process, upto=half + START_AHEAD)
+    assert told(decision, m.StartMay) == [may]
+    decision = commit(machine, start.process, *given[half:])
+    assert [one.upto for one in told(decision, m.StartMay)] == [2 * START_AHEAD]
+
+
+def test_start_waits_while_too_much_is_pending() -> None:
+    """Whatever ``start()`` gives, the frontier stays of that size; what is done lets it
+    go on."""
+    machine, start = running(window=1)
+    count = START_PENDING_MAX + START_AHEAD
+    given = [unit(1, "start", children=children(*range(count)))]
+    given += [unit(number, "start") for number in range(2, START_AHEAD + 1)]
+    assert told(commit(machine, start.process, *given), m.StartMay) == []
+    decision = commit(machine, start.process, *map(page, range(1, START_AHEAD)))
+    assert told(decision, m.StartMay) == []
+    decision = commit(machine, start.process, page(START_AHEAD))
+    assert [one.upto for one in told(decision, m.StartMay)] == []
+    decision = commit(machine, start.process, page(START_AHEAD + 1))
+    assert [one.upto for one in told(decision, m.StartMay)] == [2 * START_AHEAD]
+
+
+# ---- the end -------------------------------------------------------------------------
+
+
+def test_finish_comes_when_nothing_is_left_and_again_after_idle() -> None:
+    """Not while something is pending or leased or ``start()`` goes on; each answer of
+    the idle handlers revokes it, also an empty one."""
+    machine, start = running()
+    process = start.process
+    decision = commit(machine, process, unit(1, "start", children=children(1)))
+    assert told(decision, m.Finish) == []
+    assert told(commit(machine, process, page(1)), m.Finish) == []
+    decision = commit(machine, process, unit(2, "started"))
+    assert told(decision, m.Finish) == [m.Finish(job=ID, process=process, number=1)]
+    idle = unit(3, "idle", finish=1, children=children(2))
+    decision = commit(machine, process, idle)
+    assert (told(decision, m.Finish), leases(decision)) == ([], {process: [2]})
+    decision = commit(machine, process, page(2))
+    assert told(decision, m.Finish) == [m.Finish(job=ID, process=process, number=2)]
+    decision = commit(machine, process, unit(4, "idle", finish=2))
+    assert told(decision, m.Finish) == [m.Finish(job=ID, process=process, number=3)]
+
+
+def test_a_job_ends_with_its_leader_and_the_others_are_stopped() -> None:
+    """The last process of the crawl gets the stats of them all."""
+    machine, first, second = wide()
+    stats: Stats = {"sum": {"n": msgspec.Raw(b"1")}}
+    for _ in range(4):
+        for number in (first.process, second.process):
+            held = machine.state.crawls[ID].frontier
+            every = [one for one in range(1, 5) if held.is_open(one)]
+            commit(machine, number, *(page(one, stats=stats) for one in every[:1]))
+    assert closing(machine, first.process, "finished") == [
+        m.Stop(job=ID, process=second.process, reason="finished")
+    ]
+    decision = commit(machine, first.process, unit(6, "closed"))
+    assert told(decision, m.Done) == [m.Done(job=ID, process=1, stats=None)]
+    assert machine.state.jobs[ID].status == "running"
+    decision = commit(machine, second.process, unit(1, "closed"))
+    (done,) = told(decision, m.Done)
+    assert bytes(done.stats["sum"]["n"]) == b"4"
+    assert bytes(done.stats["last"]["finish_reason"]) == b'"finished"'
+    job = machine.state.jobs[ID]
+    assert (job.status, job.begin().reason) == ("succeeded", "finished")
+    for number in (1, 2):
+        ask(machine, ended(number), WORKER)
+    assert machine.state.crawls == {}
+    shown = machine.state.jobs[ID].begin().stats
+    assert msgspec.json.decode(shown)["sum"]["n"] == 4
+
+
+def test_a_leader_that_closes_while_work_is_left_ends_nothing() -> None:
+    """Something came up after it was told to finish: another process goes on."""
+    machine, first = crawling(0)
+    commit(machine, first.process, unit(3, "late", children=children(1)))
+    assert closing(machine, first.process, "finished") == []
+    commit(machine, first.process, unit(4, "closed"))
+    decision = ask(machine, ended(first.process), WORKER)
+    second = started(decision)
+    decision = ask(machine, opened(second.process), WORKER)
+    assert leases(decision) == {second.process: [1]}
+    decision = commit(machine, second.process, page(1))
+    assert told(decision, m.Finish) == [
+        m.Finish(job=ID, process=second.process, number=1)
+    ]
+    finish(machine, second.process, 0)
+    assert machine.state.jobs[ID].status == "succeeded"
+
+
+def test_one_that_does_not_lead_finishes_nothing() -> None:
+    """It was told to finish by nobody: the job goes on without it."""
+    machine, _, second = wide()
+    assert closing(machine, second.process, "finished") == []
+    assert machine.state.jobs[ID].is_crawling
+
+
+@pytest.mark.parametrize("by", [0, 1])
+def test_a_spider_that_closes_in_one_process_closes_in_all(by: int) -> None:
+    """``CloseSpider`` anywhere; the job's finish reason is the spider's."""
+    machine, *starts = wide()
+    closer, other = starts[by].process, starts[1 - by].process
+    assert closing(machine, closer, "enough") == [
+        m.Stop(job=ID, process=other, reason="enough")
+    ]
+    # What was started is finished and counts; nothing new is given.
+    decision = commit(machine, closer, page(1, items=ITEM))
+    assert (results(decision), leases(decision)) == (["published"], {})
+    end = Outcome(finish_reason="enough")
+    for number, units in ((closer, 6), (other, 6)):
+        commit(machine, number, unit(units, "closed", end=end))
+        ask(machine, ended(number), WORKER)
+    job = machine.state.jobs[ID]
+    assert (job.status, job.begin().reason) == ("succeeded", "enough")
+    assert job.begin().items == 1
+
+
+def test_a_close_is_the_jobs_though_it_was_not_announced() -> None:
+    """``Closing`` may be lost: the last commit says it, too."""
+    machine, start = running()
+    end = Outcome(finish_reason="enough")
+    commit(machine, start.process, unit(1, "closed", end=end))
+    assert machine.state.jobs[ID].begin().closing == "enough"
+    assert machine.state.jobs[ID].status == "succeeded"
+
+
+def count(key: str, number: int) -> Stats:
+    """Return a commit's stats."""
+    return {"sum": {key: msgspec.Raw(b"%d" % number)}}
+
+
+@pytest.mark.parametrize(
+    ("limits", "key", "reason"),
+    [
+        (CloseLimits(items=3), "item_scraped_count", "closespider_itemcount"),
+        (CloseLimits(pages=3), "response_received_count", "closespider_pagecount"),
+        (CloseLimits(errors=3), "spider_exceptions/count", "closespider_errorcount"),
+        (
+            CloseLimits(pages_no_item=3),
+            "response_received_count",
+            "closespider_pagecount_no_item",
+        ),
+    ],
+)
+def test_limits_count_over_all_processes(
+    limits: CloseLimits, key: str, reason: str
+) -> None:
+    """What all commits together bring, whoever made them."""
+    machine, first, second = wide(limits=limits)
+    one, *rest = (page(number, stats=count(key, 1)) for number in (1, 2, 3))
+    assert told(commit(machine, first.process, one), m.Stop) == []
+    decision = commit(machine, second.process, *rest)
+    assert {stop.process for stop in told(decision, m.Stop)} == {1, 2}
+    assert {stop.reason for stop in told(decision, m.Stop)} == {reason}
+    assert leases(decision) == {}
+    for number in (first.process, second.process):
+        commit(machine, number, unit(7, "closed", end=Outcome(finish_reason=reason)))
+    job = machine.state.jobs[ID]
+    assert (job.status, job.begin().reason) == ("succeeded", reason)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (CloseLimits(timeout_s=60.0), "closespider_timeout"),
+        (CloseLimits(timeout_no_item_s=60.0), "closespider_timeout_no_item"),
+    ],
+)
+def test_limits_of_time_close_a_job(limits: CloseLimits, reason: str) -> None:
+    """At their time and not before; the reaper is told when that is."""
+    machine, _ = running(limits=limits)
+    for seconds in (15.0, 30.0, 45.0, 59.0):
+        machine.heard(WORKER, later(seconds))
+        decision = ask(machine, OnTick(), 0, later(seconds))
+        assert told(decision, m.Stop) == []
+    assert machine.next_deadline_s(later(59.0)) == pytest.approx(1.0)
+    decision = ask(machine, OnTick(), 0, later(60.0))
+    assert told(decision, m.Stop) == [m.Stop(job=ID, process=1, reason=reason)]
+
+
+# ---- stops ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "reason", "state"),
+    [("cancel", "cancelled", "cancelled"), ("pause", JOB_PAUSES, "paused")],
+)
+def test_cancel_and_pause_stop_every_process(
+    verb: str, reason: str, state: str
+) -> None:
+    """They finish what they started and give the rest back; nobody gets anything."""
+    machine, first, second = wide()
+    decision = change(machine, verb)
+    assert answers(decision, WORKER) == [
+        m.Stop(job=ID, process=start.process, reason=reason)
+        for start in (first, second)
+    ]
+    given_back = m.Release(job=ID, process=1, requests=(2,))
+    assert leases(ask(machine, given_back, WORKER)) == {}
+    end = Outcome(finish_reason=reason)
+    for number in (1, 2):
+        decision = commit(machine, number, unit(7, "closed", end=end))
+        assert told(decision, m.Done)
+        assert told(ask(machine, ended(number), WORKER), m.Start) == []
+    job = machine.state.jobs[ID]
+    assert (job.state, job.processes) == (state, 0)
+
+
+def test_a_resumed_job_goes_on_where_it_was() -> None:
+    """Also when its process has not gone yet: the next one waits for that."""
+    machine, start = crawling(3)
+    change(machine, "pause")
+    commit(machine, start.process, page(1))
+    change(machine, "resume")
+    end = Outcome(finish_reason=JOB_PAUSES)
+    decision = commit(machine, start.process, unit(3, "closed", end=end))
+    assert told(decision, m.Done) == [m.Done(job=ID, process=1, stats=None)]
+    again = started(ask(machine, ended(start.process), WORKER))
+    decision = ask(machine, opened(again.process), WORKER)
+    assert leases(decision) == {again.process: [2, 3]}
+
+
+def test_what_is_stopped_before_it_opens_is_told_again() -> None:
+    """Whoever came up meanwhile is told when there is somebody to hear it."""
+    machine = new_machine()
+    ask(machine, submit())
+    start = started(register(machine))
+    stop = m.Stop(job=ID, process=start.process, reason="cancelled")
+    assert answers(change(machine, "cancel"), WORKER) == [stop]
+    assert answers(ask(machine, opened(start.process), WORKER), WORKER) == [stop]
+
+
+def test_a_drained_worker_stops_its_processes_and_the_job_goes_on() -> None:
+    """Theirs give back what they have not started; others take it."""
+    machine, start = crawling(3)
+    decision = ask(machine, m.Draining(), WORKER)
+    assert answers(decision, WORKER) == [
+        m.Stop(job=ID, process=start.process, reason=WORKER_DRAINS)
+    ]
+    register(machine, 6, "v")
+    ask(machine, m.Release(job=ID, process=1, requests=(2, 3)), WORKER)
+    commit(machine, start.process, page(1))
+    assert closing(machine, start.process, WORKER_DRAINS) == []
+    end = Outcome(finish_reason=WORKER_DRAINS)
+    commit(machine, start.process, unit(3, "closed", end=end))
+    again = started(ask(machine, ended(start.process), WORKER))
+    decision = ask(machine, opened(again.process), 6)
+    assert leases(decision) == {again.process: [2, 3]}
+
+
+def test_an_idle_process_beside_the_leader_gives_its_slot_back() -> None:
+    """After a while, counted from when its last lease ended; the leader never does."""
+    machine, first, second = wide()
+    number = second.process
+    frontier = machine.state.crawls[ID].frontier
+    assert frontier.leased_by(number)
+    long = later(1000.0)
+    machine.heard(WORKER, long)
+    ask(machine, commits(1, *map(page, range(1, 5))), WORKER, long)
+    assert frontier.leased_by(number) == 0
+    assert told(ask(machine, OnTick(), 0, long), m.Stop) == []
+    after = later(1000.0 + PROCESS_IDLE_S)
+    machine.heard(WORKER, after)
+    assert machine.next_deadline_s(long) == pytest.approx(PROCESS_IDLE_S)
+    assert told(ask(machine, OnTick(), 0, after), m.Stop) == [
+        m.Stop(job=ID, process=number, reason=PROCESS_IDLES)
+    ]
+    assert machine.next_deadline_s(after) > 0
+    commit(machine, number, unit(1, "closed", end=Outcome(finish_reason=PROCESS_IDLES)))
+    assert told(ask(machine, ended(number), WORKER), m.Start) == []
+    assert machine.state.jobs[ID].is_crawling
+    assert machine.state.crawls[ID].leader == first.process
+
+
+def test_a_lease_that_lasts_is_no_idleness() -> None:
+    """A single lease held for long: its holder is not stopped the moment it is done."""
+    machine, _, second = wide(hosts=1)
+    frontier = machine.state.crawls[ID].frontier
+    assert frontier.leased_by(second.process) == 1
+    long = later(10 * PROCESS_IDLE_S)
+    machine.heard(WORKER, long)
+    mine = [one for one in range(1, 4) if frontier.is_open(one)]
+    ask(machine, commits(second.process, *map(page, mine)), WORKER, long)
+    assert frontier.leased_by(second.process) == 0
+    assert told(ask(machine, OnTick(), 0, long), m.Stop) == []
+
+
+def test_a_lowered_ceiling_stops_what_is_beyond_it() -> None:
+    """The newest first, and never the leader; a raised one lets more start."""
+    machine, first, second = wide()
+    (stop,) = told(change(machine, "parallelism", count=1), m.Stop)
+    assert stop == m.Stop(job=ID, process=second.process, reason=SLOT_NEEDED)
+    assert told(ask(machine, OnTick(), 0), m.Stop) == []
+    commit(machine, second.process, unit(1, "closed"))
+    assert told(ask(machine, ended(second.process), WORKER), m.Start) == []
+    assert started(change(machine, "parallelism", count=0)).process == 3
+    assert machine.state.jobs[ID].parallelism == 0
+    (refused,) = answers(change(machine, "parallelism", count=-1), CLIENT)
+    assert refused.code == "bad_state"
+    assert machine.state.crawls[ID].leader == first.process
+
+
+# ---- failures to open ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_worker", [False, True])
+def test_where_others_run_a_worker_that_cannot_is_not_asked_again(
+    by_worker: bool,
+) -> None:
+    """The job goes on where it runs; it does not fail."""
+    machine, first = running(msgspec.structs.replace(SPEC, parallelism=2))
+    register(machine, 6, "v")
+    given = [
+        unit(number, "start", children=children(number, host=f"h{number}"))
+        for number in range(1, 40)
+    ]
+    second = started(commit(machine, first.process, *given))
+    end = Outcome(failure="import_error", text="why")
+    if by_worker:
+        said = ended(second.process, how="failed", outcome=end)
+        ask(machine, said, 6)
+    else:
+        commit(machine, second.process, unit(1, "closed", end=end), session=6)
+        ask(machine, ended(second.process), 6)
+    job = machine.state.jobs[ID]
+    assert (job.is_crawling, job.processes) == (True, 1)
+    assert machine.state.workers["v"].differs == {ID}
+
+
+def test_a_process_that_closes_for_an_error_fails_the_job() -> None:
+    """It had opened: what it says is the job's, in all processes."""
+    machine, _, second = wide()
+    end = Outcome(finish_reason="", failure="spider_error", text="why")
+    decision = commit(machine, second.process, unit(1, "closed", end=end))
+    assert told(decision, m.Stop) == [m.Stop(job=ID, process=1, reason="spider_error")]
+    commit(machine, 1, unit(6, "closed", end=Outcome(finish_reason="spider_error")))
+    job = machine.state.jobs[ID]
+    # A retry may help against that.
+    assert (job.status, job.retries_left) == ("ready", 0)
+
+
+# ---- feeds ---------------------------------------------------------------------------
+
+
+def exporting() -> tuple[Machine, m.Start]:
+    """Return a machine whose job is crawled, and the process that writes its feeds."""
+    machine, start = running(has_feeds=True)
+    decision = succeed(machine, start)
+    assert machine.state.jobs[ID].begin().role == "export"
+    export = started(decision)
+    assert export.role == "export"
+    return machine, export
+
+
+def test_feeds_are_written_after_the_crawl() -> None:
+    """The crawl's last process gets the stats, the job ends with its feeds."""
+    machine, export = exporting()
+    feeds = m.Feeds(job=ID, process=export.process, lengths={"a": 7})
+    decision = ask(machine, feeds, WORKER)
+    seen = m.FeedsSeen(job=ID, process=export.process, lengths={"a": 7})
+    assert answers(decision, WORKER) == [seen]
+    assert machine.state.jobs[ID].status == "running"
+    decision = commit(machine, export.process, unit(1, "closed"))
+    assert told(decision, m.Done) == [
+        m.Done(job=ID, process=export.process, stats=None)
+    ]
+    job = machine.state.jobs[ID]
+    assert (job.status, job.begin().reason) == ("succeeded", "finished")
+    ask(machine, ended(export.process), WORKER)
+    assert machine.state.crawls == {}
+
+
+def test_feeds_begin_once() -> None:
+    """A second try is told the lengths before the first, so that it can cut there."""
+    machine, export = exporting()
+    feeds = m.Feeds(job=ID, process=export.process, lengths={"a": 7})
+    ask(machine, feeds, WORKER)
+    again = started(ask(machine, ended(export.process, counted=True), WORKER))
+    assert (again.role, again.process) == ("export", export.process + 1)
+    longer = m.Feeds(job=ID, process=again.process, lengths={"a": 9})
+    decision = ask(machine, longer, WORKER)
+    assert told(decision, m.FeedsSeen)[0].lengths == {"a": 7}
+    assert not any(isinstance(one, r.FeedsBegun) for one in decision.records)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_feeds_that_cannot_be_written_fail_the_job(dies: bool) -> None:
+    """Items are kept; the retries are as for any failure."""
+    machine, export = exporting()
+    job = machine.state.jobs[ID]
+    job.retries_left = 0
+    if dies:
+        for _ in range(machine.start_deaths_max):
+            decision = ask(machine, ended(export.process, counted=True), WORKER)
+            if job.status == "running":
+                export = started(decision)
+    else:
+        end = Outcome(failure="spider_error", text="no such format")
+        commit(machine, export.process, unit(1, "closed", end=end))
+    assert job.status == "failed"
+
+
+def test_a_job_that_fails_writes_no_feeds() -> None:
+    """Half of the items would look like all of them."""
+    machine, start = running(msgspec.structs.replace(SPEC, retries=0), has_feeds=True)
+    end = Outcome(failure="spider_error", text="why")
+    commit(machine, start.process, unit(1, "closed", end=end))
+    assert told(ask(machine, ended(start.process), WORKER), m.Start) == []
+    assert machine.state.jobs[ID].status == "failed"
+
+
+# ---- nobody there --------------------------------------------------------------------
+
+
+def test_a_job_that_has_lost_its_last_process_ends_as_it_was_to() -> None:
+    """Closing, cancelling: there is nobody left to wait for."""
+    for verb, status in (("close", "succeeded"), ("cancel", "cancelled")):
+        machine, start = crawling(1)
+        if verb == "close":
+            closing(machine, start.process, "enough")
+        else:
+            change(machine, verb)
+        ask(machine, OnClosed(), WORKER)
+        ask(machine, OnTick(), 0, later(100.0))
+        assert machine.state.jobs[ID].status == status
+
+
+def test_nothing_is_given_to_who_cannot_be_reached() -> None:
+    """Leases, the lead and how far to go wait until its worker is back."""
+    machine, start = crawling(0)
+    late = unit(3, "late", children=children(1))
+    machine.state.crawls[ID].leader = None
+    # Both in one group: the connection's end was behind the commit.
+    for session, command in (
+        (WORKER, commits(start.process, late)),
+        (WORKER, OnClosed()),
+    ):
+        for record in machine.decide(session, command, NOW).records:
+            machine.state.apply(record)
+    assert machine.follow_up(NOW) is None
+    held = m.Held(job=ID, process=start.process, opened=opened(start.process))
+    decision = ask(machine, registration(held=(held,)), 6)
+    assert leases(decision) == {start.process: [1]}
+    assert told(decision, m.Lead)
