@@ -5,18 +5,22 @@ replaced before it has been read; ours is the last of them.
 """
 
 import logging
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from scrapy.crawler import Crawler
 from scrapy.settings import BaseSettings
 from scrapy.utils.misc import load_object
 
-from dscrapy.crawl.gate import Gate, gated_scheduler, gated_start
-from dscrapy.crawl.stats import recording
+from dscrapy.crawl.demands import Demands
+from dscrapy.crawl.mend import mend_robots, mended_downloader
+from dscrapy.crawl.scheduler import JobScheduler
+from dscrapy.crawl.start import StartMiddleware
+from dscrapy.crawl.stats import Delta, recording
 
 _logger = logging.getLogger(__name__)
 
-# Outermost of all spider middlewares, so that nobody's start() runs while closed.
+# Outermost of all spider middlewares, so that nobody's start() runs but the leader's.
 _START_ORDER = -10_000
 
 
@@ -40,35 +44,33 @@ def install_addon(crawler: Crawler, overlay: Overlay) -> None:
     crawler.settings.set("ADDONS", addons, priority="cmdline")
 
 
-def lay_over(crawler: Crawler, settings: BaseSettings, gate: Gate, job: str) -> None:
-    """Put our components in, and switch off what cannot work in a crawl process."""
+def lay_over(settings: BaseSettings, delta_now: Callable[[], Delta]) -> Demands:
+    """Put our components in, and switch off what cannot work in a crawl process.
+
+    Returns what the project's settings asked for. ``delta_now`` is as in
+    ``stats.recording``. Raises ``UnsupportedError``.
+    """
     force = "cmdline"
-    scheduler = load_object(settings["SCHEDULER"])
-    settings.set("SCHEDULER", gated_scheduler(scheduler, gate, crawler), force)
+    demands = Demands(settings)
+    demands.override(settings)
+    settings.set("SCHEDULER", JobScheduler, force)
+    downloader = load_object(settings["DOWNLOADER"])
+    settings.set("DOWNLOADER", mended_downloader(downloader), force)
     stats_class = load_object(settings["STATS_CLASS"])
-    settings.set("STATS_CLASS", recording(stats_class), force)
+    settings.set("STATS_CLASS", recording(stats_class, delta_now), force)
     settings.setdefault_in_component_priority_dict(
-        "SPIDER_MIDDLEWARES", gated_start(gate), _START_ORDER
+        "SPIDER_MIDDLEWARES", StartMiddleware, _START_ORDER
     )
+    mend_robots(settings)
     # Both open ports into the process; RemoteControl runs code that comes in.
     settings.set("TELNETCONSOLE_ENABLED", False, force)
     settings.set("REMOTE_CONTROL_ENABLED", False, force)
-    _switch_off_feeds(settings, job)
+    # An export process writes feeds from what is committed; the last process of the
+    # job prints the stats of all.
+    settings.set("FEEDS", {}, force)
+    settings.set("FEED_URI", None, force)
+    settings.set("STATS_DUMP", False, force)
     if settings["JOBDIR"]:
         _logger.info("JOBDIR is not used: the master keeps the state of a job")
         settings.set("JOBDIR", None, force)
-
-
-def _switch_off_feeds(settings: BaseSettings, job: str) -> None:
-    feeds: list[Any] = list(settings.getdict("FEEDS"))
-    if settings["FEED_URI"]:
-        feeds.append(settings["FEED_URI"])
-    if feeds:
-        _logger.info(
-            "Feeds are not written here: %s; 'dscrapy items %s -o FILE' writes the "
-            "job's items",
-            ", ".join(map(str, feeds)),
-            job,
-        )
-    settings.set("FEEDS", {}, "cmdline")
-    settings.set("FEED_URI", None, "cmdline")
+    return demands

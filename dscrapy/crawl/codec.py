@@ -14,6 +14,7 @@ begins with ``$``:
 ``$u``       str with lone surrogates    ``$r``       range: start, stop, step
 ``$p``       Path                        ``$e``       Enum: class, value
 ``$n``       namedtuple: class, values   ``$i``       item: class, fields, values
+``$q``       request (``requests``)
 ===========  ==========================  ===========  ==========================
 
 A dict with a key that begins with ``$`` is written as ``$d``, so a value is never
@@ -49,6 +50,13 @@ _PATH_TYPE = type(Path())
 
 # Name of a class on the wire -> the class, or None where it may not be used.
 FindClass = Callable[[str], type | None]
+# Writes the children of a value; and a value of which this module knows nothing,
+# or says that it has no tag for it.
+Down = Callable[[Any], Any]
+Write = Callable[[Any, Down], Any]
+NO_TAG = object()
+# Reads the payload of a tag that ``Write`` made, given the reader of its children.
+Read = Callable[[Any, Down], Any]
 
 
 class UnencodableError(Exception):
@@ -64,40 +72,56 @@ class UndecodableError(Exception):
 
 
 def tag(
-    value: Any, fallback: Callable[[Any], Any] | None = None, depth: int = 0
+    value: Any,
+    fallback: Callable[[Any], Any] | None = None,
+    depth: int = 0,
+    write: Write | None = None,
 ) -> Any:
     """Return the JSON tree of ``value``.
 
-    ``fallback`` turns what has no tag into plain JSON data; without it, and for
-    what nests too deep, ``UnencodableError`` is raised.
+    ``write`` is asked first about instances of classes that have no tag of their
+    own here. ``fallback`` turns what has no tag into plain JSON data; without it,
+    and for what nests too deep, ``UnencodableError`` is raised.
     """
     if depth > DEPTH_MAX:
         raise TooDeepError(f"nested deeper than {DEPTH_MAX}")
     kind = type(value)
     if value is None or kind is bool or kind is int:
         return value
+
+    def down(child: Any) -> Any:
+        return tag(child, fallback, depth + 1, write)
+
     writer = _WRITERS.get(kind)
     if writer is not None:
-        tree = writer(value, lambda child: tag(child, fallback, depth + 1))
+        tree = writer(value, down)
     else:
-        tree = _tag_instance(value, lambda child: tag(child, fallback, depth + 1))
-    if tree is not _NO_TAG:
+        tree = NO_TAG if write is None else write(value, down)
+        if tree is NO_TAG:
+            tree = _tag_instance(value, down)
+    if tree is not NO_TAG:
         return tree
     if fallback is None:
         raise UnencodableError(f"no tag for {kind.__module__}.{kind.__qualname__}")
     return tag(fallback(value), None, depth + 1)
 
 
-def untag(tree: Any, find_class: FindClass, *, lenient: bool = False) -> Any:
+def untag(
+    tree: Any,
+    find_class: FindClass,
+    *,
+    lenient: bool = False,
+    more: Mapping[str, Read] | None = None,
+) -> Any:
     """Return the value of a JSON tree made by ``tag``.
 
-    ``lenient`` builds something to export in the place of a class that
-    ``find_class`` does not know: an ``Item`` with the same declared fields, an
-    enum's value, a tuple. Otherwise that raises ``UndecodableError``, as does
-    every tree that ``tag`` never makes.
+    ``more`` reads the tags that ``write`` made. ``lenient`` builds something to
+    export in the place of a class that ``find_class`` does not know: an ``Item``
+    with the same declared fields, an enum's value, a tuple. Otherwise that raises
+    ``UndecodableError``, as does every tree that ``tag`` never makes.
     """
     try:
-        return _Reader(find_class, lenient).read(tree)
+        return _Reader(find_class, lenient, more or {}).read(tree)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise UndecodableError(f"{type(error).__name__}: {error}") from error
     except ArithmeticError as error:
@@ -151,11 +175,8 @@ def _walk(module: Any, qualname: str) -> Any:
 
 # ---- writing ----------------------------------------------------------------
 
-_Down = Callable[[Any], Any]
-_NO_TAG = object()
 
-
-def _tag_str(value: str, down: _Down) -> Any:
+def _tag_str(value: str, down: Down) -> Any:
     if value.isascii():
         return value
     try:
@@ -165,7 +186,7 @@ def _tag_str(value: str, down: _Down) -> Any:
     return value
 
 
-def _tag_dict(value: dict[Any, Any], down: _Down) -> Any:
+def _tag_dict(value: dict[Any, Any], down: Down) -> Any:
     tree = {}
     for key, child in value.items():
         if (
@@ -180,21 +201,21 @@ def _tag_dict(value: dict[Any, Any], down: _Down) -> Any:
     return {"$d": [[down(key), down(child)] for key, child in value.items()]}
 
 
-def _tag_float(value: float, down: _Down) -> Any:
+def _tag_float(value: float, down: Down) -> Any:
     return value if math.isfinite(value) else {"$f": repr(value)}
 
 
-def _tag_datetime(value: datetime, down: _Down) -> Any:
+def _tag_datetime(value: datetime, down: Down) -> Any:
     zone = _tag_zone(value.tzinfo)
-    if zone is _NO_TAG:
-        return _NO_TAG
+    if zone is NO_TAG:
+        return NO_TAG
     return {"$dt": [value.replace(tzinfo=None).isoformat(), value.fold, zone]}
 
 
-def _tag_time(value: time, down: _Down) -> Any:
+def _tag_time(value: time, down: Down) -> Any:
     zone = _tag_zone(value.tzinfo)
-    if zone is _NO_TAG:
-        return _NO_TAG
+    if zone is NO_TAG:
+        return NO_TAG
     return {"$ti": [value.replace(tzinfo=None).isoformat(), value.fold, zone]}
 
 
@@ -205,10 +226,10 @@ def _tag_zone(zone: tzinfo | None) -> Any:
         return zone.utcoffset(None) // _MICROSECOND
     if type(zone) is ZoneInfo and zone.key:
         return zone.key
-    return _NO_TAG
+    return NO_TAG
 
 
-_WRITERS: Mapping[type, Callable[[Any, _Down], Any]] = {
+_WRITERS: Mapping[type, Callable[[Any, Down], Any]] = {
     str: _tag_str,
     float: _tag_float,
     list: lambda value, down: [down(child) for child in value],
@@ -232,24 +253,24 @@ _WRITERS: Mapping[type, Callable[[Any, _Down], Any]] = {
 }
 
 
-def _tag_instance(value: Any, down: _Down) -> Any:
+def _tag_instance(value: Any, down: Down) -> Any:
     kind = type(value)
     if is_item_class(kind):
         return _tag_item(value, down)
     path = class_path(kind)
     if path is None:
-        return _NO_TAG
+        return NO_TAG
     if isinstance(value, Enum):
         return {"$e": [path, down(value.value)]}
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return {"$n": [path, *(down(child) for child in value)]}
-    return _NO_TAG
+    return NO_TAG
 
 
-def _tag_item(value: Any, down: _Down) -> Any:
+def _tag_item(value: Any, down: Down) -> Any:
     path = class_path(type(value))
     if path is None:
-        return _NO_TAG
+        return NO_TAG
     adapter = ItemAdapter(value)
     # Values stand in the order of declaration, which is the order of exporters.
     values = {
@@ -271,9 +292,12 @@ def _b64(data: bytes | bytearray) -> str:
 
 
 class _Reader:
-    def __init__(self, find_class: FindClass, lenient: bool) -> None:
+    def __init__(
+        self, find_class: FindClass, lenient: bool, more: Mapping[str, Read]
+    ) -> None:
         self._find_class = find_class
         self._lenient = lenient
+        self._more = more
 
     def read(self, tree: Any) -> Any:
         if isinstance(tree, list):
@@ -304,6 +328,8 @@ class _Reader:
                 return self._read_namedtuple(*payload)
             case "$i":
                 return self._read_item(*payload)
+        if name in self._more:
+            return self._more[name](payload, self.read)
         reader = _READERS.get(name)
         if reader is None:
             raise UndecodableError(f"unknown tag {name[:20]!r}")

@@ -15,6 +15,9 @@ from dscrapy.proto.framing import FrameReader, encode_frame
 
 # Large enough that a part of a commit is read or written in few system calls.
 _RECEIVE_BYTES = 64 * 1024
+# With more than this unwritten the worker is slow, and nothing new should be started:
+# a few frames of commits.
+_UNWRITTEN_BYTES = 4 * 1024 * 1024
 
 
 class Link:
@@ -51,21 +54,30 @@ class Link:
         except (BrokenPipeError, ConnectionResetError):
             return
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the worker does not keep up with what is sent."""
+        return self._protocol is not None and self._protocol.is_paused
+
     async def attach(
-        self, on_message: Callable[[ToCrawl], None], on_end: Callable[[], None]
+        self,
+        on_message: Callable[[ToCrawl], None],
+        on_end: Callable[[], None],
+        on_resume: Callable[[], None],
     ) -> None:
         """Let the running event loop read and write from now on.
 
         ``on_end`` is called once the link has ended, for whatever reason but
-        ``close``.
+        ``close``; ``on_resume`` when the worker has caught up.
         """
         loop = asyncio.get_running_loop()
         self._sock.setblocking(False)
-        protocol = _Protocol(self._reader, self._decoder, on_message, on_end)
+        protocol = _Protocol(self._reader, self._decoder, on_message, on_end, on_resume)
         self._protocol = protocol
         self._transport, _ = await loop.create_unix_connection(
             lambda: protocol, sock=self._sock
         )
+        self._transport.set_write_buffer_limits(high=_UNWRITTEN_BYTES)
         # Messages that came behind the first one are in the reader already.
         protocol.deliver()
 
@@ -85,12 +97,15 @@ class _Protocol(asyncio.Protocol):
         decoder: Decoder[ToCrawl],
         on_message: Callable[[ToCrawl], None],
         on_end: Callable[[], None],
+        on_resume: Callable[[], None],
     ) -> None:
         self._reader = reader
         self._decoder = decoder
         self._on_message = on_message
         self._on_end = on_end
+        self._on_resume = on_resume
         self.is_closing = False
+        self.is_paused = False
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -104,6 +119,13 @@ class _Protocol(asyncio.Protocol):
             # Only a worker of another version could send this; ending is all
             # that both sides are sure to understand.
             self._on_end()
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        self._on_resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.is_closing:

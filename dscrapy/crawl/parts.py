@@ -1,29 +1,41 @@
-"""A run's lines on their way to the master: numbered parts under a credit.
+"""What leases and units gave, on its way to the master: commits in parts and frames.
 
-No I/O and no clock: ``send`` takes whole messages. What is held here is bounded:
-``PARTS_UNSEEN_MAX`` parts are under way, and whoever adds items is told by
-``is_full`` to wait while more than ``UNSENT_BYTES_MAX`` gather behind them.
+No I/O and no clock. A ``Work`` gathers what one leased request or one unit gives. A
+large lease travels in numbered parts as it grows, at most ``PARTS_UNSEEN_MAX`` of them
+unanswered; whoever adds items is told by ``is_full`` to wait meanwhile. A unit gets
+its number when it is finished, since the master takes units strictly in order; until
+then all of it is held here. Commits gather until ``flush`` into frames of about
+``FRAME_BYTES``. What is sent is forgotten: the worker keeps it until it is answered.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
-from dscrapy.messages import Commit, CommitSeen, Message, Run
-from dscrapy.model import Outcome, Stats
+from dscrapy.crawl.stats import Delta
+from dscrapy.messages import Children, Commit, Commits, CommitsSeen, Message, Run
+from dscrapy.model import Outcome
 from dscrapy.proto.framing import FRAME_BYTES_MAX
 
 # A part goes when this much has gathered: large enough that a part's fsync is
-# shared by many items, small enough that progress is seen and memory stays small.
+# shared by many items, small enough that memory stays small.
 PART_BYTES_MAX = 256 * 1024
-# Parts that the master has not acknowledged. 16 of 256 KiB keep a fast line busy
-# and bound what a crawl process and its worker hold while the master is away.
-PARTS_UNSEEN_MAX = 16
-# Beyond this, with no credit, items wait in the crawl: four parts.
-UNSENT_BYTES_MAX = 4 * PART_BYTES_MAX
+# Parts of one commit that the master has not acknowledged. Many pages finish at a
+# time, so a few each keep the line busy and bound what all of them hold.
+PARTS_UNSEEN_MAX = 4
+# Commits that gather into one frame; precedent: nsq's --max-msg-size.
+FRAME_BYTES = 1024 * 1024
 # The frame around the items: ids, an outcome with its traceback, JSON escapes.
 ENVELOPE_BYTES_MAX = 64 * 1024
 ITEM_BYTES_MAX = FRAME_BYTES_MAX - ENVELOPE_BYTES_MAX
+# What a child costs in a commit beside its body and host: fingerprint, numbers.
+_CHILD_BYTES = 48
+# What a commit costs beside what it holds.
+_COMMIT_BYTES = 200
+# What a number costs in a commit's stats, with its key.
+_STAT_BYTES = 50
 
 _NULL = msgspec.Raw(b"null")
 
@@ -37,112 +49,285 @@ class ItemTooLargeError(Exception):
         )
 
 
-class Parts:
-    """The commit of one run, from its first item to its last answer."""
+class Child(NamedTuple):
+    """A request that a lease or unit gave; fields as in ``messages.Children``."""
 
-    def __init__(self, run: Run, send: Callable[[Message], None]) -> None:
-        self._run = run
-        self._send = send
-        self._lines: list[bytes] = []
-        self._tagged: list[bytes | None] = []
-        self._sizes: list[int] = []
-        self._bytes = 0
-        self._next = 0
-        self._unseen: set[int] = set()
-        self._last: tuple[Outcome, Stats] | None = None
-        self._last_number: int | None = None
-        self.is_done = False
+    fingerprint: bytes
+    host: str
+    priority: int
+    flags: int
+    body: bytes
+
+
+class Work:
+    """A leased request (``request`` > 0) or a unit of this kind, and what it gave."""
+
+    __slots__ = (
+        "_children",
+        "_items",
+        "bytes",
+        "child_fingerprints",
+        "delta",
+        "digest",
+        "end",
+        "finish",
+        "is_settled",
+        "kind",
+        "local_count",
+        "next_part",
+        "open",
+        "outcome",
+        "request",
+        "seen",
+        "sent_last",
+        "unit",
+        "unseen",
+    )
+
+    def __init__(
+        self,
+        kind: Any,
+        *,
+        request: int = 0,
+        digest: bytes = b"",
+        finish: int = 0,
+        end: Outcome | None = None,
+    ) -> None:
+        self.kind = kind
+        self.request = request
+        self.digest = digest
+        self.finish = finish
+        self.end = end
+        self.outcome = ""
+        self.delta = Delta()
+        # What has to end before the work is settled; and how many of its requests
+        # never left this process.
+        self.open = 0
+        self.local_count = 0
+        self.is_settled = False
+        self.child_fingerprints: set[bytes] = set()
+        self.seen: list[bytes] = []
+        # On its way: its number as a unit, its next part, the unanswered ones.
+        self.unit = 0
+        self.next_part = 0
+        self.unseen: set[int] = set()
+        self.sent_last = False
+        self.bytes = 0
+        self._items: deque[tuple[bytes, bytes | None, int]] = deque()
+        self._children: deque[tuple[Child, int]] = deque()
 
     @property
     def has_credit(self) -> bool:
-        """Whether a part may be sent now."""
-        return len(self._unseen) < PARTS_UNSEEN_MAX
+        """Whether a part of it may be sent now."""
+        return len(self.unseen) < PARTS_UNSEEN_MAX
 
     @property
     def is_full(self) -> bool:
         """Whether whoever adds items should wait for credit first."""
-        return not self.has_credit and self._bytes >= UNSENT_BYTES_MAX
+        return self.request > 0 and not self.has_credit and self.bytes >= PART_BYTES_MAX
 
-    def add(self, line: bytes, tagged: bytes | None) -> None:
+    def add_item(self, line: bytes, tagged: bytes | None) -> None:
         """Take an item's forms; ``ItemTooLargeError`` when no message can hold it."""
-        assert self._last is None
         size = len(line) + len(tagged or b"null") + 2
         if size > ITEM_BYTES_MAX:
             raise ItemTooLargeError(size)
-        self._lines.append(line)
-        self._tagged.append(tagged)
-        self._sizes.append(size)
-        self._bytes += size
-        self._send_full_parts()
+        self._items.append((line, tagged, size))
+        self.bytes += size
+
+    def add_child(self, child: Child) -> None:
+        """Take a request that the master is to keep."""
+        size = len(child.body) + len(child.host) + _CHILD_BYTES
+        self._children.append((child, size))
+        self.bytes += size
+
+    def take_part(self) -> tuple[dict[str, Any], int]:
+        """Return the fields of the next part and its size: at least one thing."""
+        items: list[tuple[bytes, bytes | None, int]] = []
+        children: list[Child] = []
+        total = 0
+        while self._items and (
+            not items or total + self._items[0][2] <= PART_BYTES_MAX
+        ):
+            items.append(self._items.popleft())
+            total += items[-1][2]
+        while not self._items and self._children:
+            child, size = self._children[0]
+            if total and total + size > PART_BYTES_MAX:
+                break
+            children.append(child)
+            self._children.popleft()
+            total += size
+        self.bytes -= total
+        fields: dict[str, Any] = {}
+        if items:
+            fields["items"] = tuple(msgspec.Raw(line) for line, _, _ in items)
+            if any(tagged is not None for _, tagged, _ in items):
+                fields["tagged"] = tuple(_raw(tagged) for _, tagged, _ in items)
+        if children:
+            fields["children"] = columns(children)
+        return fields, total
+
+
+class Sender:
+    """Turns works into ``Commits`` of one process.
+
+    ``send`` takes whole messages; ``soon`` is called when something has begun to
+    gather, and ``flush`` is to follow. ``ride`` is called before a unit's last part
+    is made: it adds the stats that belong to no lease.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        send: Callable[[Message], None],
+        soon: Callable[[], None],
+        ride: Callable[[Work], None],
+    ) -> None:
+        self._run = run
+        self._send = send
+        self._soon = soon
+        self._ride = ride
+        self._works: dict[tuple[int, int], Work] = {}
+        self._units: deque[Work] = deque()
+        self._next_unit = 1
+        self._gathered: list[Commit] = []
+        self._gathered_bytes = 0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether everything that was settled has been answered."""
+        return not self._works and not self._units
+
+    def grown(self, work: Work) -> None:
+        """Send full parts of an unfinished lease, as far as there is credit."""
+        if work.request and work.bytes >= PART_BYTES_MAX:
+            self._send_parts(work)
+
+    def settled(self, work: Work) -> None:
+        """Send the rest of a finished work, as soon as there is credit for each part.
+
+        Units leave in the order of these calls.
+        """
+        assert not work.is_settled
+        work.is_settled = True
+        if work.request:
+            self._send_parts(work)
+        else:
+            self._units.append(work)
+            self._send_units()
+
+    def seen(self, answer: CommitsSeen) -> None:
+        """Take the master's answers; each may come more than once."""
+        for one in answer.seen:
+            work = self._works.get((one.request, one.unit))
+            if work is None:
+                continue
+            work.unseen.discard(one.part)
+            if work.sent_last and not work.unseen:
+                del self._works[one.request, one.unit]
+            elif work.request:
+                self._send_parts(work)
+        self._send_units()
 
     def flush(self) -> None:
-        """Send what has gathered, as far as there is credit."""
-        while self._lines and self.has_credit:
-            self._send_part(last=False)
-
-    def finish(self, outcome: Outcome, stats: Stats) -> None:
-        """Send the rest and the last part, as soon as there is credit for each."""
-        assert self._last is None
-        self._last = (outcome, stats)
-        self._go_on()
-
-    def seen(self, answer: CommitSeen) -> None:
-        """Take the master's answer to a part; it may come more than once."""
-        self._unseen.discard(answer.part)
-        if answer.part == self._last_number:
-            self.is_done = True
-        self._go_on()
-
-    def _go_on(self) -> None:
-        if self._last is None:
-            self._send_full_parts()
-            return
-        if self._last_number is not None:
-            return
-        while self._bytes > PART_BYTES_MAX and self.has_credit:
-            self._send_part(last=False)
-        if self._bytes <= PART_BYTES_MAX and self.has_credit:
-            self._send_part(last=True)
-
-    def _send_full_parts(self) -> None:
-        while self._bytes >= PART_BYTES_MAX and self.has_credit:
-            self._send_part(last=False)
-
-    def _send_part(self, *, last: bool) -> None:
-        count = self._count_of_next_part()
-        assert not last or count == len(self._lines)
-        tagged = self._tagged[:count]
-        outcome, stats = self._last if last and self._last else (None, {})
-        number = self._next
-        self._next += 1
-        self._unseen.add(number)
-        if last:
-            self._last_number = number
-        self._send(
-            Commit(
-                job=self._run.job,
-                process=self._run.process,
-                request=self._run.request,
-                part=number,
-                last=last,
-                items=tuple(map(msgspec.Raw, self._lines[:count])),
-                tagged=tuple(_raw(form) for form in tagged) if any(tagged) else (),
-                outcome=outcome,
-                stats=stats,
+        """Send what has gathered."""
+        if self._gathered:
+            commits = tuple(self._gathered)
+            self._gathered = []
+            self._gathered_bytes = 0
+            self._send(
+                Commits(job=self._run.job, process=self._run.process, commits=commits)
             )
-        )
-        self._bytes -= sum(self._sizes[:count])
-        del self._lines[:count], self._tagged[:count], self._sizes[:count]
 
-    def _count_of_next_part(self) -> int:
-        """Return how many items make a part: at least one, up to the part's size."""
-        count = total = 0
-        for size in self._sizes:
-            if count and total + size > PART_BYTES_MAX:
+    def _send_units(self) -> None:
+        while self._units:
+            work = self._units[0]
+            if not work.unit:
+                work.unit = self._next_unit
+                self._next_unit += 1
+            if not self._send_parts(work):
+                return
+            self._units.popleft()
+
+    def _send_parts(self, work: Work) -> bool:
+        """Send parts as far as they are full or the work is settled; True at its end.
+
+        The rest of a settled work that fits one part goes with the last.
+        """
+        while not work.sent_last and work.has_credit:
+            is_last = work.is_settled and work.bytes <= PART_BYTES_MAX
+            if not is_last and work.bytes < PART_BYTES_MAX:
                 break
-            count += 1
-            total += size
-        return count
+            self._send_part(work, is_last)
+        return work.sent_last
+
+    def _send_part(self, work: Work, is_last: bool) -> None:
+        fields, size = work.take_part()
+        if is_last:
+            assert work.bytes == 0
+            work.sent_last = True
+            if work.unit:
+                self._ride(work)
+            fields["stats"] = work.delta.encoded()
+            # Contexts of tasks that outlive their callback keep the work alive.
+            work.delta.clear()
+            fields["seen"] = b"".join(work.seen)
+            work.seen.clear()
+            work.child_fingerprints.clear()
+            size += len(fields["seen"]) * 2 + sum(
+                _STAT_BYTES + len(bytes(value))
+                for group in fields["stats"].values()
+                for value in group.values()
+            )
+        number = work.next_part
+        work.next_part += 1
+        work.unseen.add(number)
+        self._works[work.request, work.unit] = work
+        self._gather(
+            Commit(
+                request=work.request,
+                unit=work.unit,
+                part=number,
+                last=is_last,
+                kind=work.kind,
+                digest=work.digest,
+                finish=work.finish,
+                outcome=work.outcome if is_last else "",
+                end=work.end if is_last else None,
+                **fields,
+            ),
+            size + _COMMIT_BYTES,
+        )
+
+    def _gather(self, commit: Commit, size: int) -> None:
+        if self._gathered and self._gathered_bytes + size > FRAME_BYTES:
+            self.flush()
+        self._gathered.append(commit)
+        self._gathered_bytes += size
+        if self._gathered_bytes >= FRAME_BYTES:
+            self.flush()
+        elif len(self._gathered) == 1:
+            self._soon()
+
+
+def columns(children: Iterable[Child]) -> Children:
+    """Return requests as they travel."""
+    places: dict[str, int] = {}
+    fingerprints, host_of, priorities, flags, bodies = [], [], [], [], []
+    for child in children:
+        fingerprints.append(child.fingerprint)
+        host_of.append(places.setdefault(child.host, len(places)))
+        priorities.append(child.priority)
+        flags.append(child.flags)
+        bodies.append(msgspec.Raw(child.body))
+    return Children(
+        fingerprints=b"".join(fingerprints),
+        hosts=tuple(places),
+        host_of=tuple(host_of),
+        priorities=tuple(priorities),
+        flags=tuple(flags),
+        bodies=tuple(bodies),
+    )
 
 
 def _raw(form: bytes | None) -> msgspec.Raw:

@@ -1,18 +1,19 @@
-"""One run from its first message to the answer to its last part.
+"""One crawl process from its first message to the answer to its last commit.
 
-Everything here happens in the event loop's thread. A run ends in one of four ways:
-its last part is answered (exit 0), the master drops a part because the run was
-superseded (exit 0, at once), the link to the worker ends (exit 1, at once; 0 if the
-last part is on its way), or the process dies.
+Everything here happens in the event loop's thread. A process ends in one of three
+ways: the master says ``Done`` to its ``closed`` unit (exit 0), the link to the worker
+ends (exit 1, at once; 0 if that unit is on its way), or it dies.
 """
 
 import asyncio
 import contextlib
 import logging
 import os
+import pprint
 import sys
 import time
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any, assert_never
 
 from scrapy import Spider, signals
@@ -21,7 +22,8 @@ from scrapy.settings import BaseSettings
 from twisted.python.failure import Failure
 
 from dscrapy.crawl.addon import install_addon, lay_over
-from dscrapy.crawl.gate import Gate, UnsupportedError
+from dscrapy.crawl.demands import Demands
+from dscrapy.crawl.gate import Gate
 from dscrapy.crawl.items import ItemEncoder
 from dscrapy.crawl.link import Link
 from dscrapy.crawl.load import (
@@ -31,32 +33,52 @@ from dscrapy.crawl.load import (
     describe,
     load,
     outcome_of,
+    project_modules,
 )
-from dscrapy.crawl.parts import ItemTooLargeError, Parts
+from dscrapy.crawl.parts import ItemTooLargeError, Sender, Work
 from dscrapy.crawl.process import ignore_signals
-from dscrapy.crawl.stats import by_operation
+from dscrapy.crawl.scheduler import JobScheduler
+from dscrapy.crawl.start import Leading
+from dscrapy.crawl.stats import merged
+from dscrapy.crawl.tracking import Tracker, UnsupportedError, wake
 from dscrapy.messages import (
     Alive,
-    CommitSeen,
-    Hold,
+    Closing,
+    CommitsSeen,
+    Done,
+    FeedsSeen,
+    Finish,
+    Grant,
+    Lead,
+    Offered,
     Probe,
-    Progress,
+    ReadSeen,
     Run,
+    Skip,
+    StartMay,
     Stop,
     ToCrawl,
     Valid,
 )
-from dscrapy.model import Outcome
+from dscrapy.model import Outcome, Stats
 
 _logger = logging.getLogger(__name__)
 
-# How often progress is told and a part that is not full is sent: what people who
-# watch a crawl can follow.
-TICK_S = 1.0
+# Commits of pages that end within a few ms share a frame, a record and an fsync;
+# a page takes longer than that, so nobody waits noticeably.
+COMMIT_DELAY_S = 0.003
+# Pages whose requests cannot leave this process are finished when the master stops
+# it, if that takes no longer; else they are done again elsewhere.
+STOP_LOCAL_S = 30.0
 
 
 def run_job(link: Link, run: Run) -> int:
     """Run the job to its end and return the process's exit code."""
+    if run.role == "export":
+        # It loads exporters that a crawl does not need.
+        from dscrapy.crawl.feeds import run_export
+
+        return run_export(link, run)
     try:
         loaded = load(run.spec)
         job = CrawlRun(link, run)
@@ -80,20 +102,18 @@ def _report(link: Link, run: Run, outcome: Outcome) -> int:
     """Commit a failure before there is a crawl, and wait for the answer."""
     sys.stderr.write(outcome.traceback or f"{outcome.text}\n")
     sys.stderr.flush()
-    parts = Parts(run, link.send)
-    parts.finish(outcome, {})
-    while not parts.is_done:
+    sender = Sender(run, link.send, lambda: None, lambda work: None)
+    sender.settled(Work("closed", end=outcome))
+    sender.flush()
+    while True:
         match link.receive():
-            case None:
-                break
-            case CommitSeen() as answer:
-                parts.seen(answer)
+            case None | Done():
+                return 0
             case Probe(number=number):
                 link.send(Alive(number=number))
             case _:
-                # Stops, holds and spans of a crawl that never was.
+                # Answers, stops and spans of a crawl that never was.
                 continue
-    return 0
 
 
 def _crawler(loaded: Loaded, job: "CrawlRun") -> "JobCrawler":
@@ -105,7 +125,7 @@ def _crawler(loaded: Loaded, job: "CrawlRun") -> "JobCrawler":
 
 
 class JobCrawler(Crawler):
-    """A crawler whose crawl is done when its run is committed."""
+    """A crawler whose crawl is done when its last commit is answered."""
 
     job: "CrawlRun"
 
@@ -115,37 +135,64 @@ class JobCrawler(Crawler):
 
 
 class CrawlRun:
-    """Joins one crawler to the link: items out, orders in."""
+    """Joins one crawler to the link: leases in, commits out."""
 
     def __init__(self, link: Link, run: Run) -> None:
-        self._link = link
-        self._run = run
-        self._parts = Parts(run, link.send)
-        self._gate = Gate(boottime, lambda: self._parts.has_credit)
+        self.link = link
+        self.run = run
+        self.gate = Gate(boottime)
+        self.leading = Leading()
+        self.tracker = Tracker(self._on_settled, self._on_closing)
+        self.sender = Sender(run, link.send, self._flush_soon, self._ride)
+        self.tracker.sender = self.sender
+        self.is_project = project_modules(Path.cwd())
+        self.demands: Demands
+        self.scheduler: JobScheduler
         self._crawler: Crawler | None = None
         self._encoder: ItemEncoder | None = None
+        self._is_open = False
         self._is_started = False
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closing = False
+        self._is_committing = False
+        self._is_stopped = False
+        self._has_told_closing = False
         self._stop_reason: str | None = None
         self._finish_reason = ""
         self._failure: Outcome | None = None
         self._start_failure: Failure | None = None
-        self._progress: Progress | None = None
+        self._done: Done | None = None
         self._has_warned = False
-        self._is_committing = False
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def is_finished(self) -> bool:
-        """Whether the last part has been answered."""
-        return self._parts.is_done
+        """Whether the last commit has been answered."""
+        return self._done is not None
+
+    @property
+    def may_start(self) -> bool:
+        """Whether a request may be given to Scrapy now."""
+        return self.gate.is_valid and not self.link.is_paused
+
+    @property
+    def may_pull_start(self) -> bool:
+        """Whether ``start()`` may be asked for its next element."""
+        return self.may_start and not self._is_closing and self._stop_reason is None
+
+    @property
+    def encoder(self) -> ItemEncoder:
+        """What encodes the items of this crawl."""
+        if self._encoder is None:
+            assert self._crawler is not None
+            self._encoder = ItemEncoder(self._crawler)
+        return self._encoder
 
     async def conduct(self, crawler: Crawler, crawl: Awaitable[None]) -> None:
         """Await the crawl between the link's attachment and the last answer."""
         self._crawler = crawler
         # Again: Scrapy puts its own handlers in place when the reactor starts.
         ignore_signals()
-        await self._link.attach(self._on_message, self._on_link_end)
-        ticking = asyncio.create_task(self._tick())
+        await self.link.attach(self._on_message, self._on_link_end, self._look_again)
         error: BaseException | None = None
         try:
             await crawl
@@ -153,36 +200,56 @@ class CrawlRun:
             # The project's components may raise anything.
             error = raised
             _logger.error("The crawl failed", exc_info=True)
-        finally:
-            ticking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await ticking
-        self._tell_progress()
-        stats = by_operation(crawler.stats) if crawler._stats is not None else {}
+        self.tracker.end_gathering()
         self._is_committing = True
-        self._parts.finish(self._outcome(error), stats)
-        await self._gate.wait_until(lambda: self._parts.is_done)
-        self._link.close()
+        self.sender.settled(Work("closed", end=self._outcome(error)))
+        self.sender.flush()
+        await self.gate.wait_until(lambda: self._done is not None)
+        assert self._done is not None
+        if self._done.stats is not None:
+            self._dump(self._done.stats)
+        self.link.close()
 
     # ---- laid over the crawler ------------------------------------------------
 
     def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
         """Lay ours over the settings, offer the job's URLs, connect signals."""
         check_reactor(settings)
-        lay_over(crawler, settings, self._gate, self._run.job)
+        self.demands = lay_over(settings, self.tracker.delta_now)
         spider: Any = crawler.spider
-        if self._run.spec.urls and not getattr(spider, "start_urls", None):
-            spider.start_urls = list(self._run.spec.urls)
+        if self.run.spec.urls and not getattr(spider, "start_urls", None):
+            spider.start_urls = list(self.run.spec.urls)
         connect = crawler.signals.connect
         connect(self._item_scraped, signal=signals.item_scraped)
         connect(self._spider_error, signal=signals.spider_error)
-        connect(self._spider_opened, signal=signals.spider_opened)
         connect(self._engine_started, signal=signals.engine_started)
         connect(self._spider_closed, signal=signals.spider_closed)
 
-    def _spider_opened(self) -> None:
+    def opened(self) -> None:
+        """Tell the master that leases can be taken, unless that is over."""
         assert self._crawler is not None
-        self._encoder = ItemEncoder(self._crawler)
+        self._is_open = True
+        if self._stop_reason is None:
+            self.link.send(self.demands.opened(self.run, self._crawler.settings))
+
+    def engine_runs(self) -> None:
+        """Note that what is asked for from now on was not asked for by openers."""
+        self.tracker.has_begun = True
+        self._settle_opened()
+
+    def _settle_opened(self) -> None:
+        lead = self.leading.lead
+        if lead is None or not self.tracker.has_begun:
+            return
+        work, self.tracker.opened = self.tracker.opened, None
+        if work is None and lead.opened:
+            work = self.tracker.begin(Work("opened"))
+        if work is None:
+            return
+        if not lead.opened:
+            self.tracker.abandon(work)
+        self.scheduler.locals.begin_opened(is_wanted=lead.opened)
+        self.tracker.release(work)
 
     def _engine_started(self) -> None:
         self._is_started = True
@@ -202,23 +269,23 @@ class CrawlRun:
         if self._is_committing:
             _logger.error("An item came after the end of the crawl; it is not kept")
             return None
-        if self._encoder is None:
-            self._encoder = ItemEncoder(self._crawler)
         try:
-            encoded = self._encoder.encode(item)
+            encoded = self.encoder.encode(item)
         except TypeError:
             self._crawler.stats.inc_value("dscrapy/unencodable_items")
             raise
         if encoded.is_lossy:
             self._crawler.stats.inc_value("dscrapy/unencodable_items")
             self._warn_of_repr(item)
+        work = self.tracker.work_now()
         try:
-            self._parts.add(encoded.line, encoded.tagged)
+            work.add_item(encoded.line, encoded.tagged)
         except ItemTooLargeError as error:
-            self._fail(outcome_of("unsupported", str(error)))
+            self.fail(str(error))
             return None
-        if self._parts.is_full:
-            return self._gate.wait_until(lambda: not self._parts.is_full)
+        self.tracker.grown(work)
+        if work.is_full:
+            return self.gate.wait_until(lambda: not work.is_full)
         return None
 
     def _warn_of_repr(self, item: Any) -> None:
@@ -231,35 +298,66 @@ class CrawlRun:
             type(item).__qualname__,
         )
 
+    # ---- commits --------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = COMMIT_DELAY_S if self.tracker.in_flight else 0
+        context = self.tracker.context
+        if delay:
+            loop.call_later(delay, self.sender.flush, context=context)
+        else:
+            loop.call_soon(self.sender.flush, context=context)
+
+    def _ride(self, work: Work) -> None:
+        work.delta.take(self.tracker.delta)
+
+    def _on_settled(self) -> None:
+        self.gate.changed()
+
     # ---- orders ---------------------------------------------------------------
 
     def _on_message(self, message: ToCrawl) -> None:
         match message:
-            case CommitSeen():
-                self._on_commit_seen(message)
+            case Grant():
+                self._granted(message)
+            case CommitsSeen():
+                self.sender.seen(message)
+            case Offered():
+                self.scheduler.locals.offered(message)
             case Valid(until=until):
-                self._gate.valid_until = until
-                self._gate.changed()
-            case Hold(on=on):
-                self._gate.is_held = on
-                self._gate.changed()
+                self.gate.valid_until = until
+            case Skip():
+                self.leading.on_skip(message)
+            case Lead():
+                if self.leading.on_lead(message):
+                    self._settle_opened()
+            case StartMay():
+                self.leading.on_start_may(message)
+            case Finish(number=number):
+                self.tracker.finish = number
             case Stop(reason=reason):
-                self._stop_reason = reason
-                self._stop_if_asked()
+                self._stop(reason)
+            case Done():
+                self._done = message
             case Probe(number=number):
-                self._link.send(Alive(number=number))
-            case Run():
-                _logger.error("The worker asked for a second run in one process")
+                self.link.send(Alive(number=number))
+                return
+            case Run() | FeedsSeen() | ReadSeen():
+                _logger.error("The worker sent what a crawl does not expect")
                 self._exit(1)
             case _:
                 assert_never(message)
+        self._look_again()
 
-    def _on_commit_seen(self, answer: CommitSeen) -> None:
-        if answer.result == "settled":
-            _logger.info("This run was superseded; its items are not used")
-            self._exit(0)
-        self._parts.seen(answer)
-        self._gate.changed()
+    def _granted(self, grant: Grant) -> None:
+        # Before Opened there is nothing to grant, so the scheduler is there.
+        self.scheduler.granted(grant)
+
+    def _look_again(self) -> None:
+        self.gate.changed()
+        if self._is_open and self._crawler is not None and self.scheduler.wants_turn:
+            wake(self._crawler)
 
     def _on_link_end(self) -> None:
         self._exit(0 if self._is_committing else 1)
@@ -269,53 +367,72 @@ class CrawlRun:
         # Nobody waits for what is left: no clean-up of the project's may hold it.
         os._exit(code)
 
-    def _fail(self, outcome: Outcome) -> None:
+    # ---- the end --------------------------------------------------------------
+
+    def fail(self, text: str) -> None:
+        """End the job: it needs what is not supported."""
         if self._failure is None:
-            self._failure = outcome
-            _logger.error("%s", outcome.text)
-            self._stop_reason = self._stop_reason or outcome.failure
+            self._failure = outcome_of("unsupported", text)
+            _logger.error("%s", text)
+            self._stop_reason = self._stop_reason or "unsupported"
             self._stop_if_asked()
+
+    def _stop(self, reason: str) -> None:
+        if self._stop_reason is not None or self._is_closing:
+            return
+        self._stop_reason = reason
+        self._is_stopped = True
+        self._tell_closing(reason)
+        self._stop_if_asked()
 
     def _stop_if_asked(self) -> None:
         """Close the spider; before the engine runs this is asked again later."""
         if self._stop_reason is None or not self._is_started:
             return
+        task = asyncio.ensure_future(self._close_engine(self._stop_reason))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _close_engine(self, reason: str) -> None:
         assert self._crawler is not None
-        self._gate.is_stopping = True
-        self._gate.changed()
+        if self._is_stopped:
+            # What has begun is finished, also where it is not in Scrapy's hands.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    self.gate.wait_until(lambda: not self._has_locals), STOP_LOCAL_S
+                )
         engine = self._crawler.engine
         if engine.spider is not None:
-            task = asyncio.ensure_future(
-                engine.close_spider_async(reason=self._stop_reason)
-            )
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            await engine.close_spider_async(reason=reason)
 
-    # ---- what is told -----------------------------------------------------------
+    @property
+    def _has_locals(self) -> bool:
+        return any(work.local_count for work in self.tracker.works)
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_S)
-            self._parts.flush()
-            self._tell_progress()
+    def _on_closing(self, reason: str) -> None:
+        """Take the beginning of the spider's end, whoever asked for it."""
+        self._is_closing = True
+        self._tell_closing(reason)
+        self.scheduler.locals.close(abandon=self._is_stopped)
 
-    def _tell_progress(self) -> None:
-        crawler = self._crawler
-        if crawler is None or crawler._stats is None:
+    def _tell_closing(self, reason: str) -> None:
+        if self._has_told_closing:
             return
-        stats = crawler.stats
-        engine = crawler._engine
-        progress = Progress(
-            job=self._run.job,
-            process=self._run.process,
-            pages=stats.get_value("response_received_count", 0),
-            items=stats.get_value("item_scraped_count", 0),
-            errors=stats.get_value("log_count/ERROR", 0),
-            in_flight=0 if engine is None else len(engine.downloader.active),
+        self._has_told_closing = True
+        run = self.run
+        self.link.send(Closing(job=run.job, process=run.process, reason=reason))
+        if self._is_open:
+            self.scheduler.give_back()
+
+    def _dump(self, stats: Stats) -> None:
+        assert self._crawler is not None
+        if not self.demands.dumps_stats:
+            return
+        logging.getLogger("scrapy.statscollectors").info(
+            "Dumping Scrapy stats:\n%s",
+            pprint.pformat(merged(stats)),
+            extra={"spider": self._crawler.spider},
         )
-        if progress != self._progress:
-            self._progress = progress
-            self._link.send(progress)
 
     def _outcome(self, error: BaseException | None) -> Outcome:
         reason = self._finish_reason

@@ -1,6 +1,5 @@
-"""Plays the worker to a real crawl process, and runs plain Scrapy beside it."""
+"""Plays the worker to real crawl processes, and runs plain Scrapy beside them."""
 
-import json
 import os
 import select
 import signal
@@ -13,19 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from dscrapy.messages import (
-    RUN_REQUEST,
-    Commit,
-    CommitSeen,
-    FromCrawl,
-    Message,
-    Run,
-)
+from dscrapy.messages import Alive, Commits, FromCrawl, Message, Run
 from dscrapy.model import JobSpec, Outcome
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
+from tests.e2e.naive_master import JOB, NaiveMaster
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "tests" / "site"
@@ -103,21 +94,31 @@ def plain_scrapy(
 
 
 class CrawlProcess:
-    """A crawl process whose worker is the test.
+    """A crawl process whose worker is the test; ``master`` answers it.
 
-    ``credit`` False leaves commits unanswered until ``answer`` is called.
+    ``credit`` False leaves commits unanswered until ``answer`` is called. Several
+    processes of one job share a master and have numbers of their own.
     """
 
     def __init__(
-        self, spec: JobSpec, folder: Path, log: Path, *, credit: bool = True
+        self,
+        spec: JobSpec,
+        folder: Path,
+        log: Path,
+        *,
+        credit: bool = True,
+        master: NaiveMaster | None = None,
+        number: int = 3,
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         lifeline, self._lifeline = os.pipe()
         self.sock = ours
         self.credit = credit
-        self.commits: list[Commit] = []
-        self.others: list[Message] = []
-        self._unanswered: list[Commit] = []
+        self.number = number
+        self.master = NaiveMaster() if master is None else master
+        self.received: list[Message] = []
+        self.is_at_end = False
+        self._unanswered: list[Commits] = []
         self._reader = FrameReader()
         self._decoder: Decoder[Any] = Decoder(FromCrawl)
         self._log = log
@@ -141,7 +142,9 @@ class CrawlProcess:
             )
         theirs.close()
         os.close(lifeline)
-        self.send(Run(job="1" * 16, process=3, request=RUN_REQUEST, spec=spec))
+        self.master.came(number, self.send)
+        self.peer = self.master.peers[number]
+        self.send(Run(job=JOB, process=number, role="crawl", spec=spec))
 
     @property
     def log(self) -> str:
@@ -150,82 +153,62 @@ class CrawlProcess:
 
     @property
     def lines(self) -> list[str]:
-        """The committed lines, a wrapped one unwrapped."""
-        return [line_of(raw) for commit in self.commits for raw in commit.items]
+        """The committed lines of the job, a wrapped one unwrapped."""
+        return self.master.lines
 
     @property
     def tagged(self) -> list[bytes]:
         """The tagged form of each committed line."""
-        forms: list[bytes] = []
-        for commit in self.commits:
-            assert len(commit.tagged) in (0, len(commit.items))
-            forms += map(bytes, commit.tagged or (b"null",) * len(commit.items))
-        return forms
+        return self.master.tagged
 
     @property
     def outcome(self) -> Outcome:
-        """The outcome of the last part."""
-        last = self.commits[-1]
-        assert last.last
-        assert last.outcome is not None
-        return last.outcome
+        """How the process closed."""
+        assert self.peer.outcome is not None
+        return self.peer.outcome
 
     @property
     def stats(self) -> dict[str, dict[str, Any]]:
-        """The last part's stats, decoded."""
-        return {
-            operation: {key: msgspec.json.decode(value) for key, value in group.items()}
-            for operation, group in self.commits[-1].stats.items()
-        }
+        """The job's committed stats, merged by operation."""
+        return self.master.stats
 
     def send(self, message: Message) -> None:
-        """Send a message to the process."""
-        self.sock.sendall(encode_frame(encode(message)))
+        """Send a message to the process; one that is dead gets nothing."""
+        try:
+            self.sock.sendall(encode_frame(encode(message)))
+        except (BrokenPipeError, ConnectionResetError):
+            return
 
-    def answer(self, result: Any = "stored") -> None:
-        """Acknowledge what has been left unanswered."""
-        while self._unanswered:
-            self._acknowledge(self._unanswered.pop(0), result)
-
-    def _acknowledge(self, commit: Commit, result: Any) -> None:
-        self.send(
-            CommitSeen(
-                job=commit.job,
-                process=commit.process,
-                request=commit.request,
-                part=commit.part,
-                result=result,
-            )
-        )
+    def answer(self) -> None:
+        """Let the master take what has been left unanswered."""
+        waiting, self._unanswered = self._unanswered, []
+        for message in waiting:
+            self.master.take(message)
 
     def read_until(self, condition: Callable[[], bool], wait_s: float = WAIT_S) -> bool:
         """Read messages until the condition holds; False when time or link ends."""
-        deadline = time.monotonic() + wait_s
-        while not condition():
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.sock], [], [], left)[0]:
-                return condition()
-            try:
-                data = self.sock.recv(65536)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                return condition()
-            self._reader.feed(data)
-            while (frame := self._reader.next_frame()) is not None:
-                self._take(self._decoder.decode(frame))
-        return True
+        return pump([self], condition, wait_s)
 
-    def _take(self, message: Message) -> None:
-        if not isinstance(message, Commit):
-            self.others.append(message)
+    def receive(self) -> None:
+        """Take what the link holds, or its end."""
+        try:
+            data = self.sock.recv(1 << 20)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self.is_at_end = True
+        self._reader.feed(data)
+        while (frame := self._reader.next_frame()) is not None:
+            self._take(self._decoder.decode(frame))
+
+    def _take(self, message: Any) -> None:
+        self.received.append(message)
+        if isinstance(message, Alive):
             return
-        assert message.part == len(self.commits)
-        self.commits.append(message)
-        if self.credit:
-            self._acknowledge(message, "published" if message.last else "stored")
-        else:
+        if isinstance(message, Commits) and not self.credit:
             self._unanswered.append(message)
+        else:
+            self.master.take(message)
 
     def wait_for_log(self, text: str) -> None:
         """Read until the process has logged ``text``."""
@@ -235,10 +218,17 @@ class CrawlProcess:
             self.read_until(lambda: False, 0.05)
 
     def finish(self) -> int:
-        """Read to the last part and return the exit code."""
-        ended = self.read_until(lambda: bool(self.commits) and self.commits[-1].last)
-        assert ended, self.log
+        """Read to the last commit and return the exit code."""
+        assert self.read_until(lambda: self.peer.outcome is not None), self.log
         return self.process.wait(WAIT_S)
+
+    def kill(self) -> None:
+        """Kill the process, read what it has sent, and tell the master."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(WAIT_S)
+        while not self.is_at_end:
+            self.receive()
+        self.master.lost(self.number)
 
     def cut_lifeline(self) -> None:
         """Let go of the lifeline, as a worker that died does."""
@@ -255,11 +245,18 @@ class CrawlProcess:
         self.process.wait(WAIT_S)
 
 
-def line_of(raw: msgspec.Raw) -> str:
-    """Return the line of ``items.jsonl`` for one of a commit's items."""
-    text = bytes(raw).decode()
-    if not text.startswith('"'):
-        return text
-    line = json.loads(text)
-    assert isinstance(line, str)
-    return line
+def pump(
+    processes: list[CrawlProcess],
+    condition: Callable[[], bool],
+    wait_s: float = WAIT_S,
+) -> bool:
+    """Read messages of all until the condition holds; False at time's or links' end."""
+    deadline = time.monotonic() + wait_s
+    while not condition():
+        left = deadline - time.monotonic()
+        socks = {one.sock: one for one in processes if not one.is_at_end}
+        if left <= 0 or not socks:
+            return condition()
+        for sock in select.select(list(socks), [], [], left)[0]:
+            socks[sock].receive()
+    return True

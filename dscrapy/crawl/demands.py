@@ -1,0 +1,130 @@
+"""What a project's settings ask of the frontier, and what of them cannot be had."""
+
+import logging
+from typing import Any
+
+from scrapy import squeues
+from scrapy.core.scheduler import Scheduler
+from scrapy.dupefilters import BaseDupeFilter, RFPDupeFilter
+from scrapy.pqueues import DownloaderAwarePriorityQueue, ScrapyPriorityQueue
+from scrapy.settings import BaseSettings
+from scrapy.utils.misc import load_object
+
+from dscrapy.crawl.tracking import UnsupportedError
+from dscrapy.messages import Opened, Run
+from dscrapy.model import CloseLimits, HostLimits
+
+_logger = logging.getLogger(__name__)
+
+# Leases where CONCURRENT_REQUESTS is 0, no limit: as many as keep a fast line busy.
+WINDOW_UNLIMITED = 100
+_CLOSE_SETTINGS = (
+    "CLOSESPIDER_TIMEOUT",
+    "CLOSESPIDER_TIMEOUT_NO_ITEM",
+    "CLOSESPIDER_ITEMCOUNT",
+    "CLOSESPIDER_PAGECOUNT",
+    "CLOSESPIDER_PAGECOUNT_NO_ITEM",
+    "CLOSESPIDER_ERRORCOUNT",
+)
+
+
+class Demands:
+    """Read from a project's settings before ours are laid over them.
+
+    Raises ``UnsupportedError`` for a scheduler or duplicate filter of its own.
+    """
+
+    def __init__(self, settings: BaseSettings) -> None:
+        _check_own(settings, "SCHEDULER", (Scheduler,))
+        _check_own(settings, "DUPEFILTER_CLASS", (RFPDupeFilter, BaseDupeFilter))
+        _warn_of_own(
+            settings,
+            "SCHEDULER_PRIORITY_QUEUE",
+            (DownloaderAwarePriorityQueue, ScrapyPriorityQueue),
+        )
+        self.filters = load_object(settings["DUPEFILTER_CLASS"]) is not BaseDupeFilter
+        self.limits = CloseLimits(
+            timeout_s=settings.getfloat("CLOSESPIDER_TIMEOUT"),
+            timeout_no_item_s=settings.getfloat("CLOSESPIDER_TIMEOUT_NO_ITEM"),
+            items=settings.getint("CLOSESPIDER_ITEMCOUNT"),
+            pages=settings.getint("CLOSESPIDER_PAGECOUNT"),
+            pages_no_item=settings.getint("CLOSESPIDER_PAGECOUNT_NO_ITEM"),
+            errors=settings.getint("CLOSESPIDER_ERRORCOUNT"),
+        )
+        self.has_feeds = bool(settings.getdict("FEEDS") or settings["FEED_URI"])
+        self.dumps_stats = settings.getbool("STATS_DUMP")
+        # With a job folder Scrapy keeps requests in its other queues.
+        place = "DISK" if settings["JOBDIR"] else "MEMORY"
+        self.lifo = _takes_last(settings, f"SCHEDULER_{place}_QUEUE")
+        start = f"SCHEDULER_START_{place}_QUEUE"
+        self.start_is_apart = bool(settings[start])
+        self.start_lifo = self.start_is_apart and _takes_last(settings, start)
+
+    @staticmethod
+    def override(settings: BaseSettings) -> None:
+        """Switch off what counts for the whole job, not for this process."""
+        for name in _CLOSE_SETTINGS:
+            settings.set(name, 0, "cmdline")
+
+    def opened(self, run: Run, settings: BaseSettings) -> Opened:
+        """Return the message that opens the process; ``settings`` are complete."""
+        default, hosts = host_limits(settings)
+        return Opened(
+            job=run.job,
+            process=run.process,
+            window=window(settings.getint("CONCURRENT_REQUESTS")),
+            lifo=self.lifo,
+            start_lifo=self.start_lifo,
+            default_host=default,
+            hosts=hosts,
+            limits=self.limits,
+            has_feeds=self.has_feeds,
+        )
+
+
+def window(concurrency: int) -> int:
+    """Return how many leases keep so many requests under way, and a few ready."""
+    if concurrency <= 0:
+        return WINDOW_UNLIMITED
+    # One at a time asks for the exact order: what is next depends on what it gives.
+    return 1 if concurrency == 1 else concurrency + concurrency // 2
+
+
+def host_limits(settings: BaseSettings) -> tuple[HostLimits, dict[str, HostLimits]]:
+    """Return what is allowed towards a host, and towards those named."""
+    default = HostLimits(
+        concurrency=settings.getint("CONCURRENT_REQUESTS_PER_IP")
+        or settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN"),
+        delay_s=settings.getfloat("DOWNLOAD_DELAY"),
+    )
+    hosts = {
+        host: HostLimits(
+            concurrency=int(slot.get("concurrency", default.concurrency)),
+            delay_s=float(slot.get("delay", default.delay_s)),
+        )
+        for host, slot in settings.getdict("DOWNLOAD_SLOTS").items()
+    }
+    return default, hosts
+
+
+def _check_own(settings: BaseSettings, name: str, known: tuple[type, ...]) -> None:
+    cls: Any = load_object(settings[name])
+    if cls not in known:
+        raise UnsupportedError(
+            f"{name} is {cls.__module__}.{cls.__qualname__}: the master schedules and "
+            f"filters the requests of a job; only Scrapy's own is supported (remove "
+            f"{name} from the settings)"
+        )
+
+
+def _warn_of_own(settings: BaseSettings, name: str, known: tuple[type, ...]) -> None:
+    if load_object(settings[name]) not in known:
+        _logger.warning("%s is not used: the master orders by priority", name)
+
+
+def _takes_last(settings: BaseSettings, name: str) -> bool:
+    queue: Any = load_object(settings[name])
+    own = next((key for key, value in vars(squeues).items() if value is queue), "")
+    if not own:
+        _logger.warning("%s is no queue of Scrapy's: requests are taken LIFO", name)
+    return "Fifo" not in own

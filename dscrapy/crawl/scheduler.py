@@ -1,0 +1,241 @@
+"""Scrapy's scheduler in a crawl process: leases in, requests for the master out.
+
+Scrapy calls it synchronously and has no public way to be told that there is more;
+it is woken where something may have changed, never left to its heartbeat.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from scrapy import Request, Spider, signals
+from scrapy.core.scheduler import BaseScheduler
+from scrapy.crawler import Crawler
+from scrapy.utils.httpobj import urlparse_cached
+
+from dscrapy.crawl.codec import UndecodableError, UnencodableError
+from dscrapy.crawl.gate import gate_downloads
+from dscrapy.crawl.hosts import Lease, Rooms, Waiting
+from dscrapy.crawl.local import Locals
+from dscrapy.crawl.parts import Child, Work
+from dscrapy.crawl.requests import RequestCodec, wire_fingerprint
+from dscrapy.crawl.tracking import CURRENT, Hop, wake
+from dscrapy.messages import (
+    DONT_FILTER,
+    FINGERPRINT_BYTES,
+    START_REQUEST,
+    Grant,
+    Release,
+)
+
+if TYPE_CHECKING:
+    from dscrapy.crawl.run import CrawlRun
+
+_logger = logging.getLogger(__name__)
+
+_NO_FINGERPRINT = bytes(FINGERPRINT_BYTES)
+# Requests of spider_idle handlers that are known to be seen: a handler that asks for
+# the same again at each idle would keep a job alive for ever. Far more than handlers
+# ask for; beyond it the memory is used anew.
+IDLE_KNOWN_MAX = 100_000
+
+
+class JobScheduler(BaseScheduler):
+    """Gives out leases, and takes what the running work asks for."""
+
+    def __init__(self, crawler: Crawler, job: "CrawlRun") -> None:
+        self._crawler = crawler
+        self._job = job
+        self._tracker = job.tracker
+        self._inbox: Waiting[Lease] = Waiting()
+        self._sequence = 0
+        self._idle_known: set[bytes] = set()
+        self._is_closed = False
+        self._codec: RequestCodec
+        self._rooms: Rooms
+        self.locals: Locals
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> "JobScheduler":
+        """Return the scheduler of the crawler's job."""
+        job: CrawlRun = crawler.job  # type: ignore[attr-defined]  # see JobCrawler
+        job.scheduler = cls(crawler, job)
+        return job.scheduler
+
+    @property
+    def codec(self) -> RequestCodec:
+        """What reads and writes requests of this spider."""
+        return self._codec
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether the engine should ask: there is something, or nothing any more."""
+        return bool(
+            self._inbox or not self.locals.is_empty or self._tracker.is_finishing
+        )
+
+    # ---- Scrapy ---------------------------------------------------------------
+
+    def open(self, spider: Spider) -> None:
+        """Hook into the engine and tell the master that leases can be taken."""
+        job = self._job
+        self._tracker.attach(self._crawler)
+        gate_downloads(self._crawler, job.gate)
+        loop = asyncio.get_running_loop()
+        self._codec = RequestCodec(spider, job.is_project)
+        self._rooms = Rooms(self._crawler, loop.time)
+        self._tracker.left = lambda hop: self._rooms.arrived(hop.host)
+        self.locals = Locals(
+            self._crawler,
+            self._tracker,
+            job.run,
+            job.link.send,
+            job.fail,
+            lifo=job.demands.lifo,
+        )
+        self._crawler.signals.connect(
+            self._tracker.reached_downloader, signal=signals.request_reached_downloader
+        )
+        job.opened()
+
+    def has_pending_requests(self) -> bool:
+        """Return False once the master says that nothing is left."""
+        CURRENT.set(None)
+        return not self._tracker.is_finishing
+
+    def next_request(self) -> Request | None:
+        """Return a request that its slot can send now, as the running work."""
+        request = self._next() if self._job.may_start else None
+        if request is None:
+            # What runs next in this context (spider_idle) belongs to no lease.
+            CURRENT.set(None)
+        return request
+
+    def enqueue_request(self, request: Request) -> bool:
+        """Take a request for the running work.
+
+        False for a known duplicate; of most the master knows, so True says little.
+        """
+        hop = CURRENT.get()
+        automatic = None if hop is None else hop.automatic_slot
+        is_compared = self._job.demands.filters and not request.dont_filter
+        fingerprint = self._fingerprint(request) if is_compared else None
+        host = self._host_of(request, automatic)
+        if fingerprint is not None and self._is_idle_duplicate(fingerprint):
+            self._crawler.stats.inc_value("dupefilter/filtered")
+            return False
+        try:
+            body = self._codec.encode(request, automatic)
+        except UnencodableError as error:
+            return self.locals.keep(request, host, fingerprint, error)
+        work = self._tracker.work_now()
+        flags = 0 if is_compared else DONT_FILTER
+        if self._job.demands.start_is_apart and request.meta.get("is_start_request"):
+            flags |= START_REQUEST
+        if fingerprint is not None:
+            work.child_fingerprints.add(fingerprint)
+            if work.kind == "idle":
+                self._remember_idle(fingerprint)
+        work.add_child(
+            Child(fingerprint or _NO_FINGERPRINT, host, request.priority, flags, body)
+        )
+        self._tracker.grown(work)
+        return True
+
+    # ---- the link -------------------------------------------------------------
+
+    def granted(self, grant: Grant) -> None:
+        """Take leases; one that comes while the spider closes goes back."""
+        self._tracker.finish = 0
+        if self._is_closed:
+            self._release(list(grant.requests))
+            return
+        loop = asyncio.get_running_loop()
+        for host, share in grant.shares.items():
+            # Hosts have one owner each, so ``share`` is all of it.
+            if share.wait_s > 0:
+                self._rooms.wait(host, share.wait_s)
+                loop.call_later(
+                    share.wait_s, wake, self._crawler, context=self._tracker.context
+                )
+        for number, place, body in zip(
+            grant.requests, grant.host_of, grant.bodies, strict=True
+        ):
+            self._sequence += 1
+            host = grant.hosts[place]
+            self._inbox.add(host, (0, self._sequence), Lease(number, host, bytes(body)))
+
+    def give_back(self) -> None:
+        """Release what was not started, and take nothing any more."""
+        self._is_closed = True
+        self._release([lease.request for lease in self._inbox.take_all()])
+
+    def _release(self, requests: list[int]) -> None:
+        if requests:
+            run = self._job.run
+            self._job.link.send(
+                Release(job=run.job, process=run.process, requests=tuple(requests))
+            )
+
+    # ---- requests -------------------------------------------------------------
+
+    def _next(self) -> Request | None:
+        local = self.locals.take(self._rooms.has_room)
+        if local is not None:
+            self._hand(local.hop)
+            return local.request
+        while self._inbox:
+            lease = self._inbox.take(self._rooms.has_room)
+            if lease is None:
+                break
+            request = self._begin(lease)
+            if request is not None:
+                return request
+        return None
+
+    def _begin(self, lease: Lease) -> Request | None:
+        work = self._tracker.begin(Work("page", request=lease.request))
+        hop = Hop(work, lease.host)
+        try:
+            request = self._codec.decode(lease.body)
+        except UndecodableError as error:
+            # Only a project that changed under a running job gets here.
+            CURRENT.set(hop)
+            _logger.error("Request %d cannot be read: %s", lease.request, error)
+            self._crawler.stats.inc_value("dscrapy/undecodable_requests")
+            CURRENT.set(None)
+            work.outcome = "UndecodableError"
+            self._tracker.release(work)
+            return None
+        if "download_slot" not in request.meta:
+            hop.automatic_slot = lease.host
+        self._hand(hop)
+        self._tracker.enter(request, hop)
+        return request
+
+    def _hand(self, hop: Hop) -> None:
+        hop.is_handed = True
+        self._rooms.hand(hop.host)
+
+    def _fingerprint(self, request: Request) -> bytes:
+        return wire_fingerprint(
+            self._crawler.request_fingerprinter.fingerprint(request)
+        )
+
+    def _host_of(self, request: Request, automatic: str | None) -> str:
+        slot: Any = request.meta.get("download_slot")
+        if slot is not None and slot != automatic:
+            return str(slot)
+        return urlparse_cached(request).hostname or ""
+
+    def _is_idle_duplicate(self, fingerprint: bytes) -> bool:
+        return (
+            fingerprint in self._idle_known
+            and self._tracker.finish > 0
+            and self._tracker.current() is None
+        )
+
+    def _remember_idle(self, fingerprint: bytes) -> None:
+        if len(self._idle_known) >= IDLE_KNOWN_MAX:
+            self._idle_known.clear()
+        self._idle_known.add(fingerprint)

@@ -1,0 +1,151 @@
+"""``start()`` in the process that leads, and in no other.
+
+The outermost spider middleware consumes what ``start()`` gives, element by element,
+each a unit of its own. What an earlier leader has committed is skipped by digest.
+Elsewhere the middleware waits, so that no line of ``start()`` runs and the spider is
+never idle.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from scrapy import Request
+from scrapy.crawler import Crawler
+from scrapy.exceptions import CloseSpider
+
+from dscrapy.crawl.load import describe, outcome_of
+from dscrapy.crawl.parts import Work
+from dscrapy.crawl.requests import short_digest
+from dscrapy.crawl.tracking import CURRENT, Hop
+from dscrapy.messages import DIGEST_BYTES, Lead, Skip, StartMay
+
+if TYPE_CHECKING:
+    from dscrapy.crawl.run import CrawlRun
+
+# Skipped elements between two turns of the event loop, which has probes to answer:
+# some ms of a start() that never awaits.
+SKIPS_PER_TURN = 100
+
+
+class Leading:
+    """What the master has said about leading."""
+
+    def __init__(self) -> None:
+        self.lead: Lead | None = None
+        self.upto = 0
+        self._skip: Counter[bytes] = Counter()
+
+    def on_skip(self, message: Skip) -> None:
+        """Take digests of committed elements."""
+        # In the middle of start() this is a repeat: what it says is used already.
+        if self.lead is not None:
+            return
+        if message.part == 0:
+            self._skip.clear()
+        data = message.digests
+        self._skip.update(
+            data[place : place + DIGEST_BYTES]
+            for place in range(0, len(data), DIGEST_BYTES)
+        )
+
+    def on_lead(self, message: Lead) -> bool:
+        """Lead from now on; False if that is known."""
+        if self.lead is not None:
+            return False
+        self.lead = message
+        return True
+
+    def on_start_may(self, message: StartMay) -> None:
+        """Take the bound on start units."""
+        self.upto = max(self.upto, message.upto)
+
+    def skips(self, digest: bytes) -> bool:
+        """Whether this element is committed already; once for each time it is."""
+        if not self._skip.get(digest):
+            return False
+        self._skip[digest] -= 1
+        return True
+
+
+class StartMiddleware:
+    """The spider middleware; only ``process_start`` is ours."""
+
+    def __init__(self, job: "CrawlRun") -> None:
+        self._job = job
+        self._tracker = job.tracker
+        self._count = 0
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> "StartMiddleware":
+        """Return the middleware of the crawler's job."""
+        return cls(crawler.job)  # type: ignore[attr-defined]  # see JobCrawler
+
+    async def process_start(self, start: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Yield what is new of ``start()``, if this process leads."""
+        job, leading = self._job, self._job.leading
+        job.engine_runs()
+        await job.gate.wait_until(lambda: leading.lead is not None)
+        assert leading.lead is not None
+        if not leading.lead.start:
+            return
+        skipped = 0
+        while True:
+            await job.gate.wait_until(lambda: job.may_pull_start)
+            try:
+                element = await anext(start)
+            except StopAsyncIteration:
+                break
+            except CloseSpider:
+                # The job closes; whoever goes on with it runs start() again.
+                raise
+            except Exception as error:
+                await self._exhausted(error)
+                raise
+            digest = self._digest(element)
+            if leading.skips(digest):
+                skipped += 1
+                if skipped % SKIPS_PER_TURN == 0:
+                    await asyncio.sleep(0)
+                continue
+            await job.gate.wait_until(lambda: self._count < leading.upto)
+            self._count += 1
+            work = self._begin(element, digest)
+            yield element
+            CURRENT.set(None)
+            # Scrapy has taken the request up, or dropped it; an item is held apart.
+            self._tracker.release(work)
+        await self._exhausted(None)
+
+    def _begin(self, element: Any, digest: bytes) -> Work:
+        work = self._tracker.begin(Work("start", digest=digest))
+        self._tracker.open_starts += 1
+        hop = Hop(work)
+        hop.stage = "scraped"
+        if not isinstance(element, Request):
+            self._tracker.hold(work)
+            hop.element = element
+            hop.holds_item = True
+        # A generator runs in the context of whoever consumes it: the engine's task.
+        CURRENT.set(hop)
+        return work
+
+    async def _exhausted(self, error: Exception | None) -> None:
+        """Say so after all units: a later leader will not look for them."""
+        await self._job.gate.wait_until(lambda: self._tracker.open_starts == 0)
+        end = None
+        if error is not None:
+            end = outcome_of("start_error", f"start() raised {describe(error)}", error)
+        work = self._tracker.begin(Work("started", end=end))
+        self._tracker.release(work)
+
+    def _digest(self, element: Any) -> bytes:
+        if isinstance(element, Request):
+            return self._job.scheduler.codec.digest(element)
+        # What is no item fails in Scrapy, where that is told.
+        try:
+            encoded = self._job.encoder.encode(element)
+        except TypeError:
+            return short_digest(repr(element).encode(errors="replace"))
+        return short_digest(encoded.line + (encoded.tagged or b""))

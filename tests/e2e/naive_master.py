@@ -1,0 +1,349 @@
+"""A master of a few dicts for crawl processes under test: one job, no disk, no time.
+
+It grants whatever is pending to whoever has room in its window, first come first
+served; what the real master adds (hosts, limits, durability) is not tested here.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dscrapy.messages import (
+    DIGEST_BYTES,
+    DONT_FILTER,
+    FINGERPRINT_BYTES,
+    START_REQUEST,
+    Children,
+    Closing,
+    Commit,
+    Commits,
+    CommitsSeen,
+    Done,
+    Finish,
+    Grant,
+    Lead,
+    Message,
+    Offer,
+    Offered,
+    Opened,
+    Release,
+    Seen,
+    Skip,
+    StartMay,
+    Stop,
+)
+from dscrapy.model import Outcome, Stats
+
+JOB = "1" * 16
+
+
+class Request(NamedTuple):
+    """A request as the master knows it."""
+
+    host: str
+    priority: int
+    flags: int
+    body: bytes
+    fingerprint: bytes
+
+
+class Peer:
+    """What the master knows of one crawl process."""
+
+    def __init__(self, process: int, send: Callable[[Message], None]) -> None:
+        self.process = process
+        self.send = send
+        self.opened: Opened | None = None
+        self.leases: dict[int, Request] = {}
+        self.parts: dict[tuple[int, int], list[Commit]] = {}
+        self.last_unit = 0
+        self.starts = 0
+        self.may = 0
+        self.closing = ""
+        self.outcome: Outcome | None = None
+
+
+class NaiveMaster:
+    """The state of one job.
+
+    ``start_window`` bounds start units ahead of those committed. ``is_granting``
+    False holds leases back, ``is_finishing`` False the end.
+    """
+
+    def __init__(self, start_window: int = 50) -> None:
+        self.start_window = start_window
+        self.is_granting = True
+        self.is_finishing = True
+        self.peers: dict[int, Peer] = {}
+        self.leader: Peer | None = None
+        self.pending: dict[int, Request] = {}
+        self.done: set[int] = set()
+        self.seen: set[bytes] = set()
+        self.digests: Counter[bytes] = Counter()
+        self.is_started = False
+        self.has_opened = False
+        self.finish = 0
+        self.is_finish_sent = False
+        self.next_request = 1
+        self.filtered = 0
+        # What is published, in order.
+        self.published: list[list[Commit]] = []
+        self.lines: list[str] = []
+        self.tagged: list[bytes] = []
+        self.stats: dict[str, dict[str, Any]] = {}
+
+    @property
+    def commits(self) -> list[Commit]:
+        """The last part of each published commit."""
+        return [parts[-1] for parts in self.published]
+
+    def of_kind(self, kind: str) -> list[Commit]:
+        """Return the published commits of this kind."""
+        return [commit for commit in self.commits if commit.kind == kind]
+
+    def body_of(self, request: Request) -> dict[str, Any]:
+        """Return a request's body, decoded."""
+        body = json.loads(request.body)
+        assert isinstance(body, dict)
+        return body
+
+    # ---- processes --------------------------------------------------------------
+
+    def came(self, process: int, send: Callable[[Message], None]) -> None:
+        """Take up a process that was started."""
+        self.peers[process] = Peer(process, send)
+
+    def lost(self, process: int) -> None:
+        """Take back what a dead process had."""
+        peer = self.peers.pop(process)
+        self.pending.update(peer.leases)
+        if self.leader is peer:
+            self.leader = None
+            self.is_finish_sent = False
+        self.advance()
+
+    def stop(self, process: int, reason: str) -> None:
+        """Ask a process to close."""
+        self.peers[process].send(Stop(job=JOB, process=process, reason=reason))
+
+    # ---- messages ---------------------------------------------------------------
+
+    def take(self, message: Any) -> None:
+        """Take a message of a process."""
+        peer = self.peers[message.process]
+        match message:
+            case Opened():
+                peer.opened = message
+            case Commits():
+                results = tuple(self._commit(peer, one) for one in message.commits)
+                peer.send(CommitsSeen(job=JOB, process=peer.process, seen=results))
+                if peer.outcome is not None:
+                    self._closed(peer)
+            case Release(requests=requests):
+                for number in requests:
+                    self.pending[number] = peer.leases.pop(number)
+            case Closing(reason=reason):
+                peer.closing = reason
+            case Offer(number=number, fingerprints=fingerprints):
+                seen = tuple(one in self.seen for one in chunks(fingerprints))
+                peer.send(
+                    Offered(job=JOB, process=peer.process, number=number, seen=seen)
+                )
+            case _:
+                raise AssertionError(message)
+        self.advance()
+
+    def advance(self) -> None:
+        """Say all that is to be said now."""
+        open_ones = [p for p in self.peers.values() if p.opened and not p.closing]
+        if self.leader is None and open_ones:
+            self._lead(open_ones[0])
+        if self.is_granting:
+            for peer in open_ones:
+                self._grant(peer)
+        leader = self.leader
+        if leader is None or leader.closing:
+            return
+        may = leader.starts + self.start_window
+        if may > leader.may and not self.is_started:
+            leader.may = may
+            leader.send(StartMay(job=JOB, process=leader.process, upto=may))
+        is_idle = not self.pending and not any(p.leases for p in self.peers.values())
+        if (
+            is_idle
+            and self.is_started
+            and self.has_opened
+            and not self.is_finish_sent
+            and self.is_finishing
+        ):
+            self.finish += 1
+            self.is_finish_sent = True
+            leader.send(Finish(job=JOB, process=leader.process, number=self.finish))
+
+    def _lead(self, peer: Peer) -> None:
+        self.leader = peer
+        digests = b"".join(sorted(self.digests.elements()))
+        step = 1000 * DIGEST_BYTES
+        for part, place in enumerate(range(0, len(digests), step)):
+            data = digests[place : place + step]
+            peer.send(Skip(job=JOB, process=peer.process, part=part, digests=data))
+        peer.send(
+            Lead(
+                job=JOB,
+                process=peer.process,
+                start=not self.is_started,
+                opened=not self.has_opened,
+            )
+        )
+
+    def _grant(self, peer: Peer) -> None:
+        assert peer.opened is not None
+        room = peer.opened.window - len(peer.leases)
+        if room <= 0 or not self.pending:
+            return
+        opened = peer.opened
+
+        def order(number: int) -> tuple[int, bool, int]:
+            one = self.pending[number]
+            is_start = bool(one.flags & START_REQUEST)
+            last_first = opened.start_lifo if is_start else opened.lifo
+            return -one.priority, is_start, -number if last_first else number
+
+        numbers = sorted(self.pending, key=order)[:room]
+        requests = [self.pending.pop(number) for number in numbers]
+        peer.leases.update(zip(numbers, requests, strict=True))
+        hosts = list({request.host: 0 for request in requests})
+        self.is_finish_sent = False
+        peer.send(
+            Grant(
+                job=JOB,
+                process=peer.process,
+                requests=tuple(numbers),
+                hosts=tuple(hosts),
+                host_of=tuple(hosts.index(request.host) for request in requests),
+                bodies=tuple(msgspec.Raw(request.body) for request in requests),
+            )
+        )
+
+    # ---- commits ----------------------------------------------------------------
+
+    def _commit(self, peer: Peer, commit: Commit) -> Seen:
+        is_old = (
+            commit.request in self.done
+            if commit.request
+            else commit.unit <= peer.last_unit
+        )
+        result: Any = "settled"
+        if not is_old:
+            parts = peer.parts.setdefault((commit.request, commit.unit), [])
+            assert commit.part == len(parts), "parts come in order"
+            parts.append(commit)
+            result = "stored"
+            if commit.last:
+                del peer.parts[commit.request, commit.unit]
+                self._publish(peer, parts)
+                result = "published"
+        return Seen(commit.request, commit.unit, commit.part, result)
+
+    def _publish(self, peer: Peer, parts: list[Commit]) -> None:
+        last = parts[-1]
+        assert all(part.kind == last.kind for part in parts)
+        self.published.append(parts)
+        if last.request:
+            assert last.kind == "page"
+            self.done.add(last.request)
+            # The first commit wins, whoever sends it.
+            self.pending.pop(last.request, None)
+            for one in self.peers.values():
+                one.leases.pop(last.request, None)
+        else:
+            assert last.unit == peer.last_unit + 1, "units come in order"
+            peer.last_unit = last.unit
+        self.seen.update(chunks(last.seen))
+        for part in parts:
+            self._add(part.children)
+            self.lines += map(line_of, part.items)
+            assert len(part.tagged) in (0, len(part.items))
+            self.tagged += map(bytes, part.tagged or (b"null",) * len(part.items))
+        self._merge(last.stats)
+        match last.kind:
+            case "start":
+                self.digests[last.digest] += 1
+                peer.starts += 1
+            case "started":
+                self.is_started = True
+            case "opened":
+                self.has_opened = True
+            case "idle":
+                assert last.finish == self.finish
+                self.is_finish_sent = False
+            case "closed":
+                peer.outcome = last.end
+
+    def _add(self, children: Children) -> None:
+        columns = (children.host_of, children.priorities, children.flags)
+        fingerprints = chunks(children.fingerprints)
+        for fingerprint, place, priority, flags, body in zip(
+            fingerprints, *columns, children.bodies, strict=True
+        ):
+            if not flags & DONT_FILTER:
+                if fingerprint in self.seen:
+                    self.filtered += 1
+                    continue
+                self.seen.add(fingerprint)
+            self.pending[self.next_request] = Request(
+                children.hosts[place], priority, flags, bytes(body), fingerprint
+            )
+            self.next_request += 1
+
+    def _merge(self, stats: Stats) -> None:
+        for operation, group in stats.items():
+            held = self.stats.setdefault(operation, {})
+            for key, raw in group.items():
+                value = json.loads(bytes(raw))
+                if operation == "sum":
+                    held[key] = held.get(key, 0) + value
+                elif operation in ("max", "min") and key in held:
+                    held[key] = (max if operation == "max" else min)(held[key], value)
+                else:
+                    held[key] = value
+
+    def _closed(self, peer: Peer) -> None:
+        self.pending.update(peer.leases)
+        peer.leases.clear()
+        del self.peers[peer.process]
+        is_end = self.leader is peer
+        if is_end:
+            self.leader = None
+            for other in self.peers.values():
+                self.stop(other.process, peer.closing or "finished")
+        stats: Stats = {
+            operation: {
+                key: msgspec.Raw(json.dumps(value).encode())
+                for key, value in group.items()
+            }
+            for operation, group in self.stats.items()
+        }
+        peer.send(Done(job=JOB, process=peer.process, stats=stats if is_end else None))
+
+
+def chunks(data: bytes) -> list[bytes]:
+    """Return the fingerprints of a column."""
+    assert len(data) % FINGERPRINT_BYTES == 0
+    return [
+        data[place : place + FINGERPRINT_BYTES]
+        for place in range(0, len(data), FINGERPRINT_BYTES)
+    ]
+
+
+def line_of(raw: msgspec.Raw) -> str:
+    """Return the line of ``items.jsonl`` for one of a commit's items."""
+    text = bytes(raw).decode()
+    if not text.startswith('"'):
+        return text
+    line = json.loads(text)
+    assert isinstance(line, str)
+    return line
