@@ -9,10 +9,10 @@ QUICK := $(wildcard tests/test_*.py tests/unit tests/property tests/shell)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test bench lock clean setup
+.PHONY: help demo check test equivalence bench lock clean setup
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
 
 setup: $(READY) ## make the environment and install the project into it
 
@@ -31,6 +31,10 @@ test: $(READY) ## the same, and every other test
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
+
+equivalence: $(READY) ## the same spiders as plain Scrapy runs them, and with 200 kills
+	$(BIN)/python -m pytest -q tests/equivalence
+	$(BIN)/python -m tests.equivalence.campaign $(ARGS)
 
 bench: $(READY) ## measure; prints machine, versions, command and result
 	$(BIN)/python -m benchmarks

@@ -6,7 +6,15 @@ Each can be run by itself, with arguments: ``python -m benchmarks.NAME --help``.
 import subprocess
 import sys
 
-NAMES = ("latency", "jobs_rate", "rpc", "recovery", "many_jobs", "commands")
+NAMES = (
+    "latency",
+    "jobs_rate",
+    "rpc",
+    "recovery",
+    "many_jobs",
+    "commands",
+    "cpu_per_page",
+)
 
 
 def main(names: list[str]) -> int:

@@ -70,6 +70,7 @@ def test_a_lease_counts_until_its_last_part_is_answered() -> None:
     books.from_worker("w", commits(Commit(request=7, part=0, last=False)))
     books.from_master("w", seen(Seen(7, 0, 0, "stored")))
     assert books.processes[1].leases == {7}
+    assert books.processes[1].unanswered == {(7, 0): "page"}
     books.from_worker("w", commits(Commit(request=7, part=1)))
     assert not books.processes[1].leases
     assert books.holds([1])
