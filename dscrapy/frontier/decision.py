@@ -29,7 +29,8 @@ class Decision:
 
     ``shows`` are answers that show a job or schedule as it stands afterwards:
     session, call and id. ``grants`` are leases to send to a session's process, once
-    their bodies are at hand.
+    their bodies are at hand. ``came`` are the sessions of workers that register by
+    these records, so that they can be told something at once.
     """
 
     records: list[r.Record | r.Volatile] = attrs.field(factory=list)
@@ -37,6 +38,7 @@ class Decision:
     shows: list[tuple[int, int, str]] = attrs.field(factory=list)
     closes: list[int] = attrs.field(factory=list)
     grants: list[tuple[int, Process, Granted]] = attrs.field(factory=list)
+    came: dict[str, int] = attrs.field(factory=dict)
 
     def send(self, session: int, message: Message) -> None:
         """Let the message leave once the records are durable."""
@@ -49,8 +51,10 @@ class Decision:
     def tell(self, state: State, process: Process, message: ToProcess) -> None:
         """Tell a process; one that cannot be reached is told when it is back."""
         worker = state.workers.get(process.worker)
-        if worker is not None and worker.session is not None:
-            self.send(worker.session, message)
+        session = None if worker is None else worker.session
+        session = self.came.get(process.worker, session)
+        if session is not None:
+            self.send(session, message)
 
     def stop(self, state: State, process: Process, reason: str) -> None:
         """End a process gracefully; it takes no more leases."""

@@ -225,6 +225,7 @@ class Machine:
         decision.records.append(
             r.WorkerCame(session=session, register=command, now=now.run)
         )
+        decision.came[name] = session
         held = {entry.process for entry in command.held}
         mine = set(known.processes) if known is not None else set()
         decision.send(
