@@ -393,7 +393,8 @@ class Offer(Message, tag="offer", kw_only=True, frozen=True):
 class Feeds(Message, tag="feeds", kw_only=True, frozen=True):
     """An export process is about to write files of these lengths (bytes).
 
-    Answered by ``FeedsSeen`` once durable.
+    -1 where there is no file. Answered by ``FeedsSeen`` once durable, for these files
+    or, if none is named, for all that the job's export processes have named.
     """
 
     job: str
@@ -568,7 +569,7 @@ class Offered(Message, tag="offered", kw_only=True, frozen=True):
 
 
 class FeedsSeen(Message, tag="feeds_seen", kw_only=True, frozen=True):
-    """Answer to ``Feeds``: lengths of the files before the job's first try."""
+    """Answer to ``Feeds``: lengths of the files as they were first told."""
 
     job: str
     process: int

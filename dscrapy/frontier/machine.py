@@ -359,12 +359,15 @@ class Machine:
                     ),
                 )
             case m.Feeds():
-                lengths = running.job.begin().feeds
-                if lengths is None:
-                    lengths = command.lengths
-                    decision.records.append(r.FeedsBegun(job=job, lengths=lengths))
+                known = running.job.begin().feeds or {}
+                asked = command.lengths
+                new = {name: asked[name] for name in asked if name not in known}
+                if new:
+                    decision.records.append(r.FeedsBegun(job=job, lengths=new))
+                lengths = {name: known.get(name, asked[name]) for name in asked}
                 decision.send(
-                    session, m.FeedsSeen(job=job, process=number, lengths=lengths)
+                    session,
+                    m.FeedsSeen(job=job, process=number, lengths=lengths or known),
                 )
             case _:
                 assert_never(command)

@@ -114,7 +114,8 @@ class Published(_Fact, tag="published", kw_only=True, frozen=True, omit_defaults
 
 
 class FeedsBegun(_Fact, tag="feeds_begun", kw_only=True, frozen=True):
-    """Lengths (bytes) of the job's feeds before anything is written to them."""
+    """Lengths (bytes) of some of the job's feeds before anything is written to them;
+    -1 where there is no file."""
 
     job: str
     lengths: dict[str, int]

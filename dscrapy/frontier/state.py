@@ -241,7 +241,8 @@ class State:
             case r.CodeSeen():
                 job.begin().digest = record.digest
             case r.FeedsBegun():
-                job.begin().feeds = record.lengths
+                feeds = job.begin().feeds or {}
+                job.begin().feeds = {**feeds, **record.lengths}
             case r.Closes():
                 course = job.begin()
                 course.closing = record.reason

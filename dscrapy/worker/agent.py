@@ -21,7 +21,7 @@ import trio
 from dscrapy import messages as m
 from dscrapy.config import Config, Endpoint
 from dscrapy.errors import UserError
-from dscrapy.model import JobSpec, Outcome
+from dscrapy.model import WORKER_DRAINS, JobSpec, Outcome
 from dscrapy.net.connection import dial
 from dscrapy.net.listening import listen
 from dscrapy.net.machine import boot_instant, own_versions
@@ -45,8 +45,6 @@ PROJECTS_NAMED_MAX = 20
 LEAVE_S = 2.0
 # Log lines of a process that has ended have this long to leave before its end.
 LOG_DRAIN_S = 5.0
-# The finish reason of processes that are stopped because their worker drains.
-DRAINED = "drained"
 
 
 async def serve(
@@ -225,7 +223,7 @@ class Worker:
         for number, held in self.held.items():
             if not held.is_stopping:
                 job = held.start.job
-                held.hand_on(m.Stop(job=job, process=number, reason=DRAINED))
+                held.hand_on(m.Stop(job=job, process=number, reason=WORKER_DRAINS))
 
     def stop(self) -> None:
         """Leave at once; what still runs is killed."""

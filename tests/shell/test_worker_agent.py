@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
+from dscrapy.model import WORKER_DRAINS
 from dscrapy.worker.agent import LEAVE_S, Worker
 from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import MasterInMemory, running, submit
@@ -418,7 +419,7 @@ async def test_a_draining_worker_waits_for_a_master_that_is_away(
         await network.down("silent")
         await trio.sleep(300)
         assert not left.is_set()
-        assert worker.held[1].closing == "drained"
+        assert worker.held[1].closing == WORKER_DRAINS
         network.serve = master.server.serve
         await until(left.is_set)
         assert await items_of(master) == crawls.lines

@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
+from dscrapy.model import WORKER_DRAINS
 from dscrapy.worker.process import MESSAGES_WAITING_MAX
 from tests.shell.dictator import JOB, LEAD, grant, ordered, seen, start, stop
 from tests.shell.worker_in_memory import Crawl, Crawls, Slow
@@ -254,9 +255,9 @@ async def test_a_drain_without_a_master_stops_the_processes(
         worker.drain()
         await trio.sleep(5)
         for crawl in crawls.started:
-            assert stops_of(crawl) == ["drained"]
+            assert stops_of(crawl) == [WORKER_DRAINS]
         assert len(crawls.started[0].worked) == 1
-        assert worker.held[1].closing == "drained"
+        assert worker.held[1].closing == WORKER_DRAINS
         assert worker.held[1].leased == set()
 
 
@@ -267,8 +268,8 @@ async def test_a_draining_worker_that_loses_its_master_stops_its_processes(
     async with ordered(tmp_path, slots=2) as (master, worker, network, crawls):
         await master.say(start(), start(2))
         worker.drain()
-        await master.say(stop("drained"))
-        assert list(map(stops_of, crawls.started)) == [["drained"], []]
+        await master.say(stop(WORKER_DRAINS))
+        assert list(map(stops_of, crawls.started)) == [[WORKER_DRAINS], []]
         await network.down()
         await trio.sleep(1)
-        assert list(map(stops_of, crawls.started)) == [["drained"], ["drained"]]
+        assert list(map(stops_of, crawls.started)) == [[WORKER_DRAINS], [WORKER_DRAINS]]
