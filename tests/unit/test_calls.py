@@ -8,22 +8,23 @@ from dscrapy import messages as m
 from dscrapy.frontier.decision import OnClosed
 from tests.unit.frontier_values import (
     CLIENT,
+    ID,
     OTHER,
     WORKER,
     answers,
-    change,
-    running,
-    submit_other,
-)
-from tests.unit.test_machine import (
-    ID,
-    NOW,
     ask,
+    change,
     commit,
+    ended,
     new_machine,
     register,
+    running,
     started,
     submit,
+    submit_other,
+    succeed,
+    told,
+    unit,
 )
 
 
@@ -65,9 +66,11 @@ def test_waiters_are_answered_when_the_job_ends_and_only_they() -> None:
     for session, call in ((1, 1), (1, 2), (2, 1), (3, 1)):
         assert ask(machine, m.WaitJob(call=call, job=ID), session).sends == []
     ask(machine, OnClosed(), 2)
-    decision = ask(machine, commit(start), WORKER)
-    told = [(to, one.call) for to, one in decision.sends if isinstance(one, m.Shown)]
-    assert told == [(1, 1), (1, 2), (3, 1)]
+    decision = succeed(machine, start)
+    shown_to = [
+        (to, one.call) for to, one in decision.sends if isinstance(one, m.Shown)
+    ]
+    assert shown_to == [(1, 1), (1, 2), (3, 1)]
     assert machine.state.waiters == {}
     (shown,) = answers(ask(machine, m.WaitJob(call=4, job=ID), 2), 2)
     assert shown.job.state == "succeeded"
@@ -108,35 +111,25 @@ def test_a_schedule_can_be_cancelled_and_no_more(verbs: list[str], text: str) ->
     assert answer.text.endswith(text)
 
 
-def test_a_running_job_is_held_and_let_go() -> None:
-    """Its process is told both; its end stays its end, held or not."""
-    machine, start = running()
-    for verb, on in (("pause", True), ("resume", False), ("pause", True)):
-        hold = m.Hold(job=ID, process=start.process, on=on)
-        assert answers(change(machine, verb), WORKER) == [hold]
-    assert machine.state.jobs[ID].state == "paused"
-    assert machine.state.counts["paused"] == 1
-    ask(machine, commit(start), WORKER)
-    assert machine.state.jobs[ID].state == "succeeded"
-    assert machine.state.counts["paused"] == 0
-
-
 def test_a_paused_job_waits_and_nobody_is_told() -> None:
     """It has no process yet; resumed, it is given out as if nothing had been."""
     machine = new_machine()
     ask(machine, submit())
-    register(machine, WORKER)
-    assert answers(change(machine, "pause"), WORKER) == []
-    assert machine.assign(NOW) is None
-    assert answers(change(machine, "resume"), WORKER) == []
-    assert started(machine).job == ID
+    change(machine, "pause")
+    assert (machine.state.jobs[ID].state, machine.state.counts["paused"]) == (
+        "paused",
+        1,
+    )
+    assert told(register(machine), m.Start) == []
+    assert started(change(machine, "resume")).job == ID
+    assert machine.state.counts["paused"] == 0
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 def test_an_ended_job_is_neither_paused_nor_resumed(verb: str) -> None:
     """The refusal says how it ended."""
     machine, start = running()
-    ask(machine, commit(start), WORKER)
+    succeed(machine, start)
     (refused,) = answers(change(machine, verb), CLIENT)
     assert "succeeded" in refused.text
 
@@ -148,9 +141,10 @@ def test_draining_a_worker_tells_it_and_gives_it_nothing() -> None:
     drain = m.DrainWorker(call=3, worker="w")
     decision = ask(machine, drain, CLIENT)
     assert decision.sends == [(WORKER, m.Drain()), (CLIENT, m.Accepted(call=3))]
-    ask(machine, commit(start), WORKER)
-    ask(machine, m.Ended(job=ID, process=start.process, how="exited"), WORKER)
-    assert machine.assign(NOW) is None
+    ask(machine, m.Draining(), WORKER)
+    commit(machine, start.process, unit(1, "closed"))
+    decision = ask(machine, ended(start.process), WORKER)
+    assert told(decision, m.Start) == []
     (refused,) = answers(ask(machine, drain, CLIENT), CLIENT)
     assert refused.code == "bad_state"
     (refused,) = answers(

@@ -9,59 +9,81 @@ from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import views
 from dscrapy.frontier.decision import OnClosed, OnTick
-from dscrapy.frontier.machine import SLOTS_MAX, Machine
-from dscrapy.frontier.state import State
+from dscrapy.frontier.machine import SLOTS_MAX, WINDOW_MAX
 from dscrapy.frontier.workers import Spans, Worker
-from dscrapy.model import Outcome
+from dscrapy.model import JOB_PAUSES, Outcome
 from tests.unit.frontier_values import (
     CLIENT,
-    ITEM,
-    OTHER,
-    WORKER,
-    again,
-    answers,
-    change,
-    later,
-    part,
-    result,
-    running,
-    submit_other,
-)
-from tests.unit.test_machine import (
     ID,
     NOW,
+    OTHER,
     SPEC,
-    apply,
+    WORKER,
+    answers,
     ask,
+    change,
+    children,
     commit,
+    crawling,
+    ended,
+    later,
+    leases,
     new_machine,
+    opened,
+    page,
     register,
+    registration,
+    restarted,
+    results,
+    running,
     started,
     submit,
+    submit_other,
+    told,
+    unit,
+    wide,
 )
+
+
+def held(process: int, *requests: int, leads: bool = True, **fields: Any) -> m.Held:
+    """Return what a worker says of an open process."""
+    return m.Held(
+        job=ID,
+        process=process,
+        requests=requests,
+        opened=opened(process),
+        leads=leads,
+        **fields,
+    )
+
 
 # ---- workers that come and go ------------------------------------------------------
 
 
 def test_a_silent_worker_is_reaped_and_its_job_pays_nothing() -> None:
-    """Not before its time; then its session ends and the job is ready for others."""
-    machine, start = running()
+    """Not before its time; then its session ends and the job goes on elsewhere, with
+    all that was leased and nothing that is done."""
+    machine, start = crawling(3)
+    commit(machine, start.process, page(2))
     silent = later(machine.spans.die_after_s - 0.1)
     assert machine.next_deadline_s(silent) == pytest.approx(0.1)
     assert machine.decide(0, OnTick(), silent).records == []
-    decision = apply(machine, machine.decide(0, OnTick(), later(20.0)))
+    decision = ask(machine, OnTick(), 0, later(20.0))
     assert decision.closes == [WORKER]
     job = machine.state.jobs[ID]
     assert (job.status, job.retries_left, job.begin().deaths) == ("ready", 1, 0)
     assert machine.state.workers == {}
     assert machine.state.processes == {}
-    register(machine, 6, "v")
-    assert started(machine).process == start.process + 1
+    again = started(register(machine, 6, "v"))
+    assert again.process == start.process + 1
+    decision = ask(machine, opened(again.process), 6)
+    assert leases(decision) == {again.process: [1, 3]}
 
 
 def test_any_word_of_a_worker_puts_its_death_off() -> None:
     """A word of somebody who is no worker does not."""
-    machine, _ = running()
+    machine = new_machine()
+    register(machine)
     machine.heard(CLIENT, later(10.0))
     assert machine.next_deadline_s(later(10.0)) == pytest.approx(10.0)
     machine.heard(WORKER, later(10.0))
@@ -72,23 +94,14 @@ def test_a_broken_connection_has_its_own_shorter_grace() -> None:
     """Away, then gone; in between nothing is given to it."""
     machine, start = running()
     ask(machine, OnClosed(), WORKER)
-    ask(machine, submit_other(), CLIENT)
-    assert machine.assign(NOW) is None
+    assert told(ask(machine, submit_other(), CLIENT), m.Start) == []
     assert machine.state.jobs[ID].status == "running"
     grace_s = machine.spans.reconnect_grace_s
     assert machine.next_deadline_s(NOW) == pytest.approx(grace_s)
-    decision = apply(machine, machine.decide(0, OnTick(), later(grace_s)))
+    decision = ask(machine, OnTick(), 0, later(grace_s))
     assert decision.closes == []
     assert machine.state.jobs[ID].status == "ready"
     assert start.process not in machine.state.processes
-
-
-def test_a_job_that_was_being_cancelled_ends_with_its_worker() -> None:
-    """It is not run again only to be cancelled."""
-    machine, _ = running()
-    change(machine, "cancel")
-    apply(machine, machine.decide(0, OnTick(), later(100.0)))
-    assert machine.state.jobs[ID].status == "cancelled"
 
 
 def test_a_worker_that_leaves_is_gone_at_once() -> None:
@@ -103,10 +116,9 @@ def test_a_worker_that_leaves_is_gone_at_once() -> None:
 def test_a_worker_says_that_it_drains() -> None:
     """It gets nothing more, and people see why."""
     machine = new_machine()
-    register(machine, WORKER)
+    register(machine)
     ask(machine, m.Draining(), WORKER)
-    ask(machine, submit(), CLIENT)
-    assert machine.assign(NOW) is None
+    assert told(ask(machine, submit(), CLIENT), m.Start) == []
     worker = machine.state.workers["w"]
     assert views.view_worker(worker, machine.spans, NOW).state == "draining"
 
@@ -134,81 +146,218 @@ def test_a_second_worker_of_a_name_is_refused(
     machine, _ = running()
     if is_away:
         ask(machine, OnClosed(), WORKER)
-    decision = apply(machine, machine.decide(6, again(instance="2"), later(silence_s)))
+    decision = ask(machine, registration(instance="2"), 6, later(silence_s))
     (refused,) = answers(decision, 6)
     assert (refused.call, refused.code) == (-1, code)
     assert decision.closes == [6]
     assert decision.records == []
 
 
+# ---- what a worker says that comes again ---------------------------------------------
+
+
 def test_a_worker_that_comes_again_keeps_what_both_sides_know() -> None:
-    """Its old session ends; strangers among its processes are to be killed."""
-    machine, start = running()
-    decision = ask(machine, again(held=(start.process, 99)), 6)
+    """Its old session ends; strangers among its processes are to be killed; nothing is
+    leased twice, and who leads is told again how far it may go."""
+    machine, start = crawling(3)
+    stranger = m.Held(job=ID, process=99, requests=(1,))
+    said = registration(held=(held(start.process, 1, 2, 3), stranger))
+    decision = ask(machine, said, 6)
     assert decision.closes == [WORKER]
-    (registered, hold) = answers(decision, 6)
+    (registered,) = answers(decision, 6)
     assert registered.drop == (99,)
-    assert hold == m.Hold(job=ID, process=start.process, on=False)
+    assert leases(decision) == {}
     assert machine.state.jobs[ID].status == "running"
     # The old connection's end comes late and concerns nobody.
     ask(machine, OnClosed(), WORKER)
     assert machine.state.workers["w"].session == 6
 
 
+def test_grants_that_were_lost_on_the_way_are_given_again() -> None:
+    """What a process does not hold is pending again; what it holds stays its own."""
+    machine, start = crawling(4)
+    ask(machine, OnClosed(), WORKER)
+    decision = ask(machine, registration(held=(held(start.process, 1, 3),)), 6)
+    assert leases(decision) == {start.process: [2, 4]}
+
+
 def test_what_a_worker_no_longer_holds_is_run_again() -> None:
     """It came back without the process: its end was lost on the way."""
-    machine, start = running()
-    ask(machine, again(), 6)
-    job = machine.state.jobs[ID]
-    assert (job.status, job.retries_left) == ("ready", 1)
-    assert "no longer has it" in job.begin().reason
-    assert started(machine).process == start.process + 1
+    machine, start = crawling(2)
+    decision = ask(machine, registration(), 6)
+    assert started(decision).process == start.process + 1
+    assert machine.state.jobs[ID].retries_left == 1
 
 
-def test_a_worker_that_was_away_learns_what_it_missed() -> None:
-    """A pause, a cancel, or that its job has ended: each reaches the process."""
+def test_a_lead_that_was_lost_on_the_way_is_given_again() -> None:
+    """With all that comes before it; one that arrived is not."""
+    machine, start = running()
+    commit(machine, start.process, unit(1, "start"))
+    decision = ask(machine, registration(held=(held(start.process, leads=False),)), 6)
+    skip, lead, may = answers(decision, 6)[1:]
+    assert len(skip.digests) == 8
+    assert (lead.start, may.upto) == (True, 201)
+    decision = ask(machine, registration(held=(held(start.process),)), 7)
+    assert answers(decision, 7)[1:] == [may]
 
-    def told(machine: Machine, process: int) -> Any:
-        return answers(ask(machine, again(held=(process,)), 6), 6)[-1]
 
-    machine, start = running()
+def test_a_finish_that_was_lost_on_the_way_is_said_again() -> None:
+    """Else the job would never end."""
+    machine, start = crawling(0)
+    decision = ask(machine, registration(held=(held(start.process),)), 6)
+    assert told(decision, m.Finish) == [m.Finish(job=ID, process=1, number=1)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "reason"), [("cancel", "cancelled"), ("pause", JOB_PAUSES)]
+)
+def test_a_worker_that_was_away_learns_what_it_missed(verb: str, reason: str) -> None:
+    """Its processes are stopped then, and take nothing."""
+    machine, start = crawling(2)
     ask(machine, OnClosed(), WORKER)
-    assert answers(change(machine, "pause"), WORKER) == []
-    assert told(machine, start.process) == m.Hold(
-        job=ID, process=start.process, on=True
-    )
-    machine, start = running()
-    ask(machine, OnClosed(), WORKER)
-    change(machine, "cancel")
-    stop = m.Stop(job=ID, process=start.process, reason="cancelled")
-    assert told(machine, start.process) == stop
-    machine, start = running()
-    ask(machine, commit(start), WORKER)
-    ask(machine, OnClosed(), WORKER)
-    stop = m.Stop(job=ID, process=start.process, reason="settled")
-    assert told(machine, start.process) == stop
-    machine, start = running()
-    failed = Outcome(failure="start_error", text="boom")
-    ask(machine, commit(start, outcome=failed), WORKER)
-    ask(machine, OnClosed(), WORKER)
-    assert machine.state.jobs[ID].status == "ready"
-    assert told(machine, start.process) == stop
+    assert answers(change(machine, verb), WORKER) == []
+    decision = ask(machine, registration(held=(held(start.process, 1),)), 6)
+    assert told(decision, m.Stop) == [
+        m.Stop(job=ID, process=start.process, reason=reason)
+    ]
+    assert leases(decision) == {}
+    # One that said that it closes knows.
+    closing = held(start.process, closing=reason)
+    assert told(ask(machine, registration(held=(closing,)), 7), m.Stop) == []
+
+
+def test_a_process_whose_job_has_ended_is_let_go_again() -> None:
+    """``Done`` was lost on the way: else it would hold its slot for ever."""
+    machine, start = crawling(0)
+    ask(machine, m.Closing(job=ID, process=1, reason="finished"), WORKER)
+    commit(machine, start.process, unit(3, "closed"))
+    assert machine.state.jobs[ID].status == "succeeded"
+    entry = held(start.process, closing="finished")
+    decision = ask(machine, registration(held=(entry,)), 6)
+    assert told(decision, m.Done) == [m.Done(job=ID, process=start.process, stats=None)]
+    assert machine.next_deadline_s(NOW) > 0
+
+
+def test_a_process_that_committed_its_last_is_let_go_again() -> None:
+    """Also while its job goes on elsewhere."""
+    machine, _, second = wide()
+    commit(machine, second.process, unit(1, "closed"))
+    entries = (held(1, 1, 2), held(2, leads=False, closing="dscrapy_slot_needed"))
+    decision = ask(machine, registration(slots=2, held=entries), 6)
+    assert told(decision, m.Done) == [m.Done(job=ID, process=2, stats=None)]
+    assert told(decision, m.Stop) == []
+
+
+# ---- after the master's own restart --------------------------------------------------
 
 
 def test_a_started_master_waits_for_those_who_hold_something() -> None:
     """As long as for a silent one; they are away, and nobody else is expected."""
-    machine, start = running()
-    state = State.decode_snapshot(machine.state.encode_snapshot())
-    restarted = Machine(state=state)
-    apply(restarted, restarted.begin(NOW))
-    assert restarted.state.epoch == machine.state.epoch + 1
-    (worker,) = state.workers.values()
-    seen = views.view_worker(worker, restarted.spans, later(3.0))
+    machine, start = crawling(2)
+    other = restarted(machine)
+    assert other.state.epoch == machine.state.epoch + 1
+    (worker,) = other.state.workers.values()
+    seen = views.view_worker(worker, other.spans, later(3.0))
     assert (seen.state, seen.busy, seen.last_heartbeat_s) == ("away", 1, 3.0)
-    assert restarted.next_deadline_s(NOW) == restarted.spans.die_after_s
+    assert other.next_deadline_s(NOW) == other.spans.die_after_s
     # Whatever its instance: this master does not know the one before.
-    ask(restarted, again(held=(start.process,), instance="2"), 6)
-    assert answers(ask(restarted, commit(start), 6), 6)[0].result == "published"
+    said = registration(held=(held(start.process, 1),), instance="2")
+    decision = ask(other, said, 6)
+    assert leases(decision) == {start.process: [2]}
+    assert results(commit(other, start.process, page(1), session=6)) == ["published"]
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_nothing_is_granted_before_all_who_hold_something_have_spoken(
+    comes: bool,
+) -> None:
+    """One worker's process may hold what another one asks for; it speaks, or is
+    reaped."""
+    machine, first = running(msgspec.structs.replace(SPEC, parallelism=2), window=2)
+    register(machine, 6, "v")
+    given = [
+        unit(number, "start", children=children(number, host=f"h{number}"))
+        for number in range(1, 7)
+    ]
+    second = started(commit(machine, first.process, *given, unit(7, "started")))
+    taken = leases(ask(machine, opened(second.process, window=2), 6))
+    (mine,) = taken.values()
+    other = restarted(machine)
+    entry = held(1, leads=True)
+    decision = ask(other, registration(held=(entry,)), 7)
+    assert (leases(decision), told(decision, m.StartMay)) == ({}, [])
+    assert leases(commit(other, 1, page(1), session=7)) == {}
+    if comes:
+        entry = m.Held(
+            job=ID,
+            process=second.process,
+            requests=tuple(mine),
+            opened=opened(second.process, window=2),
+        )
+        decision = ask(other, registration("v", held=(entry,)), 8)
+        assert second.process not in leases(decision)
+        assert not set(mine) & set(leases(decision)[1])
+    else:
+        other.heard(7, later(19.9))
+        decision = ask(other, OnTick(), 0, later(20.0))
+        assert set(mine) <= set(leases(decision)[1])
+
+
+def test_a_new_process_waits_too_for_those_who_are_unknown() -> None:
+    """Its job's frontier is not known before; another job's is."""
+    machine, _ = crawling(2)
+    ask(machine, submit_other())
+    other = restarted(machine)
+    decision = register(other, 6, "v")
+    assert started(decision).job == OTHER
+    assert told(ask(other, opened(2, OTHER), 6), m.Lead)
+
+
+def test_a_leader_that_closed_while_the_master_was_away_ends_its_job() -> None:
+    """It had been told to finish by the master before."""
+    machine, start = crawling(0)
+    other = restarted(machine)
+    entry = held(start.process, closing="finished")
+    decision = ask(other, registration(held=(entry,)), 6)
+    assert told(decision, m.Stop) == []
+    assert other.state.jobs[ID].begin().closing == "finished"
+    commit(other, start.process, unit(3, "closed"), session=6)
+    assert other.state.jobs[ID].status == "succeeded"
+
+
+def test_a_leader_that_closed_with_work_left_ends_nothing() -> None:
+    """Also after the master's restart: what came up meanwhile is not lost."""
+    machine, start = crawling(0)
+    commit(machine, start.process, unit(3, "late", children=children(1)))
+    other = restarted(machine)
+    entry = held(start.process, closing="finished")
+    ask(other, registration(held=(entry,)), 6)
+    assert other.state.jobs[ID].begin().closing == ""
+    commit(other, start.process, unit(4, "closed"), session=6)
+    again = started(ask(other, ended(start.process), 6))
+    assert leases(ask(other, opened(again.process), 6)) == {again.process: [1]}
+
+
+def test_a_job_runs_where_its_process_is_only_expected() -> None:
+    """A worker that cannot run the job says so before the other one has come back:
+    the job does not fail for it."""
+    machine, first = running(msgspec.structs.replace(SPEC, parallelism=2), window=2)
+    register(machine, 6, "v")
+    given = [
+        unit(number, "start", children=children(number, host=f"h{number}"))
+        for number in range(1, 7)
+    ]
+    second = started(commit(machine, first.process, *given))
+    other = restarted(machine)
+    entry = m.Held(job=ID, process=second.process)
+    ask(other, registration("v", held=(entry,)), 8)
+    end = Outcome(failure="import_error", text="why")
+    said = ended(second.process, how="failed", outcome=end)
+    ask(other, said, 8)
+    assert (other.state.jobs[ID].status, other.state.jobs[ID].retries_left) == (
+        "running",
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,7 +389,7 @@ def test_a_worker_needs_a_plain_name_and_some_slots(fields: dict[str, Any]) -> N
     """Its name stands in paths and on terminals; nothing is known of it after."""
     machine = new_machine()
     with pytest.raises(RemoteProtocolError, match="bad_worker"):
-        ask(machine, msgspec.structs.replace(again(), **fields), WORKER)
+        ask(machine, msgspec.structs.replace(registration(), **fields), WORKER)
     assert machine.state.workers == {}
 
 
@@ -248,29 +397,71 @@ def test_a_session_registers_once() -> None:
     """A second name on one connection would be two workers that die as one."""
     machine, _ = running()
     with pytest.raises(RemoteProtocolError, match="registers once"):
-        ask(machine, msgspec.structs.replace(again(), name="v"), WORKER)
+        ask(machine, registration("v"), WORKER)
+
+
+@pytest.mark.parametrize("window", [0, -1, WINDOW_MAX + 1, 10**400])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_window_is_a_number_of_leases(window: int, again: bool) -> None:
+    """None, or more than fits a float: said on opening or on coming again."""
+    machine = new_machine()
+    ask(machine, submit())
+    start = started(register(machine))
+    said = opened(start.process, window=window)
+    entry = m.Held(job=ID, process=start.process, opened=said)
+    command: m.Message = registration(held=(entry,)) if again else said
+    with pytest.raises(RemoteProtocolError, match="bad_opened"):
+        ask(machine, command, 6 if again else WORKER)
+    assert machine.state.crawls[ID].opened == {}
 
 
 # ---- what workers say of processes -------------------------------------------------
 
 
 def test_words_about_another_workers_process_change_nothing() -> None:
-    """A worker speaks of its own: neither code, progress nor end of another's."""
-    machine, start = running()
+    """A worker speaks of its own: nothing of another's, under whatever name."""
+    machine, start = crawling(2)
     register(machine, 6, "v")
-    seen = m.Started(job=ID, process=start.process, digest="d")
-    progress = m.Progress(
-        job=ID, process=start.process, pages=1, items=1, errors=0, in_flight=0
-    )
-    ended = m.Ended(job=ID, process=start.process, how="exited")
-    log = m.Log(job=ID, process=start.process, data=b"x")
-    for said in (seen, progress, ended, log):
-        assert ask(machine, said, 6).records == []
+    number = start.process
+    log = m.Log(job=ID, process=number, data=b"x")
+    for said in (
+        m.Started(job=ID, process=number, digest="d"),
+        ended(number),
+        opened(number),
+        m.Release(job=ID, process=number, requests=(1,)),
+        m.Closing(job=ID, process=number, reason="enough"),
+        m.Offer(job=ID, process=number, number=1, fingerprints=b""),
+        m.Feeds(job=ID, process=number, lengths={}),
+    ):
+        decision = ask(machine, said, 6)
+        assert decision.records == []
+        assert {type(one) for _, one in decision.sends} <= {m.EndedSeen}
     assert not machine.holds(6, log)
     assert not machine.holds(CLIENT, log)
     assert machine.holds(WORKER, log)
     # Another job's name on it makes it another's, too.
     assert not machine.holds(WORKER, msgspec.structs.replace(log, job=OTHER))
+
+
+def test_a_release_gives_back_its_own_leases_only() -> None:
+    """What is done, unknown or leased to nobody stays as it is."""
+    machine, start = crawling(3, window=3)
+    commit(machine, start.process, page(1))
+    said = m.Release(job=ID, process=start.process, requests=(1, 2, 2, 99, -1, 10**30))
+    decision = ask(machine, said, WORKER)
+    assert leases(decision) == {start.process: [2]}
+    assert machine.state.crawls[ID].frontier.leased_count == 2
+
+
+@pytest.mark.parametrize("kind", [m.Log, m.Read])
+def test_what_is_the_shells_is_not_decided_here(kind: Any) -> None:
+    """Asking the frontier for it is our own bug, and told as one."""
+    machine, start = running()
+    fields: dict[str, Any] = (
+        {"data": b""} if kind is m.Log else {"file": "items", "offset": 0, "limit": 1}
+    )
+    with pytest.raises(AssertionError, match="not decided here"):
+        ask(machine, kind(job=ID, process=start.process, **fields), WORKER)
 
 
 def test_the_first_digest_stays() -> None:
@@ -280,23 +471,19 @@ def test_the_first_digest_stays() -> None:
     ask(machine, seen, WORKER)
     other = msgspec.structs.replace(seen, digest="d2")
     assert ask(machine, other, WORKER).records == []
-    ask(machine, m.Ended(job=ID, process=start.process, how="exited"), WORKER)
-    assert started(machine).digest == "d1"
+    assert started(ask(machine, ended(start.process), WORKER)).digest == "d1"
 
 
-def test_progress_is_shown_until_the_facts_are_there() -> None:
-    """What is not published counts in the view; after the end only what is."""
-    machine, start = running()
-    progress = m.Progress(
-        job=ID, process=start.process, pages=9, items=8, errors=0, in_flight=1
-    )
-    ask(machine, progress, WORKER)
+def test_what_is_leased_and_pending_is_shown() -> None:
+    """Of a job that has ended nothing is leased any more."""
+    machine, start = crawling(2)
+    commit(machine, start.process, unit(3, children=children(7, 8)))
     view = views.view_job(machine.state, machine.state.jobs[ID])
-    assert (view.pages, view.items, view.leased) == (9, 8, 1)
-    ask(machine, commit(start, items=ITEM), WORKER)
-    assert ask(machine, progress, WORKER).records == []
+    assert (view.pending, view.leased, view.processes) == (0, 4, 1)
+    ask(machine, OnClosed(), WORKER)
+    ask(machine, OnTick(), 0, later(100.0))
     view = views.view_job(machine.state, machine.state.jobs[ID])
-    assert (view.pages, view.items, view.workers) == (0, 1, ("w",))
+    assert (view.pending, view.leased, view.workers) == (4, 0, ("w",))
 
 
 @pytest.mark.parametrize(("is_draining", "differs"), [(False, True), (True, False)])
@@ -304,33 +491,16 @@ def test_a_worker_that_refuses_a_job_is_not_asked_again(
     is_draining: bool, differs: bool
 ) -> None:
     """Unless it refused because it drains: that says nothing of the job."""
-    machine, start = running()
+    machine = new_machine()
+    ask(machine, submit())
+    start = started(register(machine))
     if is_draining:
         ask(machine, m.Draining(), WORKER)
-    ask(
-        machine,
-        m.Ended(job=ID, process=start.process, how="refused", text="no room"),
-        WORKER,
-    )
+    ask(machine, ended(start.process, how="refused", text="no room"), WORKER)
     worker = machine.state.workers["w"]
     assert (ID in worker.differs) == differs
     assert bool(views.view_worker(worker, machine.spans, NOW).note) == differs
     assert machine.state.jobs[ID].begin().reason == "no room on worker w"
-
-
-@pytest.mark.parametrize(
-    ("failure", "status"), [("unknown_spider", "failed"), ("import_error", "ready")]
-)
-def test_a_job_that_can_run_nowhere_fails(failure: str, status: str) -> None:
-    """At once where a retry cannot help; else it costs one."""
-    machine, start = running(retries=1)
-    outcome = Outcome(failure=failure, text="why", traceback="where")
-    ended = m.Ended(job=ID, process=start.process, how="failed", outcome=outcome)
-    ask(machine, ended, WORKER)
-    job = machine.state.jobs[ID]
-    assert job.status == status
-    assert "why" in job.begin().reason
-    assert job.begin().traceback == ("where" if status == "failed" else "")
 
 
 @pytest.mark.parametrize("how", ["exited", "refused", "failed"])
@@ -339,128 +509,5 @@ def test_a_process_that_ends_while_cancelled_ends_its_job(how: Any) -> None:
     machine, start = running()
     change(machine, "cancel")
     outcome = Outcome(failure="import_error") if how == "failed" else None
-    ended = m.Ended(job=ID, process=start.process, how=how, outcome=outcome)
-    ask(machine, ended, WORKER)
+    ask(machine, ended(start.process, how=how, outcome=outcome), WORKER)
     assert machine.state.jobs[ID].status == "cancelled"
-
-
-@pytest.mark.parametrize("how", ["exited", "failed"])
-def test_an_end_after_the_commit_changes_no_result(how: Any) -> None:
-    """The answer comes each time, since the first may have been lost."""
-    machine, start = running()
-    ask(machine, commit(start), WORKER)
-    outcome = Outcome(failure="unknown_spider") if how == "failed" else None
-    ended = m.Ended(
-        job=ID, process=start.process, how=how, counted=True, outcome=outcome
-    )
-    for _ in range(2):
-        decision = ask(machine, ended, WORKER)
-        assert decision.sends == [(WORKER, m.EndedSeen(process=start.process))]
-    assert machine.state.jobs[ID].status == "succeeded"
-
-
-# ---- commits in parts --------------------------------------------------------------
-
-
-def test_parts_count_once_and_in_order() -> None:
-    """A part said again is answered again, a later one alone is worth nothing."""
-    machine, start = running()
-    assert result(machine, part(start, 1)) == "settled"
-    assert result(machine, part(start, 0)) == "stored"
-    assert result(machine, part(start, 0)) == "stored"
-    assert result(machine, part(start, 2, last=True)) == "settled"
-    assert result(machine, part(start, 1)) == "stored"
-    assert machine.state.jobs[ID].begin().items == 0
-    assert result(machine, part(start, 2, last=True)) == "published"
-    assert result(machine, part(start, 2, last=True)) == "published"
-    assert result(machine, part(start, 1)) == "stored"
-    assert result(machine, part(start, 3, last=True)) == "settled"
-    assert machine.state.jobs[ID].begin().items == 3
-
-
-def test_a_commit_for_a_job_that_never_ran_is_settled() -> None:
-    """Unknown here, or waiting: a master whose state was put back may be asked so."""
-    machine = new_machine()
-    register(machine, WORKER)
-    stray = m.Start(job=ID, process=4, request=1, spec=SPEC, digest="", hash_seed=0)
-    assert result(machine, part(stray, 0, last=True)) == "settled"
-    ask(machine, submit(), CLIENT)
-    assert result(machine, part(stray, 0, last=True)) == "settled"
-    assert machine.state.jobs[ID].status == "ready"
-
-
-def test_the_first_whole_commit_wins_though_its_worker_was_given_up() -> None:
-    """The other process is told to stop, and its own commit is settled."""
-    machine, first = running()
-    apply(machine, machine.decide(0, OnTick(), later(100.0)))
-    register(machine, 6, "v")
-    second = started(machine)
-    ask(machine, again(held=(first.process,)), 7)
-    assert result(machine, part(first, 0), 7) == "settled"
-    decision = ask(machine, part(first, 0, last=True), 7)
-    assert answers(decision, 7)[0].result == "published"
-    stop = m.Stop(job=ID, process=second.process, reason="settled")
-    assert answers(decision, 6) == [stop]
-    assert result(machine, part(second, 0, last=True), 6) == "settled"
-    assert machine.state.jobs[ID].begin().items == 1
-
-
-def test_a_failed_run_without_retries_keeps_its_items() -> None:
-    """They are published with the failure; then only a fresh run takes them away."""
-    machine, start = running(retries=0)
-    outcome = Outcome(failure="start_error", text="boom", traceback="where")
-    ask(machine, commit(start, items=ITEM, outcome=outcome), WORKER)
-    (refused,) = answers(change(machine, "retry"), CLIENT)
-    assert "keeps the 1 items" in refused.text
-    fresh = m.ChangeJob(call=1, verb="retry", job=ID, fresh=True)
-    (shown,) = answers(ask(machine, fresh, CLIENT), CLIENT)
-    assert (shown.job.state, shown.job.items, shown.traceback) == ("ready", 0, "")
-    assert list(machine.state.failed) == []
-
-
-def test_a_run_that_was_replaced_ends_without_a_trace() -> None:
-    """Its process outlives the retry; the end frees the slot and hurts no one."""
-    machine, start = running()
-    ask(machine, commit(start), WORKER)
-    fresh = m.ChangeJob(call=1, verb="retry", job=ID, fresh=True)
-    ask(machine, fresh, CLIENT)
-    register(machine, 6, "v")
-    assert machine.assign(NOW) is None, "its process is not known to be gone"
-    assert result(machine, part(start, 1, last=True)) == "settled"
-    ended = m.Ended(job=ID, process=start.process, how="exited", counted=True)
-    ask(machine, ended, WORKER)
-    job = machine.state.jobs[ID]
-    assert (job.status, job.begin().deaths, job.retries_left) == ("ready", 0, 1)
-    assert started(machine).request == start.request + 1
-
-
-# ---- assignment --------------------------------------------------------------------
-
-
-def test_higher_priority_first_then_first_come_to_the_freest_worker() -> None:
-    """The order in which jobs are given out, and to whom."""
-    machine = new_machine()
-    low, high = (f"{number:016x}" for number in (2, 3))
-    ask(machine, submit(), CLIENT)
-    ask(machine, submit_other(low), CLIENT)
-    ask(machine, submit_other(high, priority=5), CLIENT)
-    register(machine, 5, "one")
-    roomy = msgspec.structs.replace(again(), name="two", slots=3)
-    ask(machine, roomy, 6)
-    given = []
-    while (decision := machine.assign(NOW)) is not None:
-        apply(machine, decision)
-        given += [(to, start.job) for to, start in decision.sends]  # type: ignore[attr-defined]  # assignments send Start alone
-    assert [job for _, job in given] == [high, ID, low]
-    assert [to for to, _ in given][:2] == [6, 6]
-
-
-def test_a_job_that_its_workers_cannot_run_holds_up_no_other() -> None:
-    """It stays in its place for a worker that can."""
-    machine, start = running()
-    differs = m.Ended(job=ID, process=start.process, how="other_code", text="differs")
-    ask(machine, differs, WORKER)
-    ask(machine, submit_other(), CLIENT)
-    assert started(machine).job == OTHER
-    register(machine, 6, "v")
-    assert started(machine).job == ID
