@@ -50,6 +50,16 @@ class Request(NamedTuple):
     fingerprint: bytes
 
 
+class Page(NamedTuple):
+    """A committed lease: its request, what it gave, decoded, and its parts."""
+
+    request: dict[str, Any]
+    outcome: str
+    items: list[Any]
+    children: list[dict[str, Any]]
+    parts: list[Commit]
+
+
 class Peer:
     """What the master knows of one crawl process."""
 
@@ -79,6 +89,8 @@ class NaiveMaster:
         self.is_finishing = True
         self.peers: dict[int, Peer] = {}
         self.leader: Peer | None = None
+        # All requests ever; those that nobody holds; those that are committed.
+        self.requests: dict[int, Request] = {}
         self.pending: dict[int, Request] = {}
         self.done: set[int] = set()
         self.seen: set[bytes] = set()
@@ -104,11 +116,23 @@ class NaiveMaster:
         """Return the published commits of this kind."""
         return [commit for commit in self.commits if commit.kind == kind]
 
-    def body_of(self, request: Request) -> dict[str, Any]:
-        """Return a request's body, decoded."""
-        body = json.loads(request.body)
-        assert isinstance(body, dict)
-        return body
+    def pages(self) -> list["Page"]:
+        """Return the committed leases in order."""
+        return [
+            Page(
+                json.loads(self.requests[parts[-1].request].body),
+                parts[-1].outcome,
+                [json.loads(line_of(raw)) for part in parts for raw in part.items],
+                [
+                    json.loads(bytes(raw))
+                    for part in parts
+                    for raw in part.children.bodies
+                ],
+                parts,
+            )
+            for parts in self.published
+            if parts[-1].request
+        ]
 
     # ---- processes --------------------------------------------------------------
 
@@ -294,9 +318,11 @@ class NaiveMaster:
                     self.filtered += 1
                     continue
                 self.seen.add(fingerprint)
-            self.pending[self.next_request] = Request(
+            request = Request(
                 children.hosts[place], priority, flags, bytes(body), fingerprint
             )
+            self.requests[self.next_request] = request
+            self.pending[self.next_request] = request
             self.next_request += 1
 
     def _merge(self, stats: Stats) -> None:
