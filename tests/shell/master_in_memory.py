@@ -1,5 +1,6 @@
 """A master on a disk in memory, under virtual time, with peers on memory streams."""
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -14,13 +15,21 @@ from dscrapy.frontier import views
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.workers import Spans
+from dscrapy.master.bodies import KEPT_BYTES_MAX, Bodies
 from dscrapy.master.committer import Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.master.journal import Journal
 from dscrapy.master.reaper import reap
 from dscrapy.master.session import Sessions, SessionServer
 from dscrapy.master.storage import Storage
-from dscrapy.model import JobSpec, Outcome, Submission, Versions
+from dscrapy.model import (
+    CloseLimits,
+    HostLimits,
+    JobSpec,
+    Outcome,
+    Submission,
+    Versions,
+)
 from dscrapy.net.connection import Connection, greet
 from dscrapy.proto.session import Role
 from tests.doubles.storage import MemoryStorage
@@ -40,7 +49,13 @@ async def in_place(call: Callable[[], T], /) -> T:
 class MasterInMemory:
     """The master's parts, composed as ``master.server`` composes them."""
 
-    def __init__(self, storage: Storage, *, disk_free_bytes_min: int = 0) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        disk_free_bytes_min: int = 0,
+        kept_bytes_max: int = KEPT_BYTES_MAX,
+    ) -> None:
         self.storage = storage
         self.sessions = Sessions()
         self.files = JobFiles(storage, log_bytes_max=100_000, in_thread=in_place)
@@ -57,6 +72,7 @@ class MasterInMemory:
             wall=trio.current_time,
         )
         self.committer.status = self.status
+        self.committer._bodies = Bodies(storage, kept_bytes_max=kept_bytes_max)
         self.server = SessionServer(
             token=TOKEN,
             committer=self.committer,
@@ -128,7 +144,9 @@ async def running(
         nursery.cancel_scope.cancel()
 
 
-def registration(name: str, slots: int = 1, instance: str = "1") -> m.Register:
+def registration(
+    name: str, slots: int = 1, instance: str = "1", held: tuple[m.Held, ...] = ()
+) -> m.Register:
     """Return what a worker registers with."""
     return m.Register(
         name=name,
@@ -138,13 +156,15 @@ def registration(name: str, slots: int = 1, instance: str = "1") -> m.Register:
         slots=slots,
         draining=False,
         versions=VERSIONS,
-        held=(),
+        held=held,
     )
 
 
-def submit(*numbers: int, every_s: float | None = None) -> m.Submit:
+def submit(
+    *numbers: int, every_s: float | None = None, parallelism: int = 1
+) -> m.Submit:
     """Return the submission of jobs with these numbers as ids."""
-    spec = JobSpec(project="p", spider="s")
+    spec = JobSpec(project="p", spider="s", parallelism=parallelism)
     return m.Submit(
         call=1,
         part=0,
@@ -156,14 +176,107 @@ def submit(*numbers: int, every_s: float | None = None) -> m.Submit:
     )
 
 
-def last_part(start: m.Start, *items: bytes) -> m.Commit:
-    """Return a whole commit of the run that ``start`` granted."""
-    return m.Commit(
-        job=start.job,
-        process=start.process,
-        request=start.request,
-        part=0,
-        last=True,
-        items=tuple(msgspec.Raw(item) for item in items),
-        outcome=Outcome(finish_reason="finished"),
+async def receive(connection: Connection[Any], kind: type[Any]) -> Any:
+    """Return the next message of this kind; others are passed over.
+
+    Raises ``trio.BrokenResourceError`` when the other side is gone.
+    """
+    while not isinstance(message := await connection.receive(), kind):
+        if message is None:
+            raise trio.BrokenResourceError
+    return message
+
+
+class CrawlInMemory:
+    """One crawl process on a worker's connection, as naive as can be.
+
+    It numbers its units and keeps the leases that it got.
+    """
+
+    def __init__(self, worker: Connection[Any], start: m.Start) -> None:
+        self.worker = worker
+        self.start = start
+        self.job, self.process = start.job, start.process
+        self.units = 0
+        self.bodies: dict[int, bytes] = {}
+
+    @classmethod
+    async def begun(cls, worker: Connection[Any], **fields: Any) -> "CrawlInMemory":
+        """Take the next start, and open; ``fields`` are those of ``Opened``."""
+        crawl = cls(worker, await receive(worker, m.Start))
+        await worker.send(opened(crawl.start, **fields))
+        return crawl
+
+    def unit(self, kind: Any, **fields: Any) -> m.Commit:
+        """Return the next unit."""
+        self.units += 1
+        if kind == "start":
+            fields = {"digest": self.units.to_bytes(m.DIGEST_BYTES, "big")} | fields
+        if kind == "closed":
+            fields = {"end": Outcome(finish_reason="finished")} | fields
+        return m.Commit(unit=self.units, kind=kind, **fields)
+
+    async def send(self, *commits: m.Commit) -> None:
+        """Commit, without waiting for what becomes of it."""
+        said = m.Commits(job=self.job, process=self.process, commits=commits)
+        await self.worker.send(said)
+
+    async def commit(self, *commits: m.Commit) -> list[str]:
+        """Commit; return what became of each part."""
+        await self.send(*commits)
+        return [one.result for one in (await self.hear(m.CommitsSeen)).seen]
+
+    async def hear(self, kind: type[Any]) -> Any:
+        """Return the next message of this kind; leases on the way are kept."""
+        while True:
+            message = await receive(self.worker, (m.Grant, kind))  # type: ignore[arg-type]  # of several kinds
+            if isinstance(message, m.Grant):
+                for number, body in zip(message.requests, message.bodies, strict=True):
+                    self.bodies[number] = bytes(body)
+            if isinstance(message, kind):
+                return message
+
+    async def finish(self) -> m.Done:
+        """End ``start()`` if need be, close, and exit; return the last answer."""
+        closing = m.Closing(job=self.job, process=self.process, reason="finished")
+        await self.worker.send(closing)
+        assert await self.commit(self.unit("closed")) == ["published"]
+        done = await self.hear(m.Done)
+        assert isinstance(done, m.Done)
+        ended = m.Ended(job=self.job, process=self.process, how="exited")
+        await self.worker.send(ended)
+        await self.hear(m.EndedSeen)
+        return done
+
+    async def succeed(self, *items: bytes) -> m.Done:
+        """Let ``start()`` give these items and no request, and be done."""
+        given = self.unit("start", items=tuple(map(msgspec.Raw, items)))
+        assert await self.commit(given, self.unit("started")) == ["published"] * 2
+        return await self.finish()
+
+
+def opened(start: m.Start, **fields: Any) -> m.Opened:
+    """Return what an open process says: a host takes what the window allows."""
+    values: dict[str, Any] = {
+        "window": 16,
+        "lifo": False,
+        "start_lifo": False,
+        "default_host": HostLimits(concurrency=16, delay_s=0.0),
+        "hosts": {},
+        "limits": CloseLimits(),
+        "has_feeds": False,
+    }
+    return m.Opened(job=start.job, process=start.process, **(values | fields))
+
+
+def children(*bodies: bytes, host: str = "h") -> m.Children:
+    """Return requests with these bodies, which are the same where these are."""
+    count = len(bodies)
+    return m.Children(
+        fingerprints=b"".join(hashlib.sha1(one).digest() for one in bodies),  # noqa: S324 - of that length
+        hosts=(host,) if count else (),
+        host_of=(0,) * count,
+        priorities=(0,) * count,
+        flags=(0,) * count,
+        bodies=tuple(map(msgspec.Raw, bodies)),
     )

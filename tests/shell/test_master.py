@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -16,18 +17,17 @@ from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import (
     SPANS,
     TOKEN,
-    last_part,
+    CrawlInMemory,
+    MasterInMemory,
+    children,
+    opened,
+    receive,
     registration,
     running,
     submit,
 )
 
-
-async def receive(connection: Connection[Any], kind: type[Any]) -> Any:
-    """Return the next message of this kind; others are passed over."""
-    while not isinstance(message := await connection.receive(), kind):
-        assert message is not None
-    return message
+BODIES = [b'{"n":%d}' % number for number in range(1, 9)]
 
 
 async def until(holds: Callable[[], bool], step_s: float = BEAT_S / 10) -> None:
@@ -52,15 +52,13 @@ async def test_a_job_goes_to_a_worker_and_its_items_to_the_client(
         client = await master.connect("client")
         assert await master.ask(client, submit(1)) == m.Accepted(call=1, count=1)
         worker = await master.register("w")
-        start = await receive(worker, m.Start)
-        await client.send(m.WaitJob(call=2, job=start.job))
-        await worker.send(last_part(start, b'{"a":1}', b'"{\\"b\\": NaN}"'))
-        seen = await receive(worker, m.CommitSeen)
-        assert seen.result == "published"
+        crawl = await CrawlInMemory.begun(worker)
+        await client.send(m.WaitJob(call=2, job=crawl.job))
+        await crawl.succeed(b'{"a":1}', b'"{\\"b\\": NaN}"')
         shown = await receive(client, m.Shown)
         assert shown.job.state == "succeeded"
         assert shown.job.items == 2
-        read = m.ReadFile(call=3, job=start.job, file="items", offset=0, limit=99)
+        read = m.ReadFile(call=3, job=crawl.job, file="items", offset=0, limit=99)
         chunk = await master.ask(client, read)
         assert chunk.data == b'{"a":1}\n{"b": NaN}\n'
 
@@ -78,15 +76,14 @@ async def test_what_was_answered_outlives_a_power_cut(
         for number in range(1, 4):
             answer = await master.ask(client, submit(number))
             assert isinstance(answer, m.Accepted)
-        start = await receive(worker, m.Start)
-        await worker.send(last_part(start, b'{"a":1}'))
-        await receive(worker, m.CommitSeen)
+        crawl = await CrawlInMemory.begun(worker)
+        await crawl.succeed(b'{"a":1}')
         survived = storage.crash(random.Random(seed))
     async with running(survived) as master:
         jobs = master.committer.machine.state.jobs
         assert set(jobs) == {f"{number:016x}" for number in range(1, 4)}
-        assert jobs[start.job].status == "succeeded"
-        data = await master.files.read(start.job, "items", 0, 99)
+        assert jobs[crawl.job].status == "succeeded"
+        data = await master.files.read(crawl.job, "items", 0, 99)
         assert data == b'{"a":1}\n'
 
 
@@ -126,19 +123,7 @@ async def test_a_broken_connection_costs_the_grace_only(
         await trio.sleep(SPANS.reconnect_grace_s - 1)
         again = await master.connect("worker")
         held = (m.Held(job=start.job, process=start.process),)
-        fields = registration("w")
-        await again.send(
-            m.Register(
-                name="w",
-                instance="1",
-                host="h",
-                port=1,
-                slots=1,
-                draining=False,
-                versions=fields.versions,
-                held=held,
-            )
-        )
+        await again.send(registration("w", held=held))
         registered = await receive(again, m.Registered)
         assert registered.drop == ()
         assert start.process in master.committer.machine.state.processes
@@ -204,9 +189,8 @@ async def test_little_room_refuses_new_work_before_the_disk_is_full(
         refused = await master.ask(client, submit(2))
         assert refused.code == "disk_full"
         worker = await master.register("w")
-        start = await receive(worker, m.Start)
-        await worker.send(last_part(start, b'{"a":1}'))
-        assert (await receive(worker, m.CommitSeen)).result == "published"
+        crawl = await CrawlInMemory.begun(worker)
+        await crawl.succeed(b'{"a":1}')
 
 
 async def test_a_failed_sync_stops_the_master(autojump_clock: MockClock) -> None:
@@ -289,13 +273,13 @@ async def test_a_schedule_runs_at_once_and_never_twice_at_a_time(
         worker = await master.register("w", slots=5)
         client = await master.connect("client")
         await master.ask(client, submit(9, every_s=60.0))
-        first = await receive(worker, m.Start)
+        first = await CrawlInMemory.begun(worker)
         began = trio.current_time()
         assert first.job == f"{9:016x}-1"
         master.nursery.start_soon(beat_quietly, worker, 400)
         await trio.sleep(150)
         assert len(master.committer.machine.state.jobs) == 1
-        await worker.send(last_part(first))
+        await first.succeed()
         jobs = master.committer.machine.state.jobs
         await until(lambda: len(jobs) == 2)
         # Two runs were missed: one follows at once, the next keeps the rhythm.
@@ -330,9 +314,8 @@ async def test_waiting_readers_of_a_log_are_woken(autojump_clock: MockClock) -> 
             call=2, job=start.job, file="log", offset=4, limit=99, wait=True
         )
         await client.send(read)
-        await worker.send(last_part(start))
-        ended = m.Ended(job=start.job, process=start.process, how="exited")
-        await worker.send(ended)
+        await worker.send(opened(start))
+        await CrawlInMemory(worker, start).succeed()
         assert await client.receive() == m.Chunk(call=2, data=b"", end=True)
 
 
@@ -353,43 +336,262 @@ async def test_a_log_of_an_unknown_job_writes_nothing(
 async def test_a_snapshot_and_its_tail_give_state_and_items_back(
     autojump_clock: MockClock,
 ) -> None:
-    """Parts before the snapshot and the rest behind it: the items are whole."""
+    """Parts before the snapshot and the rest behind it: the items are whole, and the
+    requests are there with their bodies."""
     storage = MemoryStorage()
     async with running(storage) as master:
-        master.committer._snapshot_at_bytes = 1
         client = await master.connect("client")
         await master.ask(client, submit(1))
         worker = await master.register("w")
-        start = await receive(worker, m.Start)
-        whole = last_part(start, b'{"a":1}')
+        crawl = await CrawlInMemory.begun(worker)
+        items = (msgspec.Raw(b'{"a":1}'),)
+        given = crawl.unit("start", children=children(*BODIES[:2]))
+        await crawl.commit(given)
+        master.committer._snapshot_at_bytes = 1
         part = m.Commit(
-            job=whole.job,
-            process=whole.process,
-            request=whole.request,
-            part=0,
-            last=False,
-            items=whole.items,
+            request=1, last=False, items=items, children=children(*BODIES[2:4])
         )
-        await worker.send(part)
-        await receive(worker, m.CommitSeen)
+        assert await crawl.commit(part) == ["stored"]
         await trio.sleep(1)
         assert any(name.startswith("snapshot") for name in storage.names())
         # Only what is in snapshots and behind them from here on.
         master.committer._snapshot_at_bytes = 1 << 30
-        end = m.Commit(
-            job=whole.job,
-            process=whole.process,
-            request=whole.request,
-            part=1,
-            last=True,
-            items=whole.items,
-            outcome=whole.outcome,
-        )
-        await worker.send(end)
-        await receive(worker, m.CommitSeen)
+        end = m.Commit(request=1, part=1, items=items, children=children(*BODIES[4:]))
+        assert await crawl.commit(end) == ["published"]
         survived = storage.crash(random.Random(3))
     async with running(survived) as master:
-        job = master.committer.machine.state.jobs[start.job]
-        assert job.status == "succeeded"
-        data = await master.files.read(start.job, "items", 0, 99)
+        data = await master.files.read(crawl.job, "items", 0, 99)
         assert data == b'{"a":1}\n{"a":1}\n'
+        assert await bodies_leased(master) == dict(enumerate(BODIES[1:], 2))
+
+
+async def bodies_leased(master: MasterInMemory) -> dict[int, bytes]:
+    """Return what a process gets that comes when the one before is given up."""
+    worker = await master.register("v")
+    await trio.sleep(SPANS.die_after_s / 2)
+    await worker.send(m.Heartbeat(number=1))
+    await trio.sleep(SPANS.die_after_s / 2 + 1)
+    crawl = await CrawlInMemory.begun(worker)
+    await worker.send(m.Heartbeat(number=2))
+    await crawl.hear(m.HeartbeatSeen)
+    frontier = master.committer.machine.state.crawls[crawl.job].frontier
+    while len(crawl.bodies) < frontier.leased_count:
+        await crawl.hear(m.Grant)
+    return crawl.bodies
+
+
+# ---- leases and their bodies ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept_bytes_max", [0, 20, 1 << 20])
+async def test_leases_bring_the_bodies_that_were_committed(
+    kept_bytes_max: int, autojump_clock: MockClock
+) -> None:
+    """From memory or from the file, whatever order they are leased in, of two jobs at
+    once; also those of parts, whose places in the file are not in order."""
+    async with running(kept_bytes_max=kept_bytes_max) as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1, 2))
+        worker = await master.register("w", slots=2)
+        crawls = [await CrawlInMemory.begun(worker, window=2) for _ in range(2)]
+        for crawl, mine in zip(crawls, (BODIES[:4], BODIES[4:]), strict=True):
+            await crawl.commit(crawl.unit("start", children=children(*mine)))
+            # A part of a later commit comes before the others.
+            await crawl.commit(
+                m.Commit(request=2, last=False, children=children(b"[2]", b"[3]")),
+                m.Commit(request=1, children=children(b'"one"', mine[0])),
+                m.Commit(request=2, part=1, children=children(b"[4]")),
+            )
+            await master.files.caught_up()
+            for request in range(3, 9):
+                while request not in crawl.bodies:
+                    await crawl.hear(m.Grant)
+                await crawl.commit(m.Commit(request=request))
+            expected = [*mine, b'"one"', b"[2]", b"[3]", b"[4]"]
+            assert crawl.bodies == dict(enumerate(expected, 1))
+
+
+async def test_nothing_is_leased_before_it_is_durable(
+    autojump_clock: MockClock,
+) -> None:
+    """No room: neither the commit's answer nor the leases that it leads to leave; with
+    room again both do."""
+    storage = MemoryStorage()
+    async with running(storage) as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        worker = await master.register("w")
+        crawl = await CrawlInMemory.begun(worker)
+        await crawl.hear(m.StartMay)
+        storage.room = storage.used_bytes() + 10
+        await crawl.send(crawl.unit("start", children=children(*BODIES)))
+        heard: list[Any] = []
+
+        async def listen() -> None:
+            while True:
+                heard.append(await worker.receive())
+
+        master.nursery.start_soon(listen)
+        await trio.sleep(1.5)
+        assert master.committer.machine.state.crawls[crawl.job].frontier.leased_count
+        assert heard == []
+        storage.room = None
+        await trio.sleep(1.5)
+        assert [type(one) for one in heard] == [m.CommitsSeen, m.Grant]
+
+
+async def test_leases_travel_in_messages_of_a_size(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each below the limit, or with a single longer body; together all, in order."""
+    monkeypatch.setattr("dscrapy.master.committer.GRANT_BYTES_MAX", 30)
+    long = b'"' + b"x" * 50 + b'"'
+    given = [*BODIES[:4], long, *BODIES[4:]]
+    async with running() as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        worker = await master.register("w")
+        crawl = await CrawlInMemory.begun(worker)
+        await crawl.send(crawl.unit("start", children=children(*given)))
+        grants: list[m.Grant] = []
+        while sum(len(one.requests) for one in grants) < len(given):
+            grants.append(await receive(worker, m.Grant))
+        bodies = [[bytes(body) for body in one.bodies] for one in grants]
+        assert [body for piece in bodies for body in piece] == given
+        assert all(len(one) == 1 or sum(map(len, one)) <= 30 for one in bodies)
+        assert len(grants) == 3
+        assert [list(one.shares) for one in grants] == [["h"]] * 3
+        assert {one.hosts for one in grants} == {("h",)}
+
+
+async def test_a_fresh_run_has_bodies_of_its_own(autojump_clock: MockClock) -> None:
+    """They stand where those of the run before stood: neither memory nor file mixes
+    them up."""
+    storage = MemoryStorage()
+    async with running(storage, kept_bytes_max=20) as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        worker = await master.register("w")
+        crawl = await CrawlInMemory.begun(worker)
+        await crawl.commit(
+            crawl.unit("start", children=children(*BODIES[:4])), crawl.unit("started")
+        )
+        await crawl.commit(*(m.Commit(request=number) for number in range(1, 5)))
+        await crawl.finish()
+        fresh = m.ChangeJob(call=9, verb="retry", job=crawl.job, fresh=True)
+        await master.ask(client, fresh)
+        again = await CrawlInMemory.begun(worker, window=1)
+        others = [b'{"m":%d}' % number for number in range(1, 5)]
+        await again.commit(again.unit("start", children=children(*others)))
+        for request in range(5, 9):
+            while request not in again.bodies:
+                await again.hear(m.Grant)
+            await master.files.caught_up()
+            await again.commit(m.Commit(request=request))
+        assert again.bodies == dict(enumerate(others, 5))
+        await master.files.caught_up()
+        data = storage.read(f"jobs/{crawl.job}/requests.jsonl", 0, 999)
+        assert data == b"".join(one + b"\n" for one in others)
+
+
+async def test_a_file_of_requests_that_is_cut_short_stops_the_master(
+    autojump_clock: MockClock,
+) -> None:
+    """A lease without its request would be a hole in the crawl: path and place are
+    named."""
+    storage = MemoryStorage()
+    async with running(storage, kept_bytes_max=0) as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        worker = await master.register("w")
+        crawl = await CrawlInMemory.begun(worker, window=1)
+        await crawl.commit(crawl.unit("start", children=children(*BODIES)))
+        await master.files.caught_up()
+        await crawl.commit(crawl.unit("late"))
+        storage.put(f"jobs/{crawl.job}/requests.jsonl", BODIES[0] + b"\n{")
+        await crawl.send(m.Commit(request=1))
+        await trio.sleep(5)
+    assert master.failure is not None
+    assert "requests.jsonl" in str(master.failure)
+    assert "cut short" in str(master.failure)
+
+
+# ---- several processes ---------------------------------------------------------------
+
+
+async def test_two_processes_share_a_crawl(autojump_clock: MockClock) -> None:
+    """On two workers, each with hosts of its own; the items are those of both, the last
+    one gets the job's stats."""
+    async with running() as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1, parallelism=2))
+        one = await master.register("one")
+        first = await CrawlInMemory.begun(one, window=2)
+        two = await master.register("two")
+        for number, body in enumerate(BODIES):
+            given = children(body, host=f"h{number}")
+            await first.commit(first.unit("start", children=given))
+        second = await CrawlInMemory.begun(two, window=2)
+        await first.commit(first.unit("started"))
+        stats = {"sum": {"n": msgspec.Raw(b"1")}}
+        done: set[int] = set()
+        await second.hear(m.Grant)
+        while len(done) < len(BODIES):
+            for crawl in (first, second):
+                mine = sorted(crawl.bodies.keys() - done)
+                done.update(mine)
+                await crawl.commit(
+                    *(
+                        m.Commit(
+                            request=number,
+                            items=(msgspec.Raw(b'{"r":%d}' % number),),
+                            stats=stats,
+                        )
+                        for number in mine
+                    )
+                )
+        assert not first.bodies.keys() & second.bodies.keys()
+        await first.hear(m.Finish)
+        closing = m.Closing(job=first.job, process=1, reason="finished")
+        await one.send(closing)
+        assert (await second.hear(m.Stop)).reason == "finished"
+        assert (await first.finish()).stats is None
+        last = await second.finish()
+        assert last.stats is not None
+        assert bytes(last.stats["sum"]["n"]) == b"8"
+        data = await master.files.read(first.job, "items", 0, 999)
+        assert sorted(data.splitlines()) == [b'{"r":%d}' % n for n in range(1, 9)]
+
+
+async def test_a_restarted_master_waits_for_its_workers_and_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    """A process that lives on keeps its leases; what was pending is given then, with
+    bodies that only the disk has."""
+    storage = MemoryStorage()
+    async with running(storage) as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        worker = await master.register("w")
+        crawl = await CrawlInMemory.begun(worker, window=2)
+        await crawl.commit(crawl.unit("start", children=children(*BODIES[:5])))
+        await crawl.commit(m.Commit(request=1))
+    async with running(storage.crash(random.Random(5))) as master:
+        again = await master.connect("worker")
+        held = m.Held(
+            job=crawl.job,
+            process=crawl.process,
+            requests=(2,),
+            opened=opened(crawl.start, window=2),
+            leads=True,
+        )
+        await again.send(registration("w", held=(held,)))
+        assert (await receive(again, m.Registered)).drop == ()
+        crawl.worker, crawl.bodies = again, {}
+        while 3 not in crawl.bodies:
+            await crawl.hear(m.Grant)
+        assert crawl.bodies == {3: BODIES[2]}
+        assert await crawl.commit(m.Commit(request=1), m.Commit(request=2)) == [
+            "settled",
+            "published",
+        ]
