@@ -1,9 +1,10 @@
-"""Two errors of Scrapy 2.19 that would show in every crawl, mended from outside.
+"""Three errors of Scrapy 2.19 that would show in many crawls, mended from outside.
 
 With asyncio the downloader takes all of a slot's queue when one transfer ends, since
 a transfer counts only once its task has begun: a host then sees far more connections
 than ``CONCURRENT_REQUESTS_PER_DOMAIN``. And of the requests that wait for a host's
-robots.txt only the first is told what it says; the others are let through.
+robots.txt only the first is told what it says; the others are let through. A spider
+that closes while an item that came from no page is in the pipelines never closes.
 """
 
 import asyncio
@@ -49,6 +50,25 @@ def mended_downloader(base: type[Any]) -> type[Any]:
             return waiting
 
     return MendedDownloader
+
+
+def mend_close(crawler: Crawler) -> None:
+    """Let the scraper close when the last item that came from no page is through."""
+    scraper: Any = crawler.engine.scraper
+    process_item = scraper.start_itemproc_async
+    if not needs_mending():
+        return
+
+    async def start_itemproc_async(item: Any, *, response: Any) -> None:
+        try:
+            await process_item(item, response=response)
+        finally:
+            slot = scraper.slot
+            closing = getattr(slot, "closing", None)
+            if closing is not None and not closing.called and slot.is_idle():
+                closing.callback(crawler.spider)
+
+    scraper.start_itemproc_async = start_itemproc_async
 
 
 def mend_robots(settings: BaseSettings) -> None:

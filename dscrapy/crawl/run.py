@@ -302,12 +302,10 @@ class CrawlRun:
 
     def _flush_soon(self) -> None:
         loop = asyncio.get_running_loop()
-        delay = COMMIT_DELAY_S if self.tracker.in_flight else 0
-        context = self.tracker.context
-        if delay:
-            loop.call_later(delay, self.sender.flush, context=context)
-        else:
-            loop.call_soon(self.sender.flush, context=context)
+        # With nothing else to do here nothing else comes to be gathered.
+        is_busy = self.tracker.in_flight > 0 or self.leading.is_pulling
+        delay = COMMIT_DELAY_S if is_busy else 0.0
+        loop.call_later(delay, self.sender.flush, context=self.tracker.context)
 
     def _ride(self, work: Work) -> None:
         work.delta.take(self.tracker.delta)

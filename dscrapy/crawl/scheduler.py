@@ -17,6 +17,7 @@ from dscrapy.crawl.codec import UndecodableError, UnencodableError
 from dscrapy.crawl.gate import gate_downloads
 from dscrapy.crawl.hosts import Lease, Rooms, Waiting
 from dscrapy.crawl.local import Locals
+from dscrapy.crawl.mend import mend_close
 from dscrapy.crawl.parts import Child, Work
 from dscrapy.crawl.requests import RequestCodec, wire_fingerprint
 from dscrapy.crawl.tracking import CURRENT, Hop, wake
@@ -80,6 +81,7 @@ class JobScheduler(BaseScheduler):
         """Hook into the engine and tell the master that leases can be taken."""
         job = self._job
         self._tracker.attach(self._crawler)
+        mend_close(self._crawler)
         gate_downloads(self._crawler, job.gate)
         loop = asyncio.get_running_loop()
         self._codec = RequestCodec(spider, job.is_project)

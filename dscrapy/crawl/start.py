@@ -35,6 +35,8 @@ class Leading:
     def __init__(self) -> None:
         self.lead: Lead | None = None
         self.upto = 0
+        # Whether start() is being consumed.
+        self.is_pulling = False
         self._skip: Counter[bytes] = Counter()
 
     def on_skip(self, message: Skip) -> None:
@@ -90,6 +92,7 @@ class StartMiddleware:
         assert leading.lead is not None
         if not leading.lead.start:
             return
+        leading.is_pulling = True
         skipped = 0
         while True:
             await job.gate.wait_until(lambda: job.may_pull_start)
@@ -109,7 +112,10 @@ class StartMiddleware:
                 if skipped % SKIPS_PER_TURN == 0:
                     await asyncio.sleep(0)
                 continue
-            await job.gate.wait_until(lambda: self._count < leading.upto)
+            if self._count >= leading.upto:
+                # More is allowed when what there is has been committed.
+                job.sender.flush()
+                await job.gate.wait_until(lambda: self._count < leading.upto)
             self._count += 1
             work = self._begin(element, digest)
             yield element
@@ -133,6 +139,7 @@ class StartMiddleware:
 
     async def _exhausted(self, error: Exception | None) -> None:
         """Say so after all units: a later leader will not look for them."""
+        self._job.leading.is_pulling = False
         await self._job.gate.wait_until(lambda: self._tracker.open_starts == 0)
         end = None
         if error is not None:

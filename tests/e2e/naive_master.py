@@ -80,13 +80,16 @@ class NaiveMaster:
     """The state of one job.
 
     ``start_window`` bounds start units ahead of those committed. ``is_granting``
-    False holds leases back, ``is_finishing`` False the end.
+    False holds leases back, ``is_finishing`` False the end; ``is_answering`` False
+    leaves offers in ``offers`` until ``answer_offers``.
     """
 
     def __init__(self, start_window: int = 50) -> None:
         self.start_window = start_window
         self.is_granting = True
         self.is_finishing = True
+        self.is_answering = True
+        self.offers: list[Offer] = []
         self.peers: dict[int, Peer] = {}
         self.leader: Peer | None = None
         # All requests ever; those that nobody holds; those that are committed.
@@ -171,14 +174,23 @@ class NaiveMaster:
                     self.pending[number] = peer.leases.pop(number)
             case Closing(reason=reason):
                 peer.closing = reason
-            case Offer(number=number, fingerprints=fingerprints):
-                seen = tuple(one in self.seen for one in chunks(fingerprints))
-                peer.send(
-                    Offered(job=JOB, process=peer.process, number=number, seen=seen)
-                )
+            case Offer():
+                self.offers.append(message)
+                if self.is_answering:
+                    self.answer_offers()
             case _:
                 raise AssertionError(message)
         self.advance()
+
+    def answer_offers(self) -> None:
+        """Answer all offers that wait."""
+        while self.offers:
+            offer = self.offers.pop(0)
+            seen = tuple(one in self.seen for one in chunks(offer.fingerprints))
+            answer = Offered(
+                job=JOB, process=offer.process, number=offer.number, seen=seen
+            )
+            self.peers[offer.process].send(answer)
 
     def advance(self) -> None:
         """Say all that is to be said now."""

@@ -148,16 +148,16 @@ class TrackedSpider(scrapy.Spider):
         yield {"kind": kind, "fail": True}
 
     def local(self, response: Response, kind: str) -> Iterator[Any]:
-        """Ask with a lambda, twice for the same page; its own request leaves."""
+        """Ask with a closure, twice for the same page; its own request leaves."""
+
+        def inside(page: Response) -> list[Any]:
+            name = page.url.rpartition("/")[2].partition("?")[0]
+            return [{"kind": kind, "local": name}, self.child(kind, response)]
+
         yield {"kind": kind, "n": 1}
+        mark = response.url.rpartition("?")[2]
         for _ in range(2):
-            yield scrapy.Request(
-                f"{self.site}/p/lambda?{response.url.rpartition('?')[2]}",
-                callback=lambda page: [
-                    {"kind": kind, "local": page.url.rpartition("/")[2][:6]},
-                    self.child(kind, response),
-                ],
-            )
+            yield scrapy.Request(f"{self.site}/p/lambda?{mark}", callback=inside)
 
     def missing_error(self, failure: Any) -> Iterator[Any]:
         """Yield from an errback."""

@@ -1,0 +1,93 @@
+"""A spider whose start() does what ``how`` says."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import scrapy
+from scrapy.exceptions import CloseSpider, DropItem
+from scrapy.http import Response
+
+
+class Pipeline:
+    """Slow or dropping, as the item asks."""
+
+    async def process_item(self, item: Any) -> Any:
+        """Return the item."""
+        await asyncio.sleep(item.get("slow", 0))
+        if item.get("drop"):
+            raise DropItem("asked for")
+        return item
+
+
+class StartsSpider(scrapy.Spider):
+    """Elements numbered below ``count``, as requests of ``site`` and as items."""
+
+    name = "starts"
+    custom_settings = {  # noqa: RUF012 - Scrapy's own form
+        "ITEM_PIPELINES": {Pipeline: 100},
+        "LOG_LEVEL": "INFO",
+    }
+
+    def __init__(self, how: str, site: str = "", count: str = "0", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.how = how
+        self.site = site
+        self.count = int(count)
+
+    async def start(self) -> AsyncIterator[Any]:
+        """Yield what ``how`` says."""
+        async for element in getattr(self, self.how)():
+            yield element
+
+    def page(self, number: int) -> scrapy.Request:
+        """Return a request that is never filtered."""
+        return scrapy.Request(f"{self.site}/p/{number}", dont_filter=True)
+
+    async def many(self) -> AsyncIterator[Any]:
+        """Yield requests only."""
+        for number in range(self.count):
+            yield self.page(number)
+
+    async def shuffled(self) -> AsyncIterator[Any]:
+        """Yield items and requests, each number twice, in another order each time."""
+        numbers = [*range(self.count), *range(self.count)]
+        random.SystemRandom().shuffle(numbers)
+        for number in numbers:
+            await asyncio.sleep(0.002)
+            if number % 2:
+                yield {"item": number, "slow": 0.05 * (number % 3 == 0)}
+            else:
+                yield self.page(number)
+
+    async def items(self) -> AsyncIterator[Any]:
+        """Yield items alone: one slow, one dropped, one plain."""
+        yield {"item": 1, "slow": 0.3}
+        yield {"item": 2, "drop": True}
+        yield {"item": 3}
+
+    async def mixed(self) -> AsyncIterator[Any]:
+        """Yield an off-site request, one with a lambda, and ask the engine itself."""
+
+        def inside(response: Response) -> Any:
+            return {"page": "lambda"}
+
+        self.crawler.engine.crawl(self.page(1))
+        yield scrapy.Request(f"{self.site}/p/2", callback=inside)
+        response = await self.crawler.engine.download_async(self.page(3))
+        yield {"inline": response.url.rpartition("/")[2]}
+
+    async def closes(self) -> AsyncIterator[Any]:
+        """Close the spider after one item."""
+        yield {"item": 1}
+        raise CloseSpider("enough")
+
+    async def fails(self) -> AsyncIterator[Any]:
+        """Fail after an item that takes its time."""
+        yield {"item": 1, "slow": 0.3}
+        raise LookupError("no more")
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Yield the page's name."""
+        yield {"page": response.url.rpartition("/")[2]}
