@@ -168,7 +168,16 @@ class Campaign:
     # ---- moments ----------------------------------------------------------------
 
     async def moment(self, stage: Stage, process: int) -> bool:
-        """A process's commits stand at this stage; return whether a side is gone."""
+        """A process's commits stand at this stage; return whether a side is gone.
+
+        Shielded: the connection that asks ends by the kill, and with it its tasks.
+        """
+        is_gone = False
+        with trio.CancelScope(shield=True):
+            is_gone = await self._committing(stage, process)
+        return is_gone
+
+    async def _committing(self, stage: Stage, process: int) -> bool:
         async with self._lock:
             held = self.books.processes.get(process)
             if held is None:
@@ -184,12 +193,16 @@ class Campaign:
 
     async def _told(self, stage: Stage, pid: int, run: str) -> None:
         """A process stands at this stage, and waits there."""
-        async with self._lock:
-            self._pids[pid] = run
-            worker = self._worker_of(pid)
-            if worker and run in self._jobs:
-                same = self.books.find(self._jobs[run], worker)
-                await self._act(stage, worker, same, pid)
+        with trio.CancelScope(shield=True):
+            async with self._lock:
+                await self._standing(stage, pid, run)
+
+    async def _standing(self, stage: Stage, pid: int, run: str) -> None:
+        self._pids[pid] = run
+        worker = self._worker_of(pid)
+        if worker and run in self._jobs:
+            same = self.books.find(self._jobs[run], worker)
+            await self._act(stage, worker, same, pid)
 
     async def _act(
         self, stage: Stage, worker: str, processes: list[int], pid: int

@@ -208,6 +208,8 @@ class Closing:
 
 # Pages slow enough that what is told to all processes comes before the next page.
 _SLOW = {"ms": "250"}
+# So slow that a span of seconds ends in mid-crawl, also on a busy machine.
+_SLOWER = {"ms": "1000"}
 CLOSINGS = (
     Closing(name="enough", spider="enough", reason="enough", arguments=_SLOW),
     Closing(
@@ -250,15 +252,15 @@ CLOSINGS = (
         name="timeout",
         spider="limits",
         reason="closespider_timeout",
-        settings={"CLOSESPIDER_TIMEOUT": "1"},
-        arguments=_SLOW,
+        settings={"CLOSESPIDER_TIMEOUT": "3"},
+        arguments=_SLOWER,
     ),
     Closing(
         name="timeout_no_item",
         spider="limits",
         reason="closespider_timeout_no_item",
-        settings={"CLOSESPIDER_TIMEOUT_NO_ITEM": "1"},
-        arguments={"kind": "nothing", **_SLOW},
+        settings={"CLOSESPIDER_TIMEOUT_NO_ITEM": "3"},
+        arguments={"kind": "nothing", **_SLOWER},
     ),
 )
 # Pages of a run of the closing spiders that nothing closes: the hub and its links.

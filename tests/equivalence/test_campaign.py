@@ -217,8 +217,9 @@ async def test_a_frame_is_where_the_proxy_says_it_is(cut: bool) -> None:
             return cut
         else:
             assert await worker.read() == answer
-            await worker.stream.aclose()
+            # Before the close: the proxy may cancel us once it sees that.
             over.set()
+            await worker.stream.aclose()
         return False
 
     async with trio.open_nursery() as nursery:

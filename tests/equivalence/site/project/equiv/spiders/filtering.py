@@ -144,13 +144,13 @@ class PrioritiesSpider(ItemSpider):
     custom_settings = {"CONCURRENT_REQUESTS": 1}  # noqa: RUF012 - Scrapy's own form
 
     async def start(self) -> AsyncIterator[Any]:
-        """Begin, also with two pages that wait."""
-        yield scrapy.Request(self.at("leaf/last-0", 1), priority=-5)
-        yield scrapy.Request(self.at("hub/12", 1), self.parse_hub, priority=9)
+        """Begin; which of two start requests is first would depend on time."""
+        yield scrapy.Request(self.at("hub/12", 1), self.parse_hub)
 
     def parse_hub(self, response: Response) -> Iterator[Any]:
-        """Ask for pages of five priorities."""
+        """Ask for pages of five priorities, and for one that comes last."""
         yield self.leaf(response)
+        yield scrapy.Request(self.at("leaf/last-0", 1), priority=-99)
         for place in range(12):
             url = self.at(f"leaf/p-{place}", 1)
             yield scrapy.Request(url, priority=place % 5 * 10 - 20)
