@@ -52,6 +52,7 @@ class Course:
     stats: bytes = b"{}"
     worker: str = ""
     started_at: float | None = None
+    opened_at: float | None = None
     finished_at: float | None = None
 
     @property

@@ -331,6 +331,8 @@ class Machine:
         match command:
             case m.Opened():
                 _check(command)
+                if running.job.begin().opened_at is None:
+                    decision.records.append(r.CrawlOpened(job=job, at=now.wall))
                 decision.records.append(r.ProcessOpened(opened=command))
                 reason = running.stop_reason(process)
                 if reason:

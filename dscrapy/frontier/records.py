@@ -65,6 +65,13 @@ class ProcessStarted(_Fact, tag="process_started", kw_only=True, frozen=True):
     at: float
 
 
+class CrawlOpened(_Fact, tag="crawl_opened", kw_only=True, frozen=True):
+    """The job's first crawl process is open: its spans of time begin."""
+
+    job: str
+    at: float
+
+
 class CodeSeen(_Fact, tag="code_seen", kw_only=True, frozen=True):
     """The digest of the project's code that this job runs."""
 
@@ -198,6 +205,7 @@ Record = (
     | ScheduleAdded
     | ScheduleCancelled
     | ProcessStarted
+    | CrawlOpened
     | CodeSeen
     | PartStored
     | Published

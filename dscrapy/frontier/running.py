@@ -5,6 +5,8 @@ process of the job has not been told of since the master's start: it may hold le
 that nobody else knows.
 """
 
+import math
+
 import attrs
 
 from dscrapy.frontier import limits
@@ -200,12 +202,14 @@ class Running:
         opened = next(iter(self.crawl.opened.values()), None)
         return _NO_LIMITS if opened is None else opened.limits
 
-    def _watch(self) -> Watch:
-        """Return the watch over spans of time, by the time of day: the job may live
-        longer than this master."""
-        if self.crawl.watch is None:
-            started_at = self.job.begin().started_at or self.now.wall
-            self.crawl.watch = Watch.begin(self.crawl.counters.items, started_at)
+    def _watch(self) -> Watch | None:
+        """Return the watch over spans of time, None before the crawl is open.
+
+        It goes by the time of day: the job may live longer than this master.
+        """
+        opened_at = self.job.begin().opened_at
+        if self.crawl.watch is None and opened_at is not None:
+            self.crawl.watch = Watch.begin(self.crawl.counters.items, opened_at)
         return self.crawl.watch
 
     def close_by_itself(self, process: Process, reason: str) -> None:
@@ -307,13 +311,15 @@ class Running:
     def wait_s(self) -> float:
         """Return in how many seconds ``tick`` may have something to do."""
         if not self.job.is_crawling:
-            return float("inf")
+            return math.inf
         waits = [
             self.crawl.idle_since[process.number] + PROCESS_IDLE_S - self.now.run
             for process in self._idle_ones()
         ]
-        waits.append(self._watch().next_deadline(self._limits) - self.now.wall)
-        return max(min(waits), 0.0)
+        watch = self._watch()
+        if watch is not None:
+            waits.append(watch.next_deadline(self._limits) - self.now.wall)
+        return max(min(waits, default=math.inf), 0.0)
 
     def _idle_ones(self) -> list[Process]:
         """Return the processes that hold a slot for nothing."""
@@ -334,7 +340,9 @@ class Running:
             since = self.crawl.idle_since[process.number]
             if self.now.run >= since + PROCESS_IDLE_S:
                 self.decision.stop(self.state, process, PROCESS_IDLES)
-        items = self.crawl.counters.items
-        reason = self._watch().expired(self._limits, items, self.now.wall)
+        watch, items = self._watch(), self.crawl.counters.items
+        if watch is None:
+            return
+        reason = watch.expired(self._limits, items, self.now.wall)
         if reason:
             self.decision.close_job(self.state, self.job, reason)

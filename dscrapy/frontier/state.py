@@ -96,7 +96,8 @@ class State:
             case r.ProcessEnded():
                 self._end_process(record)
             case (
-                r.CodeSeen()
+                r.CrawlOpened()
+                | r.CodeSeen()
                 | r.FeedsBegun()
                 | r.Closes()
                 | r.JobEnded()
@@ -226,7 +227,8 @@ class State:
 
     def _change_job(
         self,
-        record: r.CodeSeen
+        record: r.CrawlOpened
+        | r.CodeSeen
         | r.FeedsBegun
         | r.Closes
         | r.JobEnded
@@ -238,6 +240,8 @@ class State:
         job = self.jobs[record.job]
         self.counts[job.state] -= 1
         match record:
+            case r.CrawlOpened():
+                job.begin().opened_at = record.at
             case r.CodeSeen():
                 job.begin().digest = record.digest
             case r.FeedsBegun():
