@@ -114,7 +114,7 @@ class Source:
         parts = self.path.with_suffix("").parts
         if parts[0] != "dscrapy":
             return None
-        return "base" if len(parts) == 2 and parts[1] in BASE else parts[1]
+        return "base" if parts[1] in BASE else parts[1]
 
     @property
     def is_example(self) -> bool:

@@ -1,0 +1,187 @@
+"""Every message that crosses a connection, as values, with their fixed tags.
+
+Two kinds of connection carry them: TCP between a client or a worker and the
+master (after the handshake of ``proto.session``), and the socket pair between a
+worker and its crawl process. The unions at the end say who may send what;
+docs/protocol.md says when.
+
+``call`` numbers a client's calls on one connection; the answer repeats it.
+``process`` numbers crawl processes, never twice in the life of a master's state.
+``request`` numbers the requests of a job from 1, never twice; what a process does
+beside its leases (``start()``, ``spider_idle``, its end) it commits as *units*, which
+it numbers from 1 itself.
+
+What travels by the thousand travels in columns: a value per request in each of several
+arrays. Bodies of requests and items are ``Raw``: the master never looks into them.
+"""
+
+from dscrapy.messages.base import Message
+from dscrapy.messages.client import (
+    Accepted,
+    ChangeJob,
+    Chunk,
+    DrainWorker,
+    GetStatus,
+    Jobs,
+    ListJobs,
+    Ping,
+    ReadFile,
+    Refused,
+    ShowJob,
+    Shown,
+    Status,
+    Submit,
+    WaitJob,
+)
+from dscrapy.messages.process import (
+    DIGEST_BYTES,
+    DONT_FILTER,
+    FINGERPRINT_BYTES,
+    START_REQUEST,
+    Alive,
+    Children,
+    Closing,
+    Commit,
+    Commits,
+    CommitsSeen,
+    Done,
+    Feeds,
+    FeedsSeen,
+    Finish,
+    Grant,
+    Lead,
+    Offer,
+    Offered,
+    Opened,
+    Probe,
+    Read,
+    ReadSeen,
+    Release,
+    Run,
+    Seen,
+    Share,
+    Skip,
+    StartMay,
+    Stop,
+    Valid,
+)
+from dscrapy.messages.worker import (
+    Drain,
+    Draining,
+    Ended,
+    EndedSeen,
+    Heartbeat,
+    HeartbeatSeen,
+    Held,
+    Leaving,
+    Log,
+    Register,
+    Registered,
+    Start,
+    Started,
+)
+
+ClientCall = (
+    Submit
+    | GetStatus
+    | ListJobs
+    | ShowJob
+    | WaitJob
+    | ChangeJob
+    | DrainWorker
+    | ReadFile
+    | Ping
+)
+Answer = Accepted | Status | Jobs | Shown | Chunk | Refused
+# What a crawl process says to the master, handed on by its worker as it is.
+FromProcess = Opened | Commits | Release | Closing | Offer | Feeds | Read
+FromWorker = (
+    Register | Heartbeat | Draining | Leaving | Started | Log | Ended | FromProcess
+)
+# What the master says to a crawl process, handed on by its worker as it is.
+ToProcess = (
+    Grant
+    | Skip
+    | Lead
+    | StartMay
+    | Finish
+    | Stop
+    | Done
+    | Offered
+    | CommitsSeen
+    | FeedsSeen
+    | ReadSeen
+)
+ToWorker = Registered | HeartbeatSeen | Start | Drain | EndedSeen | Refused | ToProcess
+ToCrawl = Run | Valid | Probe | ToProcess
+FromCrawl = Alive | FromProcess
+
+__all__ = [
+    "DIGEST_BYTES",
+    "DONT_FILTER",
+    "FINGERPRINT_BYTES",
+    "START_REQUEST",
+    "Accepted",
+    "Alive",
+    "Answer",
+    "ChangeJob",
+    "Children",
+    "Chunk",
+    "ClientCall",
+    "Closing",
+    "Commit",
+    "Commits",
+    "CommitsSeen",
+    "Done",
+    "Drain",
+    "DrainWorker",
+    "Draining",
+    "Ended",
+    "EndedSeen",
+    "Feeds",
+    "FeedsSeen",
+    "Finish",
+    "FromCrawl",
+    "FromProcess",
+    "FromWorker",
+    "GetStatus",
+    "Grant",
+    "Heartbeat",
+    "HeartbeatSeen",
+    "Held",
+    "Jobs",
+    "Lead",
+    "Leaving",
+    "ListJobs",
+    "Log",
+    "Message",
+    "Offer",
+    "Offered",
+    "Opened",
+    "Ping",
+    "Probe",
+    "Read",
+    "ReadFile",
+    "ReadSeen",
+    "Refused",
+    "Register",
+    "Registered",
+    "Release",
+    "Run",
+    "Seen",
+    "Share",
+    "ShowJob",
+    "Shown",
+    "Skip",
+    "Start",
+    "StartMay",
+    "Started",
+    "Status",
+    "Stop",
+    "Submit",
+    "ToCrawl",
+    "ToProcess",
+    "ToWorker",
+    "Valid",
+    "WaitJob",
+]

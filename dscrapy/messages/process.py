@@ -1,0 +1,326 @@
+"""What crawl processes and the master say to each other, through a worker.
+
+The worker hands these on as they are; the last ones are between it and its process.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from dscrapy.messages.base import Message
+from dscrapy.model import CloseLimits, HostLimits, JobSpec, Outcome, Stats, Value
+
+# Bytes of a fingerprint; a project's own of another length are hashed to this.
+FINGERPRINT_BYTES = 20
+# Bytes of the digest of an element of start().
+DIGEST_BYTES = 8
+# Flags of a request: not looked up in nor added to what is seen, as in Scrapy; and
+# one that start() gave, which has a queue of its own.
+DONT_FILTER = 1
+START_REQUEST = 2
+
+
+# ---- crawl process to master -------------------------------------------------
+
+
+class Opened(Message, tag="opened", kw_only=True, frozen=True):
+    """A crawl process is open: what its project's settings ask of the frontier.
+
+    ``window`` bounds the leases it holds at a time. ``lifo`` and ``start_lifo`` say
+    which end of a queue is taken first. ``limits`` count for the whole job.
+    ``has_feeds``: the project's ``FEEDS`` are to be written when the job is done.
+    """
+
+    job: str
+    process: int
+    window: int
+    lifo: bool
+    start_lifo: bool
+    default_host: HostLimits
+    hosts: dict[str, HostLimits]
+    limits: CloseLimits
+    has_feeds: bool
+
+
+class Children(Value, kw_only=True, frozen=True, omit_defaults=True):
+    """Requests, in columns of one length.
+
+    ``fingerprints`` holds ``FINGERPRINT_BYTES`` for each; ``host_of`` an index into
+    ``hosts`` (download-slot keys); ``priorities`` are Scrapy's, larger goes first;
+    ``flags`` are those above.
+    """
+
+    fingerprints: bytes = b""
+    hosts: tuple[str, ...] = ()
+    host_of: tuple[int, ...] = ()
+    priorities: tuple[int, ...] = ()
+    flags: tuple[int, ...] = ()
+    bodies: tuple[msgspec.Raw, ...] = ()
+
+
+class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
+    """What a leased request or a unit gave, in parts numbered from 0.
+
+    ``request`` is the lease's (``kind`` is "page"), else ``unit`` numbers what the
+    process did beside its leases, in the order of these commits. Kinds of units:
+
+    - ``start``: one element of ``start()``, of this ``digest``;
+    - ``started``: ``start()`` is exhausted; with ``end`` it raised that;
+    - ``opened``: what handlers of ``spider_opened`` asked for;
+    - ``idle``: what handlers of ``spider_idle`` asked for, after ``Finish`` number
+      ``finish``, which this revokes;
+    - ``late``: what came outside of all that (tasks that outlive their callback);
+    - ``closed``: the spider is closed, ``end`` says how; the last of a process.
+
+    ``items`` are the lines of ``items.jsonl``: a JSON object as it stands, or a
+    JSON string that holds the line where the line is no JSON (NaN). ``tagged``
+    is empty, or as long as ``items`` with each item's tagged form, null where
+    that is the line itself. ``seen`` holds fingerprints of requests that never left
+    the process. Only the part with ``last`` carries ``outcome`` (for people: a
+    status, "request" for a redirect or retry, or an error's type), ``stats`` (what
+    it adds to the job's) and ``end``; before it nothing has effect.
+    """
+
+    request: int = 0
+    unit: int = 0
+    part: int = 0
+    last: bool = True
+    kind: Literal["page", "start", "started", "opened", "idle", "late", "closed"] = (
+        "page"
+    )
+    digest: bytes = b""
+    finish: int = 0
+    items: tuple[msgspec.Raw, ...] = ()
+    tagged: tuple[msgspec.Raw, ...] = ()
+    children: Children = Children()
+    seen: bytes = b""
+    outcome: str = ""
+    stats: Stats = msgspec.field(default_factory=dict)
+    end: Outcome | None = None
+
+
+class Commits(Message, tag="commits", kw_only=True, frozen=True):
+    """Commits of one process, gathered over a few ms; answered by ``CommitsSeen``."""
+
+    job: str
+    process: int
+    commits: tuple[Commit, ...]
+
+
+class Release(Message, tag="release", kw_only=True, frozen=True):
+    """Give leases back; nothing of them was started."""
+
+    job: str
+    process: int
+    requests: tuple[int, ...]
+
+
+class Closing(Message, tag="closing", kw_only=True, frozen=True):
+    """The spider closes for this reason: no further leases; ``closed`` follows."""
+
+    job: str
+    process: int
+    reason: str
+
+
+class Offer(Message, tag="offer", kw_only=True, frozen=True):
+    """Ask which fingerprints are seen already; answered by ``Offered``.
+
+    ``number`` counts the offers of a process from 1.
+    """
+
+    job: str
+    process: int
+    number: int
+    fingerprints: bytes
+
+
+class Feeds(Message, tag="feeds", kw_only=True, frozen=True):
+    """An export process is about to write files of these lengths (bytes).
+
+    -1 where there is no file. Answered by ``FeedsSeen`` once durable, for these files
+    or, if none is named, for all that the job's export processes have named.
+    """
+
+    job: str
+    process: int
+    lengths: dict[str, int]
+
+
+class Read(Message, tag="read", kw_only=True, frozen=True):
+    """An export process asks for bytes of its job's file; answered by ``ReadSeen``."""
+
+    job: str
+    process: int
+    file: Literal["items", "tagged"]
+    offset: int
+    limit: int
+
+
+# ---- master to crawl process -------------------------------------------------
+
+
+class Share(Value, kw_only=True, frozen=True, omit_defaults=True):
+    """A process's share of a host that it now owns.
+
+    ``share`` of the host's concurrency is its own. Its first request waits
+    ``wait_s`` seconds: another owner's may have gone out just now.
+    """
+
+    share: float = 1.0
+    wait_s: float = 0.0
+
+
+class Grant(Message, tag="grant", kw_only=True, frozen=True):
+    """Leases, in columns, in the order in which they are to start.
+
+    ``host_of`` is an index into ``hosts``. ``shares`` names hosts that the process
+    did not own before.
+    """
+
+    job: str
+    process: int
+    requests: tuple[int, ...]
+    hosts: tuple[str, ...]
+    host_of: tuple[int, ...]
+    bodies: tuple[msgspec.Raw, ...]
+    shares: dict[str, Share] = msgspec.field(default_factory=dict)
+
+
+class Skip(Message, tag="skip", kw_only=True, frozen=True):
+    """Digests of elements of ``start()`` that are committed, in parts from 0.
+
+    They come before ``Lead``, each as often as it is committed; part 0 begins anew.
+    """
+
+    job: str
+    process: int
+    part: int
+    digests: bytes
+
+
+class Lead(Message, tag="lead", kw_only=True, frozen=True):
+    """This process alone consumes ``start()``, is idle and ends the job.
+
+    ``start``: ``start()`` is not exhausted yet. ``opened``: what its handlers of
+    ``spider_opened`` asked for is wanted.
+    """
+
+    job: str
+    process: int
+    start: bool
+    opened: bool
+
+
+class StartMay(Message, tag="start_may", kw_only=True, frozen=True):
+    """The leading process may commit as many ``start`` units in all."""
+
+    job: str
+    process: int
+    upto: int
+
+
+class Finish(Message, tag="finish", kw_only=True, frozen=True):
+    """Nothing is left to do: the leading process may be idle, and then close."""
+
+    job: str
+    process: int
+    number: int
+
+
+class Stop(Message, tag="stop", kw_only=True, frozen=True):
+    """Close the spider, with this finish reason: what has started is finished,
+    the other leases are given back."""
+
+    job: str
+    process: int
+    reason: str
+
+
+class Done(Message, tag="done", kw_only=True, frozen=True):
+    """``closed`` is durable: the process ends.
+
+    ``stats`` are the whole job's if that ended it, to be dumped as Scrapy does.
+    """
+
+    job: str
+    process: int
+    stats: Stats | None
+
+
+class Offered(Message, tag="offered", kw_only=True, frozen=True):
+    """Answer to ``Offer``: whether each fingerprint is seen."""
+
+    job: str
+    process: int
+    number: int
+    seen: tuple[bool, ...]
+
+
+class Seen(Value, array_like=True, frozen=True):
+    """What became of a part of a commit.
+
+    ``stored``: durable; ``published``: durable and all its parts have effect;
+    ``settled``: dropped, it is done already or this process lost it.
+    """
+
+    request: int
+    unit: int
+    part: int
+    result: Literal["stored", "published", "settled"]
+
+
+class CommitsSeen(Message, tag="commits_seen", kw_only=True, frozen=True):
+    """Answer to ``Commits``, for each of its parts in order."""
+
+    job: str
+    process: int
+    seen: tuple[Seen, ...]
+
+
+class FeedsSeen(Message, tag="feeds_seen", kw_only=True, frozen=True):
+    """Answer to ``Feeds``: lengths of the files as they were first told."""
+
+    job: str
+    process: int
+    lengths: dict[str, int]
+
+
+class ReadSeen(Message, tag="read_seen", kw_only=True, frozen=True):
+    """Answer to ``Read``: bytes, none at the file's end."""
+
+    job: str
+    process: int
+    file: Literal["items", "tagged"]
+    offset: int
+    data: bytes
+
+
+# ---- between a worker and its crawl process ----------------------------------
+
+
+class Run(Message, tag="run", kw_only=True, frozen=True):
+    """First message: what to run."""
+
+    job: str
+    process: int
+    role: Literal["crawl", "export"]
+    spec: JobSpec
+
+
+class Valid(Message, tag="valid", kw_only=True, frozen=True):
+    """Start no request after this instant of the machine's CLOCK_BOOTTIME."""
+
+    until: float
+
+
+class Probe(Message, tag="probe", kw_only=True, frozen=True):
+    """Asks the event loop for a sign of life; answered by ``Alive``."""
+
+    number: int
+
+
+class Alive(Message, tag="alive", kw_only=True, frozen=True):
+    """Answer to ``Probe``."""
+
+    number: int
