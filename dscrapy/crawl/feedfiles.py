@@ -1,0 +1,194 @@
+"""Local files of feeds: they change whole, and a repeat after a kill doubles nothing.
+
+Scrapy's exporters write to a part beside the target. When a feed is complete, the
+master is told how long the target is (-1: there is none), and only then the part takes
+its place, or is appended. Whoever tries again learns those lengths: what stands behind
+one and begins as our part does is ours from before. What is not ours is never removed.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from io import BufferedWriter, FileIO
+from pathlib import Path
+from typing import IO, Any
+
+from scrapy import Spider
+from scrapy.crawler import Crawler
+from scrapy.extensions.feedexport import FileFeedStorage
+
+_logger = logging.getLogger(__name__)
+
+# What ``Feeds`` tells of a file that is not there.
+NO_FILE = -1
+_COPY_BYTES = 1024 * 1024
+
+# Tells lengths to the master and returns what it knew first.
+Ask = Callable[[dict[str, int]], Awaitable[dict[str, int]]]
+
+
+class _PartFile(BufferedWriter):
+    """A part that goes behind ``base`` bytes: exporters see that by its position."""
+
+    def __init__(self, path: Path, base: int) -> None:
+        super().__init__(FileIO(path, "wb"))
+        self._base = base
+
+    def tell(self) -> int:
+        return super().tell() + self._base
+
+
+class FeedFiles:
+    """The files that one export process writes for ``job``."""
+
+    def __init__(self, job: str, ask: Ask) -> None:
+        self._job = job
+        self._ask = ask
+        self._known: dict[str, int] = {}
+        self._placed: set[str] = set()
+        self._folders: set[Path] = set()
+        self._count = 0
+        # The master answers one question at a time.
+        self._asking = asyncio.Lock()
+
+    async def begin(self) -> None:
+        """Learn what earlier tries have told."""
+        self._known = await self._ask({})
+
+    def open(self, target: Path) -> tuple[Path, _PartFile]:
+        """Return a new part for ``target``, its path and file; raises ``OSError``."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._count += 1
+        self._folders.add(target.parent)
+        part = target.parent / f".dscrapy-{self._job}-{self._count}.part"
+        length = self._known.get(str(target), _length(target))
+        return part, _PartFile(part, max(length, 0))
+
+    async def place(self, part: Path, target: Path, *, overwrite: bool) -> None:
+        """Put a complete part in its place; raises ``OSError``."""
+        name = str(target)
+        length = _length(target)
+        async with self._asking:
+            told = {name: length} if not overwrite or length == NO_FILE else {}
+            first = (await self._ask(told)).get(name, NO_FILE) if told else length
+        self._placed.add(name)
+        # An append copies, which may take a while.
+        await asyncio.to_thread(_place, part, target, None if overwrite else first)
+
+    def end(self) -> None:
+        """Remove what earlier tries left under other names (times change)."""
+        for name, length in self._known.items():
+            if length == NO_FILE and name not in self._placed:
+                _logger.info("%s is of an earlier try: removed", name)
+                Path(name).unlink(missing_ok=True)
+        for folder in self._folders:
+            for part in folder.glob(f".dscrapy-{self._job}-*.part"):
+                part.unlink(missing_ok=True)
+
+
+class PartStorage(FileFeedStorage):
+    """Scrapy's storage of local files, by way of a part."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        files: FeedFiles,
+        feed_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(uri, feed_options=feed_options)
+        self._files = files
+        self._part: Path | None = None
+        # A link stays a link.
+        self._target = Path(os.path.realpath(self.path))
+
+    @classmethod
+    def for_files(cls, files: FeedFiles) -> type[FileFeedStorage]:
+        """Return a class that Scrapy can build, whose files are among ``files``."""
+
+        class JobStorage(cls):  # type: ignore[misc, valid-type]  # a base of run time
+            @classmethod
+            def from_crawler(
+                cls,
+                crawler: Crawler,
+                uri: str,
+                *,
+                feed_options: dict[str, Any] | None = None,
+            ) -> Any:
+                return cls(uri, files=files, feed_options=feed_options)
+
+        # Scrapy counts what was stored by the name of the class.
+        JobStorage.__name__ = FileFeedStorage.__name__
+        return JobStorage
+
+    def open(self, spider: Spider) -> IO[bytes]:
+        """Open a part; a pipe or a device takes what is written to it at once."""
+        if self._target.exists() and not self._target.is_file():
+            return super().open(spider)
+        self._part, file = self._files.open(self._target)
+        return file
+
+    def store(self, file: IO[bytes]) -> Any:
+        """Close the part; return what puts it in its place."""
+        if self._part is None:
+            return super().store(file)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        overwrite = self.write_mode == "wb"
+        return self._files.place(self._part, self._target, overwrite=overwrite)
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return NO_FILE
+
+
+def _place(part: Path, target: Path, first: int | None) -> None:
+    """Append a part to what was ``first`` bytes long, or replace the target."""
+    is_there = target.exists()
+    if is_there and first is not None:
+        _append(part, target, max(first, 0))
+        part.unlink()
+    else:
+        if is_there:
+            shutil.copymode(target, part)
+        part.replace(target)
+    _sync_folder(target.parent)
+
+
+def _append(part: Path, target: Path, first: int) -> None:
+    """Append a part, or what an earlier try has not appended of it."""
+    with part.open("rb") as source, target.open("r+b") as file:
+        source.seek(_ours(source, file, first))
+        file.seek(0, os.SEEK_END)
+        shutil.copyfileobj(source, file, _COPY_BYTES)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _ours(source: IO[bytes], file: IO[bytes], first: int) -> int:
+    """Return how many bytes of ``source`` stand in ``file`` from ``first`` on: all, or
+    as many as there are before the end, or none if others wrote there."""
+    found = 0
+    file.seek(first)
+    while data := source.read(_COPY_BYTES):
+        there = file.read(len(data))
+        if not data.startswith(there):
+            return 0
+        found += len(there)
+        if len(there) < len(data):
+            break
+    return found
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

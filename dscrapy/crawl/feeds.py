@@ -1,0 +1,282 @@
+"""An export process: the job's items through Scrapy's own feed exporter.
+
+It loads the project as a crawl does, but opens no engine: of the project's extensions
+only the feed exporter is driven, item by item, from what is committed. So formats,
+filters, batches, postprocessing and storages are Scrapy's and the project's; local
+files are those of ``feedfiles``. A feed that fails is logged and counted, as in Scrapy.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from scrapy.crawler import Crawler
+from scrapy.extensions.feedexport import FeedExporter, FileFeedStorage
+from scrapy.settings import BaseSettings
+from scrapy.utils.misc import load_object
+
+from dscrapy.crawl import codec
+from dscrapy.crawl.addon import install_addon
+from dscrapy.crawl.feedfiles import FeedFiles, PartStorage
+from dscrapy.crawl.items import join
+from dscrapy.crawl.link import Link
+from dscrapy.crawl.load import (
+    Failed,
+    check_reactor,
+    describe,
+    load,
+    outcome_of,
+    project_modules,
+)
+from dscrapy.crawl.process import ignore_signals
+from dscrapy.crawl.stats import Delta, recording
+from dscrapy.messages import (
+    Alive,
+    Commit,
+    Commits,
+    Done,
+    Feeds,
+    FeedsSeen,
+    Probe,
+    Read,
+    ReadSeen,
+    Run,
+    ToCrawl,
+)
+from dscrapy.model import Outcome
+
+_logger = logging.getLogger(__name__)
+
+A = TypeVar("A")
+
+# Bytes of items asked for at a time: large enough that the round trip does not show;
+# in between the loop has time for other things.
+READ_BYTES = 1024 * 1024
+FINISH_REASON = "feeds written"
+# As Scrapy's defaults name it, so that the project's settings can too.
+_EXPORTER = "scrapy.extensions.feedexport.FeedExporter"
+
+
+def run_export(link: Link, run: Run) -> int:
+    """Write the project's feeds and return the process's exit code."""
+    try:
+        loaded = load(run.spec)
+        export = Export(link, run)
+        crawler = ExportCrawler(loaded.spider_class, loaded.process.settings)
+        crawler.export = export
+        check_reactor(crawler.settings)
+        install_addon(crawler, export)
+        loaded.process.crawl(crawler, **loaded.arguments)
+    except Failed as failed:
+        return _report(link, run, failed.outcome)
+    except Exception as error:  # noqa: BLE001 - the project's classes are user code
+        return _report(link, run, outcome_of("spider_error", describe(error), error))
+    loaded.process.start()
+    # Somebody stopped the reactor under us: that is a death, not an end.
+    return 0 if export.is_done else 1
+
+
+def _report(link: Link, run: Run, outcome: Outcome) -> int:
+    """Commit a failure before there is an event loop, and wait for the answer."""
+    sys.stderr.write(outcome.traceback or f"{outcome.text}\n")
+    sys.stderr.flush()
+    link.send(_closed(run, outcome, Delta()))
+    while True:
+        match link.receive():
+            case None | Done():
+                return 0
+            case Probe(number=number):
+                link.send(Alive(number=number))
+            case _:
+                continue
+
+
+def _closed(run: Run, end: Outcome, stats: Delta) -> Commits:
+    commit = Commit(unit=1, kind="closed", end=end, stats=stats.encoded())
+    return Commits(job=run.job, process=run.process, commits=(commit,))
+
+
+class ExportCrawler(Crawler):
+    """A crawler that has spider, settings and extensions, but never an engine."""
+
+    export: "Export"
+
+    async def crawl_async(self, *args: Any, **kwargs: Any) -> None:
+        """Export; errors of the project end in the commit."""
+        await self.export.conduct(self, args, kwargs)
+
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        """Make the spider and what settings ask for, as Scrapy does for a crawl."""
+        self.crawling = self._started = True
+        self.spider = self._create_spider(*args, **kwargs)
+        self._apply_settings()
+        self._update_root_log_handler()
+
+
+class Export:
+    """Joins the project's feed exporter to the link: items in, feeds out."""
+
+    def __init__(self, link: Link, run: Run) -> None:
+        self.is_done = False
+        self._link = link
+        self._run = run
+        self._stats = Delta()
+        self._files = FeedFiles(run.job, self._ask)
+        self._answers: dict[type[Any], asyncio.Future[Any]] = {}
+        self._done = asyncio.Event()
+        self._is_committing = False
+
+    async def conduct(self, crawler: ExportCrawler, args: Any, kwargs: Any) -> None:
+        """Export everything, commit and wait for the answer."""
+        # Again: Scrapy puts its own handlers in place when the reactor starts.
+        ignore_signals()
+        await self._link.attach(self._on_message, self._on_link_end, lambda: None)
+        outcome = Outcome(finish_reason=FINISH_REASON)
+        try:
+            await self._files.begin()
+            crawler.build(*args, **kwargs)
+            await self._export(crawler)
+            self._files.end()
+        except Failed as failed:
+            outcome = failed.outcome
+        except Exception as error:
+            # The project's components may raise anything.
+            _logger.error("The feeds could not be written", exc_info=True)
+            outcome = outcome_of("spider_error", describe(error), error)
+        self._is_committing = True
+        self._link.send(_closed(self._run, outcome, self._stats))
+        await self._done.wait()
+        self.is_done = True
+        self._link.close()
+
+    def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
+        """Leave of Scrapy's extensions the feed exporter alone; count what it does."""
+        check_reactor(settings)
+        force = "cmdline"
+        spider: Any = crawler.spider
+        if self._run.spec.urls and not getattr(spider, "start_urls", None):
+            spider.start_urls = list(self._run.spec.urls)
+        settings.set("EXTENSIONS_BASE", {_EXPORTER: 0}, force)
+        # The project may ask for these by name.
+        settings.set("TELNETCONSOLE_ENABLED", False, force)
+        settings.set("REMOTE_CONTROL_ENABLED", False, force)
+        stats_class = load_object(settings["STATS_CLASS"])
+        settings.set("STATS_CLASS", recording(stats_class, lambda: self._stats), force)
+        storages = settings.getwithbase("FEED_STORAGES")
+        ours = PartStorage.for_files(self._files)
+        local = {
+            scheme: ours
+            for scheme, storage in storages.items()
+            if storage is not None and load_object(storage) is FileFeedStorage
+        }
+        given = settings.getdict("FEED_STORAGES")
+        settings.set("FEED_STORAGES", {**given, **local}, force)
+
+    # ---- items to feeds -----------------------------------------------------------
+
+    async def _export(self, crawler: ExportCrawler) -> None:
+        exporter = crawler.get_extension(FeedExporter)
+        spider = crawler.spider
+        assert spider is not None
+        if exporter is None:
+            _logger.error("The project's FEEDS are not written: see above")
+            return
+        try:
+            exporter.open_spider(spider)
+        except Exception:
+            # A name that cannot be filled in, a function of the project's own.
+            _logger.error("The project's FEEDS are not written", exc_info=True)
+            return
+        # One of the project's own may be asynchronous.
+        handle: Callable[..., Any] = exporter.item_scraped
+        find_class = codec.class_finder(project_modules(Path.cwd()))
+        lines, forms = _Lines(self, "items"), _Lines(self, "tagged")
+        while (line := await lines.next()) is not None:
+            form = await forms.next()
+            # The project's filters and serializers; and as where Scrapy calls it, an
+            # item that a feed cannot take is missing there and nowhere else.
+            try:
+                item = codec.untag(join(line, form), find_class, lenient=True)
+                taken = handle(item, spider)
+                if taken is not None:
+                    await taken
+            except Exception:
+                _logger.error(
+                    "An item is not in the feeds: %.500r", line, exc_info=True
+                )
+                self._stats.write("sum", "feedexport/item_error_count", 1)
+        await exporter.close_spider(spider)
+
+    # ---- questions and answers ----------------------------------------------------
+
+    async def read(self, file: Literal["items", "tagged"], offset: int) -> bytes:
+        """Return bytes of the job's file, none at its end."""
+        message = Read(
+            job=self._run.job,
+            process=self._run.process,
+            file=file,
+            offset=offset,
+            limit=READ_BYTES,
+        )
+        answer = await self._asked(message, ReadSeen)
+        return answer.data
+
+    async def _ask(self, lengths: dict[str, int]) -> dict[str, int]:
+        run = self._run
+        message = Feeds(job=run.job, process=run.process, lengths=lengths)
+        answer = await self._asked(message, FeedsSeen)
+        return answer.lengths
+
+    async def _asked(self, question: Read | Feeds, kind: type[A]) -> A:
+        """Ask, and wait for the answer; there is one question of a kind at a time."""
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        assert kind not in self._answers
+        self._answers[kind] = future
+        self._link.send(question)
+        return await future
+
+    def _on_message(self, message: ToCrawl) -> None:
+        match message:
+            case Probe(number=number):
+                self._link.send(Alive(number=number))
+            case FeedsSeen() | ReadSeen():
+                future = self._answers.pop(type(message), None)
+                if future is not None:
+                    future.set_result(message)
+            case Done():
+                self._done.set()
+            case _:
+                # Spans and stops too: an export is short and finishes what it began.
+                return
+
+    def _on_link_end(self) -> None:
+        logging.shutdown()
+        # Nobody waits for what is left: no clean-up of the project's may hold it.
+        os._exit(0 if self._is_committing else 1)
+
+
+class _Lines:
+    """The lines of a job's file, read piece by piece."""
+
+    def __init__(self, export: Export, file: Literal["items", "tagged"]) -> None:
+        self._export = export
+        self._file: Literal["items", "tagged"] = file
+        self._offset = 0
+        self._lines: deque[bytes] = deque()
+        self._cut = b""
+
+    async def next(self) -> bytes | None:
+        """Return the next line without its end, None behind the last one."""
+        while not self._lines:
+            data = await self._export.read(self._file, self._offset)
+            if not data:
+                return None
+            self._offset += len(data)
+            *lines, self._cut = (self._cut + data).split(b"\n")
+            self._lines.extend(lines)
+        return self._lines.popleft()
