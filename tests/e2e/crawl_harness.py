@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dscrapy.messages import Alive, Commits, FromCrawl, Message, Run
@@ -70,6 +71,7 @@ def plain_scrapy(
     folder: Path = PROJECT,
     *,
     more: tuple[Path, ...] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Run ``scrapy crawl -O output``, also to ``more`` files; return its log."""
     command = "runspider" if spider.endswith(".py") else "crawl"
@@ -79,6 +81,8 @@ def plain_scrapy(
     # In a process of its own these would collide with whatever else runs here.
     words += ["-s", "TELNETCONSOLE_ENABLED=0", "-s", "REMOTE_CONTROL_ENABLED=0"]
     words += ["-s", "LOG_FILE=", "-s", "JOBDIR="]
+    for name, value in settings.items():
+        words += ["-s", f"{name}={value}"]
     for name, value in arguments.items():
         words += ["-a", f"{name}={value}"]
     done = subprocess.run(

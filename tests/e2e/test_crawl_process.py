@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from dscrapy.crawl.parts import PARTS_UNSEEN_MAX
-from dscrapy.messages import Alive, Hold, Probe, Progress, Stop, Valid
-from dscrapy.model import JobSpec
+from dscrapy.crawl.parts import PART_BYTES_MAX, PARTS_UNSEEN_MAX
+from dscrapy.messages import Alive, Commits, Opened, Probe, Stop, Valid
+from dscrapy.model import CloseLimits, HostLimits
 from tests.e2e.crawl_harness import (
     PROJECT,
     CrawlProcess,
@@ -21,7 +21,10 @@ from tests.e2e.crawl_harness import (
     requests_in,
     running_site,
 )
+from tests.e2e.naive_master import JOB
+from tests.e2e.small_site import small_site
 
+FOLDER = Path(__file__).parent / "project"
 Start = Callable[..., CrawlProcess]
 
 
@@ -34,24 +37,6 @@ def site_log(tmp_path: Path) -> Path:
 def site(site_log: Path) -> Iterator[str]:
     with running_site(site_log) as address:
         yield address
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start crawl processes that end with the test."""
-    started: list[CrawlProcess] = []
-
-    def start_one(
-        spider: str, folder: Path = PROJECT, credit: bool = True, **spec: Any
-    ) -> CrawlProcess:
-        log = tmp_path / f"crawl{len(started)}.log"
-        job = JobSpec(project_dir=str(folder), spider=spider, **spec)
-        started.append(CrawlProcess(job, folder, log, credit=credit))
-        return started[-1]
-
-    yield start_one
-    for process in started:
-        process.close()
 
 
 @pytest.mark.parametrize("spider", ["pages", "items", "kinds", "starterror"])
@@ -73,33 +58,41 @@ def test_items_are_those_of_plain_scrapy(
 def test_stats_are_those_of_plain_scrapy(
     site: str, start: Start, tmp_path: Path
 ) -> None:
-    """What Scrapy counts is the same, and each count says how it is merged."""
+    """What Scrapy counts is the same, merged from commits; the dump is Scrapy's."""
     args = {"site": site, "count": "30"}
     process = start("kinds", args=args)
     process.finish()
     log = plain_scrapy("kinds", args, tmp_path / "plain.jsonl")
-    dump = log[log.index("Dumping Scrapy stats:") :]
+    marker = "[scrapy.statscollectors] INFO: Dumping Scrapy stats:\n{"
+    plain = log.partition(marker)[2]
+    ours = process.log.partition(marker)[2]
+    assert plain
+    assert ours
     sums = process.stats["sum"]
     compared = 0
     for key, value in sums.items():
         # Log lines of our own and bytes of headers that hold times differ.
         if not key.startswith("log_count/") and not key.endswith("_bytes"):
-            assert f"'{key}': {value}" in dump, key
+            assert f"'{key}': {value}" in plain, key
+            assert f"'{key}': {value}" in ours, key
             compared += 1
-    assert compared > 10
+    assert compared >= 10
+    assert sums["item_scraped_count"] == len(process.lines)
     assert process.stats["max"]["request_depth_max"] > 1
     assert process.stats["last"]["finish_reason"] == "finished"
     assert set(process.stats["last"]["start_time"]) == {"$dt"}
+    assert "'start_time': datetime.datetime(" in ours
 
 
 def test_feeds_jobdir_and_log_file_of_the_project_are_not_written(
     site: str, start: Start
 ) -> None:
-    """A spider's FEEDS, JOBDIR and LOG_FILE leave no file; the log names the feed."""
+    """A spider's FEEDS, JOBDIR and LOG_FILE leave no file; the feeds are told."""
     process = start("kinds", args={"site": site, "count": "2"})
     process.finish()
     assert list(PROJECT.glob("must-not-exist*")) == []
-    assert "Feeds are not written here: must-not-exist.json" in process.log
+    assert process.peer.opened is not None
+    assert process.peer.opened.has_feeds
     assert "Dumping Scrapy stats" in process.log
 
 
@@ -138,15 +131,28 @@ def test_what_json_cannot_hold_is_kept(site: str, start: Start) -> None:
             "unsupported",
             "PollReactor",
         ),
+        (
+            "one",
+            {"settings": {"SCHEDULER": "scrapy.core.scheduler.BaseScheduler"}},
+            "unsupported",
+            "SCHEDULER is scrapy.core.scheduler.BaseScheduler",
+        ),
+        (
+            "one",
+            {"settings": {"DUPEFILTER_CLASS": "testsite.pipelines.Rounding"}},
+            "unsupported",
+            "DUPEFILTER_CLASS is testsite.pipelines.Rounding",
+        ),
     ],
 )
 def test_what_cannot_start_is_one_failure(
     start: Start, spider: str, spec: dict[str, Any], failure: str, text: str
 ) -> None:
-    """The only part is the last one, with the code and one line that says why."""
+    """The only commit is the last one, with the code and one line that says why."""
     process = start(spider, **spec)
     assert process.finish() == 0
-    assert len(process.commits) == 1
+    (commit,) = process.master.commits
+    assert (commit.kind, commit.unit) == ("closed", 1)
     assert process.outcome.failure == failure
     assert text in process.outcome.text
     assert "\n" not in process.outcome.text
@@ -218,12 +224,30 @@ def test_start_error(site: str, start: Start) -> None:
     assert process.lines == ['{"number": 3}']
 
 
-def test_closespider_is_a_success(site: str, start: Start) -> None:
-    """Scrapy's own reasons to close are no failures."""
-    process = start("counted", args={"site": site, "count": "500"})
+def test_what_the_settings_ask_is_told(site: str, start: Start) -> None:
+    """Limits count for the job, so no process closes by itself for one."""
+    settings = {
+        "DOWNLOAD_DELAY": "0.01",
+        "CONCURRENT_REQUESTS": "10",
+        "SCHEDULER_MEMORY_QUEUE": "scrapy.squeues.FifoMemoryQueue",
+        "DOWNLOAD_SLOTS": '{"a.example": {"concurrency": 2, "delay": 1.5}}',
+    }
+    args = {"site": site, "count": "30"}
+    process = start("counted", args=args, settings=settings)
     process.finish()
-    assert process.outcome.finish_reason == "closespider_itemcount"
-    assert process.outcome.failure == ""
+    assert len(process.lines) == 30
+    (opened,) = (one for one in process.received if isinstance(one, Opened))
+    assert opened == Opened(
+        job=JOB,
+        process=process.number,
+        window=15,
+        lifo=False,
+        start_lifo=False,
+        default_host=HostLimits(concurrency=16, delay_s=0.01),
+        hosts={"a.example": HostLimits(concurrency=2, delay_s=1.5)},
+        limits=CloseLimits(items=5),
+        has_feeds=False,
+    )
 
 
 def test_a_spider_file_without_a_project(
@@ -258,11 +282,12 @@ def test_stop_ends_gracefully(site: str, start: Start) -> None:
     """The reason is the job's; what is under way is finished and committed."""
     args = {"site": site, "count": "100000", "ms": "20"}
     process = start("pages", args=args)
-    assert process.read_until(lambda: bool(process.commits))
-    process.send(Stop(job="1" * 16, process=3, reason="cancelled"))
+    assert process.read_until(lambda: bool(process.lines))
+    process.master.stop(process.number, "cancelled")
     assert process.finish() == 0
     assert process.outcome.finish_reason == "cancelled"
     assert process.outcome.failure == ""
+    assert not process.peer.leases
     assert len(process.lines) == process.stats["sum"]["item_scraped_count"]
     assert process.stats["last"]["finish_reason"] == "cancelled"
 
@@ -270,78 +295,50 @@ def test_stop_ends_gracefully(site: str, start: Start) -> None:
 def test_stop_before_the_crawl_has_begun(site: str, start: Start) -> None:
     """A stop that comes while the project loads is not lost."""
     args = {"site": site, "count": "100000"}
-    # No answers, so nothing that comes later draws attention to the stop.
-    process = start("pages", args=args, credit=False)
-    process.send(Stop(job="1" * 16, process=3, reason="cancelled"))
-    assert process.read_until(
-        lambda: bool(process.commits) and process.commits[-1].last
-    )
-    assert process.outcome.finish_reason == "cancelled"
-    process.answer("published")
-    assert process.process.wait(10) == 0
-
-
-def test_stop_passes_a_hold(site: str, start: Start) -> None:
-    """A held run can be cancelled, with requests waiting everywhere."""
-    process = start("pages", args={"site": site, "count": "100000", "ms": "20"})
-    assert process.read_until(lambda: bool(process.commits))
-    process.send(Hold(job="1" * 16, process=3, on=True))
-    process.send(Stop(job="1" * 16, process=3, reason="cancelled"))
+    process = start("pages", args=args)
+    process.send(Stop(job=JOB, process=process.number, reason="cancelled"))
     assert process.finish() == 0
     assert process.outcome.finish_reason == "cancelled"
+    assert process.lines == []
 
 
 def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-@pytest.mark.parametrize("spider", ["pages", "lazy"])
-def test_hold_starts_no_request_and_loses_none(
-    site: str, site_log: Path, start: Start, spider: str
-) -> None:
-    """While held nothing starts and nothing ends; afterwards all pages come."""
-    process = start(spider, args={"site": site, "count": "60"})
-    process.send(Hold(job="1" * 16, process=3, on=True))
-    process.wait_for_log("Spider opened")
-    ended = process.read_until(lambda: bool(process.commits), 1.5)
-    assert not ended
-    assert requests_in(site_log) == []
-    assert "pulled" not in process.log
-    process.send(Hold(job="1" * 16, process=3, on=False))
-    assert process.finish() == 0
-    assert len(process.lines) == 60
-
-
-def test_a_hold_in_the_middle_ends_at_once_when_released(
+def test_new_validity_in_the_middle_acts_at_once(
     site: str, site_log: Path, start: Start
 ) -> None:
     """The engine is woken, not left to its heartbeat; signals change nothing."""
     process = start("pages", args={"site": site, "count": "300", "ms": "60"})
-    assert process.read_until(lambda: bool(process.commits))
-    process.send(Hold(job="1" * 16, process=3, on=True))
+    assert process.read_until(lambda: len(process.lines) > 20)
+    process.send(Valid(until=boottime() - 1))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         os.kill(process.process.pid, number)
     process.read_until(lambda: False, 1)
     before = len(requests_in(site_log))
-    process.send(Hold(job="1" * 16, process=3, on=False))
-    released = boottime()
+    process.read_until(lambda: False, 0.5)
+    assert len(requests_in(site_log)) == before
+    process.send(Valid(until=boottime() + 1000))
+    renewed = boottime()
     assert process.finish() == 0
     assert process.outcome.finish_reason == "finished"
     assert len(process.lines) == 300
     # Left alone the engine would look again some 3 s later: 5 s after its start.
-    assert requests_in(site_log)[before][0] - released < 1
+    assert requests_in(site_log)[before][0] - renewed < 1.5
 
 
+@pytest.mark.parametrize("spider", ["pages", "lazy"])
 def test_no_request_starts_after_validity(
-    site: str, site_log: Path, start: Start
+    site: str, site_log: Path, start: Start, spider: str
 ) -> None:
     """Requests that wait for a delay start no later either; new validity goes on."""
     process = start(
-        "pages",
+        spider,
         args={"site": site, "count": "40"},
         settings={"DOWNLOAD_DELAY": "0.1"},
     )
-    process.wait_for_log("Spider opened")
+    assert process.read_until(lambda: len(process.lines) > 3)
     end = boottime() + 1.0
     process.send(Valid(until=end))
     process.read_until(lambda: False, 2.5)
@@ -356,37 +353,32 @@ def test_no_request_starts_after_validity(
 
 
 def test_items_wait_for_credit(site: str, start: Start) -> None:
-    """An unanswered master bounds what is held; every item comes in the end."""
-    process = start(
-        "flood",
-        credit=False,
-        args={"site": site, "items": "3000", "size": "10000"},
-    )
-    process.read_until(lambda: len(process.commits) > PARTS_UNSEEN_MAX, 4)
-    assert len(process.commits) == PARTS_UNSEEN_MAX
-    sent = len(process.lines)
-    progress = [one for one in process.others if isinstance(one, Progress)]
-    # Sixteen parts are under way, and some more behind them: not all 3000.
-    assert sent <= progress[-1].items < sent + 600
+    """Unanswered parts bound what one page holds; every item comes in the end."""
+    process = start("flood", args={"site": site, "items": "3000", "size": "10000"})
+    # Of the lease; what comes before it are units.
+    assert process.read_until(lambda: bool(process.peer.leases))
+    process.credit = False
+
+    def parts() -> list[Any]:
+        frames = (one for one in process.received if isinstance(one, Commits))
+        return [one for frame in frames for one in frame.commits if one.request]
+
+    assert process.read_until(lambda: len(parts()) == PARTS_UNSEEN_MAX)
+    process.read_until(lambda: False, 1)
+    assert len(parts()) == PARTS_UNSEEN_MAX
+    assert not any(part.last for part in parts())
     process.credit = True
     process.answer()
     assert process.finish() == 0
     assert len(process.lines) == 3000
-
-
-def test_no_request_starts_without_credit(
-    site: str, site_log: Path, start: Start
-) -> None:
-    """With sixteen parts unanswered no page is asked for until one is answered."""
-    process = start("heavy", credit=False, args={"site": site, "count": "300"})
-    process.read_until(lambda: len(process.commits) == PARTS_UNSEEN_MAX)
-    process.read_until(lambda: False, 1.5)
-    # Two items a part, and what was under way when the credit ended.
-    assert len(requests_in(site_log)) < 2 * PARTS_UNSEEN_MAX + 50
-    process.credit = True
-    process.answer()
-    assert process.finish() == 0
-    assert len(process.lines) == 300
+    numbers = [json.loads(line)["number"] for line in process.lines]
+    assert sorted(numbers) == list(range(3000))
+    sizes = [sum(len(bytes(item)) for item in part.items) for part in parts()]
+    assert max(sizes) <= PART_BYTES_MAX
+    assert len(parts()) >= 3000 * 10_000 // PART_BYTES_MAX
+    # A commit has effect as a whole.
+    (page,) = process.master.pages()
+    assert [part.last for part in page.parts].count(True) == 1
 
 
 def test_an_item_over_the_limit_fails_the_run(site: str, start: Start) -> None:
@@ -406,16 +398,79 @@ def test_large_items_travel(site: str, start: Start) -> None:
     assert [len(json.loads(line)["text"]) for line in process.lines] == [3_000_000] * 5
 
 
-def test_a_superseded_run_ends_at_once(site: str, start: Start) -> None:
-    """An answer that says settled ends the process with code 0 and no last part."""
+def test_one_request_at_a_time_is_taken_in_exact_order(
+    site: str, site_log: Path, start: Start
+) -> None:
+    """Nothing is prefetched, so the last found page is always the next."""
+    count = 25
+    settings = {"CONCURRENT_REQUESTS": "1"}
     process = start(
-        "pages", credit=False, args={"site": site, "count": "100000", "ms": "20"}
+        "pages", args={"site": site, "count": str(count)}, settings=settings
     )
-    assert process.read_until(lambda: bool(process.commits))
-    process.answer("settled")
-    assert process.process.wait(10) == 0
-    process.read_until(lambda: False, 5)
-    assert not any(commit.last for commit in process.commits)
+    assert process.finish() == 0
+    stack, seen, order = [0], {0}, []
+    while stack:
+        number = stack.pop()
+        order.append(f"/page/{number}")
+        for link in (2 * number + 1, 2 * number + 2, number + 1):
+            if link < count and link not in seen:
+                seen.add(link)
+                stack.append(link)
+    assert [path for _, path in requests_in(site_log)] == order
+
+
+def test_without_a_filter_nothing_is_filtered(
+    site: str, start: Start, tmp_path: Path
+) -> None:
+    """Scrapy's empty duplicate filter counts for the master too."""
+    args = {"site": site, "count": "6"}
+    settings = {"DUPEFILTER_CLASS": "scrapy.dupefilters.BaseDupeFilter"}
+    process = start("pages", args=args, settings=settings)
+    assert process.finish() == 0
+    plain_scrapy("pages", args, tmp_path / "plain.jsonl", settings=settings)
+    plain = (tmp_path / "plain.jsonl").read_text().splitlines()
+    assert len(plain) > 6
+    assert Counter(process.lines) == Counter(plain)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_host_sees_no_more_requests_than_the_project_allows(
+    start: Start, concurrency: int
+) -> None:
+    """Counted at the site; Scrapy 2.19 itself lets a slot's whole queue go."""
+    with small_site() as site:
+        args = {"how": "many", "site": f"{site.address}", "count": "40"}
+        settings = {
+            "CONCURRENT_REQUESTS": "32",
+            "CONCURRENT_REQUESTS_PER_DOMAIN": str(concurrency),
+        }
+        process = start("starts.py", FOLDER, args=args, settings=settings)
+        assert process.finish() == 0
+        assert len(process.lines) == 40
+        assert site.most_at_once == concurrency
+
+
+def test_robots_txt_holds_for_all_that_wait_for_it(start: Start) -> None:
+    """Scrapy 2.19 itself lets all but the first through."""
+    with small_site("User-agent: *\nDisallow: /p/\n") as site:
+        args = {"how": "many", "site": site.address, "count": "12"}
+        settings = {"ROBOTSTXT_OBEY": "True"}
+        process = start("starts.py", FOLDER, args=args, settings=settings)
+        assert process.finish() == 0
+        assert site.paths == ["/robots.txt"]
+    assert process.stats["sum"]["robotstxt/forbidden"] == 12
+    assert {page.outcome for page in process.master.pages()} == {"IgnoreRequest"}
+
+
+def test_more_local_requests_than_a_page_may_hold_fail_the_job(start: Start) -> None:
+    """The text says why and what to do instead."""
+    with small_site() as site:
+        args = {"site": site.address, "count": "10001"}
+        process = start("closures.py", FOLDER, args=args)
+        assert process.finish() == 0
+    assert process.outcome.failure == "unsupported"
+    assert "more than 10000 requests" in process.outcome.text
+    assert "use methods of the spider as callbacks" in process.outcome.text
 
 
 def test_a_probe_is_answered_and_the_link_s_end_is_the_end(
@@ -424,7 +479,7 @@ def test_a_probe_is_answered_and_the_link_s_end_is_the_end(
     """Alive comes from the event loop; without its worker the process goes."""
     process = start("pages", args={"site": site, "count": "100000", "ms": "20"})
     process.send(Probe(number=5))
-    assert process.read_until(lambda: Alive(number=5) in process.others)
+    assert process.read_until(lambda: Alive(number=5) in process.received)
     process.sock.close()
     assert process.process.wait(10) == 1
 
@@ -434,7 +489,7 @@ def test_a_blocked_process_dies_with_its_worker(site: str, start: Start) -> None
     process = start("hang", args={"site": site})
     process.wait_for_log("hanging now")
     process.send(Probe(number=1))
-    assert not process.read_until(lambda: Alive(number=1) in process.others, 1)
+    assert not process.read_until(lambda: Alive(number=1) in process.received, 1)
     os.kill(process.process.pid, signal.SIGUSR1)
     process.wait_for_log("in parse")
     os.kill(process.process.pid, signal.SIGTERM)
