@@ -42,6 +42,8 @@ SKIPPED_MAX = 15
 # Rare stages come a few times in a crawl: there only the very next chances.
 SKIPPED_RARE_MAX = 1
 RARE = frozenset({"idle", "finish"})
+# How often a stage is drawn: waiting for a rare one costs half a crawl.
+OFTEN, SELDOM = 3, 1
 # Chances after which another kill is drawn, lest one that never counts stop all.
 PATIENCE = 3000
 
@@ -105,9 +107,11 @@ class Chooser:
         self._draw()
 
     def _draw(self) -> None:
-        # The stages that had the fewest kills come first, the victim by its weight.
-        fewest = min(map(self.at, STAGES))
-        stage = self.rng.choice([one for one in STAGES if self.at(one) <= fewest + 1])
+        # From the half on, what is missing comes first.
+        late = self.counted.total() * 2 >= self.wanted
+        stages = (late and self.missing) or STAGES
+        weights = [SELDOM if one in RARE else OFTEN for one in stages]
+        (stage,) = self.rng.choices(stages, weights)
         (victim,) = self.rng.choices(VICTIMS, WEIGHTS)
         self.next = victim, stage
         most = SKIPPED_RARE_MAX if stage in RARE else SKIPPED_MAX
