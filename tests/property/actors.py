@@ -1,0 +1,268 @@
+"""Workers and crawl processes as a model of the frontier knows them, and a site.
+
+The site is the same in every run of every job: each page gives pages of higher numbers
+and one of lower, so that there is something to filter; a handler of ``spider_idle``
+pushes one more page the first time. So what a job that succeeded has given is known.
+"""
+
+from typing import Any
+
+import attrs
+import msgspec
+
+from dscrapy import messages as m
+from dscrapy.frontier.derive import Append, Discard, Move
+from dscrapy.model import CloseLimits, HostLimits, Outcome, Versions
+
+STARTS = 3
+PAGES = 12
+IDLE_PAGE = 100
+VERSIONS = Versions(dscrapy="1", scrapy="2", python="3")
+EXPECTED = sorted(
+    [b'{"s":%d}' % one for one in range(STARTS)]
+    + [b'{"k":%d}' % one for one in (*range(PAGES), IDLE_PAGE)]
+)
+
+
+def children(*keys: int) -> m.Children:
+    """Return the requests of these pages, on three hosts."""
+    return m.Children(
+        fingerprints=b"".join(key.to_bytes(m.FINGERPRINT_BYTES, "big") for key in keys),
+        hosts=("h0", "h1", "h2"),
+        host_of=tuple(key % 3 for key in keys),
+        priorities=(0,) * len(keys),
+        flags=(0,) * len(keys),
+        bodies=tuple(msgspec.Raw(b"%d" % key) for key in keys),
+    )
+
+
+def given_by(key: int) -> m.Children:
+    """Return what a page gives."""
+    found = [one for one in (2 * key + 3, 2 * key + 4) if one < PAGES]
+    return children(*found, *([key - 1] if 0 < key < PAGES else []))
+
+
+class Files:
+    """Derived files as bytes; writes at a wrong place are errors."""
+
+    def __init__(self) -> None:
+        self.content: dict[str, bytes] = {}
+
+    def write(self, write: Any) -> None:
+        """Do a write as the master's files do."""
+        match write:
+            case Append():
+                old = self.content.get(write.name, b"")
+                assert len(old) >= write.at
+                self.content[write.name] = old[: write.at] + write.data
+            case Move():
+                old = self.content.get(write.name, b"")
+                data = self.content[write.spool][: write.count]
+                assert len(old) >= write.at
+                assert len(data) == write.count
+                self.content[write.name] = old[: write.at] + data
+            case Discard():
+                # The real ones stay until the next snapshot, too.
+                pass
+
+
+@attrs.define(eq=False)
+class Crawl:
+    """One crawl process: what it holds and what it has not had answered.
+
+    ``held`` are leases, request -> page; ``unacked`` commits in their order, whose
+    requests it holds as well.
+    """
+
+    start: m.Start
+    window: int
+    is_open: bool = False
+    is_stopped: bool = False
+    closing: str = ""
+    has_closed: bool = False
+    may_end: bool = False
+    leads: bool = False
+    wants_start: bool = False
+    skip: list[bytes] = attrs.field(factory=list)
+    start_at: int = 0
+    start_may: int = 0
+    start_units: int = 0
+    started: bool = False
+    finish: int = 0
+    units: int = 0
+    held: dict[int, int] = attrs.field(factory=dict)
+    unacked: list[m.Commit] = attrs.field(factory=list)
+    # Parts of commits that are sent: request -> how many.
+    parts: dict[int, int] = attrs.field(factory=dict)
+
+    @property
+    def number(self) -> int:
+        """The process's number."""
+        return self.start.process
+
+    def opened(self) -> m.Opened:
+        """Return what it says on opening."""
+        return m.Opened(
+            job=self.start.job,
+            process=self.number,
+            window=self.window,
+            lifo=True,
+            start_lifo=False,
+            default_host=HostLimits(concurrency=2, delay_s=0.0),
+            hosts={},
+            limits=CloseLimits(),
+            has_feeds=False,
+        )
+
+    def as_held(self) -> m.Held:
+        """Return what its worker says of it."""
+        waiting = {one.request for one in self.unacked if one.request}
+        return m.Held(
+            job=self.start.job,
+            process=self.number,
+            requests=tuple(sorted({*self.held, *waiting})),
+            opened=self.opened() if self.is_open else None,
+            leads=self.leads,
+            closing=self.closing,
+        )
+
+    # ---- what it is told ---------------------------------------------------------
+
+    def hear(self, message: m.Message) -> None:
+        """Take a message of the master."""
+        match message:
+            case m.Skip():
+                if message.part == 0:
+                    self.skip = []
+                every = message.digests
+                self.skip += [every[at : at + 8] for at in range(0, len(every), 8)]
+            case m.Lead():
+                assert not self.leads, "told twice"
+                self.leads, self.wants_start = True, message.start
+            case m.StartMay():
+                self.start_may = message.upto
+            case m.Finish():
+                assert self.leads
+                self.finish = message.number
+            case m.Stop():
+                self.is_stopped = True
+            case m.Done():
+                assert self.has_closed
+                self.may_end = True
+            case m.CommitsSeen():
+                for one in message.seen:
+                    self.settle(one)
+
+    def take(self, requests: tuple[int, ...], keys: list[int]) -> None:
+        """Take leases."""
+        assert self.is_open
+        assert not set(requests) & self.held.keys()
+        self.held.update(zip(requests, keys, strict=True))
+
+    def settle(self, seen: m.Seen) -> None:
+        """Forget a commit that was answered; one that is settled, with its rest."""
+        self.unacked = [
+            one
+            for one in self.unacked
+            if (one.request, one.unit) != (seen.request, seen.unit)
+            or (seen.result == "stored" and one.part != seen.part)
+        ]
+        if seen.request and seen.result != "stored":
+            self.held.pop(seen.request, None)
+            self.parts.pop(seen.request, None)
+
+    # ---- what it says ------------------------------------------------------------
+
+    def page(self, request: int, *, last: bool) -> m.Commit:
+        """Return the next part of a page, or the whole of what is left of it."""
+        key, part = self.held[request], self.parts.get(request, 0)
+        self.parts[request] = part + 1
+        # The item comes with the first part, what the page gives with every part.
+        items = (msgspec.Raw(b'{"k":%d}' % key),) if part == 0 else ()
+        commit = m.Commit(
+            request=request, part=part, last=last, items=items, children=given_by(key)
+        )
+        self.unacked.append(commit)
+        return commit
+
+    def is_under_way(self, request: int) -> bool:
+        """Whether its last part is sent."""
+        return any(one.request == request and one.last for one in self.unacked)
+
+    def unit(self, kind: Any, **fields: Any) -> m.Commit:
+        """Return its next unit."""
+        self.units += 1
+        commit = m.Commit(unit=self.units, kind=kind, **fields)
+        self.unacked.append(commit)
+        return commit
+
+    def next_of_start(self) -> m.Commit | None:
+        """Return the next element of ``start()``, or its end; None: it has to wait."""
+        if not self.wants_start or self.started:
+            return None
+        while self.start_at < STARTS:
+            digest = self.start_at.to_bytes(m.DIGEST_BYTES, "big")
+            if digest in self.skip:
+                self.skip.remove(digest)
+                self.start_at += 1
+                continue
+            if self.start_units >= self.start_may:
+                return None
+            at, self.start_at = self.start_at, self.start_at + 1
+            self.start_units += 1
+            return self.unit(
+                "start",
+                digest=digest,
+                items=(msgspec.Raw(b'{"s":%d}' % at),),
+                children=children(at),
+            )
+        self.started = True
+        return self.unit("started")
+
+    def next_of_finish(self) -> m.Commit | str | None:
+        """Answer ``Finish``: what the idle handler pushes the first time, or that the
+        spider closes."""
+        if not self.finish:
+            return None
+        number, self.finish = self.finish, 0
+        if number == 1:
+            return self.unit("idle", finish=1, children=children(IDLE_PAGE))
+        return "finished"
+
+    def last_of_all(self) -> m.Commit:
+        """Return its last unit."""
+        self.has_closed = True
+        return self.unit("closed", end=Outcome(finish_reason=self.closing))
+
+
+class Peer:
+    """A worker as the model knows it; ``cut_after`` messages its connection breaks."""
+
+    def __init__(self, name: str, slots: int) -> None:
+        self.name = name
+        self.slots = slots
+        self.instance = 0
+        self.session: int | None = None
+        self.cut_after: int | None = None
+        self.crawls: dict[int, Crawl] = {}
+        # Given up by the master: what they commit comes too late, or first.
+        self.zombies: list[Crawl] = []
+
+    def register(self) -> m.Register:
+        """Return what it registers with."""
+        return m.Register(
+            name=self.name,
+            instance=str(self.instance),
+            host="h",
+            port=1,
+            slots=self.slots,
+            draining=False,
+            versions=VERSIONS,
+            held=tuple(crawl.as_held() for crawl in self.crawls.values()),
+        )
+
+    def forget(self) -> None:
+        """Restart: nothing is held any more."""
+        self.instance += 1
+        self.crawls.clear()
+        self.zombies.clear()
