@@ -214,6 +214,7 @@ def feeds_in(folder: Path) -> Feeds:
             "format": "xml",
             "indent": 2,
         },
+        f"{folder}/wide.csv": {"format": "csv", "encoding": "utf-16"},
         f"file://{folder}/lines.jl": {"format": "jsonlines", "encoding": "utf-16"},
         f"{folder}/some.jsonl": {"format": "jsonl", "fields": ["number", "title"]},
         f"{folder}/batch-%(batch_id)d.json": {"format": "json", "batch_item_count": 2},
@@ -341,6 +342,19 @@ def test_an_append_that_was_cut_short_is_completed(there: int, tmp_path: Path) -
     job.lengths[str(path)] = 3
     finish(job)
     assert files_in(tmp_path) == {"a.jsonl": b"{}\n" + items}
+
+
+def test_a_repeat_begins_as_the_first_try_began(tmp_path: Path) -> None:
+    """An encoding with a mark at the file's beginning: what an earlier try has left
+    there is no beginning of another's."""
+    path = tmp_path / "a.csv"
+    whole = "n\r\n1\r\n2\r\n".encode("utf-16")
+    path.write_bytes(whole[:9])
+    feeds: Feeds = {str(path): {"format": "csv", "encoding": "utf-16"}}
+    job = job_of(b'{"n": 1}\n{"n": 2}\n', feeds)
+    job.lengths[str(path)] = NO_FILE
+    finish(job)
+    assert path.read_bytes() == whole
 
 
 def test_what_others_appended_since_is_never_removed(tmp_path: Path) -> None:
