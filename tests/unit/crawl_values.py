@@ -75,3 +75,25 @@ class Text(str):
     """A str of the project's own, as lxml's strings are."""
 
     __slots__ = ()
+
+
+class OwnRequest(scrapy.Request):
+    """A request class of the project's own with an attribute more."""
+
+    attributes: tuple[str, ...] = (*scrapy.Request.attributes, "extra")
+
+    def __init__(self, *args: Any, extra: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.extra = extra
+
+
+class PoorRequest(scrapy.Request):
+    """A request class that its public attributes cannot build."""
+
+    def __init__(self, *args: Any, needed: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.needed = needed
+
+    def replace(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a copy."""
+        return super().replace(*args, needed=self.needed, **kwargs)

@@ -1,140 +1,251 @@
-"""A run's parts under credit, sizes and repeated answers."""
+"""Works in parts and frames under credit, sizes, units in order, repeated answers."""
 
+import json
 import random
+from collections import Counter
 
+import msgspec
 import pytest
 
 from dscrapy.crawl.parts import (
+    FRAME_BYTES,
     ITEM_BYTES_MAX,
     PART_BYTES_MAX,
     PARTS_UNSEEN_MAX,
-    UNSENT_BYTES_MAX,
+    Child,
     ItemTooLargeError,
-    Parts,
+    Sender,
+    Work,
 )
-from dscrapy.messages import Commit, CommitSeen, Message, Run
+from dscrapy.messages import Commit, Commits, CommitsSeen, Message, Run, Seen
 from dscrapy.model import JobSpec, Outcome
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import encode_frame
 
-RUN = Run(job="0" * 16, process=1, request=1, spec=JobSpec(project="p", spider="s"))
-DONE = Outcome(finish_reason="finished")
+RUN = Run(job="0" * 16, process=1, role="crawl", spec=JobSpec(project="p", spider="s"))
 
 
 class Master:
     """Collects what is sent; each message must fit a frame."""
 
     def __init__(self) -> None:
-        self.commits: list[Commit] = []
-        self.parts = Parts(RUN, self.take)
+        self.frames: list[Commits] = []
+        self.soon = 0
+        self.sender = Sender(RUN, self.take, self.begin, lambda work: None)
 
     def take(self, message: Message) -> None:
-        assert isinstance(message, Commit)
-        assert message.part == len(self.commits)
-        assert not self.commits or not self.commits[-1].last
+        assert isinstance(message, Commits)
         encode_frame(encode(message))
-        self.commits.append(message)
+        self.frames.append(message)
 
-    def see(self, part: int) -> None:
-        seen = CommitSeen(job=RUN.job, process=1, request=1, part=part, result="stored")
-        self.parts.seen(seen)
+    def begin(self) -> None:
+        self.soon += 1
 
     @property
-    def lines(self) -> list[bytes]:
-        return [bytes(raw) for commit in self.commits for raw in commit.items]
+    def commits(self) -> list[Commit]:
+        """All parts, also those that still gather."""
+        self.sender.flush()
+        return [one for frame in self.frames for one in frame.commits]
+
+    def see(self, commit: Commit) -> None:
+        seen = Seen(commit.request, commit.unit, commit.part, "stored")
+        self.sender.seen(CommitsSeen(job=RUN.job, process=1, seen=(seen,)))
+
+
+HOSTS = ("a.example", "b.example", "")
 
 
 def line(number: int, size: int) -> bytes:
     return b'{"n": %d, "x": "%s"}' % (number, b"x" * size)
 
 
+def child(number: int, size: int = 10, host: str = "a") -> Child:
+    body = b'{"n": %d, "x": "%s"}' % (number, b"x" * size)
+    return Child(number.to_bytes(20, "big"), host, number, 0, body)
+
+
+def numbers(raws: tuple[msgspec.Raw, ...]) -> list[int]:
+    return [json.loads(bytes(raw))["n"] for raw in raws]
+
+
 @pytest.mark.parametrize("seed", range(20))
-def test_every_line_travels_once_and_in_order(seed: int) -> None:
-    """Whatever sizes, answers and flushes: all lines, one last part, credit kept."""
+def test_every_line_and_child_travels_once_and_in_order(seed: int) -> None:
+    """Whatever sizes, answers and flushes: all of it, one last part, credit kept."""
     rng = random.Random(seed)
     master = Master()
-    lines = [line(n, rng.choice([1, 1000, 100_000, 600_000])) for n in range(120)]
-    unseen: list[int] = []
+    works = [Work("page", request=number) for number in (1, 2, 3)]
+    given = {work.request: 0 for work in works}
+    unseen: list[Commit] = []
     answered = 0
 
     def answer(count: int) -> None:
         nonlocal answered
-        unseen.extend(range(answered + len(unseen), len(master.commits)))
-        assert len(unseen) <= PARTS_UNSEEN_MAX
+        fresh = master.commits[answered:]
+        answered += len(fresh)
+        unseen.extend(fresh)
         for _ in range(min(count, len(unseen))):
-            # In any order, sometimes twice.
-            part = unseen.pop(0)
-            answered += 1
-            master.see(part)
-            if rng.random() < 0.2:
-                master.see(part)
+            master.see(unseen.pop(rng.randrange(len(unseen))))
+        for request, held in Counter(one.request for one in unseen).items():
+            assert held <= PARTS_UNSEEN_MAX, request
 
-    for one in lines:
-        master.parts.add(one, b"1" if rng.random() < 0.3 else None)
-        assert master.parts.is_full or master.parts._bytes < UNSENT_BYTES_MAX
-        if rng.random() < 0.3:
-            master.parts.flush()
-        answer(rng.choice([0, 0, 1, 5]))
-    master.parts.finish(DONE, {})
-    while not master.parts.is_done:
-        answer(1)
-    assert master.lines == lines
-    assert [commit.last for commit in master.commits].count(True) == 1
-    assert master.commits[-1].last
-    assert master.commits[-1].outcome == DONE
+    for _ in range(300):
+        work = rng.choice(works)
+        size = rng.choice([1, 1000, 100_000, 600_000])
+        number = given[work.request] = given[work.request] + 1
+        if number % 2:
+            work.add_item(line(number, size), None if number % 3 else b"{}")
+        else:
+            work.add_child(child(number, size // 4, HOSTS[number % 3]))
+        master.sender.grown(work)
+        answer(rng.choice([0, 0, 1, 3]))
+    for work in works:
+        work.outcome = "200"
+        master.sender.settled(work)
+    while unseen or len(master.commits) > answered:
+        answer(5)
+    for work in works:
+        parts = [one for one in master.commits if one.request == work.request]
+        assert [one.part for one in parts] == list(range(len(parts)))
+        assert [one.last for one in parts] == [False] * (len(parts) - 1) + [True]
+        assert parts[-1].outcome == "200"
+        count = given[work.request] + 1
+        items = [number for one in parts for number in numbers(one.items)]
+        assert items == list(range(1, count, 2))
+        kept = [number for one in parts for number in numbers(one.children.bodies)]
+        assert kept == list(range(2, count, 2))
+        for one in parts:
+            places = one.children
+            hosts = [places.hosts[place] for place in places.host_of]
+            assert hosts == [HOSTS[number % 3] for number in places.priorities]
+            assert len(places.fingerprints) == 20 * len(places.bodies)
+            assert list(places.priorities) == numbers(places.bodies)
+            assert len(one.tagged) in (0, len(one.items))
+    assert master.sender.is_quiet
 
 
-def test_without_credit_nothing_is_sent_and_it_is_full() -> None:
-    """The sixteenth unanswered part is the last until an answer comes."""
+def test_a_part_has_the_size_of_one() -> None:
+    """Only a single thing makes a part larger than the limit."""
     master = Master()
-    for number in range(PARTS_UNSEEN_MAX):
-        master.parts.add(line(number, PART_BYTES_MAX), None)
+    work = Work("page", request=1)
+    for number in range(40):
+        work.add_item(line(number, 50_000), None)
+        work.add_child(child(number, 20_000))
+    master.sender.settled(work)
+    while master.commits and not master.sender.is_quiet:
+        for one in master.commits:
+            master.see(one)
+    for one in master.commits:
+        size = sum(len(bytes(raw)) for raw in (*one.items, *one.children.bodies))
+        assert size <= PART_BYTES_MAX
+
+
+def test_without_credit_a_lease_is_full_and_fills_no_further_part() -> None:
+    """Whoever adds items can see it; an answer to a part changes it."""
+    master = Master()
+    work = Work("page", request=1)
+    for number in range(PARTS_UNSEEN_MAX + 1):
+        assert not work.is_full
+        work.add_item(line(number, PART_BYTES_MAX), None)
+        master.sender.grown(work)
+    assert work.is_full
     assert len(master.commits) == PARTS_UNSEEN_MAX
-    assert not master.parts.has_credit
-    assert not master.parts.is_full
-    master.parts.add(line(16, UNSENT_BYTES_MAX), None)
-    master.parts.flush()
-    master.parts.finish(DONE, {})
-    assert len(master.commits) == PARTS_UNSEEN_MAX
-    assert master.parts.is_full
-    master.see(0)
+    master.see(master.commits[0])
+    assert not work.is_full
     assert len(master.commits) == PARTS_UNSEEN_MAX + 1
-    assert not master.commits[-1].last
-    master.see(1)
-    assert master.commits[-1].last
 
 
-def test_small_items_gather_until_a_flush() -> None:
-    """Items below the size of a part wait for the tick, then go together."""
+def test_commits_gather_into_frames() -> None:
+    """Small ones share a frame until it is flushed or of its size."""
     master = Master()
-    master.parts.add(line(1, 10), None)
-    master.parts.add(line(2, 10), b'{"$t":[]}')
+    for request in range(1, 301):
+        work = Work("page", request=request)
+        work.add_item(line(request, 10_000), None)
+        master.sender.settled(work)
+    assert master.frames
+    assert len(master.frames) == 300 * 10_000 // FRAME_BYTES
+    # Each frame was begun once.
+    assert master.soon == len(master.frames) + 1
+    assert [one.request for one in master.commits] == list(range(1, 301))
+    for frame in master.frames:
+        assert len(encode(frame)) <= FRAME_BYTES
+
+
+def test_units_are_numbered_and_finished_one_after_the_other() -> None:
+    """A small unit waits for the parts of a large one that was settled before."""
+    master = Master()
+    large, small, last = Work("late"), Work("start", digest=b"12345678"), Work("closed")
+    for number in range(3 * PARTS_UNSEEN_MAX):
+        large.add_item(line(number, PART_BYTES_MAX), None)
+        # Not settled: its number is not known yet, so nothing of it may leave.
+        master.sender.grown(large)
     assert master.commits == []
-    master.parts.flush()
-    master.parts.flush()
-    assert [len(commit.items) for commit in master.commits] == [2]
-    assert [bytes(raw) for raw in master.commits[0].tagged] == [b"null", b'{"$t":[]}']
+    last.end = Outcome(finish_reason="finished")
+    for work in (large, small, last):
+        master.sender.settled(work)
+    assert {one.unit for one in master.commits} == {1}
+    seen = 0
+    while not master.sender.is_quiet:
+        fresh = master.commits[seen:]
+        seen += len(fresh)
+        assert fresh
+        for one in fresh:
+            master.see(one)
+    assert [one.unit for one in master.commits if one.last] == [1, 2, 3]
+    assert [one.unit for one in master.commits] == sorted(
+        one.unit for one in master.commits
+    )
+    assert master.commits[-2].digest == b"12345678"
+    assert master.commits[-1].end == Outcome(finish_reason="finished")
 
 
-def test_the_largest_item_fits_a_frame_and_the_next_is_refused() -> None:
-    """The limit leaves room for the message around the item."""
+def test_stats_and_what_was_seen_travel_with_the_last_part() -> None:
+    """Not before, and once."""
     master = Master()
-    master.parts.add(line(1, ITEM_BYTES_MAX - 30), None)
-    assert len(master.commits) == 1
-    with pytest.raises(ItemTooLargeError, match=str(ITEM_BYTES_MAX)):
-        master.parts.add(line(1, ITEM_BYTES_MAX), None)
-    master.parts.finish(DONE, {})
-    assert len(master.lines) == 1
+    work = Work("page", request=7)
+    work.add_item(line(1, 2 * PART_BYTES_MAX), None)
+    work.delta.write("sum", "pages", 1)
+    work.seen.append(b"f" * 20)
+    master.sender.grown(work)
+    work.delta.write("sum", "pages", 1)
+    master.sender.settled(work)
+    first, second = master.commits
+    assert (first.stats, first.seen) == ({}, b"")
+    assert second.stats == {"sum": {"pages": msgspec.Raw(b"2")}}
+    assert second.seen == b"f" * 20
+    assert not work.delta
 
 
-def test_done_is_the_answer_to_the_last_part_alone() -> None:
-    """Answers to other parts, or to parts never sent, do not end the run."""
+def test_what_belongs_to_no_lease_rides_on_a_unit() -> None:
+    """Asked for when the unit's last part is made; a lease's never asks."""
+    rides: list[Work] = []
+    sender = Sender(RUN, lambda message: None, lambda: None, rides.append)
+    sender.settled(Work("page", request=1))
+    unit = Work("start")
+    sender.settled(unit)
+    assert rides == [unit]
+
+
+def test_answers_may_repeat_and_come_for_nothing() -> None:
+    """The worker offers again what it has not seen answered."""
     master = Master()
-    master.parts.add(line(1, PART_BYTES_MAX), None)
-    master.parts.finish(DONE, {})
-    assert [commit.last for commit in master.commits] == [False, True]
-    master.see(0)
-    master.see(7)
-    assert not master.parts.is_done
-    master.see(1)
-    assert master.parts.is_done
+    work = Work("page", request=1)
+    master.sender.settled(work)
+    (commit,) = master.commits
+    assert not master.sender.is_quiet
+    for _ in range(3):
+        master.see(commit)
+    assert master.sender.is_quiet
+    master.see(Commit(request=99, part=5))
+    assert master.commits == [commit]
+
+
+def test_an_item_over_the_limit_is_refused() -> None:
+    """The largest that fits a message still travels."""
+    master = Master()
+    work = Work("page", request=1)
+    envelope = len(line(1, 0)) + len(b"null") + 2
+    with pytest.raises(ItemTooLargeError):
+        work.add_item(line(1, ITEM_BYTES_MAX - envelope + 1), None)
+    work.add_item(line(1, ITEM_BYTES_MAX - envelope), None)
+    master.sender.settled(work)
+    assert [len(one.items) for one in master.commits] == [1, 0]
