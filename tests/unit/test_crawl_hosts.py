@@ -17,6 +17,11 @@ from dscrapy.crawl.tracking import UnsupportedError, check_engine
 from dscrapy.model import CloseLimits
 
 
+FIFO = "scrapy.squeues.FifoMemoryQueue"
+LIFO = "scrapy.squeues.LifoMemoryQueue"
+DISK_FIFO = "scrapy.squeues.PickleFifoDiskQueue"
+
+
 class Clock:
     """An instant that the test moves."""
 
@@ -107,13 +112,13 @@ def test_the_window_follows_the_concurrency(concurrency: int, leases: int) -> No
     [
         ({}, True, True, False),
         (
-            {"SCHEDULER_MEMORY_QUEUE": "scrapy.squeues.FifoMemoryQueue"},
+            {"SCHEDULER_MEMORY_QUEUE": FIFO},
             False,
             True,
             False,
         ),
         (
-            {"SCHEDULER_START_MEMORY_QUEUE": "scrapy.squeues.LifoMemoryQueue"},
+            {"SCHEDULER_START_MEMORY_QUEUE": LIFO},
             True,
             True,
             True,
