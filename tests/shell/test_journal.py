@@ -10,7 +10,7 @@ import pytest
 
 from dscrapy.errors import JournalError, JournalFullError, LocalProtocolError
 from dscrapy.journal.manifest import segment_name, snapshot_name
-from dscrapy.journal.record import HEAD_BYTES, RECORD_HEAD_BYTES
+from dscrapy.journal.record import HEAD_BYTES, RECORD_HEAD_BYTES, encode_record
 from dscrapy.master.journal import Journal
 from dscrapy.master.storage import DiskStorage, Storage
 from tests.doubles.storage import MemoryStorage, PowerCut
@@ -365,16 +365,23 @@ def test_snapshot_under_anothers_name_is_refused(storage: Storage) -> None:
     assert "is snapshot 2 under another's name" in refusal(storage).reason
 
 
-def test_other_format_is_named_not_guessed(storage: Storage) -> None:
-    """Files of a newer format give both versions and the way out."""
-    expected = "is written in format 2, this dscrapy reads format 1: use the dscrapy"
-    storage.write_atomic(FIRST, segment_head_of_version(2, number=1, sequence=1))
-    assert refusal(storage).reason.startswith(expected)
-    snapshot = snapshot_of_version(2, number=1, sequence=1, payload=b"new")
+@pytest.mark.parametrize("version", [1, 3])
+def test_other_format_is_named_not_guessed(storage: Storage, version: int) -> None:
+    """Files of an older or newer format give both versions and the way out, in one
+    line; nothing of them is touched."""
+    expected = (
+        f"is written in format {version}, this dscrapy reads format 2: use the "
+        "dscrapy that wrote it"
+    )
+    head = segment_head_of_version(version, number=1, sequence=1)
+    storage.write_atomic(FIRST, head + encode_record(1, b"[]"))
+    assert refusal(storage).reason == expected
+    snapshot = snapshot_of_version(version, number=1, sequence=1, payload=b"new")
     storage.write_atomic(snapshot_name(1), snapshot)
     error = refusal(storage)
     assert error.path == storage.path(snapshot_name(1))
-    assert error.reason.startswith(expected)
+    assert error.reason == expected
+    assert "\n" not in str(error)
 
 
 # ---- a disk that fails -----------------------------------------------------------

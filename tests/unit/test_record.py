@@ -61,7 +61,7 @@ def test_any_changed_bit_of_a_head_is_seen() -> None:
 def test_snapshot_comes_back_whole_or_not_at_all() -> None:
     """A snapshot cut anywhere, or with bytes behind it, is no snapshot."""
     data = encode_snapshot(3, 9, b"state")
-    assert decode_snapshot(data) == (Head(version=1, number=3, sequence=9), b"state")
+    assert decode_snapshot(data) == (Head(version=2, number=3, sequence=9), b"state")
     for size in range(len(data)):
         assert decode_snapshot(data[:size]) is None
     assert decode_snapshot(data + b"\0") is None
@@ -73,13 +73,30 @@ def test_a_segment_is_no_snapshot() -> None:
     assert decode_segment_head(encode_snapshot(3, 9, b"")) is None
 
 
-def test_layout_of_version_1_stands() -> None:
-    """Bytes of version 1, as files in the world have them, never change."""
+# Bytes of version 1, as files in the world have them.
+SEGMENT_1 = bytes.fromhex(
+    "ff647363726c6f67 b419572c23af20fa 00000001 0000000000000001 0000000000000001"
+)
+SNAPSHOT_1 = bytes.fromhex(
+    "ff64736372736e70 b9a550f837958ef7 00000001 0000000000000002 00000000000000057b7d"
+)
+
+
+def test_version_1_is_told_by_its_bytes() -> None:
+    """Its files are whole, and of another version: they are not read any more."""
+    head = decode_segment_head(SEGMENT_1)
+    assert head == Head(version=1, number=1, sequence=1)
+    found = decode_snapshot(SNAPSHOT_1)
+    assert found == (Head(version=1, number=2, sequence=5), b"{}")
+
+
+def test_layout_of_version_2_stands() -> None:
+    """Bytes of version 2, as files in the world have them, never change."""
     assert encode_segment_head(1, 1) == bytes.fromhex(
-        "ff647363726c6f67 b419572c23af20fa 00000001 0000000000000001 0000000000000001"
+        "ff647363726c6f67 0b8c93d1f0693025 00000002 0000000000000001 0000000000000001"
     )
     assert encode_snapshot(2, 5, b"{}") == bytes.fromhex(
-        "ff64736372736e70 b9a550f837958ef7 00000001 0000000000000002 0000000000000005"
+        "ff64736372736e70 284a48617e27c4a0 00000002 0000000000000002 0000000000000005"
         "7b7d"
     )
     assert encode_record(5, b"{}") == bytes.fromhex(

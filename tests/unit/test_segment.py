@@ -188,10 +188,11 @@ def test_head_of_another_segment_is_corruption() -> None:
         assert f"begins with record {first}" in end.reason
 
 
-def test_other_version_is_told_apart_from_damage() -> None:
+@pytest.mark.parametrize("version", [1, 3])
+def test_other_version_is_told_apart_from_damage(version: int) -> None:
     """A sound head of another version is named, its records are not guessed at."""
-    data = segment_head_of_version(2, number=3, sequence=FIRST)
-    assert scan(data + b"whatever follows") == ([], OtherVersion(version=2))
+    data = segment_head_of_version(version, number=3, sequence=FIRST)
+    assert scan(data + b"whatever follows") == ([], OtherVersion(version=version))
 
 
 def test_length_over_the_file_does_not_hide_later_records() -> None:
