@@ -2,10 +2,8 @@
 
 import json
 import random
-from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 import trio
 import trio.testing
@@ -13,19 +11,18 @@ from trio.testing import MockClock
 
 from dscrapy import messages as m
 from dscrapy.model import JobSpec, Outcome, Submission
-from dscrapy.net.connection import Connection, greet
+from dscrapy.net.connection import greet
 from dscrapy.proto.framing import encode_frame
 from dscrapy.proto.session import Role
 from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import (
     TOKEN,
+    CrawlInMemory,
     MasterInMemory,
-    last_part,
-    registration,
+    receive,
     running,
     submit,
 )
-from tests.shell.test_master import receive
 
 JOB = f"{1:016x}"
 NONCE = "a" * 32
@@ -149,7 +146,7 @@ async def raw(master: MasterInMemory, role: Role) -> trio.abc.Stream:
     return connection._stream
 
 
-COMMIT = b'{"type":"commit","job":"x","process":1,"request":1,"part":0,"last":false'
+COMMIT = b'{"type":"commits","job":"x","process":1,"commits":[{"request":1'
 FRAMES: dict[str, tuple[Role, bytes, str]] = {
     "too long": ("client", b"\x00\x80\x00\x01", "frame_too_long"),
     "huge": ("client", b"\xff\xff\xff\xff", "frame_too_long"),
@@ -174,12 +171,46 @@ FRAMES: dict[str, tuple[Role, bytes, str]] = {
     "deep": ("client", encode_frame(b'{"type":' + b"[" * 100_000), "bad_message"),
     "deep item": (
         "worker",
-        encode_frame(COMMIT + b',"items":[' + b"[" * 99_999 + b"]" * 100_000 + b"}"),
+        encode_frame(COMMIT + b',"items":[' + b"[" * 99_999 + b"]" * 100_000 + b"}]}"),
         "bad_message",
     ),
     "invalid UTF-8 in an item": (
         "worker",
-        encode_frame(COMMIT + b',"items":["\xff"]}'),
+        encode_frame(COMMIT + b',"items":["\xff"]}]}'),
+        "bad_message",
+    ),
+    "invalid UTF-8 in a request": (
+        "worker",
+        encode_frame(COMMIT + b',"children":{"bodies":["\xff"]}}]}'),
+        "bad_message",
+    ),
+    "fingerprints that are no base64": (
+        "worker",
+        encode_frame(COMMIT + b',"children":{"fingerprints":"*"}}]}'),
+        "bad_message",
+    ),
+    "a host that is no number": (
+        "worker",
+        encode_frame(COMMIT + b',"children":{"host_of":[0.5]}}]}'),
+        "bad_message",
+    ),
+    "an unknown kind of commit": (
+        "worker",
+        encode_frame(COMMIT + b',"kind":"other"}]}'),
+        "bad_message",
+    ),
+    "a commit of the protocol before": (
+        "worker",
+        frame(
+            {
+                "type": "commit",
+                "job": "x",
+                "process": 1,
+                "request": 1,
+                "part": 0,
+                "last": 1 > 0,
+            }
+        ),
         "bad_message",
     ),
     "a client that registers": (
@@ -293,10 +324,9 @@ async def test_an_offset_that_is_none_is_refused(
         client = await master.connect("client")
         worker = await master.register("w")
         await master.ask(client, submit(1))
-        start = await receive(worker, m.Start)
-        await worker.send(m.Log(job=start.job, process=start.process, data=b"line\n"))
-        await worker.send(last_part(start, b"1"))
-        await receive(worker, m.CommitSeen)
+        crawl = await CrawlInMemory.begun(worker)
+        await worker.send(m.Log(job=crawl.job, process=crawl.process, data=b"line\n"))
+        await crawl.succeed(b"1")
         read = m.ReadFile(call=2, job=JOB, file=file, offset=offset, limit=9)
         assert isinstance(await master.ask(client, read), m.Refused)
         beyond = m.ReadFile(call=3, job=JOB, file=file, offset=2**62, limit=10**30)
@@ -313,128 +343,14 @@ async def test_an_answer_longer_than_a_frame_is_a_refusal(
         client = await master.connect("client")
         worker = await master.register("w")
         await master.ask(client, job_with(args={"a": "x" * 900_000}))
-        start = await receive(worker, m.Start)
+        crawl = CrawlInMemory(worker, await receive(worker, m.Start))
         text = "x" * (8 * 1024 * 1024 - 1000)
         outcome = Outcome(failure="spider_error", text="", traceback=text)
-        await worker.send(msgspec.structs.replace(last_part(start), outcome=outcome))
-        await receive(worker, m.CommitSeen)
+        assert await crawl.commit(crawl.unit("closed", end=outcome)) == ["published"]
         refused = await master.ask(client, m.ShowJob(call=7, job=JOB))
         assert (refused.call, refused.code) == (7, "too_long")
         assert isinstance(await master.ask(client, m.Ping(call=8)), m.Accepted)
         await assert_serves(master)
-
-
-# ---- workers ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["", "../w", "a/b", "w\n", "\x1b[2J", "w" * 101])
-async def test_a_worker_needs_a_plain_name(
-    name: str, autojump_clock: MockClock
-) -> None:
-    """Names of workers end in terminals and paths."""
-    async with running() as master:
-        worker = await master.connect("worker")
-        await worker.send(registration(name))
-        refused = await receive(worker, m.Refused)
-        assert (refused.call, refused.code) == (-1, "bad_worker")
-        assert await worker.receive() is None
-
-
-@pytest.mark.parametrize("second", ["w", "other"])
-async def test_a_session_registers_once(second: str, autojump_clock: MockClock) -> None:
-    """Registering again ends the session, and no worker is left behind it."""
-    async with running() as master:
-        worker = await master.register("w")
-        await worker.send(registration(second))
-        refused = await receive(worker, m.Refused)
-        assert refused.code == "bad_worker"
-        assert await worker.receive() is None
-        await trio.sleep(10)
-        assert not master.committer.machine.state.workers
-
-
-async def test_nothing_counts_before_registering(autojump_clock: MockClock) -> None:
-    """A worker that did not register is hung up on, whatever it says."""
-    async with running() as master:
-        worker = await master.connect("worker")
-        await worker.send(m.Heartbeat(number=1))
-        assert await worker.receive() is None
-        await assert_serves(master)
-
-
-async def two_workers(
-    master: MasterInMemory,
-) -> tuple[m.Start, Connection[Any], Connection[Any]]:
-    """Return a job's start, the worker that has it and another one."""
-    client = await master.connect("client")
-    owner = await master.register("owner")
-    await master.ask(client, submit(1))
-    return await receive(owner, m.Start), owner, await master.register("thief")
-
-
-def first_part(start: m.Start, item: bytes) -> m.Commit:
-    """Return a part that is not the last."""
-    whole = last_part(start, item)
-    return m.Commit(
-        job=whole.job,
-        process=whole.process,
-        request=whole.request,
-        part=0,
-        last=False,
-        items=whole.items,
-    )
-
-
-@pytest.mark.parametrize("build", [first_part, last_part])
-async def test_a_worker_commits_for_its_own_processes_only(
-    build: Callable[[m.Start, bytes], m.Commit], autojump_clock: MockClock
-) -> None:
-    """Another worker's commit ends its session and puts nothing among the items."""
-    async with running() as master:
-        start, owner, thief = await two_workers(master)
-        await thief.send(build(start, b'"stolen"'))
-        assert (await receive(thief, m.Refused)).code == "bad_commit"
-        await owner.send(last_part(start, b'"own"'))
-        assert (await receive(owner, m.CommitSeen)).result == "published"
-        client = await master.connect("client")
-        read = m.ReadFile(call=1, job=JOB, file="items", offset=0, limit=99)
-        assert (await master.ask(client, read)).data == b"own\n"
-
-
-async def test_a_worker_ends_its_own_processes_only(autojump_clock: MockClock) -> None:
-    """Another worker's word that a process has ended changes nothing."""
-    async with running() as master:
-        start, _, thief = await two_workers(master)
-        ended = m.Ended(job=start.job, process=start.process, how="exited")
-        await thief.send(ended)
-        await receive(thief, m.EndedSeen)
-        assert master.committer.machine.state.jobs[JOB].state == "running"
-
-
-async def test_a_part_of_a_run_that_was_given_up_is_settled(
-    autojump_clock: MockClock,
-) -> None:
-    """A part offered again after its run failed and is run again: its sender is told
-    that it is over, not that it was stored."""
-    async with running() as master:
-        client = await master.connect("client")
-        worker = await master.register("w")
-        await master.ask(client, job_with(retries=1))
-        start = await receive(worker, m.Start)
-        await worker.send(first_part(start, b"1"))
-        assert (await receive(worker, m.CommitSeen)).result == "stored"
-        failed = m.Commit(
-            job=start.job,
-            process=start.process,
-            request=start.request,
-            part=1,
-            last=True,
-            outcome=Outcome(failure="spider_error", text="no"),
-        )
-        await worker.send(failed)
-        assert (await receive(worker, m.CommitSeen)).result == "settled"
-        await worker.send(first_part(start, b"1"))
-        assert (await receive(worker, m.CommitSeen)).result == "settled"
 
 
 # ---- a full disk ------------------------------------------------------------------
