@@ -33,7 +33,7 @@ test: $(READY) ## the same, and every other test
 	$(BIN)/python -m pytest -q
 
 equivalence: $(READY) ## the same spiders as plain Scrapy runs them, and with 200 kills
-	$(BIN)/python -m pytest -q tests/equivalence
+	EQUIVALENCE=all $(BIN)/python -m pytest -q tests/equivalence
 	$(BIN)/python -m tests.equivalence.campaign $(ARGS)
 
 bench: $(READY) ## measure; prints machine, versions, command and result

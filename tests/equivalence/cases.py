@@ -40,8 +40,9 @@ class Case:
 
     ``apart`` are keys (by prefix) that several processes write more often than one.
     ``ordered``: the site sees one process's requests in plain Scrapy's order.
-    ``shared``: slow enough that three processes surely take part. ``killed``: its
-    items are the same when processes die.
+    ``shared``: its pages wait until a second process takes part. ``killed``: its
+    items are the same when processes die. ``in_fast``: three processes run it in every
+    test run, not in the whole suite alone.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Case:
     ordered: bool = False
     shared: bool = False
     killed: bool = True
+    in_fast: bool = False
 
 
 CASES = (
@@ -72,6 +74,7 @@ CASES = (
     # Three links each: one item, none, two.
     Case(
         name="raising",
+        in_fast=True,
         items=9,
         requests=10,
         stats={"spider_exceptions/ValueError": 9},
@@ -80,21 +83,31 @@ CASES = (
     # Eight links, each with a chain of three, a page and a missing one.
     Case(
         name="inline",
+        in_fast=True,
         items=8,
         requests=49,
         stats={"downloader/response_status_count/404": 8},
     ),
     Case(name="engine_crawl", items=16, requests=17),
-    Case(name="carried", items=12, requests=13),
+    Case(name="carried", in_fast=True, items=12, requests=13),
     # Eight chains of two closures, and an errback.
-    Case(name="lambdas", items=17, requests=18),
+    Case(name="lambdas", in_fast=True, items=17, requests=18),
     Case(name="item_types", items=10, requests=11),
     # Of twenty items four are dropped, and four times a pipeline raises.
-    Case(name="pipes", items=12, requests=21, stats={"item_dropped_count": 4}),
-    Case(name="files", items=6, requests=7, apart=("file_", *FETCHED_APART)),
+    Case(
+        name="pipes",
+        in_fast=True,
+        items=12,
+        requests=21,
+        stats={"item_dropped_count": 4},
+    ),
+    Case(
+        name="files", in_fast=True, items=6, requests=7, apart=("file_", *FETCHED_APART)
+    ),
     # 4 * 2 + 4 * 3 + 2 * 3 + 2 requests, of which these are seconds and thirds.
     Case(
         name="retries",
+        in_fast=True,
         items=11,
         requests=28,
         stats={
@@ -107,6 +120,7 @@ CASES = (
     # 2 of a POST; 1 kept.
     Case(
         name="redirects",
+        in_fast=True,
         items=9,
         requests=26,
         stats={"dupefilter/filtered": 3, "offsite/filtered": 1},
@@ -131,6 +145,7 @@ CASES = (
     # On each host one page, three that are forbidden, four that are not.
     Case(
         name="robots",
+        in_fast=True,
         items=16,
         requests=10,
         stats={"robotstxt/forbidden": 6},
@@ -145,6 +160,7 @@ CASES = (
     # Depths 0 to 3 on each of four hosts.
     Case(
         name="depth",
+        in_fast=True,
         items=16,
         requests=16,
         stats={
@@ -153,13 +169,19 @@ CASES = (
             "request_depth_count/2": 4,
         },
     ),
-    Case(name="dont_filter", items=5, requests=5, stats={"dupefilter/filtered": 3}),
+    Case(
+        name="dont_filter",
+        in_fast=True,
+        items=5,
+        requests=5,
+        stats={"dupefilter/filtered": 3},
+    ),
     Case(name="selfish", items=2, requests=2, stats={"dupefilter/filtered": 1}),
     Case(name="priorities", items=14, requests=14, ordered=True),
     Case(name="fingerprint", items=5, requests=5, stats={"dupefilter/filtered": 8}),
     # The hub, the added page, four links; an item of the middleware for each but the
     # one that raises, which gives another, and of the callback for four.
-    Case(name="edited", items=10, requests=6),
+    Case(name="edited", in_fast=True, items=10, requests=6),
     # The root of fifteen gives no item.
     Case(name="crawl_rules", items=14, requests=15),
     Case(
@@ -171,11 +193,11 @@ CASES = (
     Case(name="xmlfeed", items=53, requests=5, stats={"dupefilter/filtered": 3}),
     Case(name="csvfeed", items=50, requests=2),
     Case(name="start_items", items=20, requests=10),
-    Case(name="start_many", items=400, requests=400),
+    Case(name="start_many", in_fast=True, items=400, requests=400),
     # One page, and three times four.
-    Case(name="idle", items=13, requests=13),
-    Case(name="opened", items=12, requests=12),
-    Case(name="wide", items=81, requests=81, shared=True),
+    Case(name="idle", in_fast=True, items=13, requests=13),
+    Case(name="opened", in_fast=True, items=12, requests=12),
+    Case(name="wide", in_fast=True, items=81, requests=81, shared=True),
 )
 
 # Where stock Scrapy is wrong these say so; dscrapy's side is right.
@@ -184,8 +206,8 @@ CASES = (
 #   but the first two or so through, whatever it forbids.
 # - burst: with asyncio, stock Scrapy 2.19 exceeds CONCURRENT_REQUESTS_PER_DOMAIN
 #   whenever a transfer ends.
-ROBOTS_BURST = Case(name="robots_burst", items=12, requests=0)
-BURST = Case(name="burst", items=30, requests=30)
+ROBOTS_BURST = Case(name="robots_burst", items=12, requests=0, in_fast=True)
+BURST = Case(name="burst", items=30, requests=30, in_fast=True)
 BURST_ALLOWED = 2
 
 
@@ -194,7 +216,7 @@ class Closing:
     """A run that ends early, with what holds of it whoever runs it.
 
     ``counts`` is the key of the stats that the limit counts; the end comes at
-    ``limit`` or after what was then under way. 0 is no bound.
+    ``limit`` or after what was then under way. 0 is no bound. ``in_fast`` as above.
     """
 
     name: str
@@ -204,6 +226,7 @@ class Closing:
     arguments: dict[str, str] = attrs.Factory(dict)
     counts: str = ""
     limit: int = 0
+    in_fast: bool = False
 
 
 # Pages slow enough that what is told to all processes comes before the next page.
@@ -211,9 +234,12 @@ _SLOW = {"ms": "250"}
 # So slow that a span of seconds ends in mid-crawl, also on a busy machine.
 _SLOWER = {"ms": "1000"}
 CLOSINGS = (
-    Closing(name="enough", spider="enough", reason="enough", arguments=_SLOW),
+    Closing(
+        name="enough", spider="enough", reason="enough", arguments=_SLOW, in_fast=True
+    ),
     Closing(
         name="itemcount",
+        in_fast=True,
         spider="limits",
         reason="closespider_itemcount",
         settings={"CLOSESPIDER_ITEMCOUNT": "5"},

@@ -1,5 +1,6 @@
 """Every run is made once in a session: plain, with one process, with three."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ import trio
 
 from dscrapy.model import Submission
 from tests.e2e.cluster import Cluster, running_cluster
-from tests.equivalence.cases import BURST, CASES, CLOSINGS, ROBOTS_BURST
+from tests.equivalence.cases import BURST, CASES, CLOSINGS, ROBOTS_BURST, Case, Closing
 from tests.equivalence.ours import run_job, submission
 from tests.equivalence.runs import Run, Site, plain_scrapy, running_site
 
@@ -21,11 +22,20 @@ SHARED_AT_A_TIME = 3
 WORKERS = 3
 SLOTS = 3
 
-# Answers this slow leave time for a second process; a shared case needs more.
+# Answers this slow leave time for a second process; a shared case waits for it.
 MS = "60"
-SHARED_MS = "250"
+TOGETHER = 2
+
+# Set to "all", three processes run every spider; else those marked for it: a process
+# costs a second of CPU at its start.
+VARIABLE = "EQUIVALENCE"
 
 Runs = Mapping[str, Run]
+
+
+def runs_shared(one: Case | Closing) -> bool:
+    """Whether three processes run this in this session."""
+    return one.in_fast or os.environ.get(VARIABLE) == "all"
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +102,11 @@ def _jobs(
 ) -> dict[str, Submission]:
     jobs = {}
     for case in (*CASES, ROBOTS_BURST, BURST):
-        arguments = {**more, "ms": SHARED_MS} if case.shared and more else more
+        if processes > 1 and not runs_shared(case):
+            continue
+        arguments = dict(more)
+        if case.shared and processes > 1:
+            arguments["together"] = str(TOGETHER)
         jobs[case.name] = submission(
             site,
             folder,
@@ -102,6 +116,8 @@ def _jobs(
             arguments=arguments,
         )
     for one in CLOSINGS:
+        if processes > 1 and not runs_shared(one):
+            continue
         jobs[one.name] = submission(
             site,
             folder,

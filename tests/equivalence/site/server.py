@@ -9,8 +9,10 @@ method, path, cookies, digest of the body, who asked (a process), number of requ
 of that run and host that were under way.
 
 Headers of the test project's own: ``X-Retry`` (which try this is), ``X-Ms`` (how
-long to wait before the answer, milliseconds), ``X-Pid`` (who asks). With ``--stages``
-every request is told to that socket, and held until it is answered.
+long to wait before the answer, milliseconds), ``X-Pid`` (who asks), ``X-Together``
+(answer when so many processes of the run have asked for something: the one thing that
+the site remembers). With ``--stages`` every request is told to that socket, and held
+until it is answered.
 
 Paths:
 
@@ -39,6 +41,8 @@ from urllib.parse import unquote, urlsplit
 HOSTS = tuple(f"127.0.0.{number}" for number in range(1, 9))
 # Longer waits would outlast the tests' own limits.
 MS_MAX = 20_000
+# A run's processes come within this, or what is to be shared is not.
+TOGETHER_S_MAX = 60.0
 # One port has to be free on all hosts: a taken one is bad luck, not more.
 TRIES = 20
 
@@ -50,6 +54,8 @@ class Log:
         self._file = path.open("a", buffering=1) if path else None
         self._lock = threading.Lock()
         self._active: Counter[tuple[str, str]] = Counter()
+        self._pids: dict[str, set[str]] = {}
+        self._came = threading.Condition()
 
     def begin(self, run: str, host: str, rest: list[str]) -> None:
         """Append a request."""
@@ -58,6 +64,14 @@ class Log:
             line = [run, host, *rest, self._active[run, host]]
             if self._file is not None:
                 self._file.write(json.dumps(line) + "\n")
+
+    def together(self, run: str, pid: str, count: int) -> None:
+        """Note who asks; wait until ``count`` processes of the run have asked."""
+        with self._came:
+            pids = self._pids.setdefault(run, set())
+            pids.add(pid)
+            self._came.notify_all()
+            self._came.wait_for(lambda: len(pids) >= count, TOGETHER_S_MAX)
 
     def end(self, run: str, host: str) -> None:
         """A request is answered."""
@@ -129,6 +143,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.log.begin(run, host, rest)
         try:
             self.server.stages.tell(run, pid)
+            count = int(self.headers.get("X-Together") or 0)
+            self.server.log.together(run, pid, count)
             words = urlsplit(self.path).path.strip("/").split("/")
             ms = int(self.headers.get("X-Ms") or 0)
             if words[0] == "slow":

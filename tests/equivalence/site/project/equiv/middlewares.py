@@ -26,6 +26,7 @@ class Marks:
         """Set headers that only this site understands."""
         request.headers["X-Retry"] = str(request.meta.get("retry_times", 0))
         request.headers["X-Ms"] = self._ms
+        request.headers["X-Together"] = str(request.meta.get("together", 0))
         request.headers["X-Pid"] = self._pid
 
 

@@ -45,9 +45,13 @@ class StartManySpider(ItemSpider):
 
 
 class WideSpider(ItemSpider):
-    """Eighty pages on eight hosts."""
+    """Eighty pages on eight hosts, answered when ``together`` processes have asked."""
 
     name = "wide"
+
+    def __init__(self, together: str = "0", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.together = int(together)
 
     async def start(self) -> AsyncIterator[Any]:
         """Begin."""
@@ -57,7 +61,7 @@ class WideSpider(ItemSpider):
         """Follow."""
         yield self.leaf(response)
         for link in links(response):
-            yield response.follow(link)
+            yield response.follow(link, meta={"together": self.together})
 
 
 class IdleSpider(ItemSpider):
