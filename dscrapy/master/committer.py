@@ -141,6 +141,7 @@ class Committer:
             for record in r.decode_group(payload):
                 self._files.write_now(writes_of(state, record))
                 state.apply(record)
+        self._files.end_replay()
         if self._journal.torn is not None:
             logger.warning("%s", self._journal.torn)
 

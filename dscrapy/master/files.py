@@ -84,6 +84,8 @@ class JobFiles:
         self._log_changed: dict[str, trio.Event] = {}
         self._touched: set[str] = set()
         self._discarded: set[str] = set()
+        # During a replay: files that are too short, unless they begin anew later.
+        self._short: dict[str, JournalError] | None = None
         self.note = ""
         storage.make_folder(JOBS_FOLDER)
         storage.make_folder(SPOOL_FOLDER)
@@ -92,9 +94,16 @@ class JobFiles:
 
     def begin_replay(self, live: set[int]) -> None:
         """Remove spools of processes that the replay's start does not know."""
+        self._short = {}
         for name in self._storage.names(SPOOL_FOLDER):
             if process_of_spool(name) not in live:
                 self._storage.remove(f"{SPOOL_FOLDER}/{name}")
+
+    def end_replay(self) -> None:
+        """Raise ``JournalError`` if a file lacks what the journal knows of it."""
+        short, self._short = self._short, None
+        for error in (short or {}).values():
+            raise error
 
     def write_now(self, writes: list[Write]) -> None:
         """Do the writes, blocking."""
@@ -200,18 +209,27 @@ class JobFiles:
             case Move():
                 pieces = self._pieces(write)
         self._discarded.discard(write.name)
+        if self._short and write.name in self._short:
+            if write.at > 0:
+                return
+            del self._short[write.name]
         folder = write.name.rsplit("/", 1)[0]
         self._storage.make_folder(folder)
         file = self._storage.open(write.name)
         self._touched.add(write.name)
         try:
             if file.size < write.at:
-                raise JournalError(
+                error = JournalError(
                     self._storage.path(write.name),
                     file.size,
                     f"the file is shorter than the {write.at} bytes that the journal "
                     "knows to be written: restore it from a copy",
                 )
+                if self._short is None:
+                    raise error
+                # A fresh run emptied it, perhaps: then the replay comes to that.
+                self._short[write.name] = error
+                return
             file.truncate(write.at)
             for piece in pieces:
                 file.append(piece)
