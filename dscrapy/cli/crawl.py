@@ -439,7 +439,7 @@ def _prepare_appends(run: _Run) -> None:
             size = 0
         before = min(run.record.appended.get(name, size), size)
         run.record.appended[name] = before
-        if run.record.written.pop(name, size) != size:
+        if run.record.written.pop(name, size) != size > before:
             raise UserError(
                 f"{name} has changed since this crawl wrote to it: move it away and "
                 "run the same command again"

@@ -252,7 +252,9 @@ def test_what_others_append_meanwhile_is_not_removed(
         file.write('{"url": "n=99"}\n')
     text = target.read_text()
     refused = run(*words, cwd=shop, home=tmp_path)
-    assert "has changed" in assert_user_error(refused, 1)
+    assert refused.returncode == 1
+    assert "has changed since" in refused.stderr.splitlines()[-1]
+    assert "Traceback" not in refused.stderr
     assert target.read_text() == text
     target.unlink()
     done = run(*words, cwd=shop, home=tmp_path)

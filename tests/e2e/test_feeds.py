@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import attrs
@@ -85,9 +86,8 @@ class Job:
         """
         ours, theirs = socket.socketpair()
         lifeline, held = os.pipe()
-        log = folder.with_name(f"{folder.name}.log")
         words = [str(theirs.fileno()), str(lifeline)]
-        with ours, log.open("wb") as output:
+        with ours, TemporaryFile() as output:
             ours.settimeout(WAIT_S)
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "dscrapy.crawl", *words],
@@ -110,7 +110,8 @@ class Job:
                 process.kill()
                 process.wait(WAIT_S)
                 os.close(held)
-                self.log = log.read_text()
+                output.seek(0)
+                self.log = output.read().decode()
         return None if is_killed else code
 
     def _serve(self, link: socket.socket, dies: Callable[[m.FromCrawl], bool]) -> bool:
