@@ -399,7 +399,8 @@ def _finish(run: _Run, started: float) -> int:
     _prepare_appends(run)
     write_feeds(run.feeds, run.fetched, run.folder, run.shown.spec, run.crawl.project)
     run.record.done = run.is_over
-    _note_written(run)
+    if not run.is_over:
+        _note_written(run)
     run.crawl.save(run.record)
     _say(_summary(run, job, time.monotonic() - started))
     for feed in run.feeds:
@@ -453,7 +454,7 @@ def _prepare_appends(run: _Run) -> None:
 
 
 def _note_written(run: _Run) -> None:
-    """Note how long the files are now, if the crawl will write to them again."""
+    """Note how long the files of ``-o`` are now: the crawl will write them again."""
     for feed in run.feeds:
         if feed.path is not None and not feed.overwrite and feed.path.exists():
             run.record.written[str(feed.path)] = feed.path.stat().st_size
