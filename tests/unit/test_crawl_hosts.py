@@ -16,7 +16,6 @@ from dscrapy.crawl.mend import mended_downloader
 from dscrapy.crawl.tracking import UnsupportedError, check_engine
 from dscrapy.model import CloseLimits
 
-
 FIFO = "scrapy.squeues.FifoMemoryQueue"
 LIFO = "scrapy.squeues.LifoMemoryQueue"
 DISK_FIFO = "scrapy.squeues.PickleFifoDiskQueue"
