@@ -101,6 +101,24 @@ def test_crawl_is_scrapy_crawl(site: str, tmp_path: Path) -> None:
     assert len(crawls(tmp_path)) == 1
 
 
+def test_the_projects_feeds_are_written(shop: Path, site: str, tmp_path: Path) -> None:
+    """Once for the whole crawl, also by a spider's own settings; a second crawl appends
+    to what the first has written, as Scrapy does, and replaces what is to be."""
+    with (shop / "shop/settings.py").open("a") as file:
+        file.write(
+            'FEEDS = {"out/%(name)s.jsonl": {"format": "jsonl"},\n'
+            '  "whole.csv": {"format": "csv", "overwrite": True}}\n'
+        )
+    for again in (1, 2):
+        done = run("crawl", "prices", "-a", f"site={site}", cwd=shop, home=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "Stored jsonl feed (10 items)" in done.stderr
+        lines = (shop / "out" / "prices.jsonl").read_text()
+        assert numbers_in(lines) == sorted(list(range(10)) * again)
+        rows = (shop / "whole.csv").read_text().splitlines()
+        assert sorted(rows) == sorted(["url", *(f"n={n}" for n in range(10))])
+
+
 def test_crawl_of_a_spider_file(site: str, tmp_path: Path) -> None:
     """A spider's file needs no project."""
     (tmp_path / "lone.py").write_text(
