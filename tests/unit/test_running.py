@@ -522,6 +522,23 @@ def test_feeds_begin_once() -> None:
     assert not any(isinstance(one, r.FeedsBegun) for one in decision.records)
 
 
+def test_feeds_are_told_file_by_file() -> None:
+    """Each file is known from its first telling on; an answer names those asked for,
+    or all that are known where none is."""
+    machine, export = exporting()
+
+    def tell(**lengths: int) -> dict[str, int]:
+        feeds = m.Feeds(job=ID, process=export.process, lengths=lengths)
+        (seen,) = told(ask(machine, feeds, WORKER), m.FeedsSeen)
+        return seen.lengths
+
+    assert tell() == {}
+    assert tell(a=7) == {"a": 7}
+    assert tell(b=-1, a=9) == {"b": -1, "a": 7}
+    assert tell(c=0) == {"c": 0}
+    assert tell() == {"a": 7, "b": -1, "c": 0}
+
+
 @pytest.mark.parametrize("dies", [False, True])
 def test_feeds_that_cannot_be_written_fail_the_job(dies: bool) -> None:
     """Items are kept; the retries are as for any failure."""
