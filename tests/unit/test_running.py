@@ -529,7 +529,8 @@ def test_feeds_are_told_file_by_file() -> None:
 
     def tell(**lengths: int) -> dict[str, int]:
         feeds = m.Feeds(job=ID, process=export.process, lengths=lengths)
-        (seen,) = told(ask(machine, feeds, WORKER), m.FeedsSeen)
+        (seen,) = answers(ask(machine, feeds, WORKER), WORKER)
+        assert isinstance(seen, m.FeedsSeen)
         return seen.lengths
 
     assert tell() == {}
