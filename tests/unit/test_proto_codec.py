@@ -16,8 +16,9 @@ BEAT = encode(m.Heartbeat(number=1))
 
 def commit_of(item: bytes) -> bytes:
     """Return a frame that commits one item."""
-    empty = encode(m.Commit(job="j", process=1, request=1, part=0, last=False))
-    return empty.replace(b'"items":[]', b'"items":[' + item + b"]")
+    commit = m.Commit(request=1, items=(msgspec.Raw(b"{}"),))
+    frame = encode(m.Commits(job="j", process=1, commits=(commit,)))
+    return frame.replace(b'"items":[{}]', b'"items":[' + item + b"]")
 
 
 def decode(frame: bytes) -> Any:
@@ -54,7 +55,7 @@ def test_a_message_is_one_json_object_with_its_type() -> None:
         (b'{"type":"\xff"}', "position 9"),
         (commit_of(b'"\xff"'), "utf-8"),
         (commit_of(b'{"\xed\xa0\x80":1}'), "utf-8"),
-        (commit_of(b'"\\ud800"'), "malformed"),
+        (commit_of(b'"\\ud800\\u0041"'), "malformed"),
     ],
 )
 def test_what_is_no_message_is_told_at_its_place(frame: bytes, problem: str) -> None:
@@ -73,7 +74,7 @@ def from_deeper(levels: int, call: Callable[[], Any]) -> Any:
 def test_an_item_nested_too_deep_is_refused_before_it_is_stored() -> None:
     """The deepest item that the wire takes can be read from the journal.
 
-    There it stands inside one array more, and a master's start may be deeper in the
+    A record holds it in fewer arrays than a message, but a master's start may be deeper in the
     stack than its session was: an item that only the replay refused would keep every
     later master from starting.
     """
@@ -95,7 +96,7 @@ def test_an_item_nested_too_deep_is_refused_before_it_is_stored() -> None:
         middle = (low + high) // 2
         low, high = (middle, high) if is_taken(middle) else (low, middle)
     item = msgspec.Raw(nested(low))
-    fact = r.PartStored(job="j", process=1, part=0, items=(item,), tagged=(item,))
+    fact = r.Published(job="j", process=1, request=1, items=(item,), tagged=(item,))
     payload = r.encode_group([fact])
     replayed = from_deeper(NESTING_SPARE // 2, lambda: r.decode_group(payload))
     assert replayed == (fact,)
