@@ -170,6 +170,15 @@ def test_a_slot_is_given_back_to_a_ready_job() -> None:
     assert machine.state.jobs[ID].is_crawling
 
 
+def test_the_leader_keeps_its_slot_though_it_is_the_newest() -> None:
+    """The others are as good as it is, but for its lead."""
+    machine, first, second = wide()
+    machine.state.crawls[ID].leader = second.process
+    assert told(ask(machine, submit_other()), m.Stop) == [
+        m.Stop(job=ID, process=first.process, reason=SLOT_NEEDED)
+    ]
+
+
 def test_a_job_of_lower_priority_takes_no_slot() -> None:
     """It waits until one is free."""
     machine, *_ = wide()

@@ -354,10 +354,9 @@ def test_a_job_runs_where_its_process_is_only_expected() -> None:
     end = Outcome(failure="import_error", text="why")
     said = ended(second.process, how="failed", outcome=end)
     ask(other, said, 8)
-    assert (other.state.jobs[ID].status, other.state.jobs[ID].retries_left) == (
-        "running",
-        1,
-    )
+    job = other.state.jobs[ID]
+    assert (job.is_crawling, job.begin().closing, job.retries_left) == (True, "", 1)
+    assert other.state.workers["v"].differs == {ID}
 
 
 @pytest.mark.parametrize(

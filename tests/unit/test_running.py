@@ -439,6 +439,14 @@ def test_a_lowered_ceiling_stops_what_is_beyond_it() -> None:
     assert machine.state.crawls[ID].leader == first.process
 
 
+def test_the_leader_stays_though_it_is_the_newest() -> None:
+    """A lowered ceiling stops another one."""
+    machine, first, second = wide()
+    machine.state.crawls[ID].leader = second.process
+    (stop,) = told(change(machine, "parallelism", count=1), m.Stop)
+    assert stop.process == first.process
+
+
 # ---- failures to open ----------------------------------------------------------------
 
 
