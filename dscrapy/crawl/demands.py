@@ -86,8 +86,9 @@ def window(concurrency: int) -> int:
     """Return how many leases keep so many requests under way, and a few ready."""
     if concurrency <= 0:
         return WINDOW_UNLIMITED
-    # One at a time asks for the exact order: what is next depends on what it gives.
-    return 1 if concurrency == 1 else concurrency + concurrency // 2
+    # One at a time asks for the exact order, and gets one: what is next depends on
+    # what the last one gave.
+    return concurrency + concurrency // 2
 
 
 def host_limits(settings: BaseSettings) -> tuple[HostLimits, dict[str, HostLimits]]:

@@ -276,6 +276,11 @@ def wire_fingerprint(fingerprint: bytes) -> bytes:
     return blake2b(fingerprint, digest_size=FINGERPRINT_BYTES).digest()
 
 
+def clean_text(text: str) -> str:
+    """Return text that UTF-8 can carry."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def _plain_str(value: Any) -> Any:
     # lxml and markup libraries give subclasses of str; as text they are the same.
     if isinstance(value, str):

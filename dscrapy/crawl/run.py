@@ -27,6 +27,7 @@ from dscrapy.crawl.gate import Gate
 from dscrapy.crawl.items import ItemEncoder
 from dscrapy.crawl.link import Link
 from dscrapy.crawl.load import (
+    TEXT_CHARS_MAX,
     Failed,
     Loaded,
     check_reactor,
@@ -37,6 +38,7 @@ from dscrapy.crawl.load import (
 )
 from dscrapy.crawl.parts import ItemTooLargeError, Sender, Work
 from dscrapy.crawl.process import ignore_signals
+from dscrapy.crawl.requests import clean_text
 from dscrapy.crawl.scheduler import JobScheduler
 from dscrapy.crawl.start import Leading
 from dscrapy.crawl.stats import merged
@@ -255,8 +257,8 @@ class CrawlRun:
         self._is_started = True
         self._stop_if_asked()
 
-    def _spider_closed(self, reason: str) -> None:
-        self._finish_reason = reason
+    def _spider_closed(self, reason: Any) -> None:
+        self._finish_reason = _reason(reason)
 
     def _spider_error(self, failure: Failure, response: Any) -> None:
         # Without a response it is start() that raised.
@@ -407,10 +409,10 @@ class CrawlRun:
     def _has_locals(self) -> bool:
         return any(work.local_count for work in self.tracker.works)
 
-    def _on_closing(self, reason: str) -> None:
+    def _on_closing(self, reason: Any) -> None:
         """Take the beginning of the spider's end, whoever asked for it."""
         self._is_closing = True
-        self._tell_closing(reason)
+        self._tell_closing(_reason(reason))
         self.scheduler.locals.close(abandon=self._is_stopped)
 
     def _tell_closing(self, reason: str) -> None:
@@ -454,6 +456,11 @@ class CrawlRun:
                 text = f"start() raised {describe(cause)}"
             return outcome_of("start_error", text, cause, reason)
         return Outcome(finish_reason=reason)
+
+
+def _reason(reason: Any) -> str:
+    """Return a reason to close, which the project may give as anything, as text."""
+    return clean_text(str(reason))[:TEXT_CHARS_MAX]
 
 
 def _failure_code(error: BaseException, spider: Spider | None) -> str:

@@ -19,7 +19,7 @@ from dscrapy.crawl.hosts import Lease, Rooms, Waiting
 from dscrapy.crawl.local import Locals
 from dscrapy.crawl.mend import mend_close
 from dscrapy.crawl.parts import Child, Work
-from dscrapy.crawl.requests import RequestCodec, wire_fingerprint
+from dscrapy.crawl.requests import RequestCodec, clean_text, wire_fingerprint
 from dscrapy.crawl.tracking import CURRENT, Hop, wake
 from dscrapy.messages import (
     DONT_FILTER,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _NO_FINGERPRINT = bytes(FINGERPRINT_BYTES)
+# Larger priorities are alike; messages hold numbers of 64 bits.
+PRIORITY_MAX = 2**53
 # Requests of spider_idle handlers that are known to be seen: a handler that asks for
 # the same again at each idle would keep a job alive for ever. Far more than handlers
 # ask for; beyond it the memory is used anew.
@@ -138,8 +140,10 @@ class JobScheduler(BaseScheduler):
             work.child_fingerprints.add(fingerprint)
             if work.kind == "idle":
                 self._remember_idle(fingerprint)
+        # A bool is an int for Scrapy, not for a message; the body has it as it is.
+        priority = max(-PRIORITY_MAX, min(int(request.priority), PRIORITY_MAX))
         work.add_child(
-            Child(fingerprint or _NO_FINGERPRINT, host, request.priority, flags, body)
+            Child(fingerprint or _NO_FINGERPRINT, host, priority, flags, body)
         )
         self._tracker.grown(work)
         return True
@@ -227,7 +231,7 @@ class JobScheduler(BaseScheduler):
     def _host_of(self, request: Request, automatic: str | None) -> str:
         slot: Any = request.meta.get("download_slot")
         if slot is not None and slot != automatic:
-            return str(slot)
+            return clean_text(str(slot))
         return urlparse_cached(request).hostname or ""
 
     def _is_idle_duplicate(self, fingerprint: bytes) -> bool:

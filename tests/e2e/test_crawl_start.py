@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dscrapy.messages import Closing, Commits, Release
+from dscrapy.messages import (
+    DONT_FILTER,
+    START_REQUEST,
+    Closing,
+    Commits,
+    Release,
+)
 from tests.e2e.crawl_harness import CrawlProcess, pump
 from tests.e2e.naive_master import NaiveMaster
 from tests.e2e.small_site import SmallSite, small_site
@@ -130,9 +136,19 @@ def test_close_in_start_closes_the_job(start: Start) -> None:
     """The reason is the spider's, and start() does not count as exhausted."""
     process = start("starts.py", FOLDER, args={"how": "closes"})
     assert process.finish() == 0
-    assert process.outcome.finish_reason == "enough"
+    assert process.outcome.finish_reason == r"enough \ud800"
     assert process.lines == ['{"item": 1}']
     assert process.master.of_kind("started") == []
+
+
+def test_odd_priorities_and_slots_travel(site: SmallSite, start: Start) -> None:
+    """What no message can hold is told nearly; the request itself has it as it is."""
+    process = start("starts.py", FOLDER, args={"how": "odd", "site": site.address})
+    assert process.finish() == 0
+    assert process.lines == ['{"page": "1"}'] * 3
+    requests = process.master.requests.values()
+    assert [one.priority for one in requests] == [1, 2**53, -(2**53)]
+    assert {one.host for one in requests} == {r"\ud800"}
 
 
 def test_an_error_in_start_is_told_after_what_came_before(start: Start) -> None:
@@ -247,16 +263,34 @@ def test_close_in_a_handler_or_callback(
     assert [one.reason for one in closing] == [reason]
 
 
+def test_nobody_is_idle_while_the_master_holds_requests(
+    site: SmallSite, start: Start
+) -> None:
+    """Nothing is here and start() is exhausted, but the job is not at its end."""
+    master = NaiveMaster()
+    master.is_granting = False
+    process = start("idles.py", FOLDER, master=master, args={"site": site.address})
+    assert process.read_until(lambda: master.is_started)
+    process.read_until(lambda: False, 1)
+    assert "] INFO: idle " not in process.log
+    assert not process.peer.closing
+    master.is_granting = True
+    master.advance()
+    assert process.finish() == 0
+    assert pages_of(process) == {"first": 1}
+    assert process.log.count("] INFO: idle ") == 1
+
+
 # ---- stop -----------------------------------------------------------------------
 
 
 def test_a_stop_gives_back_what_has_not_begun(site: SmallSite, start: Start) -> None:
     """Each lease is committed or released; what is under way is finished."""
-    args = {"how": "many", "site": site.address, "count": "500"}
+    args = {"how": "many", "site": site.address, "count": "500", "ms": "100"}
     settings = {"CONCURRENT_REQUESTS_PER_DOMAIN": "2", "DOWNLOAD_DELAY": "0"}
     process = start("starts.py", FOLDER, args=args, settings=settings)
     master = process.master
-    assert process.read_until(lambda: len(master.lines) >= 10)
+    assert process.read_until(lambda: len(master.lines) >= 2)
     held = set(process.peer.leases)
     master.stop(process.number, "cancelled")
     assert process.finish() == 0
@@ -267,8 +301,11 @@ def test_a_stop_gives_back_what_has_not_begun(site: SmallSite, start: Start) -> 
         if isinstance(one, Release)
         for number in one.requests
     }
+    flags = {request.flags for request in master.requests.values()}
+    assert flags == {DONT_FILTER | START_REQUEST}
     # Two slots of one host: of the sixteen and eight leases nearly all had to wait.
-    assert len(released & held) >= 10
+    assert len(held) >= 22
+    assert len(released & held) >= 18
     assert not released & master.done
     assert not process.peer.leases
     assert len(master.lines) == len(master.done)

@@ -10,6 +10,18 @@ from scrapy.exceptions import CloseSpider, DropItem
 from scrapy.http import Response
 
 
+def name_of(response: Response) -> str:
+    """Return NAME of ``/p/NAME``."""
+    return response.url.rpartition("/")[2].partition("?")[0]
+
+
+class Enough:
+    """A reason that is no text, and whose text is no UTF-8."""
+
+    def __str__(self) -> str:
+        return "enough \ud800"
+
+
 class Pipeline:
     """Slow or dropping, as the item asks."""
 
@@ -30,8 +42,11 @@ class StartsSpider(scrapy.Spider):
         "LOG_LEVEL": "INFO",
     }
 
-    def __init__(self, how: str, site: str = "", count: str = "0", **kwargs: Any):
+    def __init__(
+        self, how: str, site: str = "", count: str = "0", ms: str = "0", **kwargs: Any
+    ):
         super().__init__(**kwargs)
+        self.ms = ms
         self.how = how
         self.site = site
         self.count = int(count)
@@ -43,7 +58,8 @@ class StartsSpider(scrapy.Spider):
 
     def page(self, number: int) -> scrapy.Request:
         """Return a request that is never filtered."""
-        return scrapy.Request(f"{self.site}/p/{number}", dont_filter=True)
+        url = f"{self.site}/p/{number}?ms={self.ms}"
+        return scrapy.Request(url, dont_filter=True)
 
     async def many(self) -> AsyncIterator[Any]:
         """Yield requests only."""
@@ -76,12 +92,28 @@ class StartsSpider(scrapy.Spider):
         self.crawler.engine.crawl(self.page(1))
         yield scrapy.Request(f"{self.site}/p/2", callback=inside)
         response = await self.crawler.engine.download_async(self.page(3))
-        yield {"inline": response.url.rpartition("/")[2]}
+        yield {"inline": name_of(response)}
+
+    async def odd(self) -> AsyncIterator[Any]:
+        """Yield a request with a slot and priorities that no message can hold."""
+        for priority in (True, 2**70, -(2**70)):
+            yield self.page(1).replace(
+                priority=priority, meta={"download_slot": "\ud800"}
+            )
+
+    async def gathers(self) -> AsyncIterator[Any]:
+        """Download all pages at a time, beside the scheduler."""
+        engine = self.crawler.engine
+        pages = await asyncio.gather(
+            *(engine.download_async(self.page(number)) for number in range(self.count))
+        )
+        yield {"pages": len(pages)}
 
     async def closes(self) -> AsyncIterator[Any]:
         """Close the spider after one item."""
         yield {"item": 1}
-        raise CloseSpider("enough")
+        # Scrapy takes any value for a reason.
+        raise CloseSpider(Enough())  # type: ignore[arg-type]  # on purpose
 
     async def fails(self) -> AsyncIterator[Any]:
         """Fail after an item that takes its time."""
@@ -90,4 +122,4 @@ class StartsSpider(scrapy.Spider):
 
     def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
         """Yield the page's name."""
-        yield {"page": response.url.rpartition("/")[2]}
+        yield {"page": name_of(response)}
