@@ -30,7 +30,7 @@ test: $(READY) ## the same, and every other test
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 equivalence: $(READY) ## the same spiders as plain Scrapy runs them, and with 200 kills
 	EQUIVALENCE=all $(BIN)/python -m pytest -q tests/equivalence
