@@ -60,14 +60,20 @@ class MachineModel(RuleBasedStateMachine):
         """Return a machine on ``state``."""
         return Machine(state=state, spans=SPANS, start_deaths_max=3)
 
-    @initialize(workers=st.integers(1, 3), jobs=st.integers(1, 2))
-    def begin(self, workers: int, jobs: int) -> None:
-        """The first start, with some workers and jobs at once."""
+    @initialize(
+        workers=st.integers(1, 3), jobs=st.integers(1, 2), rounds=st.integers(0, 12)
+    )
+    def begin(self, workers: int, jobs: int, rounds: int) -> None:
+        """The first start, with some workers and jobs, that get on for a while."""
         self.commit([self.machine.begin(self.now())])
         for name in NAMES[-workers:]:
             self.connect(name)
         for number in range(jobs):
-            self.submit(number, 0, 1, 2 * number)
+            # As many processes as there are slots, and one.
+            self.submit(number, 0, 1, number)
+        for choice in range(rounds):
+            for peer, crawl in self.crawling():
+                self.let_go_on(peer, crawl, True, choice)
 
     def now(self) -> Now:
         """Return this instant."""
@@ -152,7 +158,8 @@ class MachineModel(RuleBasedStateMachine):
             self.deliver_grant(peer, *message)
         elif isinstance(message, m.Start):
             assert len(peer.crawls) < peer.slots
-            window = 1 + message.process % 4
+            # Small ones, so that others find work, too.
+            window = 1 + message.process % 2
             peer.crawls[message.process] = Crawl(message, window)
         elif isinstance(message, m.Registered):
             for process in message.drop:
