@@ -407,7 +407,9 @@ class CrawlRun:
 
     @property
     def _has_locals(self) -> bool:
-        return any(work.local_count for work in self.tracker.works)
+        # What openers asked for begins with leading only.
+        begun = self.tracker.works - {self.tracker.opened}
+        return any(work.local_count for work in begun)
 
     def _on_closing(self, reason: Any) -> None:
         """Take the beginning of the spider's end, whoever asked for it."""

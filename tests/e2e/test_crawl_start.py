@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dscrapy.crawl.run import STOP_LOCAL_S
 from dscrapy.messages import (
     DONT_FILTER,
     START_REQUEST,
@@ -199,7 +200,8 @@ def test_what_opening_asks_for_counts_once(site: SmallSite, start: Start) -> Non
     assert pump(both, lambda: len(master.lines) == 3)
     master.is_finishing = True
     master.advance()
-    assert pump(both, lambda: not master.peers)
+    # The second one has nothing to wait for.
+    assert pump(both, lambda: not master.peers, STOP_LOCAL_S / 2)
     assert pages_of(first) == {"first": 1, "opened": 1, "openedlocal": 1}
     assert len(master.of_kind("opened")) == 1
     assert Counter(site.paths) == {"/p/first": 1, "/p/opened": 1, "/p/openedlocal": 1}
