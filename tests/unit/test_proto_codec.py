@@ -74,9 +74,9 @@ def from_deeper(levels: int, call: Callable[[], Any]) -> Any:
 def test_an_item_nested_too_deep_is_refused_before_it_is_stored() -> None:
     """The deepest item that the wire takes can be read from the journal.
 
-    A record holds it in fewer arrays than a message, but a master's start may be deeper in the
-    stack than its session was: an item that only the replay refused would keep every
-    later master from starting.
+    A record holds it in fewer arrays than a message, but a master's start may be
+    deeper in the stack than its session was: an item that only the replay refused
+    would keep every later master from starting.
     """
 
     def nested(depth: int) -> bytes:
