@@ -125,6 +125,7 @@ class Worker:
     link: Link = attrs.field(init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
     _valid_until: float = -math.inf
+    _is_leaving: bool = False
     _changed: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
@@ -173,6 +174,7 @@ class Worker:
             # What it logs out of may run elsewhere at once.
             await self._until(lambda: all(one.ended for one in self.held.values()))
         if self.link.connected and self.failure is None:
+            self._is_leaving = True
             self.outbox.add_soon(m.Leaving())
             self.link.wake()
             with trio.move_on_after(LEAVE_S):
@@ -258,6 +260,8 @@ class Worker:
                 held.scope.cancel()
 
     def lost(self) -> None:
+        if not self._is_leaving:
+            logger.warning("connection to the master lost")
         if self.draining:
             self._stop_all()
 

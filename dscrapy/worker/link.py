@@ -174,7 +174,6 @@ class Link:
             spans = _Spans.of(registered)
             self.agent.extend(sent_at + spans.valid_s)
             await self._attend(connection, spans)
-        logger.warning("connection to the master lost")
         self.connected = False
         self.agent.lost()
 
