@@ -70,6 +70,11 @@ def lay_over(settings: BaseSettings, delta_now: Callable[[], Delta]) -> Demands:
     settings.set("FEEDS", {}, force)
     settings.set("FEED_URI", None, force)
     settings.set("STATS_DUMP", False, force)
+    if settings.get_component_priority_dict_with_base("ITEM_PIPELINES"):
+        _logger.info(
+            "Item pipelines open once in each process; what they write elsewhere is "
+            "written at least once: a page whose process dies is done again"
+        )
     if settings["JOBDIR"]:
         _logger.info("JOBDIR is not used: the master keeps the state of a job")
         settings.set("JOBDIR", None, force)

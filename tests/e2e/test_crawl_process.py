@@ -94,6 +94,9 @@ def test_feeds_jobdir_and_log_file_of_the_project_are_not_written(
     assert process.peer.opened is not None
     assert process.peer.opened.has_feeds
     assert "Dumping Scrapy stats" in process.log
+    # Said once, by the project that has pipelines.
+    assert process.log.count("written at least once") == 1
+    assert process.log.count("JOBDIR is not used") == 1
 
 
 def test_what_json_cannot_hold_is_kept(site: str, start: Start) -> None:
