@@ -24,9 +24,11 @@ from dscrapy.model import HostLimits
 # Above this part of its window a process gets nothing: so grants come in batches, yet
 # it has left what its downloader takes at a time (two thirds of a window).
 LOW_WATER = 0.75
-# A host's leases go beyond its concurrency by this part of it, rounded up (half): what
-# the slot takes next is there when a page is done.
+# A host's leases go beyond its concurrency by this part of it, rounded up (half), and
+# by so many at least: what the slot takes next is there when a page is done. A commit
+# and the leases that follow it take some 10 ms, in which a near site answers often.
 PREFETCH_PART = 2
+PREFETCH_MIN = 4
 # With a delay one request goes out at a time; so many more cover the way to the master.
 DELAYED_PREFETCH = 2
 
@@ -60,7 +62,7 @@ class Rules:
         if limits.delay_s > 0:
             return 1 + DELAYED_PREFETCH
         concurrency = max(limits.concurrency, 1)
-        return concurrency + -(-concurrency // PREFETCH_PART)
+        return concurrency + max(-(-concurrency // PREFETCH_PART), PREFETCH_MIN)
 
 
 @attrs.define(eq=False, kw_only=True)

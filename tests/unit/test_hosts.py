@@ -60,9 +60,10 @@ def test_other_rules_count_from_when_they_are_told() -> None:
     ("window", "concurrency", "delay_s", "bound"),
     [
         (100, 8, 0.0, 12),
-        (100, 3, 0.0, 5),
-        (100, 1, 0.0, 2),
-        (100, 0, 0.0, 2),
+        (100, 9, 0.0, 14),
+        (100, 3, 0.0, 7),
+        (100, 1, 0.0, 5),
+        (100, 0, 0.0, 5),
         (100, 8, 0.5, 1 + DELAYED_PREFETCH),
         (1, 8, 0.0, 1),
         (2, 8, 0.0, 2),
@@ -84,11 +85,11 @@ def test_leases_of_a_host_are_bounded(
 def test_a_host_may_have_limits_of_its_own() -> None:
     """They stand in place of the default, also when they come later."""
     frontier = with_hosts("a", "b", each=9)
-    slow = {"a": HostLimits(concurrency=1, delay_s=0.0)}
-    frontier.open_process(1, opened(concurrency=2, hosts=slow))
-    assert frontier.lease(1, 99, 0.0).requests == (1, 2, 10, 11, 12)
-    frontier.open_process(1, opened(concurrency=2))
-    assert frontier.lease(1, 99, 0.0).requests == (3,)
+    slow = {"a": HostLimits(concurrency=1, delay_s=0.5)}
+    frontier.open_process(1, opened(concurrency=1, hosts=slow))
+    assert frontier.lease(1, 99, 0.0).requests == (1, 2, 3, 10, 11, 12, 13, 14)
+    frontier.open_process(1, opened(concurrency=1))
+    assert frontier.lease(1, 99, 0.0).requests == (4, 5)
 
 
 def test_a_wider_window_widens_the_bound() -> None:
