@@ -102,7 +102,6 @@ class Process:
     busy: dict[str, None] = attrs.field(factory=dict)
     heads: Heads = attrs.field(factory=Heads)
     reserved: str | None = None
-    idle_since: float | None = None
 
 
 @attrs.define(eq=False)
@@ -197,8 +196,6 @@ class Hosts:
             process.window = opened.window
             # The bounds of its hosts may follow from it.
             self._touched.update(process.hosts)
-        if not process.leases and process.idle_since is None:
-            process.idle_since = self._now
         rules = Rules.told(opened)
         if rules != self._rules:
             # Rare: all processes of a job run the same project.
@@ -246,8 +243,6 @@ class Hosts:
             if host.owner is None:
                 self._own(host, process)
                 host.draining = process.closing
-        if not process.leases and process.idle_since is None:
-            process.idle_since = now
 
     def room(self, number: int) -> int:
         """Return how many leases a process should be given now."""
@@ -261,11 +256,6 @@ class Hosts:
         """Return how many leases a process has."""
         process = self._processes.get(number)
         return 0 if process is None else len(process.leases)
-
-    def idle_since(self, number: int) -> float | None:
-        """Return since when a process has no lease; None if it has, or is unknown."""
-        process = self._processes.get(number)
-        return None if process is None else process.idle_since
 
     def wants_process(self) -> bool:
         """Tell whether one more process would find work."""
@@ -292,8 +282,6 @@ class Hosts:
         process = self._processes.get(number)
         if process is None or process.closing:
             return requests, shares
-        if not process.leases and process.idle_since is None:
-            process.idle_since = now
         self._place_touched()
         count = min(count, process.window - len(process.leases))
         while len(requests) < count:
@@ -364,7 +352,6 @@ class Hosts:
     def _lease(self, request: int, entry: Entry, host: Host, process: Process) -> None:
         entry.process = process.number
         process.leases.add(request)
-        process.idle_since = None
         host.pending -= 1
         host.leased += 1
         self.leased_count += 1
@@ -374,8 +361,6 @@ class Hosts:
         assert entry.process is not None
         process = self._processes[entry.process]
         process.leases.remove(request)
-        if not process.leases:
-            process.idle_since = self._now
         host.leased -= 1
         self.leased_count -= 1
         if host.draining and not host.leased:

@@ -284,10 +284,6 @@ class Frontier:
         """Return how many leases the process has."""
         return self._hosts.leased_by(process)
 
-    def idle_since(self, process: int) -> float | None:
-        """Return since when the process has no lease; None if it has one."""
-        return self._hosts.idle_since(process)
-
     def wants_process(self) -> bool:
         """Tell whether one more process would find work."""
         return self._hosts.wants_process()

@@ -456,8 +456,6 @@ class FrontierModel(RuleBasedStateMachine):
                 missing = peer.window - mine
                 few = mine * 4 <= peer.window * 3
                 assert frontier.room(process) == (missing if few else 0)
-            idle = frontier.idle_since(process)
-            assert (idle is None) == (peer is None or bool(mine))
 
     def teardown(self) -> None:
         """At the end everything can be leased and done, by one new process."""

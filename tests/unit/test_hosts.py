@@ -19,11 +19,10 @@ def with_hosts(*names: str, each: int = 2) -> Frontier:
 
 
 def test_nobody_gets_anything_before_being_open() -> None:
-    """An unknown process has no room, no leases, no idleness."""
+    """An unknown process has no room and no leases."""
     frontier = with_hosts("a")
     assert frontier.lease(1, 9, 0.0).requests == ()
     assert (frontier.room(1), frontier.leased_by(1)) == (0, 0)
-    assert frontier.idle_since(1) is None
     assert not frontier.wants_process()
     frontier.close_process(1)
     frontier.end_process(1, 0.0)
@@ -242,7 +241,6 @@ def test_a_closing_process_keeps_its_leases_alone() -> None:
     assert frontier.leased_by(1) == 1
     assert frontier.lease(2, 9, 0.0).requests == (5, 6)
     frontier.done(1, 1.0)
-    assert frontier.idle_since(1) == 1.0
     got = frontier.lease(2, 9, 2.0)
     assert (got.requests, got.shares) == ((2, 3), {"a": Share(wait_s=3.0)})
     # Closing again, or with hosts that have no lease, changes nothing else.
@@ -257,11 +255,11 @@ def test_hold_takes_what_is_pending_and_gives_the_rest_back() -> None:
     """What is done or another's is ignored; a free host is then its own."""
     frontier = with_hosts("a", "b", "c", each=3)
     frontier.hold(1, (1, 5, 99), 3.0)
-    assert (frontier.leased_by(1), frontier.idle_since(1)) == (2, None)
+    assert frontier.leased_by(1) == 2
     frontier.hold(1, (2, 5), 4.0)
     assert frontier.leased_by(1) == 2
     frontier.open_process(2, opened(2), 4.0)
-    assert (frontier.idle_since(2), frontier.room(1)) == (4.0, 0)
+    assert frontier.room(1) == 0
     assert frontier.lease(2, 9, 4.0).requests == (7, 8, 9)
     frontier.open_process(1, opened(1), 4.0)
     frontier.done(2)
@@ -269,7 +267,6 @@ def test_hold_takes_what_is_pending_and_gives_the_rest_back() -> None:
     got = frontier.lease(1, 9, 5.0)
     assert (got.requests, got.shares) == ((1, 5, 3, 6), {})
     frontier.hold(3, (), 6.0)
-    assert frontier.idle_since(3) == 6.0
 
 
 def test_a_lease_on_anothers_host_keeps_it_until_it_is_settled() -> None:
@@ -392,27 +389,6 @@ def test_hosts_that_can_be_worked_on_are_counted() -> None:
     for request in range(3, 10):
         frontier.done(request, 0.0)
     assert frontier.workable_count() == 2
-
-
-def test_idleness_is_known_from_the_last_lease() -> None:
-    """None with a lease; an instant that was not told is the latest known."""
-    frontier = with_hosts("a", each=3)
-    frontier.open_process(1, opened(1))
-    assert frontier.idle_since(1) is None
-    frontier.lease(1, 0, 5.0)
-    assert frontier.idle_since(1) == 5.0
-    frontier.lease(1, 2, 6.0)
-    frontier.open_process(1, opened(1), 7.0)
-    assert frontier.idle_since(1) is None
-    frontier.done(1, 8.0)
-    assert frontier.idle_since(1) is None
-    frontier.done(2)
-    assert frontier.idle_since(1) == 8.0
-    frontier.lease(1, 0, 9.0)
-    assert frontier.idle_since(1) == 8.0
-    frontier.lease(1, 1, 10.0)
-    frontier.release(1, (3,), 11.0)
-    assert frontier.idle_since(1) == 11.0
 
 
 def test_a_lease_does_not_look_at_all_hosts() -> None:
