@@ -102,8 +102,9 @@ def test_a_killed_crawl_process_costs_what_it_had_under_way(
         fetched = len(requests_in(log)) - plain
     assert shown["runs"] == 2
     assert cluster.items(job) == expected
-    # Scrapy's default: so many requests may be under way in one process.
-    assert plain <= fetched <= plain + 16
+    # A process holds no more leases than these: Scrapy's 16 requests at a time, and a
+    # few at hand.
+    assert plain <= fetched <= plain + 24
 
 
 def test_a_running_job_goes_on_through_a_restart_of_the_master(

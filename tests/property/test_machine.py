@@ -329,6 +329,9 @@ class MachineModel(RuleBasedStateMachine):
         if crawl.has_closed:
             return
         free = [one for one in crawl.held if not crawl.is_under_way(one)]
+        if crawl.is_stopped and not crawl.closing:
+            self.close(peer, crawl, "dscrapy_process_idles")
+            return
         if crawl.is_stopped:
             unstarted = tuple(one for one in free if one not in crawl.parts)
             if unstarted:
@@ -343,17 +346,21 @@ class MachineModel(RuleBasedStateMachine):
             commit = crawl.page(free[choice % len(free)], last=last)
         if commit is None and not crawl.is_stopped:
             commit = crawl.next_of_start() or crawl.next_of_finish()
-        if commit is None and crawl.is_stopped and not crawl.unacked:
-            commit = "stopped"
         if isinstance(commit, m.Commit):
             self.offer(peer, crawl, *([commit, commit] if twice else [commit]))
         elif commit is not None:
-            stopped = commit == "stopped"
-            crawl.closing = "dscrapy_process_idles" if stopped else commit
-            crawl.is_stopped = True
-            closing = m.Closing(job=job, process=number, reason=crawl.closing)
-            self.say(peer, closing)
+            self.close(peer, crawl, commit)
             self.offer(peer, crawl, crawl.last_of_all())
+        elif crawl.is_stopped and not crawl.unacked:
+            self.offer(peer, crawl, crawl.last_of_all())
+
+    def close(self, peer: Peer, crawl: Crawl, reason: str) -> None:
+        """The spider closes: that is said at once, before anything is given back."""
+        crawl.closing = reason
+        crawl.is_stopped = True
+        self.say(
+            peer, m.Closing(job=crawl.start.job, process=crawl.number, reason=reason)
+        )
 
     def say(self, peer: Peer, message: m.Message) -> None:
         """Send what is not repeated when it is lost."""
