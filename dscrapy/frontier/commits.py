@@ -16,6 +16,7 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier.crawls import Crawl
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Course, Process, spool_key
+from dscrapy.frontier.requests import is_sound
 from dscrapy.frontier.state import State
 
 Result = Literal["stored", "published", "settled"]
@@ -75,10 +76,6 @@ def decide_commits(
 
 def _check(commit: m.Commit) -> None:
     """Raise ``RemoteProtocolError`` for a commit that contradicts itself."""
-    children = commit.children
-    count = len(children.bodies)
-    columns = (children.host_of, children.priorities, children.flags)
-    hosts = range(len(children.hosts))
     problem = ""
     if commit.tagged and len(commit.tagged) != len(commit.items):
         problem = "tagged and items differ in length"
@@ -90,12 +87,7 @@ def _check(commit: m.Commit) -> None:
         problem = f"{commit.kind} does not belong there"
     elif commit.kind == "closed" and commit.last and commit.end is None:
         problem = "the last commit of a process says how it ended"
-    elif (
-        any(len(column) != count for column in columns)
-        or len(children.fingerprints) != count * m.FINGERPRINT_BYTES
-        or any(host not in hosts for host in children.host_of)
-        or len(commit.seen) % m.FINGERPRINT_BYTES
-    ):
+    elif not is_sound(commit.children) or len(commit.seen) % m.FINGERPRINT_BYTES:
         problem = "the columns of its requests differ"
     elif commit.kind == "start" and len(commit.digest) != m.DIGEST_BYTES:
         problem = "an element of start() has a digest"
