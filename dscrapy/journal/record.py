@@ -16,8 +16,10 @@ import xxhash
 
 from dscrapy.errors import LocalProtocolError
 
-# The one version this code writes and reads; how to change it: docs/journal.md.
-FORMAT_VERSION = 2
+# The one version this code writes, and those it reads; how to change it:
+# docs/journal.md.
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, 3)
 
 SEGMENT_MAGIC = b"\xffdscrlog"
 SNAPSHOT_MAGIC = b"\xffdscrsnp"

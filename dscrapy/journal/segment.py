@@ -12,8 +12,8 @@ written, and damage to the last record later. Both are a torn tail.
 import attrs
 
 from dscrapy.journal.record import (
-    FORMAT_VERSION,
     HEAD_BYTES,
+    READABLE_VERSIONS,
     RECORD_HEAD_BYTES,
     decode_record_head,
     decode_segment_head,
@@ -70,11 +70,13 @@ End = CleanEnd | TornTail | Corruption | OtherVersion
 class Scanner:
     """Reads one segment; feed it, take records until None, at last ask ``end``.
 
-    ``sequence`` is that of the first record the segment should hold.
+    ``sequence`` is that of the first record the segment should hold. ``version`` is
+    the segment's, 0 until its head is taken.
     """
 
     def __init__(self, number: int, sequence: int, *, is_last: bool) -> None:
         self.next_sequence = sequence
+        self.version = 0
         self._number = number
         self._is_last = is_last
         self._buffer = bytearray()
@@ -156,7 +158,7 @@ class Scanner:
         head = decode_segment_head(self._buffer)
         if head is None:
             self._damage = "its head is damaged"
-        elif head.version != FORMAT_VERSION:
+        elif head.version not in READABLE_VERSIONS:
             self._verdict = OtherVersion(version=head.version)
         elif head.number != self._number:
             self._refuse(f"it is segment {head.number} under another's name")
@@ -167,6 +169,7 @@ class Scanner:
             )
         else:
             self._head_taken = True
+            self.version = head.version
             self._drop(HEAD_BYTES)
 
     def _refuse(self, reason: str) -> None:

@@ -31,6 +31,7 @@ from dscrapy.journal.manifest import (
 from dscrapy.journal.record import (
     FORMAT_VERSION,
     HEAD_BYTES,
+    READABLE_VERSIONS,
     decode_snapshot,
     encode_record,
     encode_segment_head,
@@ -85,6 +86,8 @@ class Journal:
         # Segments since the snapshot: number -> sequence of its first record, bytes.
         self._starts: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
+        # Format versions of those that were read.
+        self._versions: dict[int, int] = {}
         self._number = 0
         self._file: File | None = None
 
@@ -257,6 +260,7 @@ class Journal:
                 self._next_sequence = scanner.next_sequence
                 yield record.payload
         self._number = number
+        self._versions[number] = scanner.version
         self._sizes[number] = read_bytes
         match scanner.end():
             case TornTail(offset=offset):
@@ -332,8 +336,13 @@ class Journal:
                 self._file = self._storage.open(segment_name(self._number))
                 self._file.sync()
                 assert self._file.size == self._sizes[self._number]
-        if self._file is None:
+        version = self._versions.get(self._number, FORMAT_VERSION)
+        if self._file is None or version != FORMAT_VERSION:
+            # Nothing of this format goes into a segment of an older one.
+            older = self._file
             self._begin_segment(max(self._number + 1, FIRST_SEGMENT))
+            if older is not None:
+                older.close()
         self._remove_dead()
 
     def _remove_dead(self) -> None:
@@ -414,7 +423,7 @@ def _read_snapshot(storage: Storage, number: int) -> tuple[int, bytes]:
             f"does not match its checksum. {_advice(name, names)}",
         )
     head, payload = decoded
-    if head.version != FORMAT_VERSION:
+    if head.version not in READABLE_VERSIONS:
         raise _other_version(storage, name, head.version)
     if head.number != number:
         raise JournalError(
@@ -440,6 +449,6 @@ def _other_version(storage: Storage, name: str, version: int) -> JournalError:
     return JournalError(
         storage.path(name),
         0,
-        f"is written in format {version}, this dscrapy reads format "
-        f"{FORMAT_VERSION}: use the dscrapy that wrote it",
+        f"is written in format {version}, this dscrapy reads formats "
+        f"{', '.join(map(str, READABLE_VERSIONS))}: use the dscrapy that wrote it",
     )

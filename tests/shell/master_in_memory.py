@@ -204,8 +204,12 @@ class CrawlInMemory:
     async def begun(cls, worker: Connection[Any], **fields: Any) -> "CrawlInMemory":
         """Take the next start, and open; ``fields`` are those of ``Opened``."""
         crawl = cls(worker, await receive(worker, m.Start))
-        await worker.send(opened(crawl.start, **fields))
+        await crawl.open(**fields)
         return crawl
+
+    async def open(self, **fields: Any) -> None:
+        """Tell that leases can be taken; ``fields`` are those of ``Opened``."""
+        await self.worker.send(opened(self.start, **fields))
 
     def unit(self, kind: Any, **fields: Any) -> m.Commit:
         """Return the next unit."""

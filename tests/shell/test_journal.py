@@ -365,13 +365,13 @@ def test_snapshot_under_anothers_name_is_refused(storage: Storage) -> None:
     assert "is snapshot 2 under another's name" in refusal(storage).reason
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [1, 4])
 def test_other_format_is_named_not_guessed(storage: Storage, version: int) -> None:
     """Files of an older or newer format give both versions and the way out, in one
     line; nothing of them is touched."""
     expected = (
-        f"is written in format {version}, this dscrapy reads format 2: use the "
-        "dscrapy that wrote it"
+        f"is written in format {version}, this dscrapy reads formats 2, 3: use "
+        "the dscrapy that wrote it"
     )
     head = segment_head_of_version(version, number=1, sequence=1)
     storage.write_atomic(FIRST, head + encode_record(1, b"[]"))

@@ -7,6 +7,7 @@ from dscrapy.journal import record
 from dscrapy.journal.record import (
     HEAD_BYTES,
     RECORD_HEAD_BYTES,
+    READABLE_VERSIONS,
     RECORD_MAGIC,
     Head,
     RecordHead,
@@ -61,7 +62,7 @@ def test_any_changed_bit_of_a_head_is_seen() -> None:
 def test_snapshot_comes_back_whole_or_not_at_all() -> None:
     """A snapshot cut anywhere, or with bytes behind it, is no snapshot."""
     data = encode_snapshot(3, 9, b"state")
-    assert decode_snapshot(data) == (Head(version=2, number=3, sequence=9), b"state")
+    assert decode_snapshot(data) == (Head(version=3, number=3, sequence=9), b"state")
     for size in range(len(data)):
         assert decode_snapshot(data[:size]) is None
     assert decode_snapshot(data + b"\0") is None
@@ -90,13 +91,28 @@ def test_version_1_is_told_by_its_bytes() -> None:
     assert found == (Head(version=1, number=2, sequence=5), b"{}")
 
 
-def test_layout_of_version_2_stands() -> None:
-    """Bytes of version 2, as files in the world have them, never change."""
-    assert encode_segment_head(1, 1) == bytes.fromhex(
+def test_version_2_is_read() -> None:
+    """Its layout is that of version 3."""
+    segment = bytes.fromhex(
         "ff647363726c6f67 0b8c93d1f0693025 00000002 0000000000000001 0000000000000001"
     )
-    assert encode_snapshot(2, 5, b"{}") == bytes.fromhex(
+    snapshot = bytes.fromhex(
         "ff64736372736e70 284a48617e27c4a0 00000002 0000000000000002 0000000000000005"
+        "7b7d"
+    )
+    assert decode_segment_head(segment) == Head(version=2, number=1, sequence=1)
+    found = decode_snapshot(snapshot)
+    assert found == (Head(version=2, number=2, sequence=5), b"{}")
+    assert 2 in READABLE_VERSIONS
+
+
+def test_layout_of_version_3_stands() -> None:
+    """Bytes of version 3, as files in the world have them, never change."""
+    assert encode_segment_head(1, 1) == bytes.fromhex(
+        "ff647363726c6f67 235dbdeb953a18a9 00000003 0000000000000001 0000000000000001"
+    )
+    assert encode_snapshot(2, 5, b"{}") == bytes.fromhex(
+        "ff64736372736e70 04bfcdcc87647e97 00000003 0000000000000002 0000000000000005"
         "7b7d"
     )
     assert encode_record(5, b"{}") == bytes.fromhex(

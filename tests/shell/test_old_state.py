@@ -1,0 +1,60 @@
+"""State folders that earlier releases wrote are opened, and nothing of them is lost."""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+from trio.testing import MockClock
+
+from dscrapy import messages as m
+from dscrapy.journal.record import FORMAT_VERSION, decode_segment_head
+from dscrapy.master.storage import DiskStorage
+from tests.shell.master_in_memory import CrawlInMemory, receive, running, submit
+
+# Written by a master of format 2: a job half crawled (a snapshot in its middle, a page
+# with a part stored, its worker given up), one that has succeeded, a schedule.
+FORMAT_2 = Path(__file__).parent.parent / "data" / "state-2"
+HALF, DONE, SCHEDULE = (f"{number:016x}" for number in (1, 2, 3))
+
+
+async def test_a_folder_of_format_2_goes_on(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What is committed stands, a void part does not, the rest is crawled; what is
+    written from now on is of this format, in segments of its own."""
+    folder = tmp_path / "state"
+    shutil.copytree(FORMAT_2, folder)
+    storage = DiskStorage(folder)
+    async with running(storage) as master:
+        state = master.committer.machine.state
+        assert state.jobs[DONE].status == "succeeded"
+        assert state.schedules[SCHEDULE].runs == 1
+        assert await master.files.read(HALF, "items", 0, 100) == (
+            b'{"n":0}\n{"n":1}\n{"n":2}\n{"n":3}\n'
+        )
+        worker = await master.register("w")
+        crawl = CrawlInMemory(worker, await receive(worker, m.Start))
+        assert crawl.job == HALF
+        await crawl.open()
+        await crawl.hear(m.Grant)
+        urls = {msgspec.json.decode(body)["url"] for body in crawl.bodies.values()}
+        assert urls == {"http://a/3", "http://a/4"}
+        for number in sorted(crawl.bodies):
+            item = msgspec.Raw(b'{"n":%d}' % (number + 10))
+            commit = m.Commit(request=number, items=(item,))
+            assert await crawl.commit(commit) == ["published"]
+        await crawl.hear(m.Finish)
+        await crawl.finish()
+    async with running(storage) as master:
+        lines = (await master.files.read(HALF, "items", 0, 200)).splitlines()
+        assert lines[4:] == [b'{"n":13}', b'{"n":14}']
+        client = await master.connect("client")
+        await client.send(submit(9))
+        await receive(client, m.Accepted)
+    storage.close()
+    versions = [
+        head.version
+        for path in sorted(folder.glob("journal-*.log"))
+        if (head := decode_segment_head(path.read_bytes()))
+    ]
+    assert versions == [2, FORMAT_VERSION]
