@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSIONS = (2,)
+PROTOCOL_VERSIONS = (3,)
 
 # A name becomes part of a path (a project under projects_root) or of a terminal
 # line, so it is one plain component.
@@ -90,6 +90,14 @@ class JobView(Value, kw_only=True, frozen=True):
     submitted_at: float
     started_at: float | None
     finished_at: float | None
+
+
+class PoisonedView(Value, kw_only=True, frozen=True):
+    """A request that was set aside, since it killed its processes."""
+
+    request: int
+    url: str
+    reason: str
 
 
 class ScheduleView(Value, kw_only=True, frozen=True):
@@ -180,6 +188,7 @@ FAILURES: dict[str, bool] = {
     "spider_error": True,
     "start_error": True,
     "died": True,
+    "poisoned": False,
 }
 
 # Stats by the operation that wrote them: "sum", "max", "min" with numbers alone, and

@@ -85,6 +85,7 @@ def shown_json(shown: Shown) -> dict[str, Any]:
     if shown.job is not None:
         whole["digest"] = shown.digest
         whole["traceback"] = shown.traceback
+        whole["poisoned_requests"] = msgspec.to_builtins(shown.poisoned)
         whole["stats"] = {
             key: iso(value.timestamp()) if isinstance(value, datetime) else value
             for key, value in stats_values(shown.stats).items()
@@ -190,6 +191,9 @@ def shown_text(shown: Shown) -> str:
         pairs.append(("code", shown.digest))
     width = max(len(name) for name, _ in pairs)
     lines = [f"{name.ljust(width)}  {clean(value)}" for name, value in pairs if value]
+    if shown.poisoned:
+        told = [f"  {clean(one.url)} ({clean(one.reason)})" for one in shown.poisoned]
+        lines += ["poisoned", *told]
     if shown.traceback:
         body = clean_lines(shown.traceback.rstrip("\n"))
         lines += ["traceback", textwrap.indent(body, "  ")]

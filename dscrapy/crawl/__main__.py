@@ -7,6 +7,7 @@ import socket
 import sys
 
 from dscrapy.crawl.link import Link
+from dscrapy.crawl.marks import Marks
 from dscrapy.crawl.process import ignore_signals, watch_lifeline
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.messages import Run
@@ -14,8 +15,8 @@ from dscrapy.messages import Run
 
 def main(argv: list[str]) -> int:
     """Run the job that the link's first message names; return the exit code."""
-    link_fd, lifeline_fd = map(int, argv)
-    for fd in (link_fd, lifeline_fd):
+    link_fd, lifeline_fd, marks_fd = map(int, argv)
+    for fd in (link_fd, lifeline_fd, marks_fd):
         os.set_inheritable(fd, False)
     watch_lifeline(lifeline_fd)
     ignore_signals()
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     # Scrapy takes a second to import; the lifeline is watched meanwhile.
     from dscrapy.crawl.run import run_job
 
-    return run_job(link, run)
+    return run_job(link, run, Marks(marks_fd))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from dscrapy.crawl.load import (
     outcome_of,
     project_modules,
 )
+from dscrapy.crawl.marks import Marks
 from dscrapy.crawl.parts import ItemTooLargeError, Sender, Work
 from dscrapy.crawl.process import ignore_signals
 from dscrapy.crawl.requests import clean_text
@@ -74,7 +75,7 @@ COMMIT_DELAY_S = 0.003
 STOP_LOCAL_S = 30.0
 
 
-def run_job(link: Link, run: Run) -> int:
+def run_job(link: Link, run: Run, marks: Marks) -> int:
     """Run the job to its end and return the process's exit code."""
     if run.role == "export":
         # It loads exporters that a crawl does not need.
@@ -83,7 +84,7 @@ def run_job(link: Link, run: Run) -> int:
         return run_export(link, run)
     try:
         loaded = load(run.spec)
-        job = CrawlRun(link, run)
+        job = CrawlRun(link, run, marks)
         crawler = _crawler(loaded, job)
         loaded.process.crawl(crawler, **loaded.arguments)
     except Failed as failed:
@@ -139,9 +140,10 @@ class JobCrawler(Crawler):
 class CrawlRun:
     """Joins one crawler to the link: leases in, commits out."""
 
-    def __init__(self, link: Link, run: Run) -> None:
+    def __init__(self, link: Link, run: Run, marks: Marks) -> None:
         self.link = link
         self.run = run
+        self.marks = marks
         self.gate = Gate(boottime)
         self.leading = Leading()
         self.tracker = Tracker(self._on_settled, self._on_closing)
@@ -312,7 +314,9 @@ class CrawlRun:
     def _ride(self, work: Work) -> None:
         work.delta.take(self.tracker.delta)
 
-    def _on_settled(self) -> None:
+    def _on_settled(self, work: Work) -> None:
+        if work.request:
+            self.marks.remove(work.request)
         self.gate.changed()
 
     # ---- orders ---------------------------------------------------------------

@@ -202,6 +202,7 @@ class JobScheduler(BaseScheduler):
     def _begin(self, lease: Lease) -> Request | None:
         work = self._tracker.begin(Work("page", request=lease.request))
         hop = Hop(work, lease.host)
+        self._job.marks.add(lease.request, "")
         try:
             request = self._codec.decode(lease.body)
         except UndecodableError as error:
@@ -213,6 +214,7 @@ class JobScheduler(BaseScheduler):
             work.outcome = "UndecodableError"
             self._tracker.release(work)
             return None
+        self._job.marks.add(lease.request, request.url)
         if "download_slot" not in request.meta:
             hop.automatic_slot = lease.host
         self._hand(hop)

@@ -70,12 +70,12 @@ CURRENT: ContextVar[Hop | None] = ContextVar("dscrapy_hop", default=None)
 class Tracker:
     """Accounts for works and hops of one crawl.
 
-    ``settled`` is called after each settled work, ``closing`` with the reason when
+    ``settled`` is called with each settled work, ``closing`` with the reason when
     the spider is asked to close.
     """
 
     def __init__(
-        self, settled: Callable[[], None], closing: Callable[[str], None]
+        self, settled: Callable[[Work], None], closing: Callable[[str], None]
     ) -> None:
         self._settled = settled
         self._closing = closing
@@ -156,7 +156,7 @@ class Tracker:
             if work.kind == "start":
                 self.open_starts -= 1
             self.sender.settled(work)
-            self._settled()
+            self._settled(work)
 
     def abandon(self, work: Work) -> None:
         """Never commit this work: what its code still gives is kept by nobody."""

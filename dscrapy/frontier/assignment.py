@@ -60,16 +60,17 @@ def _free_workers(state: State) -> Iterator[Worker]:
 
 
 def _worker_for(state: State, job: Job) -> Worker | None:
+    # Where the job's processes died at once they may do so again.
     return max(
-        (one for one in _free_workers(state) if job.id not in one.differs),
-        key=lambda one: one.free,
+        (one for one in _free_workers(state) if one.may_take(job.id)),
+        key=lambda one: (-one.failed.get(job.id, 0), one.free),
         default=None,
     )
 
 
 def _is_barred(state: State, job: Job) -> bool:
     """Whether some worker cannot run the job, so that others may get what it cannot."""
-    return any(job.id in worker.differs for worker in state.workers.values())
+    return any(job.id in worker.barred for worker in state.workers.values())
 
 
 def _make_room(state: State, job: Job) -> Decision | None:
@@ -99,7 +100,7 @@ def _make_room(state: State, job: Job) -> Decision | None:
 
 
 def _could_take(worker: Worker | None, job: Job) -> bool:
-    return worker is not None and not worker.draining and job.id not in worker.differs
+    return worker is not None and worker.may_take(job.id)
 
 
 def _further_process(state: State, now: Now) -> Decision | None:
@@ -126,12 +127,14 @@ def would_help(state: State, job: Job) -> bool:
     if not job.is_crawling:
         return False
     crawl = state.crawls[job.id]
+    frontier = crawl.frontier
     # Nobody knows the project's rules before a first process is open.
-    return (
-        bool(crawl.opened)
-        and crawl.frontier.wants_process()
-        and crawl.frontier.workable_count() > job.processes - len(crawl.stopping)
-    )
+    if not crawl.opened:
+        return False
+    running = job.processes - len(crawl.stopping)
+    if frontier.wants_isolator and len(crawl.opened) == job.processes:
+        return True
+    return frontier.wants_process() and frontier.workable_count() > running
 
 
 def _start(state: State, job: Job, worker: Worker, now: Now) -> Decision:

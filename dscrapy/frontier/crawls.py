@@ -10,6 +10,7 @@ import attrs
 import msgspec
 
 from dscrapy.frontier import records as r
+from dscrapy.frontier.blame import Poisoned
 from dscrapy.frontier.jobs import Course, Process, Spool, spool_key
 from dscrapy.frontier.limits import Counters, Watch
 from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
@@ -117,6 +118,8 @@ class Crawl:
     ) -> None:
         course.deaths = 0
         match record.kind:
+            case "page":
+                course.poisoned_streak = 0
             case "start":
                 self.skip[record.digest] += 1
                 if process is not None:
@@ -132,6 +135,12 @@ class Crawl:
                 course.finish = record.finish
             case "closed" if process is not None:
                 process.closed = True
+
+    def set_aside(self, record: r.RequestPoisoned) -> None:
+        """Let a request be poisoned."""
+        poisoned = Poisoned(url=record.url, text=record.text)
+        self.frontier.set_aside(record.request, poisoned)
+        self.totals.inc("dscrapy/poisoned_requests", 1)
 
     def forget_process(self, process: Process, now: float) -> None:
         """Take back what a process had: leases, the lead, parts without effect."""

@@ -10,64 +10,29 @@ What changes a host only marks it as *touched*; the next call that asks for leas
 places every touched host where it belongs: with its owner's, with the free ones, or
 nowhere while it may not be leased. So adding is cheap, and a lease costs the logarithm
 of the number of hosts. Owners, leases and marks are volatile: a snapshot has none.
+
+Requests that are *apart* stand in no queue: suspects (``frontier.blame``), and those
+that are set aside. One process at a time, the *isolator*, has the suspects, one after
+another, and nothing beside them; a host that another one owns is given up for it.
 """
 
-import heapq
 from collections.abc import Iterable, Sequence
 
 import attrs
 
-from dscrapy.frontier.queues import Entry, Heads, Key, Order, Queues, returned
+from dscrapy.frontier.queues import APART, Entry, Heads, Key, Queues, returned
+from dscrapy.frontier.rules import Rests, Rules
 from dscrapy.messages import Opened, Share
-from dscrapy.model import HostLimits
 
 # Above this part of its window a process gets nothing: so grants come in batches, yet
 # it has left what its downloader takes at a time (two thirds of a window).
 LOW_WATER = 0.75
-# A host's leases go beyond its concurrency by this part of it, rounded up (half), and
-# by so many at least: what the slot takes next is there when a page is done. A commit
-# and the leases that follow it take some 10 ms, in which a near site answers often.
-PREFETCH_PART = 2
-PREFETCH_MIN = 4
-# With a delay one request goes out at a time; so many more cover the way to the master.
-DELAYED_PREFETCH = 2
-
-
-@attrs.frozen(kw_only=True)
-class Rules:
-    """What the project's settings ask for, as an open process told."""
-
-    order: Order
-    default: HostLimits
-    hosts: dict[str, HostLimits]
-
-    @classmethod
-    def told(cls, opened: Opened) -> "Rules":
-        """Return the rules of a process's message."""
-        return cls(
-            order=Order(lifo=opened.lifo, start_lifo=opened.start_lifo),
-            default=opened.default_host,
-            hosts=opened.hosts,
-        )
-
-    def delay_s(self, host: str) -> float:
-        """Return the seconds between two requests to the host."""
-        return self.hosts.get(host, self.default).delay_s
-
-    def bound(self, host: str, window: int) -> int:
-        """Return how many leases of the host a process may have at a time."""
-        limits = self.hosts.get(host, self.default)
-        if window == 1:
-            return 1
-        if limits.delay_s > 0:
-            return 1 + DELAYED_PREFETCH
-        concurrency = max(limits.concurrency, 1)
-        return concurrency + max(-(-concurrency // PREFETCH_PART), PREFETCH_MIN)
 
 
 @attrs.define(eq=False, kw_only=True)
 class Host:
-    """A host with open requests; ``pending`` and ``leased`` count them.
+    """A host with open requests; ``pending`` and ``leased`` count them, ``suspects``
+    those apart that are neither.
 
     ``draining``: its owner gets no further leases. ``reserved``: the process that it
     is given up for. ``last_owner`` may have sent it a request at ``rest_at``.
@@ -78,12 +43,18 @@ class Host:
     queues: Queues = attrs.field(factory=Queues)
     pending: int = 0
     leased: int = 0
+    suspects: int = 0
     owner: int | None = None
     draining: bool = False
     reserved: int | None = None
     last_owner: int | None = None
     rest_at: float | None = None
     heads: Heads | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of it can ever go out."""
+        return not (self.pending or self.leased or self.suspects)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -105,36 +76,6 @@ class Process:
 
 
 @attrs.define(eq=False)
-class Rests:
-    """Hosts without open requests whose next owner has to wait, as long as it has."""
-
-    _last: dict[str, tuple[int, float, float]] = attrs.field(init=False, factory=dict)
-    _ends: list[tuple[float, str]] = attrs.field(init=False, factory=list)
-
-    def __len__(self) -> int:
-        return len(self._last)
-
-    def remember(self, host: str, owner: int, rest_at: float, until: float) -> None:
-        """Keep until then who owned the host, and when it last had a request."""
-        self._last[host] = owner, rest_at, until
-        heapq.heappush(self._ends, (until, host))
-
-    def take(self, host: str) -> tuple[int, float] | None:
-        """Return owner and instant if they are known, and forget them."""
-        last = self._last.pop(host, None)
-        return None if last is None else last[:2]
-
-    def expire(self, now: float) -> None:
-        """Forget what does not matter any more."""
-        while self._ends and self._ends[0][0] <= now:
-            _, host = heapq.heappop(self._ends)
-            last = self._last.get(host)
-            # A host may have been remembered again since, for longer.
-            if last is not None and last[2] <= now:
-                del self._last[host]
-
-
-@attrs.define(eq=False)
 class Hosts:
     """The open requests of a job (``entries``), their hosts and who has them.
 
@@ -144,6 +85,11 @@ class Hosts:
 
     entries: dict[int, Entry] = attrs.field(init=False, factory=dict)
     leased_count: int = attrs.field(init=False, default=0)
+    # Suspects that nobody has leased, those that are leased too, and what is set aside.
+    _suspects: dict[int, None] = attrs.field(init=False, factory=dict)
+    _watched: set[int] = attrs.field(init=False, factory=set)
+    _aside: set[int] = attrs.field(init=False, factory=set)
+    _isolator: int | None = attrs.field(init=False, default=None)
     _hosts: dict[str, Host] = attrs.field(init=False, factory=dict)
     _processes: dict[int, Process] = attrs.field(init=False, factory=dict)
     _free: Heads = attrs.field(init=False, factory=Heads)
@@ -157,11 +103,7 @@ class Hosts:
 
     def add(self, number: int, host_name: str, rank: int, place: range) -> None:
         """Add a pending request whose body is at ``place``."""
-        host = self._hosts.get(host_name)
-        if host is None:
-            host = self._hosts[host_name] = Host(name=host_name)
-            if last := self._rests.take(host_name):
-                host.last_owner, host.rest_at = last
+        host = self._host(host_name)
         # The host's own text: each message brings a copy of its own.
         self.entries[number] = Entry(host.name, rank, place.start, len(place))
         host.queues.push(number, rank)
@@ -174,17 +116,65 @@ class Hosts:
         entry = self.entries.pop(number, None)
         if entry is None:
             return False
+        if number in self._aside:
+            self._aside.remove(number)
+            return True
+        self._watched.discard(number)
         host = self._hosts[entry.host]
-        if entry.process is None:
-            host.pending -= 1
-            host.queues.trim(entry.rank, self.entries)
-            self._touched[host.name] = None
-        else:
+        if entry.process:
             host.rest_at = self._now
             self._end_lease(number, entry, host)
-        if host.owner is None and not host.pending and not host.leased:
+        else:
+            self._take_out(number, entry, host)
+            host.queues.trim(entry.rank, self.entries)
+        if host.owner is None and host.is_empty:
             self._forget(host)
+        self._end_isolation()
         return True
+
+    def suspect(self, number: int) -> None:
+        """Let an open request go out alone from now on."""
+        entry = self.entries[number]
+        if number in self._watched or number in self._aside:
+            return
+        self._watched.add(number)
+        if entry.process is None:
+            host = self._hosts[entry.host]
+            host.pending -= 1
+            self._put_apart(number, entry, host)
+
+    def set_aside(self, number: int) -> None:
+        """Let an open request not go out any more, until ``suspect`` is said of it."""
+        entry = self.entries[number]
+        host = self._hosts[entry.host]
+        if entry.process:
+            self._end_lease(number, entry, host)
+        else:
+            self._take_out(number, entry, host)
+        entry.process = APART
+        self._watched.discard(number)
+        self._aside.add(number)
+        self._end_isolation()
+
+    def bring_back(self, number: int) -> None:
+        """Make a request that was set aside a suspect."""
+        self._aside.remove(number)
+        self._watched.add(number)
+        entry = self.entries[number]
+        self._put_apart(number, entry, self._host(entry.host))
+
+    @property
+    def aside_count(self) -> int:
+        """How many requests are set aside."""
+        return len(self._aside)
+
+    def _host(self, name: str) -> Host:
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = Host(name=name)
+            if last := self._rests.take(name):
+                host.last_owner, host.rest_at = last
+        return host
 
     # ---- processes ---------------------------------------------------------
 
@@ -211,6 +201,7 @@ class Hosts:
         self._unreserve(process)
         for name in list(process.hosts):
             self._drain(self._hosts[name])
+        self._end_isolation()
 
     def end_process(self, number: int, now: float) -> None:
         """Forget a process: what it had is pending, and free after a delay."""
@@ -227,6 +218,7 @@ class Hosts:
             self._disown(self._hosts[name])
         self._unreserve(process)
         del self._processes[number]
+        self._end_isolation()
 
     def hold(self, number: int, requests: Iterable[int], now: float) -> None:
         """Note what a process holds: exactly these, if nobody else has them."""
@@ -236,10 +228,12 @@ class Hosts:
         self.release(number, [one for one in process.leases if one not in held], now)
         for request in held:
             entry = self.entries.get(request)
-            if entry is None or entry.process is not None:
+            if entry is None or entry.process or request in self._aside:
                 continue
             host = self._hosts[entry.host]
             self._lease(request, entry, host, process)
+            if request in self._watched and self._isolator is None:
+                self._isolator = number
             if host.owner is None:
                 self._own(host, process)
                 host.draining = process.closing
@@ -250,6 +244,8 @@ class Hosts:
         if process is None or process.closing:
             return 0
         count = len(process.leases)
+        if number == self._isolator:
+            return 0 if count else 1
         return process.window - count if count <= process.window * LOW_WATER else 0
 
     def leased_by(self, number: int) -> int:
@@ -263,6 +259,53 @@ class Hosts:
         if any(len(process.busy) > 1 for process in self._processes.values()):
             return True
         return bool(self._free) and not any(map(self.room, self._processes))
+
+    # ---- suspects ----------------------------------------------------------
+
+    @property
+    def isolator(self) -> int | None:
+        """The process that has the suspects, None without one or without suspects."""
+        return self._isolator
+
+    @property
+    def wants_isolator(self) -> bool:
+        """Whether suspects wait and no process is there for them."""
+        return bool(self._suspects) and self._isolator is None
+
+    def isolate(self, number: int) -> None:
+        """Let an open process without leases have the suspects, and nothing else."""
+        assert self._isolator is None
+        assert not self.leased_by(number)
+        self._isolator = number
+
+    def _next_suspect(self, process: Process) -> int | None:
+        """Return the first suspect whose host the process may have."""
+        for request in self._suspects:
+            if self._may_own(self._hosts[self.entries[request].host], process):
+                return request
+        if process.reserved is None:
+            for request in self._suspects:
+                host = self._hosts[self.entries[request].host]
+                if host.reserved is None:
+                    host.reserved, process.reserved = process.number, host.name
+                    self._drain(host)
+                    break
+        return None
+
+    @staticmethod
+    def _may_own(host: Host, process: Process) -> bool:
+        if host.owner is not None:
+            return host.owner == process.number
+        return not host.leased and host.reserved in (None, process.number)
+
+    def _end_isolation(self) -> None:
+        """Let the isolator be a process like others once it has no suspects."""
+        process = self._processes.get(self._isolator or 0)
+        if process is None or process.closing:
+            self._isolator = None
+        elif not self._suspects and not process.leases & self._watched:
+            self._isolator = None
+            self._unreserve(process)
 
     def workable_count(self) -> int:
         """Return how many hosts have pending requests that may be leased."""
@@ -285,20 +328,29 @@ class Hosts:
         self._place_touched()
         count = min(count, process.window - len(process.leases))
         while len(requests) < count:
-            first = self._first(process)
-            if first is None:
-                if self._give_up_for(process):
-                    continue
+            request = self._next_for(process)
+            if request is None:
                 break
-            (_, signed), name = first
-            request, host = abs(signed), self._hosts[name]
+            entry = self.entries[request]
+            host = self._hosts[entry.host]
             if host.owner is None:
-                shares[name] = Share(wait_s=self._wait_s(host, number, now))
+                shares[host.name] = Share(wait_s=self._wait_s(host, number, now))
                 self._own(host, process)
-            self._lease(request, self.entries[request], host, process)
+            self._lease(request, entry, host, process)
             requests.append(request)
             self._place(host)
+            if number == self._isolator:
+                break
         return requests, shares
+
+    def _next_for(self, process: Process) -> int | None:
+        if process.number == self._isolator:
+            return None if process.leases else self._next_suspect(process)
+        while (first := self._first(process)) is None:
+            if not self._give_up_for(process):
+                return None
+        (_, signed), _ = first
+        return abs(signed)
 
     def release(self, number: int, requests: Sequence[int], now: float) -> None:
         """Take back leases of a process; ignore what is not leased to it."""
@@ -349,10 +401,25 @@ class Hosts:
         if now is not None:
             self._now = now
 
+    def _take_out(self, request: int, entry: Entry, host: Host) -> None:
+        """Count a request that nobody has leased out of where it stands."""
+        if entry.process == APART:
+            del self._suspects[request]
+            host.suspects -= 1
+        else:
+            host.pending -= 1
+        self._touched[host.name] = None
+
+    def _put_apart(self, request: int, entry: Entry, host: Host) -> None:
+        entry.process = APART
+        self._suspects[request] = None
+        host.suspects += 1
+        self._touched[host.name] = None
+
     def _lease(self, request: int, entry: Entry, host: Host, process: Process) -> None:
+        self._take_out(request, entry, host)
         entry.process = process.number
         process.leases.add(request)
-        host.pending -= 1
         host.leased += 1
         self.leased_count += 1
         self._touched[host.name] = None
@@ -370,8 +437,11 @@ class Hosts:
     def _return(self, request: int, entry: Entry, host: Host) -> None:
         """Make a leased request pending again, before others of its priority."""
         self._end_lease(request, entry, host)
-        entry.process = None
         entry.rank = returned(entry.rank)
+        if request in self._watched:
+            self._put_apart(request, entry, host)
+            return
+        entry.process = None
         host.queues.push(request, entry.rank)
         host.pending += 1
 
@@ -431,7 +501,7 @@ class Hosts:
 
     def _place(self, host: Host) -> None:
         """List the host where it may be leased, with what goes first there."""
-        if not host.pending and not host.leased:
+        if host.is_empty:
             self._forget(host)
             return
         del self._touched[host.name]

@@ -20,7 +20,8 @@ class Course:
     """What a job has been through since it first started or was changed.
 
     ``next_request`` is where its frontier begins to number, so that no number is used
-    twice. ``deaths`` counts those since the last commit. ``items_bytes`` and
+    twice. ``deaths`` counts those since the last commit that no request is blamed for,
+    ``poisoned_streak`` requests set aside since the last page. ``items_bytes`` and
     ``tagged_bytes`` are the lengths of the job's derived files. ``start_done``:
     ``start()`` is exhausted, or raised ``start_failure``. ``opened``: what
     ``spider_opened`` asked for is there. ``finish`` numbers the last idle unit.
@@ -33,6 +34,7 @@ class Course:
     processes_count: int = 0
     next_request: int = 1
     deaths: int = 0
+    poisoned_streak: int = 0
     digest: str = ""
     items: int = 0
     items_bytes: int = 0

@@ -22,6 +22,7 @@ from dscrapy.frontier.assignment import assign
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.commits import decide_commits
 from dscrapy.frontier.decision import Decision, OnClosed, OnTick
+from dscrapy.frontier.ends import bar, decide_ended, goes_elsewhere
 from dscrapy.frontier.jobs import Process, Schedule
 from dscrapy.frontier.running import Running
 from dscrapy.frontier.state import State
@@ -425,9 +426,11 @@ class Machine:
         elif process.role == "export":
             reason = job.begin().closing
             decision.close_job(self.state, job, reason, end, but=process.number)
-        elif process.number not in crawl.opened and running.runs_elsewhere(process):
-            # The job runs elsewhere, so it is this worker that cannot run it.
-            decision.records.append(r.WorkerDiffers(name=process.worker, job=job.id))
+        elif process.number not in crawl.opened and goes_elsewhere(
+            self.state, process, end, self.start_deaths_max
+        ):
+            # It is this worker that cannot run it.
+            bar(self.state, process, end.text, decision)
         elif job.is_crawling:
             reason = end.finish_reason or end.failure
             decision.close_job(self.state, job, reason, end, but=process.number)
@@ -446,41 +449,7 @@ class Machine:
         process = self._process_of(command.process, command.job, worker)
         if process is None:
             return
-        job = self.state.jobs[process.job]
-        counted = command.counted and command.how == "exited" and not process.closed
-        where = f"on worker {worker}"
-        again = "; goes on" if command.how == "exited" else ""
-        text = "" if process.closed else f"{command.text} {where}{again}"
-        decision.records.append(
-            r.ProcessEnded(
-                job=job.id,
-                process=process.number,
-                how=command.how,
-                counted=counted,
-                text=text,
-                at=now.wall,
-            )
-        )
-        if command.how == "refused" and not self.state.workers[worker].draining:
-            decision.records.append(r.WorkerDiffers(name=worker, job=job.id))
-        if command.how == "other_code":
-            decision.records.append(r.WorkerDiffers(name=worker, job=job.id))
-        if job.is_final or (job.begin().closing and process.role == "crawl"):
-            return
-        is_failed = command.how == "failed" and not process.closed
-        failure = command.outcome if is_failed else None
-        running = self._running(job.id, now, decision)
-        if failure is not None and running.runs_elsewhere(process):
-            # It is this worker that cannot run it.
-            decision.records.append(r.WorkerDiffers(name=worker, job=job.id))
-            failure = None
-        deaths = job.begin().deaths + counted
-        if counted and deaths >= self.start_deaths_max:
-            text = f"its processes died {deaths} times, last: {command.text} {where}"
-            failure = Outcome(failure="died", text=text)
-        if failure is not None and not job.begin().cancelling:
-            reason = job.begin().closing or failure.failure
-            decision.close_job(self.state, job, reason, failure, but=process.number)
+        decide_ended(self.state, process, command, self.start_deaths_max, now, decision)
 
     # ---- assignment -------------------------------------------------------------
 

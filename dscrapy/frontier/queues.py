@@ -31,10 +31,15 @@ OUTDATED_HEADS_MIN = 64
 Key = tuple[int, int]
 
 
+# No process has this number.
+APART = 0
+
+
 class Entry(msgspec.Struct, gc=False):
     """A request that is not done; ``process`` has it leased.
 
-    Its body is ``length`` bytes at ``offset`` of the job's file of bodies.
+    ``APART`` stands there for one that is in no queue: a suspect, or set aside. Its
+    body is ``length`` bytes at ``offset`` of the job's file of bodies.
     """
 
     host: str

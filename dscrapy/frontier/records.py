@@ -141,10 +141,13 @@ class Closes(_Fact, tag="closes", kw_only=True, frozen=True):
     has_feeds: bool
 
 
-class ProcessEnded(_Fact, tag="process_ended", kw_only=True, frozen=True):
+class ProcessEnded(
+    _Fact, tag="process_ended", kw_only=True, frozen=True, omit_defaults=True
+):
     """A process is gone; its leases and unpublished parts are void.
 
-    ``counted``: its death is the job's own doing. ``text`` is for people.
+    ``counted``: its death is the job's own doing. ``blamed`` are the requests that it
+    had under way then, ``alone`` if it held no other. ``text`` is for people.
     """
 
     job: str
@@ -153,6 +156,20 @@ class ProcessEnded(_Fact, tag="process_ended", kw_only=True, frozen=True):
     counted: bool
     text: str
     at: float
+    blamed: tuple[int, ...] = ()
+    alone: bool = False
+
+
+class RequestPoisoned(_Fact, tag="request_poisoned", kw_only=True, frozen=True):
+    """An open request is set aside: it is not leased any more.
+
+    ``url`` and ``text`` (why) are for people.
+    """
+
+    job: str
+    request: int
+    url: str
+    text: str
 
 
 class JobEnded(_Fact, tag="job_ended", kw_only=True, frozen=True):
@@ -212,6 +229,7 @@ Record = (
     | FeedsBegun
     | Closes
     | ProcessEnded
+    | RequestPoisoned
     | JobEnded
     | JobAgain
     | JobPaused
@@ -250,8 +268,16 @@ class WorkerDrains(_Fact, kw_only=True, frozen=True):
     name: str
 
 
-class WorkerDiffers(_Fact, kw_only=True, frozen=True):
-    """The worker's copy of the job's project is another: it gets nothing of it."""
+class WorkerBarred(_Fact, kw_only=True, frozen=True):
+    """The worker gets nothing more of the job; ``why`` is for people."""
+
+    name: str
+    job: str
+    why: str
+
+
+class WorkerFailed(_Fact, kw_only=True, frozen=True):
+    """A process of the job died on this worker before it was open."""
 
     name: str
     job: str
@@ -293,6 +319,13 @@ class ProcessIdles(_Fact, kw_only=True, frozen=True):
     job: str
     process: int
     since: float | None
+
+
+class ProcessIsolates(_Fact, kw_only=True, frozen=True):
+    """The process has the suspects of its job, one at a time, and nothing else."""
+
+    job: str
+    process: int
 
 
 class ProcessDismissed(_Fact, kw_only=True, frozen=True):
@@ -363,12 +396,14 @@ Volatile = (
     | WorkerAway
     | WorkerGone
     | WorkerDrains
-    | WorkerDiffers
+    | WorkerBarred
+    | WorkerFailed
     | ProcessOpened
     | ProcessCloses
     | ProcessKnown
     | ProcessStops
     | ProcessIdles
+    | ProcessIsolates
     | ProcessDismissed
     | LeadGiven
     | StartMayGiven

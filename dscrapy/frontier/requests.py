@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 import msgspec
 
+from dscrapy.frontier.blame import Blame, Deaths, Poisoned
 from dscrapy.frontier.hosts import Hosts
 from dscrapy.frontier.queues import flags_of, priority_of, rank_of
 from dscrapy.messages import (
@@ -61,7 +62,8 @@ class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The durable part of a frontier; open requests in columns, numbers rising.
 
     ``numbers``, ``host_of``, ``offsets`` and ``lengths`` are packed, 8 bytes each,
-    ``flags`` one byte each.
+    ``flags`` one byte each. Open are also those that are ``poisoned``; ``deaths`` are
+    what requests are blamed for.
     """
 
     next_request: int
@@ -74,6 +76,8 @@ class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     flags: bytes
     offsets: bytes
     lengths: bytes
+    deaths: dict[int, Deaths] = {}
+    poisoned: dict[int, Poisoned] = {}
 
 
 @attrs.define(eq=False)
@@ -141,6 +145,7 @@ class Frontier:
     body_bytes: int = 0
     _seen: Seen = attrs.field(init=False, factory=Seen)
     _hosts: Hosts = attrs.field(init=False, factory=Hosts)
+    _blame: Blame = attrs.field(init=False, factory=Blame)
 
     # ---- durable -----------------------------------------------------------
 
@@ -206,21 +211,54 @@ class Frontier:
         self._seen.add_many(fingerprints)
 
     def done(self, request: int, now: float | None = None) -> bool:
-        """Let a request be done; False if it was neither pending nor leased."""
+        """Let a request be done; False if it was not open."""
+        self._blame.forget(request)
         return self._hosts.done(request, now)
+
+    def blame(self, requests: Sequence[int], *, alone: bool) -> None:
+        """Blame open requests for the death of a process that had them under way.
+
+        ``alone``: it had nothing else.
+        """
+        for request in requests:
+            if request in self._blame.poisoned or not self.is_open(request):
+                continue
+            self._blame.add(request, alone=alone)
+            if self._blame.is_suspect(request):
+                self._hosts.suspect(request)
+
+    def would_prove(self, request: int, *, alone: bool) -> bool:
+        """Tell whether one more death would prove that the request is poisoned."""
+        return self._blame.would_prove(request, alone=alone)
+
+    def set_aside(self, request: int, poisoned: Poisoned) -> None:
+        """Let an open request never be leased again, unless it is pardoned."""
+        self._hosts.set_aside(request)
+        self._blame.set_aside(request, poisoned)
+
+    def pardon(self) -> None:
+        """Give those that are set aside another chance, each alone."""
+        for request in self._blame.pardon():
+            self._hosts.bring_back(request)
+
+    @property
+    def poisoned(self) -> dict[int, Poisoned]:
+        """Requests that are set aside, and why."""
+        return self._blame.poisoned
 
     def seen_of(self, fingerprints: bytes) -> tuple[bool, ...]:
         """Tell of each fingerprint whether it is seen."""
         return tuple(self._seen.test_many(fingerprints))
 
     def is_open(self, request: int) -> bool:
-        """Tell whether a request is pending or leased."""
+        """Tell whether a request is pending, leased or poisoned: not done."""
         return request in self._hosts.entries
 
     @property
     def pending_count(self) -> int:
-        """Requests that nobody has leased."""
-        return len(self._hosts.entries) - self._hosts.leased_count
+        """Requests that are to be leased."""
+        hosts = self._hosts
+        return len(hosts.entries) - hosts.leased_count - hosts.aside_count
 
     @property
     def leased_count(self) -> int:
@@ -296,6 +334,20 @@ class Frontier:
         """Have hosts given up for open processes without work, as ``lease`` does."""
         self._hosts.give_up_host(now)
 
+    @property
+    def isolator(self) -> int | None:
+        """The process that has the suspects, and nothing else."""
+        return self._hosts.isolator
+
+    @property
+    def wants_isolator(self) -> bool:
+        """Whether suspects wait and no process is there for them."""
+        return self._hosts.wants_isolator
+
+    def isolate(self, process: int) -> None:
+        """Let an open process without leases have the suspects, one at a time."""
+        self._hosts.isolate(process)
+
     # ---- snapshot ----------------------------------------------------------
 
     def encode(self) -> FrontierSnapshot:
@@ -315,6 +367,8 @@ class Frontier:
             flags=bytes(flags_of(entry.rank) for entry in values),
             offsets=_pack(entry.offset for entry in values),
             lengths=_pack(entry.length for entry in values),
+            deaths=dict(self._blame.deaths),
+            poisoned=dict(self._blame.poisoned),
         )
 
     @classmethod
@@ -334,6 +388,12 @@ class Frontier:
             place = range(offset, offset + length)
             rank = rank_of(priority, flags)
             frontier._hosts.add(number, snapshot.hosts[host], rank, place)
+        frontier._blame = Blame(dict(snapshot.deaths), dict(snapshot.poisoned))
+        for number in snapshot.deaths:
+            if number in snapshot.poisoned:
+                frontier._hosts.set_aside(number)
+            elif frontier._blame.is_suspect(number):
+                frontier._hosts.suspect(number)
         return frontier
 
 

@@ -11,6 +11,7 @@ import attrs
 
 from dscrapy.frontier import limits
 from dscrapy.frontier import records as r
+from dscrapy.frontier.blame import Poisoned
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.crawls import Crawl
 from dscrapy.frontier.decision import Decision
@@ -76,6 +77,9 @@ class Running:
         if reason:
             self.decision.close_job(self.state, job, reason)
             return
+        if self._isolate(processes):
+            # Asked again once that is so.
+            return
         self._narrow(processes)
         for process in processes:
             if self._may_take(process):
@@ -129,13 +133,38 @@ class Running:
                 )
             )
 
+    def _isolate(self, processes: list[Process]) -> bool:
+        """Choose who has the suspects alone; who consumes ``start()`` is not alone."""
+        frontier = self.crawl.frontier
+        if not frontier.wants_isolator:
+            return False
+        for process in processes:
+            starts = process.number == self.crawl.leader and not self._is_started
+            is_free = not starts and not frontier.leased_by(process.number)
+            if is_free and self._may_take(process):
+                self.decision.records.append(
+                    r.ProcessIsolates(job=self.job.id, process=process.number)
+                )
+                return True
+        return False
+
+    @property
+    def _is_started(self) -> bool:
+        return self.job.begin().start_done
+
     # ---- who leads --------------------------------------------------------------
 
     def _lead(self) -> None:
         crawl = self.crawl
         if crawl.leader is None:
-            able = filter(self._may_take, self.state.processes_of(self.job.id))
-            process = next(able, None)
+            process = next(
+                (
+                    one
+                    for one in self.state.processes_of(self.job.id)
+                    if self._may_take(one) and one.number != crawl.frontier.isolator
+                ),
+                None,
+            )
             if process is None:
                 return
             self._give_lead(process)
@@ -238,6 +267,9 @@ class Running:
         elif course.failure is not None:
             self.fail(course.failure)
         elif course.closing and course.feeds_done:
+            if poisoned := self.crawl.frontier.poisoned:
+                self.decision.end_job(job, "failed", _told(poisoned), self.now)
+                return
             self.decision.end_job(job, "succeeded", course.closing, self.now)
 
     def _dismiss(self, processes: list[Process]) -> None:
@@ -275,13 +307,6 @@ class Running:
             )
             return
         self.decision.end_job(job, "failed", outcome.text, self.now, outcome.traceback)
-
-    def runs_elsewhere(self, process: Process) -> bool:
-        """Whether others prove that the job can run, so that a worker where it does
-        not open cannot run it."""
-        others = {one.number for one in self.state.processes_of(self.job.id)}
-        others.discard(process.number)
-        return bool(others & (self.crawl.opened.keys() | self.state.unknown))
 
     # ---- what comes from outside ------------------------------------------------
 
@@ -346,3 +371,11 @@ class Running:
         reason = watch.expired(self._limits, items, self.now.wall)
         if reason:
             self.decision.close_job(self.state, self.job, reason)
+
+
+def _told(poisoned: dict[int, Poisoned]) -> str:
+    first = next(iter(poisoned.values()))
+    what = "1 request is poisoned" if len(poisoned) == 1 else "requests are poisoned"
+    if len(poisoned) > 1:
+        what = f"{len(poisoned)} {what}, the first"
+    return f"{what}: {first.url} ({first.text}); the rest is done"

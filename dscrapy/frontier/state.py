@@ -95,6 +95,10 @@ class State:
                 self._publish(record)
             case r.ProcessEnded():
                 self._end_process(record)
+            case r.RequestPoisoned():
+                self.crawls[record.job].set_aside(record)
+                self.jobs[record.job].begin().poisoned_streak += 1
+                self.touched[record.job] = None
             case (
                 r.CrawlOpened()
                 | r.CodeSeen()
@@ -213,10 +217,11 @@ class State:
         job = self.jobs[record.job]
         job.processes -= 1
         course = job.begin()
-        course.deaths += record.counted
+        course.deaths += record.counted and not record.blamed
         crawl = self.crawls.get(job.id)
         if crawl is not None:
             crawl.forget_process(process, record.at)
+            crawl.frontier.blame(record.blamed, alone=record.alone)
         if record.text and not job.is_final:
             course.reason = record.text
         if job.status == "running" and not job.processes:
@@ -306,16 +311,20 @@ class State:
             )
             if job.processes:
                 self.crawls[job.id] = Crawl.begun_at(course.next_request)
+        elif job.id in self.crawls:
+            self.crawls[job.id].frontier.pardon()
         again = job.begin()
         if not record.automatic:
             # Whoever asks for it may have mended the code; any copy may begin it.
             again.digest = ""
             for worker in self.workers.values():
-                worker.differs.discard(job.id)
+                worker.barred.pop(job.id, None)
+                worker.failed.pop(job.id, None)
         if again.start_failure is not None:
             again.start_done = False
             again.start_failure = None
         again.cancelling = False
+        again.poisoned_streak = 0
         again.closing = ""
         again.failure = None
         again.feeds_done = True
@@ -343,8 +352,11 @@ class State:
                     self.sessions.pop(worker.session, None)
             case r.WorkerDrains():
                 self.workers[record.name].draining = True
-            case r.WorkerDiffers():
-                self.workers[record.name].differs.add(record.job)
+            case r.WorkerBarred():
+                self.workers[record.name].barred[record.job] = record.why
+            case r.WorkerFailed():
+                failed = self.workers[record.name].failed
+                failed[record.job] = failed.get(record.job, 0) + 1
             case r.WaiterAdded():
                 waiting = self.waiters.setdefault(record.job, [])
                 waiting.append((record.session, record.call))
@@ -365,6 +377,7 @@ class State:
         | r.ProcessKnown
         | r.ProcessStops
         | r.ProcessIdles
+        | r.ProcessIsolates
         | r.ProcessDismissed
         | r.LeadGiven
         | r.StartMayGiven
@@ -392,6 +405,9 @@ class State:
                     crawl.idle_since.pop(record.process, None)
                 else:
                     crawl.idle_since[record.process] = record.since
+            case r.ProcessIsolates():
+                crawl.frontier.isolate(record.process)
+                self.touched[record.job] = None
             case r.ProcessDismissed():
                 crawl.dismissed.add(record.process)
             case r.LeadGiven():
@@ -453,7 +469,8 @@ class State:
             versions=said.versions,
             heard_at=record.now,
             processes=known.processes if known is not None else set(),
-            differs=known.differs if known is not None and same else set(),
+            barred=known.barred if known is not None and same else {},
+            failed=known.failed if known is not None and same else {},
         )
         self.sessions[record.session] = said.name
 

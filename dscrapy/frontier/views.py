@@ -11,6 +11,7 @@ from dscrapy.frontier.workers import Spans, Worker
 from dscrapy.model import (
     JobSpec,
     JobView,
+    PoisonedView,
     ScheduleView,
     Stats,
     Versions,
@@ -19,6 +20,11 @@ from dscrapy.model import (
 
 # Running jobs that ``status`` lists; more would not fit on a screen anyway.
 RUNNING_SHOWN_MAX = 100
+
+# Jobs that a worker's note names.
+BARRED_SHOWN_MAX = 3
+# Poisoned requests that ``show`` lists.
+POISONED_SHOWN_MAX = 100
 
 _NOTHING_YET = Course()
 
@@ -41,7 +47,7 @@ def view_job(state: State, job: Job) -> JobView:
         items=course.items,
         pending=0 if crawl is None else crawl.frontier.pending_count,
         leased=0 if is_over or crawl is None else crawl.frontier.leased_count,
-        poisoned=0,
+        poisoned=0 if crawl is None else len(crawl.frontier.poisoned),
         processes=job.processes,
         retries_left=job.retries_left,
         runs=course.processes_count,
@@ -64,8 +70,11 @@ def _workers_of(state: State, job: Job, course: Course) -> tuple[str, ...]:
 def _why_waiting(state: State, job: Job) -> str:
     if job.status != "ready" or job.paused:
         return ""
-    if not any(worker.session is not None for worker in state.workers.values()):
+    live = [one for one in state.workers.values() if one.session is not None]
+    if not live:
         return "no worker is connected"
+    if all(job.id in one.barred for one in live):
+        return "no worker that is connected can run it: `dscrapy workers` says why"
     return ""
 
 
@@ -101,7 +110,6 @@ def view_schedule(schedule: Schedule) -> ScheduleView:
 def view_worker(worker: Worker, spans: Spans, now: Now) -> WorkerView:
     """Return the worker as the master sees it now."""
     heard_at = worker.heard_at if worker.instance else worker.since
-    differs = ", ".join(sorted(worker.differs)[:3])
     return WorkerView(
         name=worker.name,
         host=worker.host,
@@ -111,8 +119,18 @@ def view_worker(worker: Worker, spans: Spans, now: Now) -> WorkerView:
         state=spans.state(worker, now.run),
         last_heartbeat_s=max(now.run - heard_at, 0.0),
         versions=msgspec.to_builtins(worker.versions),
-        note=f"cannot run job {differs}: see its `show`" if differs else "",
+        note=_note(worker),
     )
+
+
+def _note(worker: Worker) -> str:
+    """Name the jobs that the worker cannot run, as far as a line goes."""
+    told = [
+        f"gets no more of job {job}: {why}"
+        for job, why in list(worker.barred.items())[:BARRED_SHOWN_MAX]
+    ]
+    left = len(worker.barred) - len(told)
+    return "; ".join([*told, *([f"and of {left} more"] if left > 0 else [])])
 
 
 def show(state: State, call: int, identity: str) -> m.Shown | None:
@@ -128,6 +146,7 @@ def show(state: State, call: int, identity: str) -> m.Shown | None:
             digest=course.digest,
             stats=_stats_of(state, job, course),
             traceback=course.traceback,
+            poisoned=_poisoned(state, job),
         )
     schedule = state.schedules.get(identity)
     if schedule is None:
@@ -137,6 +156,17 @@ def show(state: State, call: int, identity: str) -> m.Shown | None:
         job=None,
         schedule=view_schedule(schedule),
         spec=msgspec.json.decode(schedule.spec, type=JobSpec),
+    )
+
+
+def _poisoned(state: State, job: Job) -> tuple[PoisonedView, ...]:
+    crawl = state.crawls.get(job.id)
+    if crawl is None:
+        return ()
+    first = list(crawl.frontier.poisoned.items())[:POISONED_SHOWN_MAX]
+    return tuple(
+        PoisonedView(request=request, url=one.url, reason=one.text)
+        for request, one in first
     )
 
 

@@ -19,6 +19,8 @@ class Worker:
 
     ``instance`` is empty for a worker that is only expected: the journal says that
     it holds processes, and since this master's start it has not been heard of.
+    ``barred`` are jobs of which it gets nothing more, and why; ``failed`` counts the
+    processes of a job that died there before they were open.
     """
 
     name: str
@@ -32,7 +34,8 @@ class Worker:
     versions: Versions = NO_VERSIONS
     heard_at: float = 0.0
     processes: set[int] = attrs.field(factory=set)
-    differs: set[str] = attrs.field(factory=set)
+    barred: dict[str, str] = attrs.field(factory=dict)
+    failed: dict[str, int] = attrs.field(factory=dict)
 
     @property
     def free(self) -> int:
@@ -40,6 +43,10 @@ class Worker:
         if self.session is None or self.draining:
             return 0
         return max(self.slots - len(self.processes), 0)
+
+    def may_take(self, job: str) -> bool:
+        """Whether it may have processes of the job, once it has a free slot."""
+        return not self.draining and job not in self.barred
 
 
 @attrs.frozen(kw_only=True)

@@ -79,6 +79,7 @@ from dscrapy.messages.worker import (
     Registered,
     Start,
     Started,
+    UnderWay,
 )
 
 ClientCall = (
@@ -182,6 +183,7 @@ __all__ = [
     "ToCrawl",
     "ToProcess",
     "ToWorker",
+    "UnderWay",
     "Valid",
     "WaitJob",
 ]

@@ -8,6 +8,7 @@ from dscrapy.messages.base import Message
 from dscrapy.model import (
     JobSpec,
     JobView,
+    PoisonedView,
     ScheduleView,
     Stats,
     Submission,
@@ -149,7 +150,10 @@ class Jobs(Message, tag="jobs", kw_only=True, frozen=True):
 
 
 class Shown(Message, tag="shown", kw_only=True, frozen=True):
-    """A job with its specification, or a schedule; the other field is None."""
+    """A job with its specification, or a schedule; the other field is None.
+
+    ``poisoned`` are the first 100 of the job's.
+    """
 
     call: int
     job: JobView | None
@@ -158,6 +162,7 @@ class Shown(Message, tag="shown", kw_only=True, frozen=True):
     digest: str = ""
     stats: Stats = msgspec.field(default_factory=dict)
     traceback: str = ""
+    poisoned: tuple[PoisonedView, ...] = ()
 
 
 class Chunk(Message, tag="chunk", kw_only=True, frozen=True):

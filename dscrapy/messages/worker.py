@@ -4,7 +4,7 @@ from typing import Literal
 
 from dscrapy.messages.base import Message
 from dscrapy.messages.process import Opened
-from dscrapy.model import JobSpec, Outcome, Versions
+from dscrapy.model import JobSpec, Outcome, Value, Versions
 
 # ---- worker to master ----------------------------------------------------------
 
@@ -71,6 +71,16 @@ class Log(Message, tag="log", kw_only=True, frozen=True):
     data: bytes
 
 
+class UnderWay(Value, kw_only=True, frozen=True):
+    """A leased request that a process had started and not finished when it died.
+
+    ``url`` is for people, and cut where it is long.
+    """
+
+    request: int
+    url: str
+
+
 class Ended(Message, tag="ended", kw_only=True, frozen=True):
     """A crawl process is gone, or was never started; answered by ``EndedSeen``.
 
@@ -78,7 +88,8 @@ class Ended(Message, tag="ended", kw_only=True, frozen=True):
     ``refused`` (this worker cannot run it now: draining, or no room),
     ``other_code`` (its copy of the project differs, ``digest``), ``failed``
     (the job cannot run: ``outcome`` says why). ``counted`` when the death is the
-    job's own doing: not a SIGKILL from outside.
+    job's own doing: not a SIGKILL from outside. Then ``under_way`` may have brought
+    it about; ``alone`` when the process held no other lease than that.
     """
 
     job: str
@@ -89,6 +100,8 @@ class Ended(Message, tag="ended", kw_only=True, frozen=True):
     text: str = ""
     digest: str = ""
     outcome: Outcome | None = None
+    under_way: tuple[UnderWay, ...] = ()
+    alone: bool = False
 
 
 # ---- master to worker ----------------------------------------------------------

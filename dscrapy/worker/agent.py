@@ -367,6 +367,8 @@ class Worker:
             status=death.status,
             counted=death.counted,
             text=death.text,
+            under_way=held.leased_of(death.under_way),
+            alone=len(held.leased) == 1,
         )
 
     def _busy(self) -> int:
@@ -409,6 +411,8 @@ def _ended(
     text: str = "",
     digest: str = "",
     outcome: Outcome | None = None,
+    under_way: tuple[m.UnderWay, ...] = (),
+    alone: bool = False,
 ) -> m.Ended:
     return m.Ended(
         job=start.job,
@@ -419,6 +423,8 @@ def _ended(
         text=text,
         digest=digest,
         outcome=outcome,
+        under_way=under_way,
+        alone=alone,
     )
 
 

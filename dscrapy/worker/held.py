@@ -120,6 +120,10 @@ class Held:
                     self.pages += 1
             self.items += len(commit.items)
 
+    def leased_of(self, under_way: Iterable[m.UnderWay]) -> tuple[m.UnderWay, ...]:
+        """Return those that the process holds: it may have marked anything."""
+        return tuple(one for one in under_way if one.request in self.leased)
+
     def _check_leased(self, requests: Iterable[int]) -> None:
         foreign = next((one for one in requests if one not in self.leased), None)
         if foreign is not None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +25,11 @@ from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
+from dscrapy.proto.marks import FILE_BYTES, decode_marks
 
 logger = logging.getLogger(__name__)
 
-# The numbers of two inherited files follow: its link and its lifeline.
+# The numbers of three inherited files follow: its link, its lifeline and its marks.
 COMMAND = (sys.executable, "-P", "-m", "dscrapy.crawl")
 _READ_BYTES = 65536
 # Bytes of one write: several small messages share a system call.
@@ -46,11 +48,15 @@ _FROM_CRAWL: Decoder[m.FromCrawl] = Decoder(m.FromCrawl)
 
 @attrs.frozen(kw_only=True)
 class Death:
-    """How a process ended. ``counted``: not by a SIGKILL from outside."""
+    """How a process ended. ``counted``: not by a SIGKILL from outside.
+
+    ``under_way`` is what it had started then, as it says itself.
+    """
 
     status: int
     counted: bool
     text: str
+    under_way: tuple[m.UnderWay, ...] = ()
 
 
 @attrs.define(kw_only=True)
@@ -149,10 +155,14 @@ class CrawlProcess:
             ours.callback(os.close, held)
             log_read, log_write = os.pipe()
             theirs.callback(os.close, log_write)
+            marks = marks_file()
+            ours.callback(os.close, marks)
             closing_log = ours.enter_context(contextlib.ExitStack())
             closing_log.callback(os.close, log_read)
             oom_kills = _oom_kills()
-            self._process = await self._spawn((its_link.fileno(), lifeline), log_write)
+            self._process = await self._spawn(
+                (its_link.fileno(), lifeline, marks), log_write
+            )
             self.pid = self._process.pid
             # Its ends are its own now: when it closes them, ours must show it.
             theirs.close()
@@ -164,9 +174,14 @@ class CrawlProcess:
                 self.kill("the worker ends")
                 with trio.CancelScope(shield=True):
                     await self._process.wait()
-        return self._death(self._process, _oom_kills() > oom_kills)
+            death = self._death(self._process, _oom_kills() > oom_kills)
+            if not death.counted:
+                # Whatever was under way had no part in it.
+                return death
+            under_way = decode_marks(os.pread(marks, FILE_BYTES, 0))
+            return attrs.evolve(death, under_way=under_way)
 
-    async def _spawn(self, fds: tuple[int, int], log: int) -> trio.Process:
+    async def _spawn(self, fds: tuple[int, int, int], log: int) -> trio.Process:
         environ = {
             name: value
             for name, value in os.environ.items()
@@ -301,6 +316,17 @@ class CrawlProcess:
             return Death(status=status, counted=True, text=text)
         text = f"{name} was killed by {by}"
         return Death(status=status, counted=status != -signal.SIGKILL, text=text)
+
+
+def marks_file() -> int:
+    """Return a new file without a name, for ``proto.marks``; the caller closes it."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("dscrapy-marks")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.truncate(fd, FILE_BYTES)
+    return fd
 
 
 def _signal_name(number: int) -> str:

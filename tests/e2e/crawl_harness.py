@@ -17,6 +17,7 @@ from dscrapy.messages import Alive, Commits, FromCrawl, Message, Run
 from dscrapy.model import JobSpec, Outcome
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
+from dscrapy.worker.process import marks_file
 from tests.e2e.naive_master import JOB, NaiveMaster
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +117,7 @@ class CrawlProcess:
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         lifeline, self._lifeline = os.pipe()
+        self.marks = marks_file()
         self.sock = ours
         self.credit = credit
         self.number = number
@@ -135,13 +137,14 @@ class CrawlProcess:
                     "dscrapy.crawl",
                     str(theirs.fileno()),
                     str(lifeline),
+                    str(self.marks),
                 ],
                 cwd=folder,
                 env=child_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
-                pass_fds=(theirs.fileno(), lifeline),
+                pass_fds=(theirs.fileno(), lifeline, self.marks),
                 start_new_session=True,
             )
         theirs.close()
@@ -244,6 +247,7 @@ class CrawlProcess:
         self.sock.close()
         if self._lifeline >= 0:
             self.cut_lifeline()
+        os.close(self.marks)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait(WAIT_S)

@@ -21,6 +21,7 @@ from dscrapy.crawl.feeds import FINISH_REASON, READ_BYTES
 from dscrapy.model import JobSpec
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
+from dscrapy.worker.process import marks_file
 from tests.e2e.crawl_harness import (
     PROJECT,
     WAIT_S,
@@ -86,7 +87,8 @@ class Job:
         """
         ours, theirs = socket.socketpair()
         lifeline, held = os.pipe()
-        words = [str(theirs.fileno()), str(lifeline)]
+        marks = marks_file()
+        words = [str(theirs.fileno()), str(lifeline), str(marks)]
         with ours, TemporaryFile() as output:
             ours.settimeout(WAIT_S)
             process = subprocess.Popen(
@@ -96,11 +98,12 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=(theirs.fileno(), lifeline),
+                pass_fds=(theirs.fileno(), lifeline, marks),
                 start_new_session=True,
             )
             theirs.close()
             os.close(lifeline)
+            os.close(marks)
             try:
                 is_killed = not self._serve(ours, dies)
                 if is_killed:

@@ -188,7 +188,7 @@ def test_a_job_of_lower_priority_takes_no_slot() -> None:
 def test_no_slot_is_given_back_to_a_job_that_could_not_use_it() -> None:
     """Else the slot would go to and fro for ever; the next job in line gets it."""
     machine, _, second = wide()
-    machine.state.workers["w"].differs.add(OTHER)
+    machine.state.workers["w"].barred[OTHER] = "other code"
     assert told(ask(machine, submit_other()), m.Stop) == []
     decision = ask(machine, submit_other("f" * 16, priority=-1))
     assert told(decision, m.Stop) == []

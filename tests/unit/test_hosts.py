@@ -2,8 +2,8 @@
 
 import pytest
 
-from dscrapy.frontier.hosts import DELAYED_PREFETCH, Rests
 from dscrapy.frontier.requests import Frontier
+from dscrapy.frontier.rules import DELAYED_PREFETCH, Rests
 from dscrapy.messages import START_REQUEST, Share
 from dscrapy.model import HostLimits
 from tests.unit.request_values import children, opened

@@ -277,7 +277,7 @@ def test_retry_lets_mended_code_run() -> None:
     start = started(register(machine))
     ask(machine, m.Started(job=ID, process=start.process, digest="d1"), WORKER)
     fail_to_open(machine, start.process, "unknown_spider")
-    machine.state.workers["w"].differs.add(ID)
+    machine.state.workers["w"].barred[ID] = "other code"
     assert started(change(machine, "retry")).digest == ""
 
 

@@ -469,7 +469,7 @@ def test_where_others_run_a_worker_that_cannot_is_not_asked_again(
         ask(machine, ended(second.process), 6)
     job = machine.state.jobs[ID]
     assert (job.is_crawling, job.processes) == (True, 1)
-    assert machine.state.workers["v"].differs == {ID}
+    assert list(machine.state.workers["v"].barred) == [ID]
 
 
 def test_a_process_that_closes_for_an_error_fails_the_job() -> None:

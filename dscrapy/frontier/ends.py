@@ -1,0 +1,182 @@
+"""What the end of a process means for its job, its requests and its worker."""
+
+from dscrapy import messages as m
+from dscrapy.frontier import records as r
+from dscrapy.frontier.clock import Now
+from dscrapy.frontier.decision import Decision
+from dscrapy.frontier.jobs import Course, Job, Process
+from dscrapy.frontier.state import State
+from dscrapy.frontier.workers import Worker
+from dscrapy.model import Outcome
+
+# A worker on which so many of a job's processes died before they were open gets no
+# more of it: once may be bad luck.
+AT_ONCE_MAX = 2
+# What another worker may have that this one lacks: the project, a package.
+_MAY_HELP_ELSEWHERE = frozenset({"unknown_project", "import_error"})
+
+
+def decide_ended(
+    state: State,
+    process: Process,
+    command: m.Ended,
+    deaths_max: int,
+    now: Now,
+    decision: Decision,
+) -> None:
+    """Decide what comes of the end that a worker tells; ``deaths_max`` without a
+    commit fail the job."""
+    job = state.jobs[process.job]
+    crawl = state.crawls.get(job.id)
+    counted = command.counted and command.how == "exited" and not process.closed
+    under_way: tuple[m.UnderWay, ...] = ()
+    if counted and crawl is not None:
+        under_way = tuple(
+            one for one in command.under_way if crawl.frontier.is_open(one.request)
+        )
+    where = f"on worker {process.worker}"
+    again = "; goes on" if command.how == "exited" else ""
+    decision.records.append(
+        r.ProcessEnded(
+            job=job.id,
+            process=process.number,
+            how=command.how,
+            counted=counted,
+            text="" if process.closed else f"{command.text} {where}{again}",
+            at=now.wall,
+            blamed=tuple(one.request for one in under_way),
+            alone=command.alone,
+        )
+    )
+    _bar_if_unfit(state, process, command, decision)
+    course = job.begin()
+    if crawl is None or job.is_final or (course.closing and process.role == "crawl"):
+        return
+    proven = [
+        one
+        for one in under_way
+        if crawl.frontier.would_prove(one.request, alone=command.alone)
+    ]
+    for one in proven:
+        decision.records.append(
+            r.RequestPoisoned(
+                job=job.id, request=one.request, url=one.url, text=command.text
+            )
+        )
+    failure: Outcome | None = None
+    if command.how == "failed" and not process.closed:
+        failure = _cannot_begin(state, process, command, deaths_max, decision)
+    elif proven:
+        failure = _poisoned(course, len(proven), command.text, deaths_max)
+    elif counted and not under_way:
+        failure = _died(state, process, command.text, deaths_max, decision)
+    if failure is not None and not course.cancelling:
+        reason = course.closing or failure.failure
+        decision.close_job(state, job, reason, failure, but=process.number)
+
+
+def _cannot_begin(
+    state: State,
+    process: Process,
+    command: m.Ended,
+    deaths_max: int,
+    decision: Decision,
+) -> Outcome | None:
+    failure = command.outcome
+    if failure is not None and goes_elsewhere(state, process, failure, deaths_max):
+        bar(state, process, failure.text, decision)
+        return None
+    return failure
+
+
+def _poisoned(course: Course, count: int, text: str, deaths_max: int) -> Outcome | None:
+    """Fail a job of which every page kills its process."""
+    streak = course.poisoned_streak + count
+    if streak < deaths_max:
+        return None
+    said = f"{streak} requests in a row killed their process, last: {text}"
+    return Outcome(failure="poisoned", text=said)
+
+
+def _died(
+    state: State, process: Process, text: str, deaths_max: int, decision: Decision
+) -> Outcome | None:
+    """Fail a job whose processes die without anything to show for it."""
+    course, crawl = state.jobs[process.job].begin(), state.crawls[process.job]
+    is_at_once = process.number not in crawl.opened
+    if is_at_once:
+        _count_at_once(state, process, text, decision)
+    deaths = course.deaths + 1
+    if deaths < deaths_max or (is_at_once and _untried(state, process)):
+        return None
+    said = f"its processes died {deaths} times, last: {text} on worker {process.worker}"
+    return Outcome(failure="died", text=said)
+
+
+def goes_elsewhere(
+    state: State, process: Process, failure: Outcome, deaths_max: int
+) -> bool:
+    """Whether a job that could not begin here runs on another worker, or may.
+
+    What fails on ``deaths_max`` workers is the job's own fault; to look for a folder
+    costs nothing.
+    """
+    if runs_elsewhere(state, process):
+        return True
+    if failure.failure not in _MAY_HELP_ELSEWHERE or not _untried(state, process):
+        return False
+    barred = sum(process.job in one.barred for one in state.workers.values())
+    return failure.failure == "unknown_project" or barred + 1 < deaths_max
+
+
+def runs_elsewhere(state: State, process: Process) -> bool:
+    """Whether others prove that the job can run, so that a worker where it does not
+    open cannot run it."""
+    others = set(state.by_job.get(process.job, ())) - {process.number}
+    crawl = state.crawls[process.job]
+    return bool(others & (crawl.opened.keys() | state.unknown))
+
+
+def bar(state: State, process: Process, why: str, decision: Decision) -> None:
+    """Let the process's worker get nothing more of its job."""
+    if process.worker in state.workers:
+        decision.records.append(
+            r.WorkerBarred(name=process.worker, job=process.job, why=why)
+        )
+
+
+def _bar_if_unfit(
+    state: State, process: Process, command: m.Ended, decision: Decision
+) -> None:
+    draining = state.workers[process.worker].draining
+    if command.how == "other_code" or (command.how == "refused" and not draining):
+        bar(state, process, command.text, decision)
+
+
+def _count_at_once(
+    state: State, process: Process, text: str, decision: Decision
+) -> None:
+    """Count a death before the spider was open; the second one bars the worker, if
+    there is another one for the job."""
+    worker = state.workers[process.worker]
+    decision.records.append(r.WorkerFailed(name=worker.name, job=process.job))
+    count = worker.failed.get(process.job, 0) + 1
+    job = state.jobs[process.job]
+    if count >= AT_ONCE_MAX and any(_others(state, worker.name, job)):
+        why = f"its processes died there at once, {count} times: {text}"
+        bar(state, process, why, decision)
+
+
+def _untried(state: State, process: Process) -> bool:
+    """Whether a live worker is there that has not failed the job yet."""
+    job = state.jobs[process.job]
+    return any(job.id not in one.failed for one in _others(state, process.worker, job))
+
+
+def _others(state: State, but: str, job: Job) -> list[Worker]:
+    """Return the live workers that may take the job, but one."""
+    return [
+        one
+        for one in state.workers.values()
+        if one.name != but and one.session is not None and one.may_take(job.id)
+    ]

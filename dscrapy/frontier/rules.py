@@ -1,0 +1,79 @@
+"""What a project's settings allow towards hosts, and who rests until when."""
+
+import heapq
+
+import attrs
+
+from dscrapy.frontier.queues import Order
+from dscrapy.messages import Opened
+from dscrapy.model import HostLimits
+
+# A host's leases go beyond its concurrency by this part of it, rounded up (half), and
+# by so many at least: what the slot takes next is there when a page is done. A commit
+# and the leases that follow it take some 10 ms, in which a near site answers often.
+PREFETCH_PART = 2
+PREFETCH_MIN = 4
+# With a delay one request goes out at a time; so many more cover the way to the master.
+DELAYED_PREFETCH = 2
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """What the project's settings ask for, as an open process told."""
+
+    order: Order
+    default: HostLimits
+    hosts: dict[str, HostLimits]
+
+    @classmethod
+    def told(cls, opened: Opened) -> "Rules":
+        """Return the rules of a process's message."""
+        return cls(
+            order=Order(lifo=opened.lifo, start_lifo=opened.start_lifo),
+            default=opened.default_host,
+            hosts=opened.hosts,
+        )
+
+    def delay_s(self, host: str) -> float:
+        """Return the seconds between two requests to the host."""
+        return self.hosts.get(host, self.default).delay_s
+
+    def bound(self, host: str, window: int) -> int:
+        """Return how many leases of the host a process may have at a time."""
+        limits = self.hosts.get(host, self.default)
+        if window == 1:
+            return 1
+        if limits.delay_s > 0:
+            return 1 + DELAYED_PREFETCH
+        concurrency = max(limits.concurrency, 1)
+        return concurrency + max(-(-concurrency // PREFETCH_PART), PREFETCH_MIN)
+
+
+@attrs.define(eq=False)
+class Rests:
+    """Hosts without open requests whose next owner has to wait, as long as it has."""
+
+    _last: dict[str, tuple[int, float, float]] = attrs.field(init=False, factory=dict)
+    _ends: list[tuple[float, str]] = attrs.field(init=False, factory=list)
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def remember(self, host: str, owner: int, rest_at: float, until: float) -> None:
+        """Keep until then who owned the host, and when it last had a request."""
+        self._last[host] = owner, rest_at, until
+        heapq.heappush(self._ends, (until, host))
+
+    def take(self, host: str) -> tuple[int, float] | None:
+        """Return owner and instant if they are known, and forget them."""
+        last = self._last.pop(host, None)
+        return None if last is None else last[:2]
+
+    def expire(self, now: float) -> None:
+        """Forget what does not matter any more."""
+        while self._ends and self._ends[0][0] <= now:
+            _, host = heapq.heappop(self._ends)
+            last = self._last.get(host)
+            # A host may have been remembered again since, for longer.
+            if last is not None and last[2] <= now:
+                del self._last[host]
