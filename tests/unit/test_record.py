@@ -6,8 +6,8 @@ from dscrapy.errors import LocalProtocolError
 from dscrapy.journal import record
 from dscrapy.journal.record import (
     HEAD_BYTES,
-    RECORD_HEAD_BYTES,
     READABLE_VERSIONS,
+    RECORD_HEAD_BYTES,
     RECORD_MAGIC,
     Head,
     RecordHead,
