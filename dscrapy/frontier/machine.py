@@ -247,6 +247,22 @@ class Machine:
                 self._welcome_back(entry, decision, now)
         return decision
 
+    def register_empty(self, session: int, command: m.Register, now: Now) -> Decision:
+        """Register a worker as if it held nothing: it drops all that it holds."""
+        empty = msgspec.structs.replace(command, held=())
+        decision = self._register(session, empty, now)
+        drop = tuple(sorted(entry.process for entry in command.held))
+        decision.sends = [
+            (
+                to,
+                msgspec.structs.replace(message, drop=drop)
+                if isinstance(message, m.Registered)
+                else message,
+            )
+            for to, message in decision.sends
+        ]
+        return decision
+
     def _welcome_back(self, held: m.Held, decision: Decision, now: Now) -> None:
         process = self.state.processes[held.process]
         job = self.state.jobs[process.job]
@@ -453,17 +469,26 @@ class Machine:
 
     # ---- assignment -------------------------------------------------------------
 
-    def follow_up(self, now: Now) -> Decision | None:
-        """Decide what comes of what has changed, or None when nothing does.
-
-        Apply the decision, then ask again.
-        """
+    def next_touched(self) -> str | None:
+        """Return a job of which something has changed, None when there is none."""
         while self.state.touched:
             identity, _ = self.state.touched.popitem()
-            if identity not in self.state.crawls:
-                continue
-            decision = Decision()
-            self._running(identity, now, decision).follow_up()
-            if decision.records or decision.sends:
-                return decision
+            if identity in self.state.crawls:
+                return identity
+        return None
+
+    def follow_up(self, job: str, now: Now) -> Decision:
+        """Decide what comes of what has changed of a job.
+
+        To be asked, and applied, until nothing is touched; then ``assign``.
+        """
+        decision = Decision()
+        self._running(job, now, decision).follow_up()
+        return decision
+
+    def assign(self, now: Now) -> Decision | None:
+        """Decide the next assignment, or None when there is none to make.
+
+        Apply the decision, then ask for what is touched again.
+        """
         return assign(self.state, now)

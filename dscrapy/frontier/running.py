@@ -374,8 +374,9 @@ class Running:
 
 
 def _told(poisoned: dict[int, Poisoned]) -> str:
-    first = next(iter(poisoned.values()))
+    request, first = next(iter(poisoned.items()))
     what = "1 request is poisoned" if len(poisoned) == 1 else "requests are poisoned"
     if len(poisoned) > 1:
         what = f"{len(poisoned)} {what}, the first"
-    return f"{what}: {first.url} ({first.text}); the rest is done"
+    url = first.url or f"request {request}"
+    return f"{what}: {url} ({first.text}); the rest is done"

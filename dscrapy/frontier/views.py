@@ -165,7 +165,9 @@ def _poisoned(state: State, job: Job) -> tuple[PoisonedView, ...]:
         return ()
     first = list(crawl.frontier.poisoned.items())[:POISONED_SHOWN_MAX]
     return tuple(
-        PoisonedView(request=request, url=one.url, reason=one.text)
+        PoisonedView(
+            request=request, url=one.url or f"request {request}", reason=one.text
+        )
         for request, one in first
     )
 

@@ -5,8 +5,8 @@ applied in turn, their records are appended to the journal as one record and syn
 in a thread, and only then do answers and assignments leave. Meanwhile the next group
 gathers.
 
-A ``decide`` that raises leaves the state as it was and is answered with
-``internal_error``. An error in ``apply``, the journal or a sync stops the master:
+A ``decide`` that raises leaves the state as it was; ``frontier.faults`` says what comes
+of its command. An error in ``apply``, the journal or a sync stops the master:
 replay makes that safe.
 """
 
@@ -28,6 +28,7 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now, RunClock
 from dscrapy.frontier.decision import Decision, OnClosed, OnTick
 from dscrapy.frontier.derive import Write, coalesced, writes_of
+from dscrapy.frontier.faults import Faults
 from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.requests import Granted
@@ -95,6 +96,7 @@ class Committer:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.machine = machine
+        self._faults = Faults(machine)
         self.status: Callable[[m.GetStatus, Now], m.Status]
         self._journal = journal
         # The snapshot is written by the files' task, between two groups.
@@ -194,8 +196,19 @@ class Committer:
         return group
 
     def _follow_up(self, now: Now, group: _Group) -> None:
-        while (decision := self.machine.follow_up(now)) is not None:
-            self._carry_out(decision, group)
+        machine = self.machine
+        while True:
+            while (job := machine.next_touched()) is not None:
+                try:
+                    decision = machine.follow_up(job, now)
+                except Exception:
+                    logger.exception("internal error in following up job %s", job)
+                    decision = self._faults.instead_of_follow_up(job, now)
+                self._carry_out(decision, group)
+            assigned = machine.assign(now)
+            if assigned is None:
+                return
+            self._carry_out(assigned, group)
 
     def _decide(self, session: int, command: Command, now: Now, group: _Group) -> None:
         try:
@@ -214,8 +227,13 @@ class Committer:
             decision.refuse(session, -1, error.code, error.detail)
         except Exception:
             # A bug met in one command must not end the others'.
+            if isinstance(command, m.Commits) and len(command.commits) > 1:
+                for commit in command.commits:
+                    one = msgspec.structs.replace(command, commits=(commit,))
+                    self._decide(session, one, now, group)
+                return
             logger.exception("internal error in %s", type(command).__name__)
-            decision = _internal_error(session, command)
+            decision = self._faults.instead(session, command, now)
         self._carry_out(decision, group)
 
     def _is_refused(self, command: Command) -> TypeGuard[m.Submit | m.ChangeJob]:
@@ -393,15 +411,3 @@ def _grant_of(
         bodies=bodies[start:end],
         shares={host: granted.shares[host] for host in index if host in granted.shares},
     )
-
-
-def _internal_error(session: int, command: Command) -> Decision:
-    decision = Decision()
-    call = getattr(command, "call", None)
-    if call is not None:
-        text = "internal error of the master; its log has the traceback"
-        decision.refuse(session, call, "internal_error", text)
-    elif not isinstance(command, OnTick | OnClosed):
-        # The worker offers it again on its next session.
-        decision.closes.append(session)
-    return decision

@@ -26,6 +26,7 @@ from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans
 from dscrapy.model import FINAL_STATES, JobSpec, Submission
 from tests.property.actors import EXPECTED, Crawl, Files, Peer
+from tests.unit.frontier_values import next_step
 
 SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
 NAMES = ("w0", "w1", "w2")
@@ -107,7 +108,7 @@ class MachineModel(RuleBasedStateMachine):
             grants += decision.grants
             closes += decision.closes
             if not pending:
-                pending.append(self.machine.follow_up(self.now()))
+                pending.append(next_step(self.machine, self.now()))
         if crashes:
             return []
         for write in writes:

@@ -56,8 +56,17 @@ def carry_out(machine: Machine, decision: Decision, now: Now = NOW) -> Decision:
         whole.sends += following.sends
         whole.closes += following.closes
         whole.grants += following.grants
-        following = machine.follow_up(now)
+        following = next_step(machine, now)
     return whole
+
+
+def next_step(machine: Machine, now: Now = NOW) -> Decision | None:
+    """Return what follows from what has changed, as the committer asks for it."""
+    while (job := machine.next_touched()) is not None:
+        decision = machine.follow_up(job, now)
+        if decision.records or decision.sends:
+            return decision
+    return machine.assign(now)
 
 
 def ask(

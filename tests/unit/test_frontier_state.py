@@ -31,6 +31,7 @@ from tests.unit.frontier_values import (
     later,
     leases,
     new_machine,
+    next_step,
     opened,
     page,
     registration,
@@ -56,7 +57,7 @@ def writes(machine: Machine, command: object, session: int) -> list[derive.Write
             done += derive.writes_of(machine.state, record)
             machine.state.apply(record)
         machine.complete(decision)
-        decision = machine.follow_up(NOW)
+        decision = next_step(machine)
     return done
 
 

@@ -30,6 +30,7 @@ from tests.unit.frontier_values import (
     finish,
     leases,
     new_machine,
+    next_step,
     opened,
     page,
     register,
@@ -157,7 +158,7 @@ def test_a_failed_job_waits_for_its_process_before_it_runs_again() -> None:
     ]
     job = machine.state.jobs[ID]
     assert (job.status, job.retries_left, job.processes) == ("ready", 0, 1)
-    assert machine.follow_up(NOW) is None
+    assert next_step(machine) is None
     assert started(ask(machine, ended(start.process), WORKER)).process == 2
 
 

@@ -41,6 +41,7 @@ from tests.unit.frontier_values import (
     later,
     leases,
     new_machine,
+    next_step,
     opened,
     page,
     register,
@@ -512,7 +513,7 @@ def test_nothing_is_given_to_who_cannot_be_reached() -> None:
     ):
         for record in machine.decide(session, command, NOW).records:
             machine.state.apply(record)
-    assert machine.follow_up(NOW) is None
+    assert next_step(machine) is None
     held = m.Held(job=ID, process=start.process, opened=opened(start.process))
     decision = ask(machine, registration(held=(held,)), 6)
     assert leases(decision) == {start.process: [1]}
