@@ -232,7 +232,8 @@ class Hosts:
                 continue
             host = self._hosts[entry.host]
             self._lease(request, entry, host, process)
-            if request in self._watched and self._isolator is None:
+            is_alone = request in self._watched and not process.closing
+            if is_alone and self._isolator is None:
                 self._isolator = number
             if host.owner is None:
                 self._own(host, process)

@@ -19,6 +19,7 @@ from scrapy.crawler import Crawler
 from scrapy.pqueues import ScrapyPriorityQueue
 from scrapy.squeues import FifoMemoryQueue, LifoMemoryQueue
 
+from dscrapy.frontier.blame import Poisoned
 from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
 from dscrapy.messages import DONT_FILTER, START_REQUEST, Children
 from dscrapy.model import HostLimits
@@ -58,6 +59,17 @@ class Known:
     place: tuple[int, int]
     holder: int | None = None
     came_back: bool = False
+    deaths: int = 0
+    deaths_alone: int = 0
+    aside: bool = False
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.deaths >= 2 and not self.aside
+
+    @property
+    def is_pending(self) -> bool:
+        return self.holder is None and not self.is_suspect and not self.aside
 
     @property
     def host(self) -> str:
@@ -86,6 +98,8 @@ class FrontierModel(RuleBasedStateMachine):
         self.bytes = 0
         self.added = self.finished = 0
         self.parts: list[tuple[Stored, list[Row], int]] = []
+        # In the order in which they were first blamed.
+        self.blamed: list[int] = []
         self.now = 1000.0
         self.forget_processes()
 
@@ -98,6 +112,9 @@ class FrontierModel(RuleBasedStateMachine):
         self.ruled = False
         self.last: dict[str, int] = {}
         self.rest: dict[str, float] = {}
+        # Those that wait, in their order, and who has them.
+        self.suspects: list[int] = []
+        self.isolator: int | None = None
 
     # ---- what the model derives by looking at everything -------------------
 
@@ -111,9 +128,7 @@ class FrontierModel(RuleBasedStateMachine):
         ]
 
     def has_pending(self, host: str) -> bool:
-        return any(
-            one.host == host and one.holder is None for one in self.open.values()
-        )
+        return any(one.host == host and one.is_pending for one in self.open.values())
 
     def busy(self, process: int) -> list[str]:
         return [
@@ -183,14 +198,30 @@ class FrontierModel(RuleBasedStateMachine):
     def back(self, number: int) -> None:
         one = self.open[number]
         one.holder, one.came_back = None, True
+        if one.is_suspect:
+            self.suspects.append(number)
         self.settle(one.host)
+
+    def end_isolation(self) -> None:
+        """Who has the suspects is like others again when there are none."""
+        process = self.isolator
+        peer = self.peers.get(process or 0)
+        if peer is None or peer.closing:
+            self.isolator = None
+        elif not self.suspects and not any(
+            self.open[number].is_suspect for number in self.leases(process=process or 0)
+        ):
+            self.isolator = None
+            self.reserved = {h: p for h, p in self.reserved.items() if p != process}
 
     def look(self) -> None:
         """What is asked for leases forgets hosts without requests."""
         if not self.peers:
             return
         for host in HOSTS:
-            if not any(one.host == host for one in self.open.values()):
+            if not any(
+                one.host == host and not one.aside for one in self.open.values()
+            ):
                 self.disown(host)
                 self.reserved.pop(host, None)
 
@@ -199,10 +230,13 @@ class FrontierModel(RuleBasedStateMachine):
         for host, one in list(self.frontier._hosts._hosts.items()):
             if one.reserved is None or self.reserved.get(host) == one.reserved:
                 continue
-            assert not self.busy(one.reserved)
             assert one.reserved not in self.reserved.values()
-            assert not self.free()
-            assert len(self.busy(self.owner[host])) >= 2
+            if one.reserved == self.isolator:
+                assert host in {self.open[number].host for number in self.suspects}
+            else:
+                assert not self.busy(one.reserved)
+                assert not self.free()
+                assert len(self.busy(self.owner[host])) >= 2
             self.reserved[host] = one.reserved
             self.draining.add(host)
             self.settle(host)
@@ -266,12 +300,92 @@ class FrontierModel(RuleBasedStateMachine):
         one = self.open.pop(number, None)
         self.finished += one is not None
         assert self.frontier.done(number, self.now if told else None) == bool(one)
-        if one is not None and one.holder is not None:
+        if one is None:
+            return
+        if number in self.blamed:
+            self.blamed.remove(number)
+        if number in self.suspects:
+            self.suspects.remove(number)
+        if one.aside:
+            return
+        if one.holder is not None:
             self.rest[one.host] = self.now
             self.settle(one.host)
-        hosts = {other.host for other in self.open.values()} | set(self.owner)
-        if one is not None and one.host not in hosts:
+        others = [other for other in self.open.values() if not other.aside]
+        hosts = {other.host for other in others} | set(self.owner)
+        if one.host not in hosts:
             self.reserved.pop(one.host, None)
+        self.end_isolation()
+
+    @rule(number=st.integers(1, 30), alone=st.booleans())
+    def blame(self, number: int, alone: bool) -> None:
+        """Requests are blamed for a death: twice makes a suspect, twice alone proof."""
+        self.blame_all([number], alone)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), process=st.sampled_from(PROCESSES), lose=st.booleans())
+    def suspect(self, data: st.DataObject, process: int, lose: bool) -> None:
+        """Some become suspects at once; a process may have them, and lose them."""
+        several = st.lists(st.sampled_from(sorted(self.open)), max_size=3, unique=True)
+        self.blame_all(data.draw(several) * 2, False)
+        if process in self.peers and not self.leases(process=process):
+            self.isolate(process)
+            self.lease_to(process, 2)
+            if lose:
+                self.end(process)
+
+    def blame_all(self, numbers: list[int], alone: bool) -> None:
+        for number in numbers:
+            one = self.open.get(number)
+            proves = one is not None and one.is_suspect and one.deaths_alone >= 1
+            told = self.frontier.would_prove(number, alone=alone)
+            assert told == (alone and proves)
+            self.frontier.blame([number], alone=alone)
+            if one is None or one.aside:
+                continue
+            if number not in self.blamed:
+                self.blamed.append(number)
+            if one.deaths >= 2:
+                one.deaths_alone += alone
+                continue
+            one.deaths += 1
+            if one.is_suspect and one.holder is None:
+                self.suspects.append(number)
+
+    @rule(number=st.integers(1, 30))
+    def set_aside(self, number: int) -> None:
+        one = self.open.get(number)
+        if one is None or one.aside:
+            return
+        self.frontier.set_aside(number, Poisoned(url="u", text="why"))
+        one.aside = True
+        one.holder = None
+        if number in self.suspects:
+            self.suspects.remove(number)
+        if number not in self.blamed:
+            self.blamed.append(number)
+        self.settle(one.host)
+        self.end_isolation()
+
+    @rule()
+    def pardon(self) -> None:
+        aside = list(self.frontier.poisoned)
+        assert sorted(aside) == sorted(n for n, one in self.open.items() if one.aside)
+        self.frontier.pardon()
+        for number in aside:
+            one = self.open[number]
+            one.aside, one.deaths, one.deaths_alone = False, 2, 0
+            self.suspects.append(number)
+
+    @rule(process=st.sampled_from(PROCESSES))
+    def isolate(self, process: int) -> None:
+        """A process that has nothing may have the suspects."""
+        wanted = bool(self.suspects) and self.isolator is None
+        assert self.frontier.wants_isolator == wanted
+        peer = self.peers.get(process)
+        if wanted and peer and not peer.closing and not self.leases(process=process):
+            self.frontier.isolate(process)
+            self.isolator = process
 
     @rule(process=st.sampled_from(PROCESSES), window=st.sampled_from((1, 4, 9)))
     def open_process(self, process: int, window: int) -> None:
@@ -302,6 +416,7 @@ class FrontierModel(RuleBasedStateMachine):
             if self.owner.get(host) == process:
                 self.draining.add(host)
                 self.settle(host)
+        self.end_isolation()
 
     @precondition(lambda self: self.peers)
     @rule(data=st.data())
@@ -318,6 +433,7 @@ class FrontierModel(RuleBasedStateMachine):
                 self.disown(host)
         self.reserved = {h: p for h, p in self.reserved.items() if p != process}
         del self.peers[process]
+        self.end_isolation()
 
     @precondition(lambda self: self.peers)
     @rule(data=st.data(), count=st.integers(0, 12))
@@ -353,12 +469,26 @@ class FrontierModel(RuleBasedStateMachine):
         return len(granted.requests)
 
     def best(self, process: int) -> int | None:
+        if process == self.isolator:
+            if self.leases(process=process):
+                return None
+            hosts = [self.open[number].host for number in self.suspects]
+            may = map(self.may_have_alone, hosts)
+            return next(
+                (n for n, ok in zip(self.suspects, may, strict=True) if ok), None
+            )
         choice = [
             number
             for number, one in self.open.items()
-            if one.holder is None and self.may_lease(one.host, process)
+            if one.is_pending and self.may_lease(one.host, process)
         ]
         return min(choice, key=self.key, default=None)
+
+    def may_have_alone(self, host: str) -> bool:
+        if host in self.owner:
+            return self.owner[host] == self.isolator
+        is_free = self.reserved.get(host, self.isolator) == self.isolator
+        return is_free and not self.leases(host)
 
     def give(self, process: int, number: int, waits: dict[str, float]) -> None:
         one = self.open[number]
@@ -371,6 +501,8 @@ class FrontierModel(RuleBasedStateMachine):
             self.owner[one.host] = process
             self.reserved.pop(one.host, None)
         one.holder = process
+        if number in self.suspects:
+            self.suspects.remove(number)
 
     @precondition(lambda self: self.peers)
     @rule(data=st.data(), numbers=st.sets(st.integers(1, 30), max_size=6))
@@ -390,9 +522,13 @@ class FrontierModel(RuleBasedStateMachine):
                 self.back(number)
         for number in sorted(numbers):
             one = self.open.get(number)
-            if one is None or one.holder is not None:
+            if one is None or one.holder is not None or one.aside:
                 continue
             one.holder = process
+            if one.is_suspect:
+                self.suspects.remove(number)
+                if self.isolator is None and not self.peers[process].closing:
+                    self.isolator = process
             if one.host not in self.owner:
                 self.owner[one.host] = process
                 self.reserved.pop(one.host, None)
@@ -433,13 +569,16 @@ class FrontierModel(RuleBasedStateMachine):
         self.forget_processes()
         for one in self.open.values():
             one.holder, one.came_back = None, False
+        self.suspects = [n for n in self.blamed if self.open[n].is_suspect]
 
     @invariant()
     def counts_agree(self) -> None:
         frontier = self.frontier
         leased = len(self.leases())
         assert frontier.leased_count == leased
-        assert frontier.pending_count == len(self.open) - leased
+        aside = sum(one.aside for one in self.open.values())
+        assert frontier.pending_count == len(self.open) - leased - aside
+        assert frontier.isolator == self.isolator
         assert (frontier.next_request, frontier.body_bytes) == (self.next, self.bytes)
         assert self.added == self.finished + len(self.open)
         for number in range(self.next + 2):
@@ -452,6 +591,8 @@ class FrontierModel(RuleBasedStateMachine):
             peer = self.peers.get(process)
             if peer is None or peer.closing:
                 assert frontier.room(process) == 0
+            elif process == self.isolator:
+                assert frontier.room(process) == (0 if mine else 1)
             else:
                 missing = peer.window - mine
                 few = mine * 4 <= peer.window * 3
@@ -465,7 +606,11 @@ class FrontierModel(RuleBasedStateMachine):
             self.end(process)
         self.peers[9] = Peer(window=5)
         self.tell(9)
+        self.pardon()
         while self.open:
+            if self.frontier.wants_isolator and not self.leases(process=9):
+                self.frontier.isolate(9)
+                self.isolator = 9
             assert self.lease_to(9, 5) or self.leases(process=9)
             for number in self.leases(process=9):
                 self.finish(number, True)
