@@ -209,7 +209,7 @@ class Hosts:
         process = self._processes.get(number)
         if process is None:
             return
-        for request in list(process.leases):
+        for request in sorted(process.leases):
             entry = self.entries[request]
             host = self._hosts[entry.host]
             host.rest_at = now
@@ -225,7 +225,9 @@ class Hosts:
         self._tick(now)
         process = self._processes.setdefault(number, Process(number=number))
         held = dict.fromkeys(requests)
-        self.release(number, [one for one in process.leases if one not in held], now)
+        self.release(
+            number, [one for one in sorted(process.leases) if one not in held], now
+        )
         for request in held:
             entry = self.entries.get(request)
             if entry is None or entry.process or request in self._aside:
@@ -441,6 +443,8 @@ class Hosts:
         entry.rank = returned(entry.rank)
         if request in self._watched:
             self._put_apart(request, entry, host)
+            # What has begun to be proven goes on.
+            self._suspects = {request: None, **self._suspects}
             return
         entry.process = None
         host.queues.push(request, entry.rank)

@@ -36,10 +36,26 @@ def children(*keys: int) -> m.Children:
     )
 
 
+def _links(key: int) -> list[int]:
+    found = [one for one in (2 * key + 3, 2 * key + 4) if one < PAGES]
+    return [*found, *([key - 1] if 0 < key < PAGES else [])]
+
+
 def given_by(key: int) -> m.Children:
     """Return what a page gives."""
-    found = [one for one in (2 * key + 3, 2 * key + 4) if one < PAGES]
-    return children(*found, *([key - 1] if 0 < key < PAGES else []))
+    return children(*_links(key))
+
+
+def expected_without(bad: int) -> list[bytes]:
+    """Return what a job gives if this page never does."""
+    found = {*range(STARTS), IDLE_PAGE} - {bad}
+    while True:
+        new = {key for key in range(PAGES) if any(key in _links(one) for one in found)}
+        if new - found <= {bad}:
+            break
+        found |= new - {bad}
+    lines = [b'{"s":%d}' % one for one in range(STARTS)]
+    return sorted(lines + [b'{"k":%d}' % one for one in found])
 
 
 class Files:

@@ -199,7 +199,7 @@ class FrontierModel(RuleBasedStateMachine):
         one = self.open[number]
         one.holder, one.came_back = None, True
         if one.is_suspect:
-            self.suspects.append(number)
+            self.suspects.insert(0, number)
         self.settle(one.host)
 
     def end_isolation(self) -> None:

@@ -25,7 +25,14 @@ from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans
 from dscrapy.model import FINAL_STATES, JobSpec, Submission
-from tests.property.actors import EXPECTED, Crawl, Files, Peer
+from tests.property.actors import (
+    EXPECTED,
+    IDLE_PAGE,
+    Crawl,
+    Files,
+    Peer,
+    expected_without,
+)
 from tests.unit.frontier_values import next_step
 
 SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
@@ -62,10 +69,17 @@ class MachineModel(RuleBasedStateMachine):
         return Machine(state=state, spans=SPANS, start_deaths_max=3)
 
     @initialize(
-        workers=st.integers(1, 3), jobs=st.integers(1, 2), rounds=st.integers(0, 12)
+        workers=st.integers(1, 3),
+        jobs=st.integers(1, 2),
+        rounds=st.integers(0, 12),
+        bad=st.sampled_from([None, 0, 4, IDLE_PAGE]),
     )
-    def begin(self, workers: int, jobs: int, rounds: int) -> None:
-        """The first start, with some workers and jobs, that get on for a while."""
+    def begin(self, workers: int, jobs: int, rounds: int, bad: int | None) -> None:
+        """The first start, with some workers and jobs, that get on for a while.
+
+        The page ``bad`` kills its process each time.
+        """
+        self.bad = bad
         self.commit([self.machine.begin(self.now())])
         for name in NAMES[-workers:]:
             self.connect(name)
@@ -180,6 +194,12 @@ class MachineModel(RuleBasedStateMachine):
         content = self.files.content[requests_name(process.job)]
         bodies = [content[at : at + length] for at, length in granted.places]
         crawl = peer.crawls[process.number]
+        frontier = self.machine.state.crawls[process.job].frontier
+        suspects = [n for n in granted.requests if frontier._blame.is_suspect(n)]
+        if suspects:
+            # One that may be bad shares its process with nothing.
+            assert (len(granted.requests), crawl.held) == (1, {})
+        assert not set(granted.requests) & set(frontier.poisoned)
         crawl.take(granted.requests, [int(body) for body in bodies])
 
     def acknowledge(self, crawl: Crawl, message: m.Message) -> None:
@@ -344,7 +364,12 @@ class MachineModel(RuleBasedStateMachine):
         if choice % 3 == 0 and not crawl.is_stopped:
             commit = crawl.next_of_start()
         if commit is None and free:
-            commit = crawl.page(free[choice % len(free)], last=last)
+            request = free[choice % len(free)]
+            if crawl.held[request] == self.bad:
+                others = [one for one in free if one != request]
+                self.end(peer, crawl, counted=True, under_way=(request, *others[:1]))
+                return
+            commit = crawl.page(request, last=last)
         if commit is None and not crawl.is_stopped:
             commit = crawl.next_of_start() or crawl.next_of_finish()
         if isinstance(commit, m.Commit):
@@ -369,20 +394,36 @@ class MachineModel(RuleBasedStateMachine):
             self.ask(peer.session, message)
 
     @precondition(lambda self: self.crawling())
-    @rule(which=st.integers(0, 100), counted=st.booleans())
-    def die(self, which: int, counted: bool) -> None:
-        """A process is killed, with all that it had not sent."""
+    @rule(which=st.integers(0, 100), counted=st.booleans(), count=st.integers(0, 2))
+    def die(self, which: int, counted: bool, count: int) -> None:
+        """A process is killed, with all that it had not sent, or dies by itself with so
+        many requests under way."""
         every = self.crawling()
-        self.end(*every[which % len(every)], counted=counted)
+        peer, crawl = every[which % len(every)]
+        free = [one for one in crawl.held if not crawl.is_under_way(one)]
+        self.end(peer, crawl, counted=counted, under_way=tuple(free[:count]))
 
-    def end(self, peer: Peer, crawl: Crawl, *, counted: bool) -> None:
+    def end(
+        self,
+        peer: Peer,
+        crawl: Crawl,
+        *,
+        counted: bool,
+        under_way: tuple[int, ...] = (),
+    ) -> None:
         """A process is gone; its worker says so if it can."""
         if crawl in peer.zombies:
             peer.zombies.remove(crawl)
         else:
             del peer.crawls[crawl.number]
+        free = [one for one in crawl.held if not crawl.is_under_way(one)]
         ended = m.Ended(
-            job=crawl.start.job, process=crawl.number, how="exited", counted=counted
+            job=crawl.start.job,
+            process=crawl.number,
+            how="exited",
+            counted=counted,
+            under_way=tuple(m.UnderWay(request=one, url="u") for one in under_way),
+            alone=len(free) == 1,
         )
         self.say(peer, ended)
 
@@ -417,7 +458,11 @@ class MachineModel(RuleBasedStateMachine):
         answered nothing, and the next master knows nothing of it."""
         every = self.crawling()
         peer, crawl = every[which % len(every)]
-        free = [one for one in crawl.held if not crawl.is_under_way(one)]
+        free = [
+            one
+            for one, key in crawl.held.items()
+            if not crawl.is_under_way(one) and key != self.bad
+        ]
         if peer.session is None or not free:
             return
         commit = crawl.page(free[0], last=True)
@@ -553,8 +598,18 @@ class MachineModel(RuleBasedStateMachine):
                         self.let_go_on(peer, crawl, True, choice)
         for job in self.machine.state.jobs.values():
             assert job.status in FINAL_STATES, job
+            its = self.machine.state.crawls.get(job.id)
+            is_poisoned = its is not None and bool(its.frontier.poisoned)
             if job.status == "succeeded":
                 assert sorted(self.published[job.id]) == EXPECTED
+                assert not is_poisoned
+                assert self.bad is None
+            elif job.status == "failed" and "the rest is done" in (job.begin().reason):
+                assert its is not None
+                assert its.frontier.poisoned
+                assert its.frontier.pending_count == its.frontier.leased_count == 0
+                if len(its.frontier.poisoned) == 1 and self.bad is not None:
+                    assert sorted(self.published[job.id]) == expected_without(self.bad)
         self.items_are_those_of_published_commits_each_once()
 
 

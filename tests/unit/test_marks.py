@@ -1,0 +1,74 @@
+"""Marks of what is under way: written by a process, read by another when it is dead."""
+
+import os
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from dscrapy.crawl.marks import Marks
+from dscrapy.messages import UnderWay
+from dscrapy.proto.marks import (
+    FILE_BYTES,
+    SLOT_BYTES,
+    SLOTS_MAX,
+    URL_BYTES_MAX,
+    decode_marks,
+)
+from dscrapy.worker.process import marks_file
+
+
+@pytest.fixture
+def fd() -> int:
+    """A file of marks."""
+    return marks_file()
+
+
+def found(fd: int) -> dict[int, str]:
+    """What a worker reads."""
+    return {one.request: one.url for one in decode_marks(os.pread(fd, FILE_BYTES, 0))}
+
+
+def test_what_is_marked_is_read_until_it_is_wiped(fd: int) -> None:
+    """A second mark of a request changes its URL; a free slot is used again."""
+    marks = Marks(fd)
+    assert found(fd) == {}
+    marks.add(5, "")
+    marks.add(5, "http://a/ü")
+    marks.add(9, "http://b/")
+    assert found(fd) == {5: "http://a/ü", 9: "http://b/"}
+    marks.remove(5)
+    marks.remove(5)
+    assert found(fd) == {9: "http://b/"}
+    marks.add(7, "c")
+    assert found(fd) == {7: "c", 9: "http://b/"}
+    assert os.pread(fd, 8, 0) == (7).to_bytes(8, "little")
+
+
+def test_a_long_url_is_cut(fd: int) -> None:
+    """It is for people; the slot after it stays free."""
+    marks = Marks(fd)
+    marks.add(1, "x" * 1000)
+    assert found(fd) == {1: "x" * URL_BYTES_MAX}
+    marks.add(2, "\ud800")
+    assert found(fd)[2] == "?"
+
+
+def test_more_than_there_are_slots_are_not_marked(fd: int) -> None:
+    """The first ones are; nothing breaks, and a slot that is free again is used."""
+    marks = Marks(fd)
+    for request in range(1, SLOTS_MAX + 3):
+        marks.add(request, "u")
+    assert len(found(fd)) == SLOTS_MAX
+    marks.remove(SLOTS_MAX + 1)
+    marks.remove(1)
+    marks.add(SLOTS_MAX + 9, "v")
+    assert found(fd)[SLOTS_MAX + 9] == "v"
+
+
+@given(data=st.binary(max_size=3 * SLOT_BYTES))
+def test_anything_may_stand_in_the_file(data: bytes) -> None:
+    """A process that runs wild can write what it likes."""
+    for one in decode_marks(data):
+        assert isinstance(one, UnderWay)
+        assert one.request > 0
