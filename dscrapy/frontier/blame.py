@@ -61,6 +61,7 @@ class Blame:
         deaths = self.deaths.get(request)
         return (
             alone
+            and request not in self.poisoned
             and deaths is not None
             and deaths.is_suspect
             and deaths.alone + 1 >= ALONE_DEATHS_MAX

@@ -31,8 +31,11 @@ def decide_ended(
     counted = command.counted and command.how == "exited" and not process.closed
     under_way: tuple[m.UnderWay, ...] = ()
     if counted and crawl is not None:
+        frontier = crawl.frontier
         under_way = tuple(
-            one for one in command.under_way if crawl.frontier.is_open(one.request)
+            one
+            for one in command.under_way
+            if frontier.is_open(one.request) and one.request not in frontier.poisoned
         )
     where = f"on worker {process.worker}"
     again = "; goes on" if command.how == "exited" else ""

@@ -126,7 +126,8 @@ class Hosts:
             self._end_lease(number, entry, host)
         else:
             self._take_out(number, entry, host)
-            host.queues.trim(entry.rank, self.entries)
+            if entry.process is None:
+                host.queues.trim(entry.rank, self.entries)
         if host.owner is None and host.is_empty:
             self._forget(host)
         self._end_isolation()

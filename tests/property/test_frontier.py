@@ -337,7 +337,7 @@ class FrontierModel(RuleBasedStateMachine):
     def blame_all(self, numbers: list[int], alone: bool) -> None:
         for number in numbers:
             one = self.open.get(number)
-            proves = one is not None and one.is_suspect and one.deaths_alone >= 1
+            proves = one is not None and one.is_suspect and one.deaths_alone > 0
             told = self.frontier.would_prove(number, alone=alone)
             assert told == (alone and proves)
             self.frontier.blame([number], alone=alone)

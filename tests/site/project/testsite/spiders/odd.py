@@ -1,6 +1,7 @@
 """Spiders with every kind of item and every kind of error."""
 
 import math
+import os
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,7 +11,7 @@ import scrapy
 from scrapy.http import Response
 
 from ..items import Book, Card, PageItem, PricedItem, Shelf, Size
-from .plain import SiteSpider, number_of
+from .plain import PagesSpider, SiteSpider, number_of
 
 _EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -151,3 +152,22 @@ class OtherReactorSpider(scrapy.Spider):
     custom_settings = {  # noqa: RUF012 - Scrapy's own form
         "TWISTED_REACTOR": "twisted.internet.selectreactor.SelectReactor"
     }
+
+
+class KillerSpider(PagesSpider):
+    """The callback of page ``bad`` ends its process with a signal, or an exit code."""
+
+    name = "killer"
+
+    def __init__(self, bad: str, signal: str = "11", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.bad = int(bad)
+        self.signal = int(signal)
+
+    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+        """Do as any page, but for one."""
+        if number_of(response.url) == self.bad:
+            if self.signal:
+                os.kill(os.getpid(), self.signal)
+            os._exit(3)
+        yield from super().parse(response, **kwargs)

@@ -1,0 +1,83 @@
+"""A page that kills its process, with real processes: it is found, the rest is done."""
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cluster import Cluster, running_cluster
+from tests.e2e.crawl_harness import plain_scrapy, running_site
+
+COUNT = 300
+# Of the last level: what it links to is found elsewhere, too.
+BAD = 211
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster with short spans."""
+    with running_cluster(tmp_path) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize(("number", "parallelism"), [(signal.SIGSEGV, 1), (0, 2)])
+def test_a_page_that_kills_is_set_aside_and_the_rest_is_done(
+    cluster: Cluster, tmp_path: Path, number: int, parallelism: int
+) -> None:
+    """One among hundreds: the job fails and names it, with all other items once."""
+    output = tmp_path / "plain.jsonl"
+    with running_site() as site:
+        arguments = {"site": site, "count": str(COUNT)}
+        plain_scrapy("pages", arguments, output)
+        cluster.start_master()
+        cluster.start_worker("w", "--slots", "2")
+        job = cluster.submit(
+            "killer",
+            "-p",
+            str(parallelism),
+            **arguments,
+            bad=BAD,
+            signal=int(number),
+        )
+        waited = cluster.run("wait", job)
+    lines = Counter(output.read_text().splitlines())
+    (bad,) = (line for line in lines if json.loads(line)["number"] == BAD)
+    assert waited.returncode == 1
+    shown = cluster.job(job)
+    assert cluster.items(job) == lines - Counter([bad])
+    assert (shown["state"], shown["poisoned"], shown["pending"]) == ("failed", 1, 0)
+    (poisoned,) = shown["poisoned_requests"]
+    assert poisoned["url"] == f"{site}/page/{BAD}"
+    how = "was killed by SIGSEGV" if number else "exited with code 3 before its end"
+    assert poisoned["reason"].endswith(how)
+    assert f"1 request is poisoned: {poisoned['url']}" in waited.stdout
+    assert poisoned["url"] in cluster.ok("show", job)
+
+
+def test_kills_from_outside_condemn_nobody(cluster: Cluster, tmp_path: Path) -> None:
+    """However often the process is killed with the same pages under way."""
+    with running_site() as site:
+        arguments = {"site": site, "count": "40"}
+        output = tmp_path / "plain.jsonl"
+        plain_scrapy("pages", arguments, output)
+        cluster.start_master()
+        worker = cluster.start_worker("w")
+        # Nothing ends before the kill: each process dies with the first page.
+        job = cluster.submit("pages", **arguments, ms="600")
+        for runs in range(1, 6):
+            cluster.wait_until(lambda runs=runs: _has_leases(cluster, job, runs))  # type: ignore[misc]  # the loop's own number
+            for pid in cluster.crawl_pids(worker):
+                os.kill(pid, signal.SIGKILL)
+        cluster.ok("wait", job)
+    shown = cluster.job(job)
+    assert (shown["state"], shown["poisoned"]) == ("succeeded", 0)
+    assert cluster.items(job) == Counter(output.read_text().splitlines())
+
+
+def _has_leases(cluster: Cluster, job: str, runs: int) -> bool:
+    shown = cluster.job(job)
+    return bool(shown["runs"] == runs and shown["leased"])
