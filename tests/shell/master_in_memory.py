@@ -55,12 +55,14 @@ class MasterInMemory:
         *,
         disk_free_bytes_min: int = 0,
         kept_bytes_max: int = KEPT_BYTES_MAX,
+        machine: type[Machine] = Machine,
     ) -> None:
+        """``machine`` may be one with a bug."""
         self.storage = storage
         self.sessions = Sessions()
         self.files = JobFiles(storage, log_bytes_max=100_000, in_thread=in_place)
         self.committer = Committer(
-            Machine(spans=SPANS),
+            machine(spans=SPANS),
             Journal.open(storage),
             self.files,
             storage,
