@@ -30,6 +30,7 @@ Section = Literal["master", "worker", "client"]
 
 CONF_NAME = "conf.toml"
 ENDPOINT_NAME = "endpoint.json"
+ENDPOINT_VERSION = 1
 TOKEN_NAME = "token"  # noqa: S105 - the name of a file, not a secret
 
 # 128 bits are 22 characters in base64; fewer can be guessed.
@@ -375,7 +376,11 @@ def read_endpoint(state: Path) -> Endpoint | None:
     if read is None:
         return None
     try:
-        written = structure(json.loads(read[0]), _Written)
+        data = json.loads(read[0])
+        version = data.get("version", 1) if isinstance(data, dict) else 1
+        if version != ENDPOINT_VERSION:
+            raise ConfigError(path, "version", "the master of another dscrapy wrote it")
+        written = structure(data, _Written)
     except (ValueError, RecursionError):
         # A StrictError is a ValueError too.
         written = None
@@ -471,11 +476,12 @@ def parse_toml(path: Path | str, data: bytes) -> dict[str, Any]:
 
 @attrs.frozen(kw_only=True)
 class _Written:
-    """What ``endpoint.json`` holds."""
+    """What ``endpoint.json`` holds. A master that has no version there is of 1."""
 
     host: str
     port: int
     pid: int
+    version: int = 1
 
 
 def _find_conf(

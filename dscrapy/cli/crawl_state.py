@@ -34,9 +34,10 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ``digest`` is that of the project's code when it was last accepted. ``done``:
     the job has ended and its files are written. ``appended`` has the length of
     each file of ``-o`` before this crawl appended to it, ``written`` the length
-    after it was written before the end.
+    after it was written before the end. Files without a ``version`` are of version 1.
     """
 
+    version: int = 1
     job: str
     digest: str
     project: str
@@ -45,6 +46,10 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     done: bool = False
     appended: dict[str, int] = {}
     written: dict[str, int] = {}
+
+
+class _Versioned(msgspec.Struct):
+    version: int = 1
 
 
 How = Literal["new", "go on", "go on with changed code"]
@@ -203,7 +208,14 @@ def _digest_of(crawl: Crawl) -> str:
 def _load(folder: Path) -> Record | None:
     path = folder / RECORD_NAME
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Record)
+        data = path.read_bytes()
+        version = msgspec.json.decode(data, type=_Versioned).version
+        if version != 1:
+            raise UserError(
+                f"{path} is of version {version}, this dscrapy reads version 1: use "
+                "the dscrapy that wrote it, or --fresh to start over"
+            )
+        return msgspec.json.decode(data, type=Record)
     except FileNotFoundError:
         # A run that was stopped before it had begun.
         return None

@@ -18,7 +18,14 @@ import msgspec
 import trio
 
 from dscrapy import messages as m
-from dscrapy.config import ENDPOINT_NAME, TOKEN_NAME, Config, Endpoint, is_token
+from dscrapy.config import (
+    ENDPOINT_NAME,
+    ENDPOINT_VERSION,
+    TOKEN_NAME,
+    Config,
+    Endpoint,
+    is_token,
+)
 from dscrapy.errors import JournalError, JournalFullError, UserError
 from dscrapy.frontier import views
 from dscrapy.frontier.clock import Now
@@ -142,7 +149,12 @@ class _Master:
             connections_max=_connections_max(self.config.master.connections_max),
         )
         self.committer.status = lambda call, now: self._status(endpoint, call, now)
-        written = {"host": endpoint.host, "port": endpoint.port, "pid": os.getpid()}
+        written = {
+            "version": ENDPOINT_VERSION,
+            "host": endpoint.host,
+            "port": endpoint.port,
+            "pid": os.getpid(),
+        }
         try:
             submit = self._submission_of(submissions) if submissions else None
             self.storage.write_atomic(ENDPOINT_NAME, json.dumps(written).encode())

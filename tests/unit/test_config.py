@@ -316,6 +316,11 @@ def test_endpoint_file(place: Place) -> None:
         place.write("state/endpoint.json", bad)
         with pytest.raises(ConfigError, match="no master wrote this"):
             read_endpoint(state)
+    place.write("state/endpoint.json", json.dumps(good | {"version": 1}))
+    assert read_endpoint(state) == endpoint
+    place.write("state/endpoint.json", '{"version": 2, "socket": "x"}')
+    with pytest.raises(ConfigError, match="another dscrapy"):
+        read_endpoint(state)
     for port in (0, 65536):
         place.write("state/endpoint.json", json.dumps(good | {"port": port}))
         with pytest.raises(ConfigError, match="no master wrote this"):

@@ -1,0 +1,47 @@
+"""What ``crawl`` keeps of a run: read back, of this version alone."""
+
+from pathlib import Path
+
+import pytest
+
+from dscrapy.cli.crawl_state import RECORD_NAME, Crawl, Record
+from dscrapy.errors import UserError
+
+
+@pytest.fixture
+def crawl(tmp_path: Path) -> Crawl:
+    """A crawl whose folder is there."""
+    return Crawl(folder=tmp_path, project=tmp_path, spider="s")
+
+
+def test_a_record_comes_back(crawl: Crawl) -> None:
+    """Also one that an earlier release wrote, without a version."""
+    assert crawl.load() is None
+    record = Record(job="j", digest="d", project="p", spider="s", began_at=1.0)
+    crawl.save(record)
+    assert crawl.load() == record
+    path = crawl.folder / RECORD_NAME
+    assert '"version":1' in path.read_text()
+    path.write_text(path.read_text().replace('"version":1,', ""))
+    assert crawl.load() == record
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"version":2,"jobs":[]}', "is of version 2, this dscrapy reads version 1"),
+        ('{"version":1}', "cannot be read"),
+        ("[]", "cannot be read"),
+        ("", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_says_what_to_do(
+    crawl: Crawl, text: str, said: str
+) -> None:
+    """One line; nothing is overwritten."""
+    path = crawl.folder / RECORD_NAME
+    path.write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        crawl.load()
+    assert "--fresh" in str(caught.value)
+    assert path.read_text() == text
