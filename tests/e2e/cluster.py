@@ -49,11 +49,16 @@ class Cluster:
         self._port = json.loads((self.state / "endpoint.json").read_text())["port"]
         return self.master
 
-    def start_worker(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, name: str, *arguments: str, environ: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start a worker; it may still be on its way to the master."""
-        return self._start("worker", "--name", name, "--port", "0", *arguments)
+        words = ("worker", "--name", name, "--port", "0", *arguments)
+        return self._start(*words, environ=environ)
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, *arguments: str, environ: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         log = (self.folder / "log.txt").open("ab")
         with log:
             process = subprocess.Popen(
@@ -61,7 +66,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=child_environment(),
+                env=child_environment() | (environ or {}),
                 cwd=self.folder,
             )
         self.processes.append(process)

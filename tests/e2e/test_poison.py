@@ -81,3 +81,29 @@ def test_kills_from_outside_condemn_nobody(cluster: Cluster, tmp_path: Path) -> 
 def _has_leases(cluster: Cluster, job: str, runs: int) -> bool:
     shown = cluster.job(job)
     return bool(shown["runs"] == runs and shown["leased"])
+
+
+def test_a_worker_with_a_broken_environment_gets_no_more_of_the_job(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Its crawl processes die at once; the job ends elsewhere, ``status`` names it."""
+    broken = tmp_path / "broken"
+    (broken / "twisted").mkdir(parents=True)
+    (broken / "twisted" / "__init__.py").write_text("import os\nos._exit(9)\n")
+    with running_site() as site:
+        cluster.start_master()
+        cluster.start_worker("whole", "--slots", "1")
+        # It has the only sound slot for a while.
+        first = cluster.submit("pages", site=site, count="30", ms="400")
+        cluster.wait_until(lambda: cluster.job(first)["pages"] > 0)
+        cluster.start_worker("broken", environ={"PYTHONPATH": str(broken)})
+        job = cluster.submit("pages", site=site, count="9")
+        cluster.ok("wait", first, job)
+        workers = {one["name"]: one["note"] for one in cluster.status()["workers"]}
+    assert cluster.job(job)["workers"] == ["whole"]
+    assert cluster.items(job).total() == 9
+    assert workers["whole"] == ""
+    assert (
+        f"gets no more of job {job}: its processes died there at once"
+        in (workers["broken"])
+    )
