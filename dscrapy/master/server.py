@@ -38,6 +38,7 @@ from dscrapy.master.reaper import NO_SESSION, reap
 from dscrapy.master.session import Sessions, SessionServer
 from dscrapy.master.storage import DiskStorage, Storage
 from dscrapy.model import Submission
+from dscrapy.net.entrance import NEWCOMERS_MAX
 from dscrapy.net.listening import listen
 from dscrapy.net.machine import boot_instant, own_versions
 
@@ -140,13 +141,16 @@ class _Master:
         task_status: trio.TaskStatus[Endpoint],
     ) -> int:
         endpoint = _endpoint_of(listeners)
+        wanted = self.config.master.connections_max
+        connections_max, newcomers_max = _connections_max(wanted)
         server = SessionServer(
             token=self.token,
             committer=self.committer,
             files=self.files,
             sessions=self.sessions,
             handshake_timeout_s=self.config.master.handshake_timeout_s,
-            connections_max=_connections_max(self.config.master.connections_max),
+            connections_max=connections_max,
+            newcomers_max=newcomers_max,
         )
         self.committer.status = lambda call, now: self._status(endpoint, call, now)
         written = {
@@ -256,18 +260,21 @@ async def _stop_on_signal(
             return
 
 
-def _connections_max(wanted: int) -> int:
-    """Return how many connections leave enough open files for the journal."""
+def _connections_max(wanted: int) -> tuple[int, int]:
+    """Return how many connections leave enough open files for the journal: those
+    that have proved the token, and those that have not."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = wanted + _FILES_OPEN_MAX
+    newcomers = NEWCOMERS_MAX
+    limit = wanted + newcomers + _FILES_OPEN_MAX
     if hard != resource.RLIM_INFINITY:
+        newcomers = max(min(newcomers, hard // 4), 1)
         limit = min(limit, hard)
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    most = max(limit - _FILES_OPEN_MAX, 1)
+    most = max(limit - newcomers - _FILES_OPEN_MAX, 1)
     if most < wanted:
         logger.warning("at most %d connections: the system allows no more files", most)
-    return most
+    return most, newcomers
 
 
 def _endpoint_of(listeners: list[trio.SocketListener]) -> Endpoint:

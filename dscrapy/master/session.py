@@ -15,10 +15,10 @@ from dscrapy.errors import LocalProtocolError, RemoteProtocolError
 from dscrapy.frontier.decision import OnClosed
 from dscrapy.master.committer import Committer
 from dscrapy.master.files import JobFiles
-from dscrapy.net.connection import Connection, accept
+from dscrapy.net.connection import Connection
+from dscrapy.net.entrance import NEWCOMERS_MAX, Entrance
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import encode_frame
-from dscrapy.proto.session import Unauthorised
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,11 @@ class Sessions:
 
 @attrs.define(kw_only=True)
 class SessionServer:
-    """Serves connections; ``token`` is what both sides prove to know."""
+    """Serves connections; ``token`` is what both sides prove to know.
+
+    ``connections`` counts those that have proved it; of others there are at most
+    ``newcomers_max``.
+    """
 
     token: str
     committer: Committer
@@ -102,30 +106,34 @@ class SessionServer:
     sessions: Sessions
     handshake_timeout_s: float
     connections_max: int
+    newcomers_max: int = NEWCOMERS_MAX
     connections: int = 0
+    entrance: Entrance = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.entrance = Entrance(
+            incoming=_INCOMING,
+            handshake_timeout_s=self.handshake_timeout_s,
+            logger=logger,
+            newcomers_max=self.newcomers_max,
+        )
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Serve one connection to its end; closes the stream. Never raises."""
-        if self.connections >= self.connections_max:
-            await trio.aclose_forcefully(stream)
-            return
-        self.connections += 1
         try:
-            with trio.move_on_after(self.handshake_timeout_s) as scope:
-                connection = await accept(stream, token=self.token, incoming=_INCOMING)
-            if scope.cancelled_caught:
+            connection = await self.entrance.admit(stream, token=self.token)
+            if connection is None:
                 return
             async with connection:
-                await self._serve(connection)
-        except Unauthorised as error:
-            logger.warning("a connection was turned away: %s", error.detail)
-        except RemoteProtocolError as error:
-            logger.info("a connection ends: %s", error)
-        except _GONE:
-            # The peer went away in the middle of the handshake.
-            return
+                if self.connections >= self.connections_max:
+                    await _turn_away(connection, self.connections_max)
+                    return
+                self.connections += 1
+                try:
+                    await self._serve(connection)
+                finally:
+                    self.connections -= 1
         finally:
-            self.connections -= 1
             await trio.aclose_forcefully(stream)
 
     async def _serve(self, connection: Connection[Any]) -> None:
@@ -262,6 +270,17 @@ class SessionServer:
                 self.sessions.send(session, chunk)
                 return
             await changes.wait()
+
+
+async def _turn_away(connection: Connection[Any], most: int) -> None:
+    logger.warning("a connection was turned away: %d are here already", most)
+    text = f"the master serves {most} connections already (connections_max): try later"
+    refused = m.Refused(call=-1, code="busy", text=text)
+    with trio.move_on_after(CLOSE_S):
+        try:
+            await connection.send(refused)
+        except _GONE:
+            return
 
 
 def _frame_of(message: m.Message) -> bytes:

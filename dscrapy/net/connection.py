@@ -15,7 +15,12 @@ import trio
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.messages import Message
 from dscrapy.proto.codec import Decoder, encode
-from dscrapy.proto.framing import FRAME_BYTES_MAX, FrameReader, encode_frame
+from dscrapy.proto.framing import (
+    FRAME_BYTES_MAX,
+    LENGTH_BYTES,
+    FrameReader,
+    encode_frame,
+)
 from dscrapy.proto.session import (
     HANDSHAKE_FRAME_BYTES_MAX,
     NONCE_BYTES,
@@ -28,6 +33,9 @@ T = TypeVar("T")
 
 # One read; a larger buffer saves system calls on large commits.
 _READ_BYTES = 65536
+# One read before the proof: whoever has not proved the token makes us hold no more
+# than two frames of the handshake.
+_HANDSHAKE_READ_BYTES = LENGTH_BYTES + HANDSHAKE_FRAME_BYTES_MAX
 # A peer that takes nothing for this long is as good as gone.
 SEND_TIMEOUT_S = 60.0
 
@@ -156,7 +164,7 @@ async def _shake(stream: trio.abc.Stream, handshake: Handshake) -> FrameReader:
     if first is not None:
         await stream.send_all(encode_frame(first))
     while handshake.phase is not Phase.DONE:
-        frame = await _next_frame(stream, frames)
+        frame = await _next_frame(stream, frames, _HANDSHAKE_READ_BYTES)
         if frame is None:
             raise RemoteProtocolError(
                 "no_handshake", "the other side hung up during the handshake"
@@ -172,7 +180,9 @@ async def _shake(stream: trio.abc.Stream, handshake: Handshake) -> FrameReader:
     return frames
 
 
-async def _next_frame(stream: trio.abc.Stream, frames: FrameReader) -> bytes | None:
+async def _next_frame(
+    stream: trio.abc.Stream, frames: FrameReader, read_bytes: int = _READ_BYTES
+) -> bytes | None:
     # A flood of buffered frames must not starve the other tasks. Before a frame is
     # taken, so that a cancelled call has lost none.
     await trio.lowlevel.checkpoint()
@@ -180,7 +190,7 @@ async def _next_frame(stream: trio.abc.Stream, frames: FrameReader) -> bytes | N
         frame = frames.next_frame()
         if frame is not None:
             return frame
-        data = await stream.receive_some(_READ_BYTES)
+        data = await stream.receive_some(read_bytes)
         if not data:
             if frames.is_between_frames:
                 return None

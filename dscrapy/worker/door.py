@@ -10,7 +10,8 @@ from dscrapy import messages as m
 from dscrapy.config import Config, find_token
 from dscrapy.errors import RemoteProtocolError, UnauthorisedError
 from dscrapy.model import JobView, WorkerView
-from dscrapy.net.connection import accept
+from dscrapy.net.connection import Connection
+from dscrapy.net.entrance import Entrance
 from dscrapy.net.machine import boot_instant, own_versions
 
 if TYPE_CHECKING:
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Enough for people and their scripts; this port has no other users.
+# Clients that have proved the token, at the same time. Enough for people and their
+# scripts; this port has no other users.
 CONNECTIONS_MAX = 64
+# Those that have not: fewer than the master takes, since crawl processes need open
+# files as well.
+NEWCOMERS_MAX = 64
 HANDSHAKE_TIMEOUT_S = 5.0
 # A client that asks nothing for this long is let go.
 IDLE_S = 60.0
@@ -34,30 +39,36 @@ class Door:
     worker: "Worker"
     started_at: float = attrs.field(factory=boot_instant)
     _connections: int = 0
+    _entrance: Entrance = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._entrance = Entrance(
+            incoming={"client": m.ClientCall},
+            handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
+            logger=logger,
+            newcomers_max=NEWCOMERS_MAX,
+        )
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Serve one connection to its end; closes the stream. Never raises."""
-        if self._connections >= CONNECTIONS_MAX:
-            await trio.aclose_forcefully(stream)
-            return
-        self._connections += 1
         try:
-            await self._serve(stream)
+            token = find_token(self.config)
+            connection = await self._entrance.admit(stream, token=token)
+            if connection is None or self._connections >= CONNECTIONS_MAX:
+                return
+            self._connections += 1
+            try:
+                await self._serve(connection)
+            finally:
+                self._connections -= 1
         except (RemoteProtocolError, UnauthorisedError) as error:
             logger.info("a connection to our own port ends: %s", error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             logger.debug("a connection to our own port broke")
         finally:
-            self._connections -= 1
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream) -> None:
-        incoming: dict[Any, Any] = {"client": m.ClientCall}
-        token = find_token(self.config)
-        with trio.move_on_after(HANDSHAKE_TIMEOUT_S) as scope:
-            connection = await accept(stream, token=token, incoming=incoming)
-        if scope.cancelled_caught:
-            return
+    async def _serve(self, connection: Connection[Any]) -> None:
         with trio.move_on_after(IDLE_S):
             while (call := await connection.receive()) is not None:
                 await connection.send(self._answer(call))

@@ -32,6 +32,7 @@ WRITE_BYTES = 256 * 1024
 # What a connection that breaks before its first session shows: the master is being
 # started or stopped, or a tunnel has no master behind it yet.
 _HUNG_UP = ("no_handshake", "cut_short")
+_TRY_LATER = ("name_silent", "busy")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 # What ``net.connection.dial`` is.
@@ -111,7 +112,7 @@ class Link:
             except Unauthorised as error:
                 self._refused(UnauthorisedError(_unauthorised(endpoint, error)))
             except RemoteProtocolError as error:
-                if error.code == "name_silent":
+                if error.code in _TRY_LATER:
                     self._say(f"waiting: {error.detail}")
                 elif error.code in _HUNG_UP:
                     self._say(f"waiting for the master at {endpoint}: it hangs up")
