@@ -5,6 +5,7 @@ queued is bounded: a peer that does not read its answers loses its session.
 """
 
 import logging
+from collections import Counter
 from typing import Any
 
 import attrs
@@ -32,8 +33,16 @@ SUBMISSIONS_MAX = 200_000
 # Parts of one submission; with the longest frames still far below what one journal
 # record may hold. Clients send parts of about 1 MiB.
 PARTS_MAX = 64
+# Bytes of unfinished submissions of all connections together: some hundred clients
+# that submit at once, or one that sends the largest submission there is.
+SUBMITTING_BYTES_MAX = 512 * 1024 * 1024
 # Reads of files that one connection may have under way, waiting ones included.
 READS_MAX = 16
+# Jobs that one connection may wait for at a time; the answer shows a whole job.
+WAITS_MAX = 16
+# Answers that a client has not read yet; then it is not heard further, so that it can
+# make us hold some megabytes, but not all that it could ask for.
+ANSWERS_MAX = 16
 # Bytes of a file that travel in one answer.
 CHUNK_BYTES_MAX = 1024 * 1024
 # No file is longer; the kernel takes no offset near 2**63.
@@ -108,6 +117,7 @@ class SessionServer:
     connections_max: int
     newcomers_max: int = NEWCOMERS_MAX
     connections: int = 0
+    submitting_bytes: int = 0
     entrance: Entrance = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -140,9 +150,10 @@ class SessionServer:
         send, receive = trio.open_memory_channel[m.Message](OUTBOX_MAX)
         async with trio.open_nursery() as nursery:
             session = self.sessions.add(send, nursery.cancel_scope)
-            nursery.start_soon(self._write, connection, receive, nursery.cancel_scope)
+            peer = _Peer(session=session, role=connection.role, nursery=nursery)
+            nursery.start_soon(self._write, connection, receive, peer)
             try:
-                await self._read(connection, session, nursery)
+                await self._read(connection, peer)
             except _GONE:
                 logger.debug("session %d: connection lost", session)
             except RemoteProtocolError as error:
@@ -150,6 +161,7 @@ class SessionServer:
                 refused = m.Refused(call=-1, code=error.code, text=error.detail)
                 self.sessions.send(session, refused)
             finally:
+                self.submitting_bytes -= peer.submitting_bytes
                 self.sessions.close(session)
                 with trio.move_on_after(CLOSE_S, shield=True):
                     await self.committer.submit(session, OnClosed())
@@ -158,54 +170,56 @@ class SessionServer:
         self,
         connection: Connection[Any],
         outbox: trio.MemoryReceiveChannel[m.Message],
-        scope: trio.CancelScope,
+        peer: "_Peer",
     ) -> None:
         async with outbox:
             async for message in outbox:
-                frames = [_frame_of(message)]
-                while len(frames) < WRITE_MESSAGES_MAX:
+                written = [message]
+                while len(written) < WRITE_MESSAGES_MAX:
                     try:
-                        frames.append(_frame_of(outbox.receive_nowait()))
+                        written.append(outbox.receive_nowait())
                     except (trio.WouldBlock, trio.EndOfChannel):
                         break
                 try:
-                    await connection.send_frame(b"".join(frames))
+                    frames = b"".join(map(_frame_of, written))
+                    await connection.send_frame(frames)
                 except _GONE:
                     break
-        scope.cancel()
+                peer.has_read(written)
+        peer.nursery.cancel_scope.cancel()
 
-    async def _read(
-        self, connection: Connection[Any], session: int, nursery: trio.Nursery
-    ) -> None:
-        parts: list[m.Submit] = []
-        reads = trio.CapacityLimiter(READS_MAX)
+    async def _read(self, connection: Connection[Any], peer: "_Peer") -> None:
+        session = peer.session
         while (message := await connection.receive()) is not None:
+            if peer.role == "worker":
+                self.committer.machine.heard(session, self.committer.now())
             match message:
                 case m.Submit():
-                    await self._submit(session, parts, message)
+                    peer.has_asked(message)
+                    await self._submit(peer, message, connection.frame_bytes)
                 case m.ReadFile():
                     # It may wait for long; the end of the connection ends it.
-                    if reads.available_tokens < 1:
+                    if peer.reads.available_tokens < 1:
                         raise RemoteProtocolError("too_many", "reads under way")
-                    nursery.start_soon(self._read_file, session, message, reads)
+                    peer.nursery.start_soon(self._read_file, peer, message)
+                case m.WaitJob():
+                    peer.waits_for(message)
+                    await self.committer.submit(session, message)
                 case m.Log():
-                    self.committer.machine.heard(session, self.committer.now())
                     # The job's id names a folder: only that of a process it holds.
                     if self.committer.machine.holds(session, message):
                         self.files.log_nowait(message.job, message.data)
                 case m.Read():
-                    self.committer.machine.heard(session, self.committer.now())
                     if self.committer.machine.holds(session, message):
                         await self._read_for_process(session, message)
                 case _:
-                    if connection.role == "worker":
-                        self.committer.machine.heard(session, self.committer.now())
+                    peer.has_asked(message)
                     await self.committer.submit(session, message)
+            await peer.wait_room()
 
-    async def _submit(
-        self, session: int, parts: list[m.Submit], message: m.Submit
-    ) -> None:
+    async def _submit(self, peer: "_Peer", message: m.Submit, size: int) -> None:
         """Gather the parts of a submission; the last one submits them all."""
+        parts = peer.parts
         if message.part != len(parts):
             raise RemoteProtocolError("bad_part", f"part {message.part} out of order")
         parts.append(message)
@@ -216,8 +230,15 @@ class SessionServer:
                 f"more than {SUBMISSIONS_MAX} jobs (or {PARTS_MAX} parts) in one "
                 "submission: submit them in several",
             )
+        peer.submitting_bytes += size
+        self.submitting_bytes += size
+        if self.submitting_bytes > SUBMITTING_BYTES_MAX:
+            raise RemoteProtocolError(
+                "too_many", "too many jobs are being submitted just now: try again"
+            )
         if not message.last:
-            self.sessions.send(session, m.Accepted(call=message.call, count=count))
+            accepted = m.Accepted(call=message.call, count=count)
+            self.sessions.send(peer.session, accepted)
             return
         whole = m.Submit(
             call=message.call,
@@ -226,14 +247,14 @@ class SessionServer:
             submissions=tuple(one for part in parts for one in part.submissions),
         )
         parts.clear()
-        await self.committer.submit(session, whole)
+        self.submitting_bytes -= peer.submitting_bytes
+        peer.submitting_bytes = 0
+        await self.committer.submit(peer.session, whole)
 
-    async def _read_file(
-        self, session: int, call: m.ReadFile, reads: trio.CapacityLimiter
-    ) -> None:
+    async def _read_file(self, peer: "_Peer", call: m.ReadFile) -> None:
         """Answer with bytes; with ``wait``, when there are some or the job ended."""
-        async with reads:
-            await self._answer_read(session, call)
+        async with peer.reads:
+            await self._answer_read(peer.session, call)
 
     async def _read_for_process(self, session: int, call: m.Read) -> None:
         """Answer an export process; one asks for one piece at a time."""
@@ -270,6 +291,52 @@ class SessionServer:
                 self.sessions.send(session, chunk)
                 return
             await changes.wait()
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Peer:
+    """What one connection has under way, each of it bounded."""
+
+    session: int
+    role: str
+    nursery: trio.Nursery
+    parts: list[m.Submit] = attrs.field(factory=list)
+    submitting_bytes: int = 0
+    reads: trio.CapacityLimiter = attrs.field(
+        factory=lambda: trio.CapacityLimiter(READS_MAX)
+    )
+    # Numbers of calls that are answered some time, and of those answered at once.
+    _waits: set[int] = attrs.field(factory=set)
+    _asked: Counter[int] = attrs.field(factory=Counter)
+    _has_read: trio.Event = attrs.field(factory=trio.Event)
+
+    def waits_for(self, call: m.WaitJob) -> None:
+        """Take note of a call that may wait, or raise for one too many."""
+        if len(self._waits) >= WAITS_MAX or call.call in self._waits:
+            raise RemoteProtocolError("too_many", "waits under way")
+        self._waits.add(call.call)
+
+    def has_asked(self, message: m.ClientCall | m.FromWorker) -> None:
+        """Take note of a call that is answered at once; a worker makes none."""
+        if isinstance(message, m.ClientCall):
+            self._asked[message.call] += 1
+
+    def has_read(self, messages: list[m.Message]) -> None:
+        """Take note of what has left."""
+        for message in messages:
+            call = getattr(message, "call", -1)
+            self._waits.discard(call)
+            if self._asked[call] > 1:
+                self._asked[call] -= 1
+            else:
+                del self._asked[call]
+        self._has_read.set()
+        self._has_read = trio.Event()
+
+    async def wait_room(self) -> None:
+        """Wait until a client has read most of its answers."""
+        while self._asked.total() >= ANSWERS_MAX:
+            await self._has_read.wait()
 
 
 async def _turn_away(connection: Connection[Any], most: int) -> None:

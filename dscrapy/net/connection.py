@@ -61,6 +61,8 @@ class Connection(Generic[T]):
         self._frames = frames or FrameReader()
         self._frames.frame_bytes_max = FRAME_BYTES_MAX
         self._sending = trio.Lock()
+        # Bytes of the frame of the message that came last.
+        self.frame_bytes = 0
 
     async def receive(self) -> T | None:
         """Return the next message, or None when the other side has ended.
@@ -70,7 +72,10 @@ class Connection(Generic[T]):
         stream is gone.
         """
         frame = await _next_frame(self._stream, self._frames)
-        return None if frame is None else self._decoder.decode(frame)
+        if frame is None:
+            return None
+        self.frame_bytes = len(frame)
+        return self._decoder.decode(frame)
 
     async def send(self, message: Message) -> None:
         """Send one message whole, or close the stream and raise.
