@@ -1,0 +1,220 @@
+"""Targets: what a crawl process decodes: values, requests, stats.
+
+Decoding builds instances of the project's own classes and of a few of Python's own,
+and imports nothing that is not the project's.
+"""
+
+import json
+import sys
+from typing import Any
+
+import msgspec
+import scrapy
+from itemadapter import ItemAdapter
+
+from dscrapy.crawl import codec
+from dscrapy.crawl.codec import UndecodableError, UnencodableError
+from dscrapy.crawl.requests import RequestCodec
+from dscrapy.crawl.stats import merged
+from dscrapy.frontier.totals import Totals
+from tests.fuzz.catalogue import Tally, Target
+from tests.fuzz.draw import CLASSES, Draw, json_of, tree_of
+from tests.unit import crawl_values
+
+PROJECT = "tests.unit.crawl_values"
+OWN = frozenset({PROJECT, "scrapy.item"})
+# Modules of what tags without a class stand for.
+PLAIN = frozenset(
+    {"builtins", "datetime", "decimal", "uuid", "pathlib", "zoneinfo", "complex"}
+)
+
+
+class Spider(scrapy.Spider):
+    """A spider with one method that callbacks may name."""
+
+    name = "fuzzed"
+
+    def parse(self, response: Any) -> None:
+        """Take a response."""
+
+
+def _is_project(module: str) -> bool:
+    return module == PROJECT
+
+
+FIND = codec.class_finder(_is_project)
+
+
+def _assert_built(value: Any, depth: int = 0) -> None:
+    """Check that only classes that may be built were."""
+    kind = type(value)
+    assert kind.__module__ in OWN | PLAIN or isinstance(value, scrapy.Request), kind
+    if kind.__module__ in OWN and codec.is_item_class(kind):
+        for child in ItemAdapter(value).values():
+            _assert_built(child, depth + 1)
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            _assert_built(key, depth + 1)
+            _assert_built(child, depth + 1)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for child in value:
+            _assert_built(child, depth + 1)
+
+
+def _values(data: bytes, tally: Tally) -> None:
+    """A tree is a value of classes that may be, or undecodable; lenient or not."""
+    draw = Draw(data)
+    is_lenient = bool(draw.below(2))
+    try:
+        tree = json.loads(json_of(draw))
+    except (ValueError, RecursionError):
+        return
+    tally.frames += 1
+    modules = frozenset(sys.modules)
+    try:
+        value = codec.untag(tree, FIND, lenient=is_lenient)
+    except UndecodableError:
+        return
+    finally:
+        _assert_nothing_imported(modules)
+    _assert_built(value)
+    if not is_lenient:
+        try:
+            again = codec.tag(value)
+        except UnencodableError:
+            # Deeper than what is written; a zone whose key is not its name.
+            return
+        codec.untag(again, FIND)
+
+
+def _assert_nothing_imported(before: frozenset[str]) -> None:
+    new = {
+        name for name in sys.modules.keys() - before if not name.startswith("tzdata")
+    }
+    assert not new, new
+
+
+def _value_seeds() -> list[bytes]:
+    values = (
+        crawl_values.Data({"a": (1, b"x")}, {1, 2}),
+        crawl_values.Declared(a=1, b=[1.5, None]),
+        crawl_values.Color.BLUE,
+        crawl_values.Point(1, "x"),
+        crawl_values.Attr("é"),
+    )
+    plain = [b"\0\0" + json.dumps(codec.tag(value)).encode() for value in values]
+    names = [
+        b"\0\0" + json.dumps({"$i": [path, ["a"], {"a": 1}]}).encode()
+        for path in CLASSES
+    ]
+    return [
+        *plain,
+        *names,
+        *(bytes((at * step) % 256 for at in range(60)) for step in (3, 5, 7)),
+    ]
+
+
+VALUES = Target(run=_values, seeds=_value_seeds, bytes_max=2048)
+
+
+# ---- requests ----------------------------------------------------------------------
+
+REQUESTS_CODEC = RequestCodec(Spider(), _is_project)
+ATTRIBUTES = (
+    *("url", "callback", "errback", "class", "headers", "body", "method", "meta"),
+    *("cookies", "cb_kwargs", "flags", "priority", "dont_filter", "encoding", "extra"),
+)
+
+
+def _requests(data: bytes, tally: Tally) -> None:
+    """A body is a request of a class that may be, with methods of the spider as its
+    callbacks, or undecodable."""
+    draw = Draw(data)
+    if draw.below(4):
+        tree: dict[str, Any] = {"url": "http://a.example/"}
+        while not draw.is_empty:
+            tree[draw.pick(ATTRIBUTES)] = tree_of(draw, 3)
+        body = json.dumps(tree).encode()
+    else:
+        body = draw.rest()
+    tally.frames += 1
+    modules = frozenset(sys.modules)
+    try:
+        request = REQUESTS_CODEC.decode(body)
+    except UndecodableError:
+        return
+    finally:
+        new = sys.modules.keys() - modules
+        assert all(name.split(".")[0] in ("scrapy", "tzdata") for name in new), new
+    assert isinstance(request, scrapy.Request)
+    assert type(request).__module__.startswith(("scrapy.http", PROJECT))
+    for callback in (request.callback, request.errback):
+        owner = getattr(callback, "__self__", None)
+        assert owner is None or isinstance(owner, Spider)
+
+
+def _request_seeds() -> list[bytes]:
+    spider = REQUESTS_CODEC._spider
+    requests = (
+        scrapy.Request("http://a.example/x?q=1", callback=spider.parse, meta={"a": 1}),
+        scrapy.FormRequest(
+            "http://a.example/", formdata={"a": "b"}, cb_kwargs={"x": b"\xff"}
+        ),
+        crawl_values.OwnRequest("http://a.example/", extra=crawl_values.Data(1)),
+        scrapy.Request(
+            "http://b.example/", headers={"A": ["1", b"\xff"]}, cookies={"c": "d"}
+        ),
+    )
+    return [
+        *(b"\0" + REQUESTS_CODEC.encode(request) for request in requests),
+        *(
+            b"\1" + bytes((at * step) % 256 for at in range(40))
+            for step in (3, 5, 7, 9)
+        ),
+    ]
+
+
+REQUESTS = Target(run=_requests, seeds=_request_seeds, bytes_max=2048)
+
+
+# ---- stats -------------------------------------------------------------------------
+
+KEYS = (
+    *("a", "start_time", "finish_time", "item_scraped_count", "finish_reason", ""),
+    *("response_received_count", "memusage/max", "request_depth_max", "x" * 300),
+)
+
+
+def _stats(data: bytes, tally: Tally) -> None:
+    """Deltas of any values sum up to stats that encode, and that a process can show."""
+    draw, totals = Draw(data), Totals()
+    while not draw.is_empty:
+        tally.frames += 1
+        operation = draw.pick(("sum", "max", "min", "last", "other"))
+        raw = msgspec.Raw(json_of(Draw(draw.take(draw.below(40)))))
+        if draw.below(2):
+            raw = draw.struct(_OneRaw).value
+        try:
+            json.loads(bytes(raw))
+        except (ValueError, RecursionError):
+            # The decoder of messages lets no such value through.
+            continue
+        totals.merge({operation: {draw.pick(KEYS): raw}})
+    final = totals.final("finished")
+    msgspec.json.decode(msgspec.json.encode(final))
+    assert Totals.decode(totals.encode()).encode() == totals.encode()
+    try:
+        merged(final)
+    except UndecodableError:
+        return
+
+
+class _OneRaw(msgspec.Struct):
+    value: msgspec.Raw
+
+
+def _stat_seeds() -> list[bytes]:
+    return [bytes((at * step) % 256 for at in range(80)) for step in (3, 5, 7, 9, 11)]
+
+
+STATS = Target(run=_stats, seeds=_stat_seeds, bytes_max=1024)

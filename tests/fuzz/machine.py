@@ -1,0 +1,185 @@
+"""Target: sequences of messages against the frontier, as the committer drives it.
+
+Peers here have proved the token and say anything that decodes. Whatever they say: the
+machine refuses it by our own error or decides it; what it decides applies; journal and
+snapshot give the same state again; no request is leased twice.
+"""
+
+from random import Random
+from typing import Any, get_args
+
+from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.frontier import records as r
+from dscrapy.frontier import views
+from dscrapy.frontier.clock import Now
+from dscrapy.frontier.decision import Decision, OnClosed, OnTick
+from dscrapy.frontier.derive import coalesced, writes_of
+from dscrapy.frontier.machine import Machine
+from dscrapy.frontier.state import State
+from dscrapy.frontier.workers import Spans
+from dscrapy.model import JobSpec, Submission
+from dscrapy.proto.codec import Decoder, encode
+from tests.fuzz.catalogue import Tally, Target
+from tests.fuzz.draw import JOBS, Draw
+from tests.property.actors import VERSIONS, Files
+
+SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
+CLIENT, WORKERS = 1, (2, 3)
+# Messages of one input; deep states need some dozens.
+STEPS_MAX = 200
+# Those that reach the machine; the others are answered by the shell.
+SHELL = (m.GetStatus, m.ReadFile, m.Log, m.Read)
+CALLS = tuple(kind for kind in get_args(m.ClientCall) if kind not in SHELL)
+SAID = tuple(kind for kind in get_args(m.FromWorker) if kind not in SHELL)
+# What leads somewhere, in the order in which it does, so that small bytes do.
+USUAL = (m.Register, m.Opened, m.Commits, m.Release, m.Ended, m.Offer, m.Heartbeat)
+FROM_CLIENT: Decoder[Any] = Decoder(m.ClientCall)
+FROM_WORKER: Decoder[Any] = Decoder(m.FromWorker)
+
+
+class Master:
+    """The committer, naively, with a journal and files in memory."""
+
+    def __init__(self) -> None:
+        self.run = 0.0
+        self.wall = 1_000_000.0
+        self.journal: list[bytes] = []
+        self.files = Files()
+        self.machine = Machine(state=State(), spans=SPANS, start_deaths_max=3)
+        self.commit(self.machine.begin(self.now()))
+
+    def now(self) -> Now:
+        """Return this instant."""
+        return Now(run=self.run, wall=self.wall)
+
+    def ask(self, session: int, command: Any) -> None:
+        """Decide a command and commit it; a refused one ends its session."""
+        try:
+            decision: Decision | None = self.machine.decide(
+                session, command, self.now()
+            )
+        except RemoteProtocolError:
+            decision = self.machine.decide(session, OnClosed(), self.now())
+        self.commit(decision)
+
+    def commit(self, decision: Decision | None) -> None:
+        """Apply, journal and encode what leaves."""
+        facts: list[r.Record] = []
+        writes = []
+        state = self.machine.state
+        closes: list[int] = []
+        while decision is not None:
+            for record in decision.records:
+                writes += writes_of(state, record)
+                state.apply(record)
+                if isinstance(record, r.Record):
+                    facts.append(record)
+            self.machine.complete(decision)
+            for _, message in decision.sends:
+                encode(message)
+            closes += decision.closes
+            decision = self.machine.follow_up(self.now())
+        for write in coalesced(writes):
+            self.files.write(write)
+        if facts:
+            payload = r.encode_group(facts)
+            assert r.decode_group(payload) == tuple(facts)
+            self.journal.append(payload)
+        for session in closes:
+            self.ask(session, OnClosed())
+
+    # ---- what must always hold ----------------------------------------------------
+
+    def check(self) -> None:
+        """Journal, snapshot, leases, indexes and what people are shown."""
+        state = self.machine.state
+        snapshot = state.encode_snapshot()
+        assert State.decode_snapshot(snapshot).encode_snapshot() == snapshot
+        assert self._replayed().encode_snapshot() == snapshot
+        for identity, crawl in state.crawls.items():
+            numbers = state.by_job.get(identity, ())
+            by_each = sum(crawl.frontier.leased_by(number) for number in numbers)
+            assert crawl.frontier.leased_count == by_each
+        for name in {*state.counts, "ready", "running"}:
+            count = sum(job.state == name for job in state.jobs.values())
+            assert state.counts[name] == count
+        for job in state.jobs.values():
+            assert job.processes == len(state.processes_of(job.id))
+            encode(views.show(state, 1, job.id) or m.Ping(call=1))
+        for worker in state.workers.values():
+            assert not worker.instance or len(worker.processes) <= worker.slots
+        assert self.machine.next_deadline_s(self.now()) >= 0
+        status = views.status(
+            state,
+            SPANS,
+            self.now(),
+            call=1,
+            host="h",
+            port=1,
+            uptime_s=0.0,
+            versions=VERSIONS,
+            note="",
+        )
+        encode(status)
+
+    def _replayed(self) -> State:
+        state, files = State(), Files()
+        for payload in self.journal:
+            for record in r.decode_group(payload):
+                for write in writes_of(state, record):
+                    files.write(write)
+                state.apply(record)
+        assert files.content == self.files.content
+        return state
+
+
+def _machine(data: bytes, tally: Tally) -> None:
+    draw, master = Draw(data), Master()
+    spec = JobSpec(project="p", spider="s", parallelism=draw.below(3), retries=1)
+    one = Submission(id=JOBS[0], spec=spec)
+    master.ask(CLIENT, m.Submit(call=1, part=0, last=True, submissions=(one,)))
+    for _ in range(STEPS_MAX):
+        if draw.is_empty:
+            break
+        tally.frames += 1
+        _step(draw, master)
+    master.check()
+
+
+def _step(draw: Draw, master: Master) -> None:
+    match draw.below(12):
+        case 0:
+            master.run += (seconds := draw.pick((0.5, 3.0, 6.0, 25.0)))
+            master.wall += seconds
+            master.ask(0, OnTick())
+        case 1:
+            master.ask(draw.pick((CLIENT, *WORKERS)), OnClosed())
+        case 2:
+            _say(draw, master, CLIENT, draw.struct(draw.pick(CALLS)), FROM_CLIENT)
+        case 3 | 4:
+            kind = draw.struct(draw.pick(SAID))
+            _say(draw, master, draw.pick(WORKERS), kind, FROM_WORKER)
+        case _:
+            kind = draw.struct(draw.pick(USUAL))
+            _say(draw, master, draw.pick(WORKERS), kind, FROM_WORKER)
+
+
+def _say(
+    draw: Draw, master: Master, session: int, message: Any, decoder: Decoder[Any]
+) -> None:
+    """Say what a decoder lets through, as it lets it through."""
+    try:
+        decoded = decoder.decode(encode(message))
+    except (RemoteProtocolError, UnicodeEncodeError):
+        return
+    master.machine.heard(session, master.now())
+    master.ask(session, decoded)
+
+
+def _seeds() -> list[bytes]:
+    random = Random(1)
+    return [random.randbytes(200 + 100 * number) for number in range(16)]
+
+
+MACHINE = Target(run=_machine, seeds=_seeds, bytes_max=4096)
