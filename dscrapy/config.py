@@ -70,6 +70,14 @@ def parse_endpoint(text: str) -> Endpoint:
     )
 
 
+def expanded(path: str | Path) -> Path:
+    """Return the path with its ``~`` or ``~user`` replaced; raises ``UsageError``."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{show(str(path))}: there is no such user") from None
+
+
 _DURATION = re.compile(
     r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?"
     r"(?:([0-9]{1,9}(?:\.[0-9]{1,3})?)s)?"
@@ -144,7 +152,13 @@ def _token_or_empty(value: str) -> str | None:
 
 
 def _path(value: str) -> str | None:
-    return "must not hold a NUL character" if "\0" in value else None
+    if "\0" in value:
+        return "must not hold a NUL character"
+    try:
+        expanded(value)
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 @attrs.frozen(kw_only=True)
@@ -492,7 +506,7 @@ def _find_conf(
     named = flag or (Path(variable) if variable else None)
     users = folders.config / CONF_NAME
     if named is not None:
-        path = cwd / named.expanduser()
+        path = cwd / expanded(named)
     else:
         here = cwd / CONF_NAME
         path = here if _is_ours(here) else users
@@ -546,7 +560,7 @@ def _read(path: Path) -> tuple[bytes, int] | None:
 
 
 def _folder(text: str, base: Path, default: Path) -> Path:
-    return (base / Path(text).expanduser() if text else default).absolute()
+    return (base / expanded(text) if text else default).absolute()
 
 
 def _in_state(config: Config, state: Path) -> Config:

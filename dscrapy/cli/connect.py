@@ -15,6 +15,7 @@ from dscrapy.client import Client, Target
 from dscrapy.config import (
     TOKEN_NAME,
     Config,
+    expanded,
     find_master,
     find_token,
     load,
@@ -115,7 +116,7 @@ def _say_nothing(text: str) -> None:
 
 
 def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text).expanduser()
+    return None if text is None else expanded(text)
 
 
 def _token_place(config: Config) -> str:

@@ -34,7 +34,7 @@ from dscrapy.cli.render import plural, span
 from dscrapy.cli.screen import Bytes, Ticker, clean, clean_lines, is_decorated, note
 from dscrapy.cli.serve import new_id, set_up_logging
 from dscrapy.client import Client, Target
-from dscrapy.config import Config, Endpoint, find_token, load, override
+from dscrapy.config import Config, Endpoint, expanded, find_token, load, override
 from dscrapy.errors import RefusedError, UserError
 from dscrapy.jobfile import check_spec
 from dscrapy.messages import ChangeJob, Shown
@@ -465,4 +465,4 @@ def _say(text: str) -> None:
 
 
 def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text).expanduser()
+    return None if text is None else expanded(text)

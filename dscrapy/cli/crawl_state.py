@@ -219,7 +219,7 @@ def _load(folder: Path) -> Record | None:
     except FileNotFoundError:
         # A run that was stopped before it had begun.
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): --fresh starts over"
         ) from None

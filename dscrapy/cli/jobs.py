@@ -41,7 +41,7 @@ from dscrapy.cli.screen import (
 )
 from dscrapy.cli.serve import new_id, read_jobs
 from dscrapy.client import Client
-from dscrapy.config import Config, parse_duration
+from dscrapy.config import Config, expanded, parse_duration
 from dscrapy.errors import UsageError, UserError
 from dscrapy.jobfile import check_every, check_spec
 from dscrapy.messages import ChangeJob, Shown
@@ -58,7 +58,7 @@ PROGRESS_S = 1.0
 def submit(options: Namespace) -> int:
     """Submit one job, a schedule or a file of them; print the ids."""
     if options.file is not None:
-        submissions = read_jobs(Path(options.file).expanduser())
+        submissions = read_jobs(expanded(options.file))
         feeds: tuple[Feed, ...] = ()
     else:
         submissions = (_submission(options),)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from dscrapy.config import Config, load, override
+from dscrapy.config import Config, expanded, load, override
 from dscrapy.errors import ConfigError
 from dscrapy.jobfile import FILE_BYTES_MAX, parse_job_file
 from dscrapy.model import Submission
@@ -29,7 +29,7 @@ def master(options: Namespace) -> int:
     )
     submissions: tuple[Submission, ...] = ()
     if options.jobs is not None:
-        submissions = read_jobs(Path(options.jobs).expanduser(), require_names=True)
+        submissions = read_jobs(expanded(options.jobs), require_names=True)
     set_up_logging("master", options.loglevel)
     return trio.run(partial(serve, config, submissions=submissions))
 
@@ -83,4 +83,4 @@ def _load(options: Namespace) -> Config:
 
 
 def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text).expanduser()
+    return None if text is None else expanded(text)

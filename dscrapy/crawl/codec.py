@@ -127,6 +127,9 @@ def untag(
     except ArithmeticError as error:
         # Spans and instants beyond what Python holds, decimals that are none.
         raise UndecodableError(f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        # The name of a zone may be that of a folder of zones, or none at all.
+        raise UndecodableError(f"{type(error).__name__}: {error}") from error
     except RecursionError:
         raise UndecodableError("nested too deep") from None
 
@@ -273,9 +276,14 @@ def _tag_item(value: Any, down: Down) -> Any:
         return NO_TAG
     adapter = ItemAdapter(value)
     # Values stand in the order of declaration, which is the order of exporters.
-    values = {
-        name: down(adapter[name]) for name in adapter.field_names() if name in adapter
-    }
+    values = {}
+    for name in adapter.field_names():
+        try:
+            value = adapter[name]
+        except (KeyError, AttributeError):
+            # Declared and never set, as a field without init and default may be.
+            continue
+        values[name] = down(value)
     return {"$i": [path, list(adapter.field_names()), values]}
 
 

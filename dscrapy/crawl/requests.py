@@ -27,6 +27,8 @@ from dscrapy.messages import DIGEST_BYTES, FINGERPRINT_BYTES
 # half a frame leaves room for what stands around it.
 BODY_BYTES_MAX = 4 * 1024 * 1024
 _DOWNLOAD_SLOT = "download_slot"
+# All that a body may have imported of Scrapy: where its requests stand.
+_SCRAPY_REQUESTS = "scrapy.http."
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 # Attributes that every request has -> default in a plain Request.
@@ -45,7 +47,7 @@ class RequestCodec:
     """Bodies of one spider's requests.
 
     ``is_project`` says which modules are the project's: only its classes and
-    Scrapy's are ever built.
+    Scrapy's of requests are ever built.
     """
 
     def __init__(self, spider: Spider, is_project: Callable[[str], bool]) -> None:
@@ -53,7 +55,7 @@ class RequestCodec:
         self._is_project = is_project
         self._find_class = codec.class_finder(is_project)
         self._find_request = codec.class_finder(
-            lambda module: module.partition(".")[0] == "scrapy" or is_project(module)
+            lambda module: module.startswith(_SCRAPY_REQUESTS) or is_project(module)
         )
         self._names: dict[Any, str | None] = {}
         self._classes: dict[type, str | None] = {}

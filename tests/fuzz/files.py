@@ -49,7 +49,9 @@ def _assert_short(error: UserError) -> None:
 
 def _assert_untold(error: UserError, secret: bytes) -> None:
     """Check that an error does not tell what it is about."""
-    assert not secret or secret.decode(errors="replace") not in str(error)
+    # Shorter ones may stand in any text.
+    is_long = len(secret) >= 16
+    assert not is_long or secret.decode(errors="replace") not in str(error)
 
 
 # ---- conf.toml ---------------------------------------------------------------------

@@ -105,6 +105,7 @@ async def _at_master(data: bytes, tally: Tally) -> None:
         # Of this name there is a process that has opened.
         known = await master.connect("worker")
         await known.send(registration("known"))
+        await trio.testing.wait_all_tasks_blocked()
         ours, theirs = trio.testing.memory_stream_pair()
         before = master.committer.machine.state.encode_snapshot()
         async with trio.open_nursery() as nursery:
