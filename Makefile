@@ -9,7 +9,7 @@ QUICK := $(wildcard tests/test_*.py tests/unit tests/property tests/shell)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test equivalence bench lock clean setup
+.PHONY: help demo check test equivalence fuzz bench lock clean setup
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -36,20 +36,25 @@ equivalence: $(READY) ## the same spiders as plain Scrapy runs them, and with 20
 	EQUIVALENCE=all $(BIN)/python -m pytest -q tests/equivalence
 	$(BIN)/python -m tests.equivalence.campaign $(ARGS)
 
+fuzz: $(READY) ## hostile bytes for every decoder and port, a quarter of an hour; ARGS=--seconds=N
+	@$(PIP) install -c constraints.txt --only-binary atheris -e '.[dev,fuzz]' || \
+		echo "no atheris for this Python: mutations are random, not guided" >&2
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 bench: $(READY) ## measure; prints machine, versions, command and result
 	$(BIN)/python -m benchmarks
 
 lock: ## write constraints.txt anew from what the newest versions are
 	@set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(PYTHON) -m venv "$$folder/venv"; \
-	"$$folder/venv/bin/python" -m pip --no-input -qq install '.[dev]'; \
+	"$$folder/venv/bin/python" -m pip --no-input -qq install '.[dev,fuzz]'; \
 	{ echo '# Made by "make lock": the versions that "make" installs, everywhere.'; \
 	  "$$folder/venv/bin/python" -m pip freeze --exclude dscrapy; } > "$$folder/out"; \
 	mv "$$folder/out" constraints.txt
 
 clean: ## remove the environment and whatever tools left behind
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
-		.hypothesis .coverage demo-out
+		.hypothesis .coverage demo-out fuzz-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Written last, so an installation that broke off is done again.

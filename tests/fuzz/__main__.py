@@ -66,8 +66,8 @@ def main() -> int:
 
 
 def _run(name: str, folder: Path, seconds: int, seed: int, is_random: bool) -> Result:
-    corpus = folder / f"{name}-corpus"
-    shutil.rmtree(corpus, ignore_errors=True)
+    passing = [folder / f"{name}-corpus", folder / f"{name}-scratch"]
+    _remove(passing)
     known = set(folder.glob(f"{name}-*"))
     command = [sys.executable, "-m", "tests.fuzz.child", name, str(folder)]
     command += ["--seconds", str(seconds), "--seed", str(seed)]
@@ -84,7 +84,7 @@ def _run(name: str, folder: Path, seconds: int, seed: int, is_random: bool) -> R
             ).returncode
         except subprocess.TimeoutExpired:
             status = -1
-    shutil.rmtree(corpus, ignore_errors=True)
+    _remove(passing)
     findings = sorted(set(folder.glob(f"{name}-*")) - known)
     for path in findings:
         _say(f"{name}: FOUND; again with: python -m tests.fuzz --replay {name} {path}")
@@ -97,6 +97,11 @@ def _run(name: str, folder: Path, seconds: int, seed: int, is_random: bool) -> R
         findings=findings,
         status=status,
     )
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _table(results: list[Result]) -> None:

@@ -12,6 +12,7 @@ import resource
 import signal
 import struct
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -85,6 +86,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--random", action="store_true")
     args = parser.parse_args()
+    # The caller removes it, however this process ends.
+    scratch = args.folder / f"{args.name}-scratch"
+    scratch.mkdir(exist_ok=True)
+    tempfile.tempdir = str(scratch)
     atheris = None if args.random else atheris_or_none()
     if atheris is None:
         target = load(args.name)

@@ -1,7 +1,10 @@
 """Targets: what stands on the master's disk, damaged or made up."""
 
+import contextlib
 import json
+from functools import cache
 from random import Random
+from typing import get_args
 
 import msgspec
 
@@ -172,10 +175,15 @@ JOURNAL = Target(run=_journal, seeds=_journal_seeds, bytes_max=512)
 
 def _master() -> Master:
     """Return a master that has seen some of everything."""
-    draw, master = Draw(Random(3).randbytes(3000)), Master()
+    draw, master = Draw(Random(3).randbytes(20_000)), Master()
     while not draw.is_empty:
         _step(draw, master)
     return master
+
+
+@cache
+def _snapshot_payload() -> bytes:
+    return _master().machine.state.encode_snapshot()
 
 
 def _snapshot(data: bytes, tally: Tally) -> None:
@@ -192,7 +200,14 @@ def _snapshot(data: bytes, tally: Tally) -> None:
         assert decode_snapshot(bytes(file)) is None
         decode_snapshot(draw.rest())
         return
-    payload = draw.rest()
+    if draw.below(2):
+        whole = bytearray(_snapshot_payload())
+        while not draw.is_empty:
+            at, size = draw.below(1 << 16) % len(whole), draw.below(3)
+            whole[at : at + size] = draw.take(draw.below(4))
+        payload = bytes(whole)
+    else:
+        payload = draw.rest()
     tally.frames += 1
     try:
         state = State.decode_snapshot(payload)
@@ -202,26 +217,50 @@ def _snapshot(data: bytes, tally: Tally) -> None:
 
 
 def _snapshot_seeds() -> list[bytes]:
-    snapshot = _master().machine.state.encode_snapshot()
     file = encode_snapshot(1, 1, b'{"a":1}')
-    return [b"\0" + snapshot, b"\0" + State().encode_snapshot(), b"\1\7" + file]
+    states = (_snapshot_payload(), State().encode_snapshot())
+    random = Random(5)
+    return [
+        *(b"\0\0" + state for state in states),
+        *(b"\0\1" + random.randbytes(8) for _ in range(12)),
+        b"\1\7" + file,
+    ]
 
 
 SNAPSHOT = Target(run=_snapshot, seeds=_snapshot_seeds, bytes_max=1 << 16)
 
 
+KINDS = get_args(r.Record)
+
+
 def _group(data: bytes, tally: Tally) -> None:
     """A group is facts that encode to themselves, or one of the decoder's errors."""
+    draw = Draw(data)
+    payload = b""
+    if draw.below(2):
+        facts = [draw.struct(draw.pick(KINDS)) for _ in range(1 + draw.below(3))]
+        with contextlib.suppress(UnicodeEncodeError):
+            payload = r.encode_group(facts)
+        at, bit = draw.below(1 << 16), draw.below(8)
+        if payload and not draw.is_empty:
+            damaged = bytearray(payload)
+            damaged[at % len(payload)] ^= 1 << bit
+            tally.flips += 1
+            payload = bytes(damaged)
+    else:
+        payload = draw.rest()
     tally.frames += 1
     try:
-        facts = r.decode_group(data)
+        decoded = r.decode_group(payload)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
-    assert r.decode_group(r.encode_group(list(facts))) == facts
+    assert r.decode_group(r.encode_group(list(decoded))) == decoded
 
 
 def _group_seeds() -> list[bytes]:
-    return _master().journal[:40]
+    random = Random(4)
+    made = [b"\1" + random.randbytes(150) for _ in range(12)]
+    return [*made, *(b"\0" + group for group in _master().journal[:40])]
 
 
 RECORDS = Target(run=_group, seeds=_group_seeds, bytes_max=1 << 16)

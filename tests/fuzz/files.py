@@ -1,7 +1,6 @@
 """Targets: what people write, what lies beside the journal, and names that lead to
 files."""
 
-import os
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -27,10 +26,8 @@ ROOT = Path(__file__).parent.parent.parent
 
 @cache
 def folder() -> Path:
-    """Return a folder of this process, in memory where the system has that."""
-    shared = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
-    where = shared if os.access(shared, os.W_OK) else None
-    return Path(tempfile.mkdtemp(prefix="dscrapy-fuzz-", dir=where))
+    """Return a folder of this process, where temporary files go."""
+    return Path(tempfile.mkdtemp(prefix="files-"))
 
 
 def _put(name: str, data: bytes, mode: int = 0o600) -> Path:

@@ -8,6 +8,8 @@ snapshot give the same state again; no request is leased twice.
 from random import Random
 from typing import Any, get_args
 
+import msgspec
+
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import records as r
@@ -15,6 +17,7 @@ from dscrapy.frontier import views
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision, OnClosed, OnTick
 from dscrapy.frontier.derive import coalesced, writes_of
+from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans
@@ -33,7 +36,11 @@ SHELL = (m.GetStatus, m.ReadFile, m.Log, m.Read)
 CALLS = tuple(kind for kind in get_args(m.ClientCall) if kind not in SHELL)
 SAID = tuple(kind for kind in get_args(m.FromWorker) if kind not in SHELL)
 # What leads somewhere, in the order in which it does, so that small bytes do.
-USUAL = (m.Register, m.Opened, m.Commits, m.Release, m.Ended, m.Offer, m.Heartbeat)
+USUAL = (
+    *(m.Commits, m.Commits, m.Commits, m.Opened, m.Release, m.Closing, m.Offer),
+    *(m.Commits, m.Commits, m.Commits, m.Feeds, m.Started, m.Ended, m.Register),
+)
+UNITS = ("start", "start", "started", "late", "idle", "opened", "closed")
 FROM_CLIENT: Decoder[Any] = Decoder(m.ClientCall)
 FROM_WORKER: Decoder[Any] = Decoder(m.FromWorker)
 
@@ -46,6 +53,8 @@ class Master:
         self.wall = 1_000_000.0
         self.journal: list[bytes] = []
         self.files = Files()
+        # What was leased to each process, whatever became of it.
+        self.leases: dict[int, list[int]] = {}
         self.machine = Machine(state=State(), spans=SPANS, start_deaths_max=3)
         self.commit(self.machine.begin(self.now()))
 
@@ -78,6 +87,8 @@ class Master:
             self.machine.complete(decision)
             for _, message in decision.sends:
                 encode(message)
+            for _, process, granted in decision.grants:
+                self.leases.setdefault(process.number, []).extend(granted.requests)
             closes += decision.closes
             decision = self.machine.follow_up(self.now())
         for write in coalesced(writes):
@@ -148,7 +159,8 @@ def _machine(data: bytes, tally: Tally) -> None:
 
 
 def _step(draw: Draw, master: Master) -> None:
-    match draw.below(12):
+    session = draw.pick(WORKERS)
+    match draw.below(16):
         case 0:
             master.run += (seconds := draw.pick((0.5, 3.0, 6.0, 25.0)))
             master.wall += seconds
@@ -156,18 +168,53 @@ def _step(draw: Draw, master: Master) -> None:
         case 1:
             master.ask(draw.pick((CLIENT, *WORKERS)), OnClosed())
         case 2:
-            _say(draw, master, CLIENT, draw.struct(draw.pick(CALLS)), FROM_CLIENT)
+            _say(master, CLIENT, draw.struct(draw.pick(CALLS)), FROM_CLIENT)
         case 3 | 4:
-            kind = draw.struct(draw.pick(SAID))
-            _say(draw, master, draw.pick(WORKERS), kind, FROM_WORKER)
+            # Whatever, about whatever.
+            _say(master, session, draw.struct(draw.pick(SAID)), FROM_WORKER)
         case _:
-            kind = draw.struct(draw.pick(USUAL))
-            _say(draw, master, draw.pick(WORKERS), kind, FROM_WORKER)
+            if session not in master.machine.state.sessions:
+                message = draw.struct(m.Register)
+            else:
+                message = _fitting(draw, master, session)
+            _say(master, session, message, FROM_WORKER)
 
 
-def _say(
-    draw: Draw, master: Master, session: int, message: Any, decoder: Decoder[Any]
-) -> None:
+def _fitting(draw: Draw, master: Master, session: int) -> m.Message:
+    """Return a message about a process of this session's worker, if it has one."""
+    state = master.machine.state
+    numbers = sorted(state.workers[state.sessions[session]].processes)
+    kind = draw.pick(USUAL)
+    message: m.Message = draw.struct(kind)
+    if not numbers or not hasattr(message, "process"):
+        return message
+    process = state.processes[draw.pick(numbers)]
+    if process.number not in state.crawls[process.job].opened and draw.below(4):
+        message = draw.struct(m.Opened)
+    leases = master.leases.get(process.number, [])
+    if isinstance(message, m.Commits):
+        commits = tuple(
+            _commit(draw, process, leases) for _ in range(1 + draw.below(2))
+        )
+        message = msgspec.structs.replace(message, commits=commits)
+    if isinstance(message, m.Release) and leases:
+        message = msgspec.structs.replace(message, requests=(draw.pick(leases),))
+    return msgspec.structs.replace(message, job=process.job, process=process.number)
+
+
+def _commit(draw: Draw, process: Process, leases: list[int]) -> m.Commit:
+    commit: m.Commit = draw.struct(m.Commit)
+    if not draw.below(8):
+        return commit
+    if leases and draw.below(2):
+        request = draw.pick(leases)
+        return msgspec.structs.replace(commit, request=request, unit=0, kind="page")
+    unit = process.units + draw.pick((1, 1, 1, 0, 2))
+    kind = draw.pick(UNITS) if commit.kind == "page" else commit.kind
+    return msgspec.structs.replace(commit, request=0, unit=unit, kind=kind)
+
+
+def _say(master: Master, session: int, message: Any, decoder: Decoder[Any]) -> None:
     """Say what a decoder lets through, as it lets it through."""
     try:
         decoded = decoder.decode(encode(message))

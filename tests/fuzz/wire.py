@@ -101,9 +101,22 @@ FRAMES = Target(run=_frames, seeds=_frame_seeds)
 def _messages(data: bytes, tally: Tally) -> None:
     """Bytes are a message that encodes to itself, or our error."""
     draw = Draw(data)
-    decoder = DECODERS[draw.pick(tuple(UNIONS))]
-    frame = draw.rest()
-    tally.frames += 1
+    name, is_made = draw.pick(tuple(UNIONS)), draw.below(2) == 0
+    decoder, tally.frames = DECODERS[name], tally.frames + 1
+    frame = b""
+    if is_made:
+        # A message of odd values, and one byte of it that is not as it was.
+        try:
+            frame = encode(draw.struct(draw.pick(get_args(UNIONS[name]))))
+        except UnicodeEncodeError:
+            return
+        at = draw.below(1 << 16)
+        if not draw.is_empty:
+            frame = (
+                frame[: at % len(frame)] + draw.take(1) + frame[at % len(frame) + 1 :]
+            )
+    else:
+        frame = draw.rest()
     try:
         message = decoder.decode(frame)
     except RemoteProtocolError:
@@ -113,7 +126,7 @@ def _messages(data: bytes, tally: Tally) -> None:
 
 def _message_seeds() -> list[bytes]:
     return [
-        bytes([number]) + sample
+        bytes([number, 1]) + sample
         for number, name in enumerate(UNIONS)
         for sample in samples(name)
     ]
