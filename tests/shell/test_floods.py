@@ -1,6 +1,8 @@
 """Many connections, and peers that ask for much: what they cost is bounded."""
 
+import gc
 import logging
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,6 +36,7 @@ from tests.shell.master_in_memory import (
 from tests.shell.test_hostile import JOB, assert_serves
 
 STRANGERS = 2000
+STRANGER_BYTES_MAX = 16 * 1024
 BAD = encode_frame(b"{}")
 
 
@@ -115,6 +118,42 @@ async def _until(holds: Callable[[], bool]) -> None:
     with trio.fail_after(30):
         while not holds():
             await trio.lowlevel.checkpoint()
+
+
+async def test_a_stranger_costs_some_kilobytes() -> None:
+    """With its task, its stream and what it has said, on a real socket."""
+    entrance = Entrance(
+        incoming={"client": m.ClientCall},
+        handshake_timeout_s=60,
+        logger=logging.getLogger("test"),
+    )
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await entrance.admit(stream, token=TOKEN)
+
+    strangers: list[trio.SocketStream] = []
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        port = listener.socket.getsockname()[1]
+        begun: list[int] = []
+        tracemalloc.start()
+        try:
+            for count in (20, 220):
+                while len(strangers) < count:
+                    strangers.append(await trio.open_tcp_stream("127.0.0.1", port))
+                    await strangers[-1].send_all(b"\0\0\1\0" + b"x" * 200)
+                await _until(lambda: entrance.newcomers == len(strangers))
+                gc.collect()
+                begun.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        each = (begun[1] - begun[0]) / 200
+        # Half of it is the stranger's own end, which stands in this process as well.
+        assert each <= STRANGER_BYTES_MAX, each
+        nursery.cancel_scope.cancel()
+    for one in strangers:
+        await one.aclose()
 
 
 class Recording(trio.abc.ReceiveStream):
