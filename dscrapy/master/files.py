@@ -34,8 +34,12 @@ logger = logging.getLogger(__name__)
 COPY_BYTES = 1024 * 1024
 # Groups of writes that may wait for the disk before commits wait for them.
 WAITING_MAX = 64
-# Log pieces that may wait; a flood beyond is dropped and counted.
+# Bytes of all these; a single group may be longer. Some seconds of a slow disk's work.
+WAITING_BYTES_MAX = 256 * 1024 * 1024
+# Log pieces that may wait; a flood beyond is dropped and counted. So are their bytes:
+# workers send pieces of 64 KiB, but a frame may hold 8 MiB.
 LOGS_WAITING_MAX = 256
+LOGS_WAITING_BYTES_MAX = 16 * 1024 * 1024
 # How long to wait before trying again on a full disk.
 RETRY_S = 1.0
 
@@ -80,6 +84,8 @@ class JobFiles:
         self.done = 0
         self._progressed = trio.Event()
         self._logs_waiting = 0
+        self._logs_waiting_bytes = 0
+        self._waiting_bytes = 0
         self._logs_dropped: dict[str, int] = {}
         self._log_changed: dict[str, trio.Event] = {}
         self._touched: set[str] = set()
@@ -114,12 +120,16 @@ class JobFiles:
 
     async def hand_over(self, work: list[Write] | Barrier) -> None:
         """Take work that is durable in the journal; waits while too much waits."""
+        while self._waiting_bytes > WAITING_BYTES_MAX:
+            await self._progressed.wait()
+        self._waiting_bytes += _bytes_of(work)
         self.handed += 1
         await self._work[0].send(work)
 
     def log_nowait(self, job: str, data: bytes) -> None:
         """Take a piece of a job's log, or drop it when too many wait."""
-        if self._logs_waiting >= LOGS_WAITING_MAX:
+        is_flood = self._logs_waiting >= LOGS_WAITING_MAX
+        if is_flood or self._logs_waiting_bytes > LOGS_WAITING_BYTES_MAX:
             dropped = self._logs_dropped.get(job, 0)
             self._logs_dropped[job] = dropped + _lines_in(data)
             return
@@ -133,6 +143,7 @@ class JobFiles:
         else:
             self.handed += 1
             self._logs_waiting += 1
+            self._logs_waiting_bytes += len(data)
 
     async def caught_up(self) -> None:
         """Wait until everything handed over so far is written."""
@@ -145,7 +156,10 @@ class JobFiles:
         async for work in self._work[1]:
             if isinstance(work, LogPiece):
                 self._logs_waiting -= 1
+                self._logs_waiting_bytes -= len(work.data)
             await self._do(work)
+            if not isinstance(work, LogPiece):
+                self._waiting_bytes -= _bytes_of(work)
             self.done += 1
             self._progressed.set()
             self._progressed = trio.Event()
@@ -296,6 +310,13 @@ class JobFiles:
         changed = self._log_changed.pop(job, None)
         if changed is not None:
             changed.set()
+
+
+def _bytes_of(work: list[Write] | Barrier) -> int:
+    """Return what the work holds in memory; a move reads its bytes piece by piece."""
+    if isinstance(work, Barrier):
+        return 0
+    return sum(len(write.data) for write in work if isinstance(write, Append))
 
 
 def _lines_in(data: bytes) -> int:

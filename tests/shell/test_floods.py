@@ -14,7 +14,10 @@ from trio.testing import MockClock
 
 from dscrapy import messages as m
 from dscrapy.config import Config, Endpoint
+from dscrapy.frontier.derive import Append
+from dscrapy.master import files as files_module
 from dscrapy.master import session as session_module
+from dscrapy.master.files import LOGS_WAITING_BYTES_MAX, JobFiles
 from dscrapy.master.session import ANSWERS_MAX, WAITS_MAX
 from dscrapy.model import JobSpec, Submission
 from dscrapy.net.connection import greet
@@ -28,6 +31,7 @@ from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import (
     TOKEN,
     MasterInMemory,
+    in_place,
     receive,
     registration,
     running,
@@ -90,8 +94,9 @@ async def test_a_flood_from_one_address_costs_others_nothing() -> None:
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
-            if await entrance.admit(stream, token=TOKEN) is not None:
-                await stream.send_all(b"in")
+            connection = await entrance.admit(stream, token=TOKEN)
+            if connection is not None:
+                await connection.send(m.Accepted(call=7))
 
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -108,7 +113,7 @@ async def test_a_flood_from_one_address_costs_others_nothing() -> None:
             assert await old.receive_some() == b""
         assert entrance.newcomers == 4
         connection = await greet(ours, token=TOKEN, role="client", incoming=m.Answer)
-        assert await connection._stream.receive_some() == b"in"
+        assert await connection.receive() == m.Accepted(call=7)
         for one in (ours, *flood):
             await one.aclose()
         nursery.cancel_scope.cancel()
@@ -363,3 +368,52 @@ async def test_a_registration_of_many_processes_is_borne(
         assert not state.processes
         assert not state.workers["w"].processes
         await assert_serves(master)
+
+
+# ---- what waits for the disk ---------------------------------------------------------
+
+
+async def test_a_flood_of_log_is_bounded_in_bytes(autojump_clock: MockClock) -> None:
+    """Few pieces may be long ones; what is dropped is counted in the log itself."""
+    storage = MemoryStorage()
+    files = JobFiles(storage, log_bytes_max=1 << 30, in_thread=in_place)
+    piece = b"x" * (1 << 20) + b"\n"
+    for _ in range(100):
+        files.log_nowait(JOB, piece)
+    assert files._logs_waiting_bytes <= LOGS_WAITING_BYTES_MAX + len(piece)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(files.run)
+        await files.caught_up()
+        kept = files.done
+        files.log_nowait(JOB, b"end\n")
+        await files.caught_up()
+        nursery.cancel_scope.cancel()
+    name = f"jobs/{JOB}/log.txt"
+    end = storage.read(name, kept * len(piece), 1000)
+    assert end == b"(%d lines of log dropped here)\nend\n" % (100 - kept)
+    assert files._logs_waiting_bytes == 0
+
+
+async def test_what_waits_for_a_slow_disk_is_bounded_in_bytes(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever hands over more waits; nothing is lost by that, nor out of order."""
+    monkeypatch.setattr(files_module, "WAITING_BYTES_MAX", 3000)
+    storage = MemoryStorage()
+    files = JobFiles(storage, log_bytes_max=1 << 30, in_thread=in_place)
+    name = f"jobs/{JOB}/items.jsonl"
+
+    async def hand_over() -> None:
+        for at in range(10):
+            await files.hand_over([Append(name, at * 1000, b"%d" % at * 1000)])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hand_over)
+        await trio.testing.wait_all_tasks_blocked()
+        assert files.handed == 4
+        nursery.start_soon(files.run)
+        # Virtual time: nobody has anything to do any more then.
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    written = b"".join(b"%d" % at * 1000 for at in range(10))
+    assert storage.read(name, 0, 1 << 20) == written
