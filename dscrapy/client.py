@@ -81,7 +81,7 @@ class Target:
 
     host: str
     port: int
-    token: str | None
+    token: str | None = attrs.field(repr=False)
     token_from: str
 
     @property

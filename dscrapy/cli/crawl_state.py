@@ -88,28 +88,30 @@ class Crawl:
         """Keep every other run of this crawl out; raises ``UserError``."""
         path = self.folder.with_name(f"{self.folder.name}.lock")
         try:
-            self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file = path.open("a")
+            _make_folder(self.folder.parent)
+            handle = _private(str(path), os.O_WRONLY | os.O_CREAT)
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror}; name another folder "
                 "with --state"
             ) from None
-        with file:
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
                     f"this crawl of {self.spider} already runs: wait for it or stop "
                     "it; other arguments (-a) or settings (-s) make another crawl"
                 ) from None
             yield
+        finally:
+            os.close(handle)
 
     def save(self, record: Record) -> None:
         """Write ``crawl.json``, whole or not at all."""
         path = self.folder / RECORD_NAME
         temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=_private) as file:
             file.write(msgspec.json.encode(record))
             file.flush()
             os.fsync(file.fileno())
@@ -123,7 +125,7 @@ class Crawl:
         """Remove what the folder holds and begin a new record."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, mode=0o700)
+        _make_folder(self.folder)
         record = Record(
             job=job,
             digest=digest,
@@ -196,6 +198,18 @@ def choose(
         "--resume goes on with it"
     )
     return crawl.start_over(new_job, digest), "new", said
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read, whatever the umask allows."""
+    return os.open(path, flags, 0o600)
+
+
+def _make_folder(folder: Path) -> None:
+    """Create what is missing of a folder, each level for its owner alone."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True, mode=0o700)
 
 
 def _digest_of(crawl: Crawl) -> str:

@@ -92,7 +92,7 @@ class _Master:
     files: JobFiles
     committer: Committer
     sessions: Sessions
-    token: str
+    token: str = attrs.field(repr=False)
     started_at: float
     failure: JournalError | None = None
 

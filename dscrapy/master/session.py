@@ -109,7 +109,7 @@ class SessionServer:
     ``newcomers_max``.
     """
 
-    token: str
+    token: str = attrs.field(repr=False)
     committer: Committer
     files: JobFiles
     sessions: Sessions
