@@ -68,17 +68,36 @@ def test_a_cycle_is_refused() -> None:
         f"{HERE}:attrs.Attribute",
         f"{HERE}:OrderedDict",
         f"{HERE}:nowhere",
+        f"{HERE}:Data.__class__",
+        f"{HERE}:Data.__init__.__globals__",
+        f"{HERE}:Data.__mro__",
+        f"{HERE}:__builtins__.eval",
+        f"{HERE}:scrapy.Item",
+        f"{HERE}:Enum",
+        f"{HERE}:Color.__class__",
+        f"{HERE}.Data",
+        f"{HERE}:",
+        f".{HERE}:Data",
+        f"{HERE}\0:Data",
         "nowhere:Declared",
+        "antigravity:Declared",
+        ".:x",
         ":",
         "",
+        "\ud800:x",
+        ["os:system"],
+        {"os": "system"},
+        None,
     ],
 )
 @pytest.mark.parametrize("name", ["$i", "$e", "$n"])
-def test_only_the_projects_own_classes_are_built(path: str, name: str) -> None:
+def test_only_the_projects_own_classes_are_built(path: Any, name: str) -> None:
     """No other class, no function, nothing that a module merely imports."""
     tree = {name: [path, ["a"], {"a": 1}] if name == "$i" else [path, 1]}
+    modules = set(sys.modules)
     with pytest.raises(UndecodableError):
         untag(tree, find)
+    assert set(sys.modules) == modules
 
 
 def test_a_forbidden_module_is_not_even_imported() -> None:
@@ -93,6 +112,26 @@ def test_a_forbidden_module_is_not_even_imported() -> None:
         untag({"$i": ["this:Zen", [], {}]}, class_finder(refuse))
     assert asked == ["this"]
     assert "this" not in sys.modules
+
+
+def test_a_field_that_was_never_set_stays_so() -> None:
+    """A dataclass may have one without init and default: it travels without that."""
+    tree = {"$i": [f"{HERE}:Data", ["first", "second"], {"second": 1}]}
+    assert tag(untag(tree, find)) == tree
+
+
+@pytest.mark.parametrize("error", [IsADirectoryError, OSError])
+def test_a_zone_that_is_no_file_is_undecodable(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where zones come from a package, "America" is a folder and says so."""
+
+    def zone(key: str) -> Any:
+        raise error(21, "Is a directory")
+
+    monkeypatch.setattr("dscrapy.crawl.codec.ZoneInfo", zone)
+    with pytest.raises(UndecodableError):
+        untag({"$dt": ["2026-01-01T00:00:00", 0, "America"]}, find)
 
 
 def test_items_are_built_without_their_init() -> None:

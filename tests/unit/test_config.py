@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dscrapy.client import Target
 from dscrapy.config import (
     CONF_BYTES_MAX,
     TOKEN_CHARS_MIN,
@@ -238,6 +239,23 @@ def test_a_state_folder_hides_the_address_of_a_lower_level(place: Place) -> None
     assert hidden.state == Path("/elsewhere")
     both = override(config, "client", state=Path("/elsewhere"), master="flag:3")
     assert both.client.master == "flag:3"
+
+
+def test_the_home_of_nobody_is_one_line(place: Place) -> None:
+    """``~name`` of a user that is not there, wherever a folder is named."""
+    conf = place.write("c.toml", '[dscrapy]\nstate = "~nobody-of-that-name/x"\n')
+    assert "dscrapy.state: '~nobody-of-that-name/x': there is no" in place.error(conf)
+    conf = place.write("d.toml", '[dscrapy.worker]\nprojects_root = "~no-such"\n')
+    assert "dscrapy.worker.projects_root: '~no-such': there" in place.error(conf)
+    assert "there is no such user" in place.error(DSCRAPY_STATE="~no-such/x")
+    assert "there is no such user" in place.error(DSCRAPY_CONF="~no-such/x")
+
+
+def test_no_repr_tells_a_token() -> None:
+    """Nor a log that shows one."""
+    config = Config(state=Path("s"), projects_root=Path("p"), token=TOKEN)
+    target = Target(host="h", port=1, token=TOKEN, token_from="x")
+    assert TOKEN not in f"{config!r} {config} {target!r} {target}"
 
 
 def test_flags_out_of_range_name_the_flag(place: Place) -> None:

@@ -1,6 +1,7 @@
 """Requests as bodies: what is kept, what is refused, what is told by a digest."""
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -247,6 +248,17 @@ def test_what_nobody_wrote_is_refused(body: bytes) -> None:
     """With our error, and nothing but request classes of project and Scrapy built."""
     with pytest.raises(UndecodableError):
         codec.decode(body)
+
+
+@pytest.mark.parametrize(
+    "path", ["scrapy.commands.shell:Command", "scrapy.http:Request", "scrapy:Request"]
+)
+def test_of_scrapy_only_its_requests_are_imported(path: str) -> None:
+    """By the module that they stand in, as they are written."""
+    modules = set(sys.modules)
+    with pytest.raises(UndecodableError):
+        codec.decode(json.dumps({"url": "http://a", "class": path}).encode())
+    assert set(sys.modules) == modules
 
 
 def test_a_digest_tells_elements_apart_and_the_same_again() -> None:

@@ -45,3 +45,25 @@ def test_what_cannot_be_read_says_what_to_do(
         crawl.load()
     assert "--fresh" in str(caught.value)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b'{"job":"a","digest":"\xb4","project":"p","spider":"s","began_at":1.0}',
+        b'{"job":1,"digest":"d","project":"p","spider":"s","began_at":1.0}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_record_that_is_none_is_one_line(tmp_path: Path, content: bytes) -> None:
+    """It names the file and what to do; also where it is no UTF-8."""
+    crawl = Crawl.of(tmp_path, tmp_path, "s", {}, {})
+    crawl.folder.mkdir(parents=True)
+    (crawl.folder / RECORD_NAME).write_bytes(content)
+    with pytest.raises(UserError, match=r"crawl\.json cannot be read .*--fresh"):
+        crawl.load()
