@@ -76,7 +76,7 @@ class Entrance:
                 return await accept(stream, token=token, incoming=self._incoming)
         except RemoteProtocolError as error:
             # The detail may quote what a stranger sent.
-            self._tell(address, error)
+            self.tell(address, error)
             return None
         except _GONE:
             # The peer went away in the middle of the handshake.
@@ -85,7 +85,7 @@ class Entrance:
             self._newcomers.pop(scope, None)
         late = trio.current_time() >= scope.deadline
         why = "no proof in time" if late else "it gave way to newer ones"
-        self._tell(address, why)
+        self.tell(address, why)
         return None
 
     def _make_room(self) -> None:
@@ -96,7 +96,8 @@ class Entrance:
         del self._newcomers[oldest]
         oldest.cancel()
 
-    def _tell(self, address: str, why: object) -> None:
+    def tell(self, address: str, why: object) -> None:
+        """Log that a connection did not come in, unless many did not just now."""
         now = self._clock()
         if now - self._span_began_at >= TOLD_S:
             if self._untold:

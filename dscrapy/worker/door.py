@@ -11,7 +11,7 @@ from dscrapy.config import Config, find_token
 from dscrapy.errors import RemoteProtocolError, UnauthorisedError
 from dscrapy.model import JobView, WorkerView
 from dscrapy.net.connection import Connection
-from dscrapy.net.entrance import Entrance
+from dscrapy.net.entrance import Entrance, address_of
 from dscrapy.net.machine import boot_instant, own_versions
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ class Door:
                 await self._serve(connection)
             finally:
                 self._connections -= 1
-        except (RemoteProtocolError, UnauthorisedError) as error:
+        except UnauthorisedError as error:
+            # Our own token is gone; whoever dials must not fill the log with that.
+            self._entrance.tell(address_of(stream), error)
+        except RemoteProtocolError as error:
             logger.info("a connection to our own port ends: %s", error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             logger.debug("a connection to our own port broke")

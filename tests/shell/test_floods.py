@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import resource
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from dscrapy.frontier.derive import Append
 from dscrapy.master import files as files_module
 from dscrapy.master import session as session_module
 from dscrapy.master.files import LOGS_WAITING_BYTES_MAX, JobFiles
+from dscrapy.master.server import _connections_max
 from dscrapy.master.session import ANSWERS_MAX, WAITS_MAX
 from dscrapy.model import JobSpec, Submission
 from dscrapy.net.connection import greet
@@ -228,10 +230,39 @@ async def test_one_with_proof_too_many_hears_so(autojump_clock: MockClock) -> No
         await assert_serves(master)
 
 
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "most", "newcomers"),
+    [
+        (1024, 20_000, 4096, 4096, NEWCOMERS_MAX),
+        (1024, -1, 100_000, 100_000, NEWCOMERS_MAX),
+        (-1, -1, 4096, 4096, NEWCOMERS_MAX),
+        (1024, 1024, 4096, 1024 - 256 - 64, 256),
+        (256, 256, 4096, 256 - 64 - 64, 64),
+        (16, 16, 4096, 1, 4),
+    ],
+)
+def test_connections_leave_files_to_the_journal(
+    soft: int,
+    hard: int,
+    wanted: int,
+    most: int,
+    newcomers: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both kinds together are fewer than the system allows open files, which is raised
+    as far as it may be."""
+    raised: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, to: raised.append(to))
+    assert _connections_max(wanted) == (most, newcomers)
+    allowed = raised[0][0] if raised else soft
+    assert allowed in (-1, 16) or most + newcomers + 64 <= allowed
+
+
 @asynccontextmanager
-async def door() -> AsyncIterator[tuple[Door, trio.Nursery]]:
+async def door(token: str | None = TOKEN) -> AsyncIterator[tuple[Door, trio.Nursery]]:
     """A worker's own port."""
-    config = Config(state=Path("/nowhere"), projects_root=Path("/nowhere"), token=TOKEN)
+    config = Config(state=Path("/nowhere"), projects_root=Path("/nowhere"), token=token)
     worker = Worker(config=config, name="w", endpoint=Endpoint("127.0.0.1", 1), slots=1)
     async with trio.open_nursery() as nursery:
         yield Door(config=config, worker=worker, started_at=0.0), nursery
@@ -253,6 +284,19 @@ async def test_strangers_keep_nobody_from_a_workers_own_port(
         client = await greet(mine, token=TOKEN, role="client", incoming=m.Answer)
         await client.send(m.GetStatus(call=1))
         assert isinstance(await client.receive(), m.Status)
+
+
+async def test_a_worker_without_a_token_fills_no_log(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its token's file may be gone; strangers who dial then cost a few lines."""
+    async with door(token=None) as (ours, _):
+        for _ in range(100):
+            mine, theirs = trio.testing.memory_stream_pair()
+            await ours.serve(theirs)
+            assert await mine.receive_some() == b""
+    assert len(caplog.messages) == TOLD_MAX
+    assert "no token" in caplog.messages[0]
 
 
 # ---- after it ----------------------------------------------------------------------
