@@ -26,6 +26,7 @@ from dscrapy.proto.codec import Decoder, encode
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import JOBS, Draw
 from tests.property.actors import VERSIONS, Files
+from tests.unit.frontier_values import next_step
 
 SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
 CLIENT, WORKERS = 1, (2, 3)
@@ -90,7 +91,7 @@ class Master:
             for _, process, granted in decision.grants:
                 self.leases.setdefault(process.number, []).extend(granted.requests)
             closes += decision.closes
-            decision = self.machine.follow_up(self.now())
+            decision = next_step(self.machine, self.now())
         for write in coalesced(writes):
             self.files.write(write)
         if facts:
