@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import attrs
 import hypothesis.strategies as st
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -20,18 +18,20 @@ from scrapy.pqueues import ScrapyPriorityQueue
 from scrapy.squeues import FifoMemoryQueue, LifoMemoryQueue
 
 from dscrapy.frontier.blame import Poisoned
-from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
+from dscrapy.frontier.requests import Frontier, FrontierSnapshot
 from dscrapy.messages import DONT_FILTER, START_REQUEST, Children
 from dscrapy.model import HostLimits
+from tests.property.frontier_model import (
+    CONCURRENCY,
+    DELAY_S,
+    HOSTS,
+    PROCESSES,
+    URLS,
+    NaiveFrontier,
+    Peer,
+    Row,
+)
 from tests.unit.request_values import children, fingerprint, opened
-
-URLS = tuple(f"u{number}" for number in range(10))
-HOSTS = ("a", "b", "c", "slow")
-DELAY_S = 4.0
-CONCURRENCY = 4
-# What the settings below allow a process of each window to hold of a host.
-BOUND = {"plain": 6, "slow": 3}
-PROCESSES = (1, 2, 3)
 
 ROW = st.tuples(
     st.sampled_from(URLS),
@@ -40,7 +40,6 @@ ROW = st.tuples(
     st.sampled_from((0, 0, 0, DONT_FILTER, START_REQUEST, DONT_FILTER | START_REQUEST)),
 )
 ROWS = st.lists(ROW, max_size=8)
-Row = tuple[str, str, int, int]
 
 
 def columns(rows: list[Row]) -> Children:
@@ -51,195 +50,13 @@ def columns(rows: list[Row]) -> Children:
     return children(*urls, hosts=hosts, priorities=priorities, flags=flags)
 
 
-@attrs.define
-class Known:
-    """A request as the model knows it."""
-
-    row: Row
-    place: tuple[int, int]
-    holder: int | None = None
-    came_back: bool = False
-    deaths: int = 0
-    deaths_alone: int = 0
-    aside: bool = False
-
-    @property
-    def is_suspect(self) -> bool:
-        return self.deaths >= 2 and not self.aside
-
-    @property
-    def is_pending(self) -> bool:
-        return self.holder is None and not self.is_suspect and not self.aside
-
-    @property
-    def host(self) -> str:
-        return self.row[1]
-
-
-@attrs.define
-class Peer:
-    """A process as the model knows it."""
-
-    window: int
-    closing: bool = False
-
-
-class FrontierModel(RuleBasedStateMachine):
-    """Everything is looked up in everything: slow, and easy to believe."""
+class FrontierModel(NaiveFrontier):
+    """What may be asked of a frontier, in any order."""
 
     @initialize(lifo=st.booleans(), start_lifo=st.booleans())
     def begin(self, lifo: bool, start_lifo: bool) -> None:
         """Nothing is known; the project's order is fixed."""
-        self.lifo, self.start_lifo = lifo, start_lifo
-        self.frontier = Frontier()
-        self.open: dict[int, Known] = {}
-        self.seen: set[str] = set()
-        self.next = 1
-        self.bytes = 0
-        self.added = self.finished = 0
-        self.parts: list[tuple[Stored, list[Row], int]] = []
-        # In the order in which they were first blamed.
-        self.blamed: list[int] = []
-        self.now = 1000.0
-        self.forget_processes()
-
-    def forget_processes(self) -> None:
-        """As after a restart of the master."""
-        self.peers: dict[int, Peer] = {}
-        self.owner: dict[str, int] = {}
-        self.draining: set[str] = set()
-        self.reserved: dict[str, int] = {}
-        self.ruled = False
-        self.last: dict[str, int] = {}
-        self.rest: dict[str, float] = {}
-        # Those that wait, in their order, and who has them.
-        self.suspects: list[int] = []
-        self.isolator: int | None = None
-
-    # ---- what the model derives by looking at everything -------------------
-
-    def leases(self, host: str = "", process: int = 0) -> list[int]:
-        return [
-            number
-            for number, one in self.open.items()
-            if one.holder is not None
-            and (not host or one.host == host)
-            and (not process or one.holder == process)
-        ]
-
-    def has_pending(self, host: str) -> bool:
-        return any(one.host == host and one.is_pending for one in self.open.values())
-
-    def busy(self, process: int) -> list[str]:
-        return [
-            host
-            for host in HOSTS
-            if self.owner.get(host) == process
-            and host not in self.draining
-            and self.has_pending(host)
-        ]
-
-    def free(self) -> list[str]:
-        return [
-            host
-            for host in HOSTS
-            if self.has_pending(host)
-            and host not in self.owner
-            and host not in self.reserved
-            and not self.leases(host)
-        ]
-
-    def bound(self, host: str, process: int) -> int:
-        window = self.peers[process].window
-        return 1 if window == 1 else BOUND["slow" if host == "slow" else "plain"]
-
-    def may_lease(self, host: str, process: int) -> bool:
-        if self.owner.get(host) == process:
-            count = len(self.leases(host))
-            return host not in self.draining and count < self.bound(host, process)
-        if host in self.owner or self.leases(host):
-            return False
-        return self.reserved.get(host, process) == process
-
-    def key(self, number: int) -> tuple[int, bool, bool, int]:
-        one = self.open[number]
-        is_start = bool(one.row[3] & START_REQUEST)
-        newest = self.start_lifo if is_start else self.lifo
-        sign = -1 if newest else 1
-        return -one.row[2], not one.came_back, is_start, sign * number
-
-    # ---- changes of the model ----------------------------------------------
-
-    def take(self, rows: list[Row], offset: int) -> int:
-        filtered = 0
-        for row in rows:
-            length = len(row[0]) + 2
-            if row[3] & DONT_FILTER or row[0] not in self.seen:
-                if not row[3] & DONT_FILTER:
-                    self.seen.add(row[0])
-                self.open[self.next] = Known(row, (offset, length))
-                self.next += 1
-                self.added += 1
-            else:
-                filtered += 1
-            offset += length + 1
-        return filtered
-
-    def disown(self, host: str) -> None:
-        if host in self.owner:
-            self.last[host] = self.owner.pop(host)
-        self.draining.discard(host)
-
-    def settle(self, host: str) -> None:
-        """A host that is given up is free when its last lease is gone."""
-        if host in self.draining and not self.leases(host):
-            self.disown(host)
-
-    def back(self, number: int) -> None:
-        one = self.open[number]
-        one.holder, one.came_back = None, True
-        if one.is_suspect:
-            self.suspects.insert(0, number)
-        self.settle(one.host)
-
-    def end_isolation(self) -> None:
-        """Who has the suspects is like others again when there are none."""
-        process = self.isolator
-        peer = self.peers.get(process or 0)
-        if peer is None or peer.closing:
-            self.isolator = None
-        elif not self.suspects and not any(
-            self.open[number].is_suspect for number in self.leases(process=process or 0)
-        ):
-            self.isolator = None
-            self.reserved = {h: p for h, p in self.reserved.items() if p != process}
-
-    def look(self) -> None:
-        """What is asked for leases forgets hosts without requests."""
-        if not self.peers:
-            return
-        for host in HOSTS:
-            if not any(
-                one.host == host and not one.aside for one in self.open.values()
-            ):
-                self.disown(host)
-                self.reserved.pop(host, None)
-
-    def see_gifts(self) -> None:
-        """Note what was given up: only by owners of two, to processes with nothing."""
-        for host, one in list(self.frontier._hosts._hosts.items()):
-            if one.reserved is None or self.reserved.get(host) == one.reserved:
-                continue
-            assert one.reserved not in self.reserved.values()
-            if one.reserved == self.isolator:
-                assert host in {self.open[number].host for number in self.suspects}
-            else:
-                assert not self.busy(one.reserved)
-                assert not self.free()
-                assert len(self.busy(self.owner[host])) >= 2
-            self.reserved[host] = one.reserved
-            self.draining.add(host)
-            self.settle(host)
+        self.set_up(lifo, start_lifo)
 
     # ---- rules ---------------------------------------------------------------
 

@@ -7,7 +7,6 @@ import msgspec
 from hypothesis import settings
 from hypothesis.stateful import (
     Bundle,
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -16,14 +15,10 @@ from hypothesis.stateful import (
 
 from dscrapy import messages as m
 from dscrapy.frontier import records as r
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick
-from dscrapy.frontier.derive import items_name, requests_name, writes_of
-from dscrapy.frontier.jobs import Course, Process
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.requests import Granted
+from dscrapy.frontier.decision import OnClosed, OnTick
+from dscrapy.frontier.derive import items_name, writes_of
+from dscrapy.frontier.jobs import Course
 from dscrapy.frontier.state import State
-from dscrapy.frontier.workers import Spans
 from dscrapy.model import FINAL_STATES, JobSpec, Submission
 from tests.property.actors import (
     EXPECTED,
@@ -33,40 +28,16 @@ from tests.property.actors import (
     Peer,
     expected_without,
 )
-from tests.unit.frontier_values import next_step
+from tests.property.machine_model import NAMES, DrivenMachine
 
-SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
-NAMES = ("w0", "w1", "w2")
-SLOTS = (1, 2, 3)
 # Steps that bring any job of this site to its end, with some to spare.
 HEALING_ROUNDS = 200
 
 
-class MachineModel(RuleBasedStateMachine):
+class MachineModel(DrivenMachine):
     """Drives a ``Machine`` as the committer does, and its workers as they behave."""
 
     jobs = Bundle("jobs")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.run = 0.0
-        self.wall = 1_000_000.0
-        self.journal: list[bytes] = []
-        self.files = Files()
-        self.peers = {
-            name: Peer(name, slots) for name, slots in zip(NAMES, SLOTS, strict=True)
-        }
-        self.next_session = 1
-        self.submitted: dict[str, JobSpec] = {}
-        # Items of published commits in their order, and of those acknowledged.
-        self.published: dict[str, list[bytes]] = {}
-        self.acknowledged: dict[str, set[bytes]] = {}
-        self.highest: dict[str, int] = {}
-        self.machine = self.new_machine(State())
-
-    def new_machine(self, state: State) -> Machine:
-        """Return a machine on ``state``."""
-        return Machine(state=state, spans=SPANS, start_deaths_max=3)
 
     @initialize(
         workers=st.integers(1, 3),
@@ -89,138 +60,6 @@ class MachineModel(RuleBasedStateMachine):
         for choice in range(rounds):
             for peer, crawl in self.crawling():
                 self.let_go_on(peer, crawl, True, choice)
-
-    def now(self) -> Now:
-        """Return this instant."""
-        return Now(run=self.run, wall=self.wall)
-
-    # ---- the committer, naively ---------------------------------------------------
-
-    def commit(
-        self, decisions: list[Decision | None], *, crashes: bool = False
-    ) -> list[tuple[int, m.Message]]:
-        """Apply, journal and answer one group; a master that crashes does the first
-        alone."""
-        facts: list[r.Record] = []
-        sends: list[tuple[int, m.Message]] = []
-        grants: list[tuple[int, Process, Granted]] = []
-        writes = []
-        closes: list[int] = []
-        state = self.machine.state
-        pending = list(decisions)
-        while pending:
-            decision = pending.pop(0)
-            if decision is None:
-                continue
-            for record in decision.records:
-                writes += writes_of(state, record)
-                state.apply(record)
-                if isinstance(record, r.Record):
-                    facts.append(record)
-            self.machine.complete(decision)
-            sends += decision.sends
-            grants += decision.grants
-            closes += decision.closes
-            if not pending:
-                pending.append(next_step(self.machine, self.now()))
-        if crashes:
-            return []
-        for write in writes:
-            self.files.write(write)
-        if facts:
-            self.journal.append(r.encode_group(facts))
-            for fact in facts:
-                self.note(fact)
-        for session, message in sends:
-            self.deliver(session, message)
-        for session, process, granted in grants:
-            self.deliver(session, (process, granted))
-        for session in closes:
-            self.closed(session)
-        return sends
-
-    def note(self, fact: r.Record) -> None:
-        """Keep what is published."""
-        match fact:
-            case r.Published():
-                lines = self.published.setdefault(fact.job, [])
-                content = self.files.content.get(items_name(fact.job), b"")
-                lines[:] = content.splitlines()
-            case r.JobAgain(fresh=True):
-                self.published[fact.job] = []
-                self.acknowledged[fact.job] = set()
-
-    def closed(self, session: int) -> None:
-        """The master ended a session."""
-        for peer in self.peers.values():
-            if peer.session == session:
-                peer.session = None
-
-    def deliver(
-        self, session: int, message: m.Message | tuple[Process, Granted]
-    ) -> None:
-        """A message reaches the worker of this session, if it still does."""
-        found = [one for one in self.peers.values() if one.session == session]
-        if not found:
-            return
-        (peer,) = found
-        if peer.cut_after == 0:
-            # The master finds out later.
-            return
-        if peer.cut_after is not None:
-            peer.cut_after -= 1
-        if isinstance(message, tuple):
-            self.deliver_grant(peer, *message)
-        elif isinstance(message, m.Start):
-            assert len(peer.crawls) < peer.slots
-            # Small ones, so that others find work, too.
-            window = 1 + message.process % 2
-            peer.crawls[message.process] = Crawl(message, window)
-        elif isinstance(message, m.Registered):
-            for process in message.drop:
-                peer.zombies.append(peer.crawls.pop(process))
-        elif isinstance(message, m.EndedSeen | m.HeartbeatSeen | m.Refused):
-            return
-        else:
-            number = getattr(message, "process", 0)
-            every = [*peer.crawls.values(), *peer.zombies]
-            for crawl in every:
-                if crawl.number == number:
-                    self.acknowledge(crawl, message)
-                    crawl.hear(message)
-
-    def deliver_grant(self, peer: Peer, process: Process, granted: Granted) -> None:
-        """Leases reach their process, with bodies read from the file."""
-        content = self.files.content[requests_name(process.job)]
-        bodies = [content[at : at + length] for at, length in granted.places]
-        crawl = peer.crawls[process.number]
-        frontier = self.machine.state.crawls[process.job].frontier
-        suspects = [n for n in granted.requests if frontier._blame.is_suspect(n)]
-        if suspects:
-            # One that may be bad shares its process with nothing.
-            assert (len(granted.requests), crawl.held) == (1, {})
-        assert not set(granted.requests) & set(frontier.poisoned)
-        crawl.take(granted.requests, [int(body) for body in bodies])
-
-    def acknowledge(self, crawl: Crawl, message: m.Message) -> None:
-        """Keep the items of what the master says to be published."""
-        if not isinstance(message, m.CommitsSeen):
-            return
-        for seen in message.seen:
-            if seen.result == "published":
-                lines = self.acknowledged.setdefault(message.job, set())
-                if seen.request in crawl.held:
-                    lines.add(b'{"k":%d}' % crawl.held[seen.request])
-                lines.update(
-                    bytes(item)
-                    for one in crawl.unacked
-                    if (one.request, one.unit) == (seen.request, seen.unit)
-                    for item in one.items
-                )
-
-    def ask(self, session: int, command: Any) -> list[tuple[int, m.Message]]:
-        """Let the master decide a command of this session."""
-        return self.commit([self.machine.decide(session, command, self.now())])
 
     # ---- clients --------------------------------------------------------------------
 
