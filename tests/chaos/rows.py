@@ -1,0 +1,34 @@
+"""All rows, in the order in which they run."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+
+from tests.chaos.deaths import out_of_memory, outside_kills, own_deaths, poisoned
+from tests.chaos.kills import long_stops, random_kills
+from tests.chaos.network import bad_network
+
+
+@attrs.frozen
+class Row:
+    """An experiment: folder, seed and minutes in, what was counted out.
+
+    ``limit_s`` is what it may take beside the minutes of random kills.
+    """
+
+    name: str
+    what: str
+    run: Callable[[Path, int, float], Awaitable[str]]
+    limit_s: float = 300.0
+
+
+ROWS = (
+    Row("kills", "signals to anything at random moments", random_kills),
+    Row("stops", "a master and a worker stopped beyond die_after_s", long_stops),
+    Row("deaths", "exit, segfault and abort in callbacks", own_deaths),
+    Row("memory", "the kernel kills for lack of memory", out_of_memory),
+    Row("outside", "200 kills from outside poison nothing", outside_kills, 480),
+    Row("poison", "a page that always segfaults", poisoned),
+    Row("network", "resets, delays, half-open and held connections", bad_network),
+)
