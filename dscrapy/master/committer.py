@@ -272,13 +272,25 @@ class Committer:
             payload = r.encode_group(group.records)
             await self._append(payload)
             if group.writes:
-                await self._files.hand_over(coalesced(group.writes))
+                await self._hand_over(coalesced(group.writes))
                 self._bodies.handed_over(self._files.handed)
         self._answer(group)
         await self._grant(group)
         is_due = self._journal.tail_bytes > self._snapshot_at_bytes
         if is_due and not self._snapshot_under_way:
             await self._begin_snapshot()
+
+    async def _hand_over(self, work: list[Write] | Barrier) -> None:
+        """Let the files have it; while they find no room, serve what needs none."""
+        while not self._files.hand_over_nowait(work):
+            if self._files.note:
+                # Until the next group: its room is looked at before it is decided.
+                self._full, self._stuck = self._files.note, True
+                await self._serve_readers(RETRY_S)
+            else:
+                with trio.move_on_after(RETRY_S):
+                    await self._files.progress()
+        self._stuck = False
 
     def _answer(self, group: _Group) -> None:
         for decision in group.decisions:
@@ -366,7 +378,7 @@ class Committer:
             return
         self._snapshot_under_way = True
         logger.info("snapshot %d: %d bytes", number, len(payload))
-        await self._files.hand_over(Barrier(partial(self._snapshot, number, payload)))
+        await self._hand_over(Barrier(partial(self._snapshot, number, payload)))
 
     def _snapshot(self, number: int, payload: bytes) -> None:
         try:

@@ -118,13 +118,21 @@ class JobFiles:
 
     # ---- writing ----------------------------------------------------------------
 
-    async def hand_over(self, work: list[Write] | Barrier) -> None:
-        """Take work that is durable in the journal; waits while too much waits."""
-        while self._waiting_bytes > WAITING_BYTES_MAX:
-            await self._progressed.wait()
+    def hand_over_nowait(self, work: list[Write] | Barrier) -> bool:
+        """Take work that is durable in the journal; False when too much waits."""
+        if self._waiting_bytes > WAITING_BYTES_MAX:
+            return False
+        try:
+            self._work[0].send_nowait(work)
+        except trio.WouldBlock:
+            return False
         self._waiting_bytes += _bytes_of(work)
         self.handed += 1
-        await self._work[0].send(work)
+        return True
+
+    async def progress(self) -> None:
+        """Wait until something that was handed over is written."""
+        await self._progressed.wait()
 
     def log_nowait(self, job: str, data: bytes) -> None:
         """Take a piece of a job's log, or drop it when too many wait."""

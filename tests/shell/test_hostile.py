@@ -1,20 +1,25 @@
 """Peers that say what no peer of ours says: the master goes on for everybody else."""
 
+import errno
 import json
+import os
 import random
 from typing import Any
 
+import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
 
 from dscrapy import messages as m
+from dscrapy.master.files import WAITING_MAX
 from dscrapy.model import JobSpec, Outcome, Submission
 from dscrapy.net.connection import greet
 from dscrapy.proto.framing import encode_frame
 from dscrapy.proto.session import Role
-from tests.doubles.storage import MemoryStorage
+from tests.doubles.storage import MemoryFile, MemoryStorage
 from tests.shell.master_in_memory import (
     TOKEN,
     CrawlInMemory,
@@ -370,6 +375,47 @@ async def test_room_is_noticed_though_nothing_is_written(
         storage.room = None
         assert isinstance(await master.ask(client, submit(2)), m.Accepted)
         assert (await master.ask(client, m.GetStatus(call=3))).note == ""
+
+
+@attrs.define
+class FullJobs(MemoryStorage):
+    """While ``is_full`` the jobs' files find no room, and the journal does."""
+
+    is_full: bool = False
+
+    def open(self, name: str) -> MemoryFile:
+        """Open a file, or find no room."""
+        if self.is_full and name.startswith("jobs/"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().open(name)
+
+
+async def test_items_without_room_let_people_look(autojump_clock: MockClock) -> None:
+    """When more waits for the jobs' files than may wait, commits wait with it, while
+    status is answered, new work refused, and workers heard; nothing is lost."""
+    storage = FullJobs()
+    async with running(storage) as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        worker = await master.register("w")
+        crawl = await CrawlInMemory.begun(worker)
+        storage.is_full = True
+        items = [b'{"n":%d}' % number for number in range(2 * WAITING_MAX)]
+        for item in items:
+            await crawl.send(crawl.unit("late", items=(msgspec.Raw(item),)))
+            await trio.testing.wait_all_tasks_blocked()
+        assert "disk full" in (await master.ask(client, m.GetStatus(call=2))).note
+        assert (await master.ask(client, submit(2))).code == "disk_full"
+        cancel = m.ChangeJob(call=3, job=JOB, verb="cancel")
+        assert (await master.ask(client, cancel)).code == "disk_full"
+        await worker.send(m.Heartbeat(number=1))
+        await crawl.hear(m.HeartbeatSeen)
+        storage.is_full = False
+        assert await crawl.commit(crawl.unit("started")) == ["published"]
+        await crawl.finish()
+        read = m.ReadFile(call=4, job=JOB, file="items", offset=0, limit=1 << 20)
+        assert (await master.ask(client, read)).data.split() == items
+        assert (await master.ask(client, m.GetStatus(call=5))).note == ""
 
 
 async def test_a_full_disk_lets_people_look(autojump_clock: MockClock) -> None:
