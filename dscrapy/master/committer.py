@@ -75,6 +75,8 @@ class _Group:
     records: list[r.Record] = attrs.field(factory=list)
     writes: list[Write] = attrs.field(factory=list)
     decisions: list[Decision] = attrs.field(factory=list)
+    # Those of them that are answered from memory, if the group has to wait for room.
+    readings: list[Decision] = attrs.field(factory=list)
 
 
 class Committer:
@@ -190,6 +192,8 @@ class Committer:
         now = self.now()
         for session, command in batch:
             self._decide(session, command, now, group)
+            if isinstance(command, _READERS):
+                group.readings.append(group.decisions[-1])
         if group.records and self.machine.next_deadline_s(now) == 0:
             self._decide(-1, OnTick(), now, group)
         self._follow_up(now, group)
@@ -270,9 +274,9 @@ class Committer:
     async def _commit(self, group: _Group) -> None:
         if group.records:
             payload = r.encode_group(group.records)
-            await self._append(payload)
+            await self._append(payload, group)
             if group.writes:
-                await self._hand_over(coalesced(group.writes))
+                await self._hand_over(coalesced(group.writes), group)
                 self._bodies.handed_over(self._files.handed)
         self._answer(group)
         await self._grant(group)
@@ -280,13 +284,13 @@ class Committer:
         if is_due and not self._snapshot_under_way:
             await self._begin_snapshot()
 
-    async def _hand_over(self, work: list[Write] | Barrier) -> None:
+    async def _hand_over(self, work: list[Write] | Barrier, group: _Group) -> None:
         """Let the files have it; while they find no room, serve what needs none."""
         while not self._files.hand_over_nowait(work):
             if self._files.note:
                 # Until the next group: its room is looked at before it is decided.
                 self._full, self._stuck = self._files.note, True
-                await self._serve_readers(RETRY_S)
+                await self._serve_readers(RETRY_S, group)
             else:
                 with trio.move_on_after(RETRY_S):
                     await self._files.progress()
@@ -312,7 +316,7 @@ class Committer:
                     self._sessions.send(session, grant)
         self._bodies.trim(self._files.done)
 
-    async def _append(self, payload: bytes) -> None:
+    async def _append(self, payload: bytes, group: _Group) -> None:
         """Append and sync; on a full disk serve what needs no room, and try again."""
         while True:
             try:
@@ -324,7 +328,7 @@ class Committer:
                     logger.error("no room for the journal, trying again: %s", error)
                 self._full = "disk full: new work is refused until there is room"
                 self._stuck = True
-                await self._serve_readers(RETRY_S)
+                await self._serve_readers(RETRY_S, group)
             else:
                 self._stuck = False
                 self._watch_room(free_bytes)
@@ -348,11 +352,17 @@ class Committer:
             )
             logger.error("%s", self._full)
 
-    async def _serve_readers(self, seconds: float) -> None:
+    async def _serve_readers(self, seconds: float, stuck: _Group) -> None:
         """Answer readers and heartbeats from memory, refuse new work.
 
-        What changes the state waits: its records could not be written in order.
+        What changes the state waits: its records could not be written in order. Who
+        only looked does not, though it came in one group with those.
         """
+        for decision in stuck.readings:
+            for session, message in decision.sends:
+                self._sessions.send(session, message)
+            decision.sends.clear()
+        stuck.readings.clear()
         with trio.move_on_after(seconds):
             while len(self._kept) < WAITING_MAX:
                 session, command = await self._waiting[1].receive()
@@ -378,7 +388,8 @@ class Committer:
             return
         self._snapshot_under_way = True
         logger.info("snapshot %d: %d bytes", number, len(payload))
-        await self._hand_over(Barrier(partial(self._snapshot, number, payload)))
+        barrier = Barrier(partial(self._snapshot, number, payload))
+        await self._hand_over(barrier, _Group())
 
     def _snapshot(self, number: int, payload: bytes) -> None:
         try:
