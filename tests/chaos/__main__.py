@@ -16,26 +16,18 @@ import trio
 
 from tests.chaos.rig import say
 from tests.chaos.rows import ROWS, Row
-from tests.chaos.table import End, Outcome, Skipped, exit_code, render, summary
+from tests.chaos.table import (
+    End,
+    Outcome,
+    exit_code,
+    first_line,
+    reason_of,
+    render,
+    summary,
+)
 
 # Of random kills; the other rows have spans of their own.
 MINUTES = 4.0
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, of a group what its first one says."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a row was skipped, "" when it was not; nurseries wrap errors."""
-    if isinstance(error, BaseExceptionGroup):
-        reasons = [reason_of(one) for one in error.exceptions]
-        return reasons[0] if all(reasons) else ""
-    return str(error) if isinstance(error, Skipped) else ""
 
 
 def carry_out(row: Row, folder: Path, seed: int, minutes: float) -> Outcome:

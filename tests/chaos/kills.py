@@ -218,7 +218,7 @@ async def long_stops(folder: Path, seed: int, minutes: float) -> str:
             rig.start_worker(name)
         async with rig.client() as client:
             job = await rig.submit(client, work, 2)
-            await _pages(rig, job, 20)
+            await pages_of(rig, job, 20)
             before = set(rig.crawl_pids())
             master = rig.cluster.master
             assert master is not None
@@ -228,7 +228,7 @@ async def long_stops(folder: Path, seed: int, minutes: float) -> str:
             master.send_signal(signal.SIGCONT)
             pages = (await client.show(job)).job
             assert pages is not None
-            await _pages(rig, job, pages.pages + 20)
+            await pages_of(rig, job, pages.pages + 20)
             if not before <= set(rig.crawl_pids()):
                 raise Wrong("a master that was stopped gave up a live process")
             names = sorted(one.name for one in (await client.status()).workers)
@@ -243,7 +243,8 @@ async def long_stops(folder: Path, seed: int, minutes: float) -> str:
         )
 
 
-async def _pages(rig: Rig, job: str, count: int) -> None:
+async def pages_of(rig: Rig, job: str, count: int) -> None:
+    """Wait until a job has so many pages."""
     async with rig.client() as client:
 
         async def is_there() -> bool:

@@ -109,7 +109,8 @@ async def bad_network(folder: Path, seed: int, minutes: float) -> str:
         relays = [Relay(lambda: ("127.0.0.1", port)) for _ in WORKERS]
         async with trio.open_nursery() as around:
             for name, relay in zip(WORKERS, relays, strict=True):
-                rig.start_worker(name, port=await around.start(relay.serve))
+                at = await around.start(relay.serve)
+                rig.start_worker(name, master=f"127.0.0.1:{at}")
             weather = Weather(rig, relays, around)
             works = shuffled(rig.rng, WORKS)
             end = trio.current_time() + SECONDS

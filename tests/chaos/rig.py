@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from dscrapy.client import Client
+from dscrapy.errors import RefusedError
 from dscrapy.messages import Shown
 from tests.chaos.table import Wrong
 from tests.e2e.cluster import Cluster
@@ -97,16 +98,22 @@ class Rig:
         await trio.to_thread.run_sync(self.cluster.start_master)
 
     def start_worker(
-        self, name: str, *, slots: int = 2, port: int = 0, host: str = "127.0.0.1"
+        self,
+        name: str,
+        *,
+        slots: int = 2,
+        master: str = "",
+        within: tuple[str, ...] = (),
     ) -> int:
-        """Start a worker; ``port`` is where it finds the master, if not by the folder.
+        """Start a worker; ``master`` is HOST:PORT if not that of the folder.
 
         Returns its process number.
         """
         words = ["--slots", str(slots)]
-        if port:
-            words += ["--master", f"{host}:{port}"]
-        self.workers[name] = self.cluster.start_worker(name, *words).pid
+        if master:
+            words += ["--master", master]
+        process = self.cluster.start_worker(name, *words, within=within)
+        self.workers[name] = process.pid
         return self.workers[name]
 
     async def kill_master(self) -> None:
@@ -168,8 +175,16 @@ class Rig:
             processes=processes,
             arguments={**work.arguments, **work.ours},
         )
-        await client.submit([what])
-        return what.id
+        while True:
+            try:
+                await client.submit([what])
+            except RefusedError as error:
+                # The row of the full disk makes room again.
+                if error.code != "disk_full":
+                    raise
+                await trio.sleep(LOOK_S)
+            else:
+                return what.id
 
     async def check(
         self, client: Client, job: str, work: Work, *, state: str = "succeeded"

@@ -6,8 +6,12 @@ from pathlib import Path
 import attrs
 
 from tests.chaos.deaths import out_of_memory, outside_kills, own_deaths, poisoned
+from tests.chaos.disk import full_disk
 from tests.chaos.kills import long_stops, random_kills
 from tests.chaos.network import bad_network
+from tests.chaos.recovery import how_soon
+from tests.chaos.restarts import early_worker, other_settings, same_name
+from tests.chaos.spaces import cut_links
 
 
 @attrs.frozen
@@ -31,4 +35,10 @@ ROWS = (
     Row("outside", "200 kills from outside poison nothing", outside_kills, 480),
     Row("poison", "a page that always segfaults", poisoned),
     Row("network", "resets, delays, half-open and held connections", bad_network),
+    Row("namespaces", "veth links cut and healed, one way too", cut_links),
+    Row("disk", "the master's disk is full at many points", full_disk),
+    Row("settings", "a master and workers restarted with others", other_settings),
+    Row("names", "a second worker of one name", same_name),
+    Row("early", "a worker that is there before the master", early_worker),
+    Row("recovery", "from a kill or freeze to leases elsewhere", how_soon),
 )

@@ -24,6 +24,22 @@ class Wrong(AssertionError):
     """What must never be was seen; the text says what."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error says, of a group what its first one says."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a row was skipped, "" when it was not; nurseries wrap errors."""
+    if isinstance(error, BaseExceptionGroup):
+        reasons = [reason_of(one) for one in error.exceptions]
+        return reasons[0] if all(reasons) else ""
+    return str(error) if isinstance(error, Skipped) else ""
+
+
 @attrs.frozen
 class Outcome:
     """How a row ended, and what was counted or why."""

@@ -50,23 +50,26 @@ class Cluster:
         return self.master
 
     def start_worker(
-        self, name: str, *arguments: str, environ: dict[str, str] | None = None
+        self, name: str, *arguments: str, within: tuple[str, ...] = ()
     ) -> subprocess.Popen[bytes]:
-        """Start a worker; it may still be on its way to the master."""
-        words = ("worker", "--name", name, "--port", "0", *arguments)
-        return self._start(*words, environ=environ)
+        """Start a worker; it may still be on its way to the master.
+
+        ``within`` are words of a program that becomes the worker, elsewhere.
+        """
+        words = ("--name", name, "--port", "0", *arguments)
+        return self._start("worker", *words, within=within)
 
     def _start(
-        self, *arguments: str, environ: dict[str, str] | None = None
+        self, *arguments: str, within: tuple[str, ...] = ()
     ) -> subprocess.Popen[bytes]:
         log = (self.folder / "log.txt").open("ab")
         with log:
             process = subprocess.Popen(
-                self._command(*arguments),
+                [*within, *self._command(*arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=child_environment() | (environ or {}),
+                env=child_environment(),
                 cwd=self.folder,
             )
         self.processes.append(process)

@@ -96,7 +96,7 @@ def test_a_worker_with_a_broken_environment_gets_no_more_of_the_job(
         # It has the only sound slot for a while.
         first = cluster.submit("pages", site=site, count="30", ms="400")
         cluster.wait_until(lambda: cluster.job(first)["pages"] > 0)
-        cluster.start_worker("broken", environ={"PYTHONPATH": str(broken)})
+        cluster.start_worker("broken", within=("env", f"PYTHONPATH={broken}"))
         job = cluster.submit("pages", site=site, count="9")
         cluster.ok("wait", first, job)
         workers = {one["name"]: one["note"] for one in cluster.status()["workers"]}

@@ -111,11 +111,12 @@ def settings_of(run: str, folder: Path, more: dict[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def running_site(log: Path, *more: str) -> Iterator[Site]:
-    """Serve the site."""
+def running_site(log: Path, *more: str, within: tuple[str, ...] = ()) -> Iterator[Site]:
+    """Serve the site; ``within`` are words of a program that becomes it, elsewhere."""
     log.touch()
+    server = SITE / "server.py"
     site = subprocess.Popen(
-        [sys.executable, "-P", str(SITE / "server.py"), "--log", str(log), *more],
+        [*within, sys.executable, "-P", str(server), "--log", str(log), *more],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

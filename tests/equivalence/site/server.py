@@ -1,8 +1,9 @@
 """A site of many hosts whose answers follow from the request alone.
 
-``server.py [--log FILE] [--stages SOCKET]`` serves on 127.0.0.1 to 127.0.0.8, all on
-one free port, prints that port on one line, and ends when its stdin does. Nothing is
-remembered between requests, so one that is repeated after a kill gets the same answer.
+``server.py [--log FILE] [--stages SOCKET] [--port N]`` serves on 127.0.0.1 to
+127.0.0.8, all on one port (a free one), prints it on one line, and ends when its stdin
+does. Nothing is remembered between requests, so one that is repeated after a kill gets
+the same answer.
 
 Every request is one line of the log, a JSON array: the run (its User-Agent), host,
 method, path, cookies, digest of the body, who asked (a process), number of requests
@@ -316,10 +317,10 @@ def weighty(kind: str, number: int) -> str:
     return page(f"{kind} {number}", links, f"<b class='price'>{number}</b>{text}")
 
 
-def bind(log: Log, stages: Stages) -> list[Host]:
-    """Return a server on each host, all on one port."""
+def bind(log: Log, stages: Stages, port: int) -> list[Host]:
+    """Return a server on each host, all on one port; 0 is any."""
     for _ in range(TRIES):
-        first = Host(HOSTS[0], 0, log, stages)
+        first = Host(HOSTS[0], port, log, stages)
         found = [first]
         try:
             for host in HOSTS[1:]:
@@ -337,8 +338,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--log", type=Path)
     parser.add_argument("--stages", default="")
+    parser.add_argument("--port", type=int, default=0)
     arguments = parser.parse_args()
-    hosts = bind(Log(arguments.log), Stages(arguments.stages))
+    hosts = bind(Log(arguments.log), Stages(arguments.stages), arguments.port)
     for host in hosts:
         threading.Thread(target=host.serve_forever, daemon=True).start()
     sys.stdout.write(f"{hosts[0].server_address[1]}\n")

@@ -1,0 +1,1 @@
+"""One spider, under dscrapy and under scrapy-redis."""

@@ -1,0 +1,1 @@
+"""The spider as scrapy-redis runs it."""

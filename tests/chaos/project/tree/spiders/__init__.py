@@ -1,0 +1,1 @@
+"""The spider as plain Scrapy and dscrapy run it."""
