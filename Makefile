@@ -3,13 +3,15 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# scrapy-redis in an environment of its own, for `make chaos`.
+PEER := .venv-peer
 READY := $(VENV)/.ready
 # Tests that need no other process: the check of a minute.
 QUICK := $(wildcard tests/test_*.py tests/unit tests/property tests/shell)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test equivalence fuzz bench lock clean setup
+.PHONY: help demo check test equivalence chaos chaos-tools fuzz bench lock clean setup
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -36,6 +38,24 @@ equivalence: $(READY) ## the same spiders as plain Scrapy runs them, and with 20
 	EQUIVALENCE=all $(BIN)/python -m pytest -q tests/equivalence
 	$(BIN)/python -m tests.equivalence.campaign $(ARGS)
 
+chaos: $(READY) chaos-tools ## real faults, row by row, and scrapy-redis beside; 20 minutes
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+# What rows of chaos need beside the project. Without root, or without a network, their
+# rows are skipped and say why.
+chaos-tools: $(READY)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		for one in ip:iproute2 mkfs.ext4:e2fsprogs unshare:util-linux \
+			redis-server:redis-server; do \
+			command -v "$${one%%:*}" >/dev/null || apt-get install -y -qq \
+				--no-install-recommends "$${one##*:}" || true; \
+		done; \
+	fi
+	@[ -e $(PEER)/.ready ] || { $(PYTHON) -m venv $(PEER) && \
+		PIP_DISABLE_PIP_VERSION_CHECK=1 $(PEER)/bin/python -m pip --no-input -qq \
+			install -c constraints.txt scrapy -r tests/chaos/peer-requirements.txt && \
+		touch $(PEER)/.ready; } || true
+
 fuzz: $(READY) ## hostile bytes for every decoder and port, a quarter of an hour; ARGS=--seconds=N
 	@$(PIP) install -c constraints.txt --only-binary atheris -e '.[dev,fuzz]' || \
 		echo "no atheris for this Python: mutations are random, not guided" >&2
@@ -53,7 +73,7 @@ lock: ## write constraints.txt anew from what the newest versions are
 	mv "$$folder/out" constraints.txt
 
 clean: ## remove the environment and whatever tools left behind
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(PEER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .coverage demo-out fuzz-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -42,7 +42,7 @@ WORKS = (
     Work("weighty", {"count": "300"}, MS),
 )
 # Seconds between two strokes, at least and at most.
-PAUSE_S = (0.2, 2.5)
+PAUSE_S = (0.1, 1.5)
 # How often each is drawn, against the others.
 STROKES = {
     "SIGKILL process": 12,

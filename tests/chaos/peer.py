@@ -31,7 +31,7 @@ from tests.chaos.table import Wrong
 from tests.e2e.cluster import Cluster
 from tests.equivalence.runs import Site, running_site
 
-PAGES = 2400
+PAGES = 2000
 MS = 400
 ROUNDS = 3
 # Kills of a round, and the seconds between two.

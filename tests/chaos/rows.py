@@ -9,6 +9,7 @@ from tests.chaos.deaths import out_of_memory, outside_kills, own_deaths, poisone
 from tests.chaos.disk import full_disk
 from tests.chaos.kills import long_stops, random_kills
 from tests.chaos.network import bad_network
+from tests.chaos.peer import against_scrapy_redis
 from tests.chaos.recovery import how_soon
 from tests.chaos.restarts import early_worker, other_settings, same_name
 from tests.chaos.spaces import cut_links
@@ -41,4 +42,5 @@ ROWS = (
     Row("names", "a second worker of one name", same_name),
     Row("early", "a worker that is there before the master", early_worker),
     Row("recovery", "from a kill or freeze to leases elsewhere", how_soon),
+    Row("peer", "the same kills for scrapy-redis", against_scrapy_redis, 900),
 )
