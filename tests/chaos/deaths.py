@@ -5,7 +5,6 @@ A page that ends its process once must cost nothing. One that does so each time 
 many, poison nothing.
 """
 
-import json
 import random
 import signal
 from collections import Counter
@@ -132,7 +131,7 @@ async def poisoned(folder: Path, seed: int, minutes: float) -> str:
             with trio.fail_after(JOB_LIMIT_S):
                 shown = await client.wait(job)
             items = Counter(await items_of(client, job))
-        told = json.loads(rig.cluster.ok("show", job, "--json"))
+        told = rig.cluster.job(job)
         assert shown.job is not None
         if shown.job.state != "failed" or told["poisoned"] != 1:
             raise Wrong(f"page {page} is poisoned, and the job {shown.job}")
