@@ -39,8 +39,48 @@ QUIET_S = 8.0
 HELP_MAX = 3
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
+@attrs.frozen
+class Crawl:
+    """A run: where its processes leave files, the site, and how much there is of it.
+
+    ``name`` is how the site knows it; pages take ``ms`` milliseconds each.
+    """
+
+    folder: Path
+    site: Site
+    name: str
+    count: int
+    ms: int
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Return the spider's arguments."""
+        return {"port": str(self.site.port), "count": str(self.count)}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return what the site needs to know: who asks, and how slow it is to be."""
+        return {
+            "USER_AGENT": self.name,
+            "DEFAULT_REQUEST_HEADERS": json.dumps({"X-Ms": str(self.ms)}),
+        }
+
+
 class Side(Protocol):
-    """One of the two, with its processes started and the crawl under way."""
+    """One of the two; ``close`` ends what ``start`` began, also when that failed."""
+
+    async def start(self) -> None:
+        """Start everything; the crawl is then under way."""
+        ...
 
     @property
     def note(self) -> str:
@@ -60,39 +100,31 @@ class Side(Protocol):
         ...
 
 
-def spider_settings(run: str, ms: int) -> dict[str, str]:
-    """Return what the site needs to know: who asks, and how slow it is to be."""
-    return {
-        "USER_AGENT": run,
-        "DEFAULT_REQUEST_HEADERS": json.dumps({"X-Ms": str(ms)}),
-    }
-
-
 @attrs.define
 class Ours:
     """A master and three workers of one slot; a job of parallelism three."""
 
+    crawl: Crawl
     rig: Rig
-    job: str
+    job: str = ""
     note: str = ""
 
-    @classmethod
-    async def start(cls, site: Site, run: str, count: int, ms: int, rig: Rig) -> "Ours":
-        """Start everything and submit the job."""
-        await rig.start_master()
+    async def start(self) -> None:
+        """Start master and workers, and submit the job."""
+        await self.rig.start_master()
         for number in range(PROCESSES):
-            rig.start_worker(f"w{number}", slots=1)
+            self.rig.start_worker(f"w{number}", slots=1)
         spec = JobSpec(
             project_dir=str(PROJECT),
             spider="tree",
-            args={"port": str(site.port), "count": str(count)},
-            settings=spider_settings(run, ms),
+            args=self.crawl.arguments,
+            settings=self.crawl.settings,
             parallelism=PROCESSES,
         )
         what = Submission(id=new_id(), spec=spec)
-        async with rig.client() as client:
+        async with self.rig.client() as client:
             await client.submit([what])
-        return cls(rig, what.id)
+        self.job = what.id
 
     async def strike(self, what: str, number: int) -> bool:
         """Kill something; what it ran goes on by itself."""
@@ -127,13 +159,9 @@ class Ours:
 class Theirs:
     """redis-server and three ``scrapy crawl``, each started again when it ends."""
 
-    folder: Path
-    site: Site
-    run: str
-    count: int
-    ms: int
+    crawl: Crawl
     fsync: str
-    port: int
+    port: int = attrs.Factory(free_port)
     helped: int = 0
     redis: subprocess.Popen[bytes] | None = None
     crawls: list[subprocess.Popen[bytes]] = attrs.Factory(list)
@@ -144,17 +172,12 @@ class Theirs:
         text = f"all processes restarted by hand {self.helped} times"
         return text if self.helped else ""
 
-    @classmethod
-    async def start(
-        cls, folder: Path, site: Site, run: str, count: int, ms: int, fsync: str
-    ) -> "Theirs":
-        """Start everything and push the start URL."""
-        side = cls(folder, site, run, count, ms, fsync, _free_port())
-        await side.start_redis()
-        url = f"http://127.0.0.1:{site.port}/page/0"
-        side.ask("lpush", "tree:start_urls", json.dumps({"url": url}))
-        side.crawls = [side._start_crawl() for _ in range(PROCESSES)]
-        return side
+    async def start(self) -> None:
+        """Start Redis, push the start URL, and start the crawl processes."""
+        await self._redis_again()
+        url = f"http://127.0.0.1:{self.crawl.site.port}/page/0"
+        self.ask("lpush", "tree:start_urls", json.dumps({"url": url}))
+        self.crawls = [self._start_crawl() for _ in range(PROCESSES)]
 
     def ask(self, *words: str) -> str:
         """Ask Redis."""
@@ -167,7 +190,7 @@ class Theirs:
         )
         return done.stdout.strip()
 
-    async def start_redis(self) -> None:
+    async def _redis_again(self) -> None:
         """Start Redis on its files and wait until it answers."""
         self._start_redis()
         with trio.fail_after(START_S):
@@ -177,9 +200,9 @@ class Theirs:
     def _start_redis(self) -> None:
         words = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port)]
         words += ["--appendonly", "yes", "--appendfsync", self.fsync, "--save", ""]
-        with (self.folder / "redis.txt").open("ab") as log:
+        with (self.crawl.folder / "redis.txt").open("ab") as log:
             self.redis = subprocess.Popen(
-                [*words, "--dir", str(self.folder)],
+                [*words, "--dir", str(self.crawl.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -192,12 +215,13 @@ class Theirs:
             return False
 
     def _start_crawl(self) -> subprocess.Popen[bytes]:
-        settings = {"REDIS_PORT": str(self.port), **spider_settings(self.run, self.ms)}
         words = [str(VENV / "bin" / "python"), "-P", "-m", "scrapy", "crawl", "tree"]
-        words += ["-a", f"port={self.site.port}", "-a", f"count={self.count}"]
+        for name, value in self.crawl.arguments.items():
+            words += ["-a", f"{name}={value}"]
+        settings = {"REDIS_PORT": str(self.port), **self.crawl.settings}
         for name, value in settings.items():
             words += ["-s", f"{name}={value}"]
-        with (self.folder / "crawls.txt").open("ab") as log:
+        with (self.crawl.folder / "crawls.txt").open("ab") as log:
             return subprocess.Popen(
                 words,
                 cwd=PROJECT,
@@ -213,7 +237,7 @@ class Theirs:
             assert self.redis is not None
             self.redis.kill()
             self.redis.wait()
-            await self.start_redis()
+            await self._redis_again()
         else:
             self.crawls[number].kill()
             self.crawls[number].wait()
@@ -239,7 +263,7 @@ class Theirs:
         while trio.current_time() < since + QUIET_S:
             await trio.sleep(0.25)
             self._revive()
-            now = self.site.log.stat().st_size
+            now = self.crawl.site.log.stat().st_size
             if now != size:
                 size, since = now, trio.current_time()
 
@@ -263,14 +287,6 @@ class Theirs:
             if one is not None and one.poll() is None:
                 one.kill()
                 one.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 def check_there() -> dict[str, str]:
