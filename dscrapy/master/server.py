@@ -36,7 +36,7 @@ from dscrapy.master.files import JobFiles
 from dscrapy.master.journal import Journal
 from dscrapy.master.reaper import NO_SESSION, reap
 from dscrapy.master.session import Sessions, SessionServer
-from dscrapy.master.storage import DiskStorage, Storage
+from dscrapy.master.storage import NO_ROOM_ERRORS, DiskStorage, Storage
 from dscrapy.model import Submission
 from dscrapy.net.entrance import NEWCOMERS_MAX
 from dscrapy.net.listening import listen
@@ -78,6 +78,13 @@ async def serve(
         return await master.run(listeners, submissions, handle_signals, task_status)
     except JournalFullError as error:
         raise UserError(f"no room in state folder {config.state}: {error}") from None
+    except OSError as error:
+        if error.errno not in NO_ROOM_ERRORS:
+            raise
+        raise UserError(
+            f"no room in state folder {config.state} ({error.strerror}): make room "
+            "and start again"
+        ) from None
     except JournalError as error:
         raise UserError(str(error)) from None
     finally:

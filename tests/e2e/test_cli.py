@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import resource
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -296,3 +297,28 @@ def test_masters_mistakes_are_one_line(cluster: Cluster, tmp_path: Path) -> None
     (tmp_path / "jobs.toml").write_text('[[jobs]]\nspider = "s"\nproject = "p"\n')
     done = run("master", "--jobs", "jobs.toml", "--state", "third", cwd=tmp_path)
     assert "jobs[0].name" in assert_user_error(done, 2)
+
+
+@pytest.mark.parametrize("room_bytes", [0, 16])
+def test_a_master_without_room_says_so(tmp_path: Path, room_bytes: int) -> None:
+    """A full disk at the start is one line, whichever file finds it first: the
+    journal, or the one that says where the master listens."""
+    command = ("master", "--state", str(tmp_path / "state"), "--port", "0")
+    if room_bytes:
+        with running(*command, cwd=tmp_path, home=tmp_path) as master:
+            master.until("listening on")
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, room_bytes))
+
+    done = subprocess.run(
+        [*DSCRAPY, *command],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        preexec_fn=no_room,
+    )
+    assert "no room in state folder" in assert_user_error(done, 1)
