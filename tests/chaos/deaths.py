@@ -31,7 +31,7 @@ MEMORY_BYTES = 384 * 1024 * 1024
 MEMORY_JOBS = 3
 OUTSIDE_KILLS = 200
 OUTSIDE_PAGES = 2000
-OUTSIDE_PAUSE_S = (0.05, 0.6)
+OUTSIDE_PAUSE_S = (0.1, 0.7)
 POISON_PAGES = 2000
 # Whether a page that always ends its process is set aside; until then its job fails
 # after some deaths, and there is nothing to be seen here.
@@ -97,17 +97,21 @@ async def outside_kills(folder: Path, seed: int, minutes: float) -> str:
 
 
 async def _kill_often(rig: Rig, client: Client, job: str, count: int) -> int:
-    """Kill crawl processes while the job runs; return how many were."""
-    kills = 0
+    """Kill crawl processes while the job runs; return how many were.
+
+    Between two kills some page is committed: a process that never gets to a page
+    shows nothing.
+    """
+    kills, pages = 0, 0
     while kills < count:
         await trio.sleep(rig.rng.uniform(*OUTSIDE_PAUSE_S))
         shown = (await client.show(job)).job
         assert shown is not None
         if shown.state not in ("ready", "running"):
             break
-        if pids := rig.crawl_pids():
+        if shown.pages > pages and (pids := rig.crawl_pids()):
             send(rig.rng.choice(pids), signal.SIGKILL)
-            kills += 1
+            kills, pages = kills + 1, shown.pages
             if kills % 25 == 0:
                 say(f"{kills:4} kills, {shown.pages} pages")
     return kills
