@@ -28,7 +28,7 @@ from tests.equivalence.ours import submission
 IMAGE_BYTES = 96 * 1024 * 1024
 # Below this the master takes no new jobs; far below is where it cannot write.
 FREE_BYTES_MIN = 2 * 1024 * 1024
-POINTS = 40
+POINTS = 32
 # Bytes left free: none, a block, a few records, some commits, and room enough for
 # accepted work but not for new jobs.
 FREE_BYTES = (0, 0, 0, 4096, 8192, 20_000, 65_536, 1_000_000)

@@ -13,7 +13,7 @@ from tests.chaos.rig import DIE_AFTER_S, GRACE_S, Rig, running_rig, say
 from tests.chaos.table import Wrong, counted
 from tests.equivalence.ours import port_of
 
-SECONDS = 75.0
+SECONDS = 60.0
 WORKERS = ("w0", "w1", "w2")
 JOBS_AT_A_TIME = 2
 PAUSE_S = (0.2, 2.0)

@@ -29,7 +29,7 @@ from tests.chaos.table import Skipped, Wrong, counted, first_line
 from tests.equivalence.ours import port_of
 from tests.equivalence.runs import ROOT, running_site
 
-SECONDS = 70.0
+SECONDS = 60.0
 LIMIT_S = 270.0
 SPACES = (1, 2, 3)
 JOBS_AT_A_TIME = 2
