@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from tests.chaos.rig import say
+from tests.chaos.rig import end_on_signals, say
 from tests.chaos.rows import ROWS, Row
 from tests.chaos.table import (
     End,
@@ -64,6 +64,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args()
+    end_on_signals()
     say(f"seed {options.seed}")
     folder = Path(tempfile.mkdtemp(prefix="dscrapy-chaos-"))
     outcomes = [

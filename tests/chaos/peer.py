@@ -25,7 +25,7 @@ import attrs
 import trio
 
 import dscrapy
-from tests.chaos.rig import Rig, conf, say
+from tests.chaos.rig import Rig, conf, end_on_signals, say
 from tests.chaos.sides import PROCESSES, Crawl, Ours, Side, Theirs, check_there
 from tests.chaos.table import Skipped, Wrong
 from tests.e2e.cluster import Cluster
@@ -228,6 +228,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
+    end_on_signals()
     say(f"seed {options.seed}")
     try:
         versions = check_there()

@@ -254,3 +254,13 @@ async def running_rig(
             yield Rig(folder, site, cluster, rng)
         finally:
             cluster.close()
+
+
+def end_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM end the run with everything that it started.
+
+    A shell that starts it in the background has it ignore Ctrl-C.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # To trio there is one way to be interrupted.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

@@ -24,7 +24,15 @@ import attrs
 import trio
 
 from tests.chaos.kills import WORKS, shuffled
-from tests.chaos.rig import DIE_AFTER_S, GRACE_S, Rig, running_rig, say, until
+from tests.chaos.rig import (
+    DIE_AFTER_S,
+    GRACE_S,
+    Rig,
+    end_on_signals,
+    running_rig,
+    say,
+    until,
+)
 from tests.chaos.table import Skipped, Wrong, counted, first_line
 from tests.equivalence.ours import port_of
 from tests.equivalence.runs import ROOT, running_site
@@ -243,6 +251,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
     options = parser.parse_args()
+    end_on_signals()
 
     async def bounded() -> str:
         with trio.fail_after(LIMIT_S):
