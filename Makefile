@@ -47,8 +47,9 @@ chaos-tools: $(READY)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		for one in ip:iproute2 mkfs.ext4:e2fsprogs unshare:util-linux \
 			redis-server:redis-server; do \
-			command -v "$${one%%:*}" >/dev/null || apt-get install -y -qq \
-				--no-install-recommends "$${one##*:}" || true; \
+			command -v "$${one%%:*}" >/dev/null && continue; \
+			[ -n "$$updated" ] || apt-get update -qq; updated=1; \
+			apt-get install -y -qq --no-install-recommends "$${one##*:}" || true; \
 		done; \
 	fi
 	@[ -e $(PEER)/.ready ] || { $(PYTHON) -m venv $(PEER) && \
