@@ -449,7 +449,10 @@ async def test_what_waits_for_a_slow_disk_is_bounded_in_bytes(
 
     async def hand_over() -> None:
         for at in range(10):
-            await files.hand_over([Append(name, at * 1000, b"%d" % at * 1000)])
+            while not files.hand_over_nowait(
+                [Append(name, at * 1000, b"%d" % at * 1000)]
+            ):
+                await files.progress()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hand_over)
