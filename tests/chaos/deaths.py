@@ -16,7 +16,7 @@ import trio
 from dscrapy.client import Client
 from tests.chaos.cgroup import memory_cgroup
 from tests.chaos.rig import JOB_LIMIT_S, Rig, Work, running_rig, say, send
-from tests.chaos.table import Skipped, Wrong
+from tests.chaos.table import Wrong
 from tests.equivalence.ours import items_of
 
 WORKERS = ("w0", "w1")
@@ -33,9 +33,6 @@ OUTSIDE_KILLS = 200
 OUTSIDE_PAGES = 2000
 OUTSIDE_PAUSE_S = (0.1, 0.7)
 POISON_PAGES = 2000
-# Whether a page that always ends its process is set aside; until then its job fails
-# after some deaths, and there is nothing to be seen here.
-POISON_IS_SET_ASIDE = False
 
 
 def deadly(
@@ -120,8 +117,6 @@ async def _kill_often(rig: Rig, client: Client, job: str, count: int) -> int:
 async def poisoned(folder: Path, seed: int, minutes: float) -> str:
     """One page among thousands that ends its process each time: it is set aside."""
     del minutes
-    if not POISON_IS_SET_ASIDE:
-        raise Skipped("a page that always ends its process is not set aside yet")
     rng = random.Random(f"poison-{seed}")
     page = rng.randrange(POISON_PAGES)
     work = Work("deadly", {"count": str(POISON_PAGES)}, {"deaths": f"segfault:{page}"})
