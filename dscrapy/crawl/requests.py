@@ -252,7 +252,8 @@ class RequestCodec:
         if name is True:
             return NO_CALLBACK
         method = getattr(self._spider, name, None) if isinstance(name, str) else None
-        if not isinstance(method, MethodType):
+        is_own = isinstance(method, MethodType) and method.__self__ is self._spider
+        if not is_own:
             raise UndecodableError(f"{name!r:.200} is no method of this spider")
         return method
 

@@ -242,6 +242,7 @@ WORDS = (
     *(None, True, 0, 1, -1, 10**30, 1.5, "", "a", "first", "second", "b"),
     *("2026-01-01", "2026-01-01T00:00:00", "12:00", "nan", "1e999999999", "AA=="),
     *("ff" * 16, "\ud800", "\0", "__class__", "__dict__", "parse", "http://a/"),
+    *("from_crawler", "start", "close", "_set_crawler", "logger", "update_settings"),
 )
 
 
