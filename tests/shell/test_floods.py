@@ -20,7 +20,7 @@ from dscrapy.master import files as files_module
 from dscrapy.master import session as session_module
 from dscrapy.master.files import LOGS_WAITING_BYTES_MAX, JobFiles
 from dscrapy.master.server import _connections_max
-from dscrapy.master.session import ANSWERS_MAX, WAITS_MAX
+from dscrapy.master.session import ANSWERS_MAX, READS_MAX, WAITS_MAX
 from dscrapy.model import JobSpec, Submission
 from dscrapy.net.connection import greet
 from dscrapy.net.entrance import NEWCOMERS_MAX, TOLD_MAX, TOLD_S, Entrance
@@ -366,6 +366,26 @@ async def test_a_wait_that_is_answered_makes_room(autojump_clock: MockClock) -> 
         for number in range(3 * WAITS_MAX):
             shown = await master.ask(client, m.WaitJob(call=number, job=JOB))
             assert isinstance(shown, m.Shown)
+
+
+async def test_reads_that_wait_are_bounded(autojump_clock: MockClock) -> None:
+    """So many reads of a log may wait on one connection; they end with it."""
+    async with running() as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        greedy = await master.connect("client")
+        for number in range(READS_MAX + 1):
+            await greedy.send(
+                m.ReadFile(
+                    call=number, job=JOB, file="log", offset=0, limit=9, wait=True
+                )
+            )
+        refused = await receive(greedy, m.Refused)
+        assert (refused.call, refused.code) == (-1, "too_many")
+        assert await greedy.receive() is None
+        await trio.testing.wait_all_tasks_blocked()
+        assert master.server.connections == 1
+        await assert_serves(master)
 
 
 async def test_unfinished_submissions_are_bounded_together(
