@@ -23,8 +23,10 @@ from dscrapy.proto.framing import encode_frame
 
 logger = logging.getLogger(__name__)
 
-# Answers that may wait for one peer.
+# Answers that may wait for one peer, and bytes of files and bodies in them. A worker
+# with hundreds of processes is told some megabytes at once.
 OUTBOX_MAX = 4096
+OUTBOX_BYTES_MAX = 256 * 1024 * 1024
 # Messages that leave in one write.
 WRITE_MESSAGES_MAX = 64
 # Jobs in one submission, in all its parts. They are held until the last one and then
@@ -60,6 +62,7 @@ class Sessions:
     def __init__(self) -> None:
         self._outboxes: dict[int, trio.MemorySendChannel[m.Message]] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
+        self._waiting_bytes: Counter[int] = Counter()
         self._next = 1
 
     def add(
@@ -76,6 +79,7 @@ class Sessions:
         """Forget a session; what is sent to it from now on goes nowhere."""
         self._outboxes.pop(session, None)
         self._scopes.pop(session, None)
+        del self._waiting_bytes[session]
 
     def send(self, session: int, message: m.Message) -> None:
         """Queue the message for the session, if it is still there."""
@@ -83,7 +87,10 @@ class Sessions:
         if outbox is None:
             return
         try:
+            if self._waiting_bytes[session] > OUTBOX_BYTES_MAX:
+                raise trio.WouldBlock
             outbox.send_nowait(message)
+            self._waiting_bytes[session] += _weight_of(message)
         except trio.WouldBlock:
             logger.warning("session %d ends: it does not read its answers", session)
             self._scopes[session].cancel()
@@ -92,8 +99,14 @@ class Sessions:
             # Its writer has ended; its reader is about to find out.
             self.remove(session)
 
+    def has_left(self, session: int, messages: list[m.Message]) -> None:
+        """These messages are queued no more."""
+        if session in self._outboxes:
+            self._waiting_bytes[session] -= sum(map(_weight_of, messages))
+
     def close(self, session: int) -> None:
         """End the session once what is queued has left."""
+        del self._waiting_bytes[session]
         outbox = self._outboxes.pop(session, None)
         scope = self._scopes.pop(session, None)
         if outbox is not None and scope is not None:
@@ -180,6 +193,7 @@ class SessionServer:
                         written.append(outbox.receive_nowait())
                     except (trio.WouldBlock, trio.EndOfChannel):
                         break
+                self.sessions.has_left(peer.session, written)
                 try:
                     frames = b"".join(map(_frame_of, written))
                     await connection.send_frame(frames)
@@ -348,6 +362,19 @@ async def _turn_away(connection: Connection[Any], most: int) -> None:
             await connection.send(refused)
         except _GONE:
             return
+
+
+def _weight_of(message: m.Message) -> int:
+    """Return the bytes of what makes a message long: a file's, or bodies."""
+    match message:
+        case m.Chunk() | m.ReadSeen():
+            return len(message.data)
+        case m.Grant():
+            return sum(len(memoryview(body)) for body in message.bodies)
+        case m.Offered():
+            return len(message.seen)
+        case _:
+            return 0
 
 
 def _frame_of(message: m.Message) -> bytes:

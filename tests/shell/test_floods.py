@@ -368,6 +368,40 @@ async def test_a_wait_that_is_answered_makes_room(autojump_clock: MockClock) -> 
             assert isinstance(shown, m.Shown)
 
 
+async def test_what_waits_for_a_peer_is_bounded_in_bytes(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is told more than it ever reads loses its session; one that reads
+    may be told any amount."""
+    monkeypatch.setattr(session_module, "OUTBOX_BYTES_MAX", 10_000)
+    data = b"x" * 1000
+    told = m.ReadSeen(job=JOB, process=1, file="items", offset=0, data=data)
+    async with running() as master:
+        reading = await master.connect("worker")
+        (session,) = master.sessions._outboxes
+        for _ in range(100):
+            master.sessions.send(session, told)
+            assert await reading.receive() == told
+        await reading.send(registration("w"))
+        assert isinstance(await reading.receive(), m.Registered)
+        ours, theirs = trio.testing.lockstep_stream_pair()
+        master.nursery.start_soon(master.server.serve, theirs)
+        await greet(ours, token=TOKEN, role="worker", incoming=m.ToWorker)
+        await trio.testing.wait_all_tasks_blocked()
+        (deaf,) = set(master.sessions._outboxes) - {session}
+        for number in range(100):
+            if number == 1:
+                # Its writer has taken the first and hangs.
+                await trio.testing.wait_all_tasks_blocked()
+            master.sessions.send(deaf, told)
+            if deaf not in master.sessions._outboxes:
+                break
+        assert number == 12
+        await trio.testing.wait_all_tasks_blocked()
+        assert master.server.connections == 1
+        assert not any(master.sessions._waiting_bytes.values())
+
+
 async def test_reads_that_wait_are_bounded(autojump_clock: MockClock) -> None:
     """So many reads of a log may wait on one connection; they end with it."""
     async with running() as master:
