@@ -17,6 +17,7 @@ from trio.testing import MemoryReceiveStream, MemorySendStream
 from dscrapy import messages as m
 from dscrapy.config import Config, Endpoint
 from dscrapy.errors import RemoteProtocolError
+from dscrapy.model import PROTOCOL_VERSIONS
 from dscrapy.net.connection import Connection, greet
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
@@ -152,7 +153,7 @@ async def _assert_at_rest(master: MasterInMemory) -> None:
 def _port_seeds() -> list[bytes]:
     hello = json.dumps({"nonce": "cd" * 16, "role": "client"}).encode()
     proof = json.dumps({"proof": proof_of(TOKEN, "dialler", "client", NONCE, NONCE)})
-    versions = b'{"versions":[2]}'
+    versions = json.dumps({"versions": PROTOCOL_VERSIONS}).encode()
     said = [encode(registration("w", slots=2)), *samples("FromWorker")]
     calls = samples("ClientCall")
     # First byte: role; then how honest, whether framed.
@@ -259,7 +260,7 @@ def _dialler_seeds() -> list[bytes]:
         b"\0\0\1" + challenge + b'\n{"proof":"' + b"a" * 64 + b'"}',
         b"\0\1\1" + b'{"error":"unauthorised"}',
         b"\1\2\1" + b'{"error":"version","versions":[3]}',
-        b"\1\2\1" + b'{"version":2}',
+        b"\1\2\1" + json.dumps({"version": PROTOCOL_VERSIONS[-1]}).encode(),
         *(b"\0\3\1" + answer for answer in samples("Answer")),
         *(b"\1\3\1" + told for told in samples("ToWorker")),
     ]
