@@ -391,13 +391,16 @@ class Committer:
         barrier = Barrier(partial(self._snapshot, number, payload))
         await self._hand_over(barrier, _Group())
 
-    def _snapshot(self, number: int, payload: bytes) -> None:
+    def _snapshot(self, number: int, payload: bytes) -> bool:
+        """Write it, if there is room; return whether it is there."""
         try:
             with self._journal_lock:
                 self._journal.write_snapshot(number, payload)
             self._snapshot_at_bytes = self._snapshot_after_bytes
+            return True
         except JournalFullError as error:
             logger.error("no room for a snapshot: %s", error)
+            return False
         finally:
             self._snapshot_under_way = False
 

@@ -12,7 +12,7 @@ from functools import partial
 import attrs
 import trio
 
-from dscrapy.errors import JournalError
+from dscrapy.errors import JournalError, JournalFullError
 from dscrapy.frontier.derive import (
     JOBS_FOLDER,
     SPOOL_FOLDER,
@@ -46,9 +46,12 @@ RETRY_S = 1.0
 
 @attrs.frozen
 class Barrier:
-    """Call ``then`` in a thread when everything before is written and synced."""
+    """Call ``then`` in a thread when everything before is written and synced.
 
-    then: Callable[[], None]
+    What was discarded goes only if it returns True: that no replay begins earlier.
+    """
+
+    then: Callable[[], bool]
 
 
 @attrs.frozen
@@ -112,9 +115,22 @@ class JobFiles:
             raise error
 
     def write_now(self, writes: list[Write]) -> None:
-        """Do the writes, blocking."""
+        """Do the writes, blocking.
+
+        During a replay a disk without room is ``JournalFullError``, any other error of
+        it ``JournalError``: neither leaves anything that the next start does not mend.
+        """
         for write in writes:
-            self._write(write)
+            try:
+                self._write(write)
+            except OSError as error:
+                if self._short is None:
+                    raise
+                where = self._storage.path(write.name)
+                if error.errno in NO_ROOM_ERRORS:
+                    text = f"{where}: {error.strerror}: no room to write it again"
+                    raise JournalFullError(text) from error
+                raise JournalError(where, 0, f"cannot write: {error}") from error
 
     # ---- writing ----------------------------------------------------------------
 
@@ -200,7 +216,8 @@ class JobFiles:
         match work:
             case Barrier():
                 self._sync()
-                work.then()
+                if not work.then():
+                    return
                 for name in self._discarded:
                     self._remove(name)
                 self._discarded.clear()
