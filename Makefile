@@ -11,10 +11,13 @@ QUICK := $(wildcard tests/test_*.py tests/unit tests/property tests/shell)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test equivalence chaos chaos-tools fuzz bench lock clean setup
+SEEDS ?= 1000
+
+.PHONY: help demo check test equivalence sim sim-bite chaos chaos-tools fuzz bench \
+	lock clean setup
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
 
 setup: $(READY) ## make the environment and install the project into it
 
@@ -37,6 +40,12 @@ test: $(READY) ## the same, and every other test
 equivalence: $(READY) ## the same spiders as plain Scrapy runs them, and with 200 kills
 	EQUIVALENCE=all $(BIN)/python -m pytest -q tests/equivalence
 	$(BIN)/python -m tests.equivalence.campaign $(ARGS)
+
+sim: $(READY) ## simulate SEEDS=n runs in which everything fails, from seed FIRST=n
+	@$(BIN)/python -m tests.sim --seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)) $(ARGS)
+
+sim-bite: $(READY) ## plant bugs in the product; the simulation has to find each
+	@$(BIN)/python -m tests.sim.bite $(ARGS)
 
 chaos: $(READY) chaos-tools ## real faults, row by row, and scrapy-redis beside; 20 minutes
 	$(BIN)/python -m tests.chaos $(ARGS)

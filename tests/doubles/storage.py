@@ -55,6 +55,10 @@ class _Node:
         if not self.sync_failed:
             self.low, self.old_tail = len(self.data), b""
 
+    def fail_sync(self) -> None:
+        # What was synced before stays so: only what waited for this sync is lost.
+        self.sync_failed |= len(self.data) > self.low or bool(self.old_tail)
+
     def crash(self, rng: random.Random) -> "_Node":
         old = bytes(self.data[: self.low]) + self.old_tail
         new = bytes(self.data)
@@ -105,6 +109,9 @@ class _Folder:
             self.synced = dict(self.names)
             self.changes.clear()
 
+    def fail_sync(self) -> None:
+        self.sync_failed |= bool(self.changes)
+
     def crash(self, rng: random.Random, fresh: Callable[[_Node], _Node]) -> "_Folder":
         found = dict(self.synced)
         for change in _survivors(self.changes, rng):
@@ -134,7 +141,7 @@ def _survivors(changes: list[_Change], rng: random.Random) -> Iterable[_Change]:
             return [change for change in changes if rng.random() < 0.5]
 
 
-Call = Literal["append", "sync", "other"]
+Call = Literal["append", "sync", "rename", "other"]
 
 
 @attrs.define
@@ -143,13 +150,15 @@ class MemoryStorage:
 
     ``room`` is how many bytes all files may have together; a write beyond writes
     what fits. ``syncs_left`` and ``appends_left`` count calls that still succeed,
-    then all fail with EIO. ``calls_left`` counts changing calls until the power
-    goes; the call it goes in has partly happened. ``calls`` counts them.
+    then all fail with EIO, ``renames_left`` the same for renames. ``calls_left`` counts
+    changing calls until the power goes; the call it goes in has partly happened.
+    ``calls`` counts them.
     """
 
     room: int | None = None
     syncs_left: int | None = None
     appends_left: int | None = None
+    renames_left: int | None = None
     calls_left: int | None = None
     rng: random.Random = attrs.field(factory=lambda: random.Random(0))
     calls: int = 0
@@ -181,6 +190,18 @@ class MemoryStorage:
             for name, node in folder.names.items():
                 copied.put(f"{path}/{name}".lstrip("/"), bytes(node.data))
         return copied
+
+    def reopened(self) -> "MemoryStorage":
+        """Return the same disk for the next master; whoever has this one is dead.
+
+        What was written is there, synced or not. Of the faults only ``room`` stays. A
+        folder whose sync failed can be synced again: a file system that failed to write
+        its own journal has to be mounted anew before it is written at all.
+        """
+        self.calls_left = -1
+        for folder in self._folders.values():
+            folder.sync_failed = False
+        return MemoryStorage(room=self.room, rng=self.rng, folders=self._folders)
 
     def put(self, name: str, data: bytes) -> None:
         """Make a file hold ``data``, synced: to prepare a test or damage a file."""
@@ -231,7 +252,7 @@ class MemoryStorage:
         try:
             self._append(node, data)
             self._sync(node)
-            self._call("other")
+            self._call("rename")
         except OSError as error:
             folder.change(_Change(temporary, None))
             raise OSError(*error.args) from error
@@ -241,7 +262,7 @@ class MemoryStorage:
     def rename(self, old: str, new: str) -> None:
         folder, last = self._split(old)
         node = self._node(old)
-        self._call("other")
+        self._call("rename")
         folder.change(_Change(self._split(new)[1], node, old=last))
 
     def remove(self, name: str) -> None:
@@ -303,6 +324,10 @@ class MemoryStorage:
             if self.appends_left <= 0:
                 raise _error(errno.EIO)
             self.appends_left -= 1
+        if call == "rename" and self.renames_left is not None:
+            if self.renames_left <= 0:
+                raise _error(errno.EIO)
+            self.renames_left -= 1
 
     def _append(self, node: _Node, data: bytes) -> None:
         if self.calls_left == 0:
@@ -319,7 +344,7 @@ class MemoryStorage:
         self._call("sync")
         if self.syncs_left is not None:
             if self.syncs_left <= 0:
-                target.sync_failed = True
+                target.fail_sync()
                 raise SyncError(errno.EIO, os.strerror(errno.EIO))
             self.syncs_left -= 1
         target.sync()

@@ -31,6 +31,7 @@ from dscrapy.model import (
     Versions,
 )
 from dscrapy.net.connection import Connection, greet
+from dscrapy.net.threads import InThread
 from dscrapy.proto.session import Role
 from tests.doubles.storage import MemoryStorage
 
@@ -53,25 +54,31 @@ class MasterInMemory:
         self,
         storage: Storage,
         *,
+        machine: Machine | None = None,
+        journal: Journal | None = None,
+        sessions: Sessions | None = None,
+        snapshot_after_bytes: int = 1 << 30,
         disk_free_bytes_min: int = 0,
         kept_bytes_max: int = KEPT_BYTES_MAX,
-        machine: type[Machine] = Machine,
+        instant: Callable[[], float] = trio.current_time,
+        wall: Callable[[], float] = trio.current_time,
+        in_thread: InThread = in_place,
     ) -> None:
         """``machine`` may be one with a bug."""
         self.storage = storage
-        self.sessions = Sessions()
-        self.files = JobFiles(storage, log_bytes_max=100_000, in_thread=in_place)
+        self.sessions = sessions or Sessions()
+        self.files = JobFiles(storage, log_bytes_max=100_000, in_thread=in_thread)
         self.committer = Committer(
-            machine(spans=SPANS),
-            Journal.open(storage),
+            machine or Machine(spans=SPANS),
+            journal or Journal.open(storage),
             self.files,
             storage,
             self.sessions,
-            snapshot_after_bytes=1 << 30,
+            snapshot_after_bytes=snapshot_after_bytes,
             disk_free_bytes_min=disk_free_bytes_min,
-            instant=trio.current_time,
-            in_thread=in_place,
-            wall=trio.current_time,
+            instant=instant,
+            in_thread=in_thread,
+            wall=wall,
         )
         self.committer.status = self.status
         self.committer._bodies = Bodies(storage, kept_bytes_max=kept_bytes_max)

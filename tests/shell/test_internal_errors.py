@@ -11,6 +11,7 @@ from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.machine import Machine
 from tests.shell.master_in_memory import (
+    SPANS,
     CrawlInMemory,
     children,
     receive,
@@ -41,7 +42,7 @@ async def test_a_page_that_cannot_be_committed_is_set_aside(
 ) -> None:
     """It is offered with others, which are committed at once; done again twice; then
     the job ends with all else done, on the same session."""
-    async with running(machine=CannotCommitTwo) as master:
+    async with running(machine=CannotCommitTwo(spans=SPANS)) as master:
         client = await master.connect("client")
         await client.send(submit(1))
         await receive(client, m.Accepted)
@@ -84,7 +85,7 @@ async def test_a_job_that_cannot_be_followed_up_holds_up_no_other(
     autojump_clock: MockClock,
 ) -> None:
     """It fails in the end; another one runs to its end on the same worker."""
-    async with running(machine=CannotFollowUp) as master:
+    async with running(machine=CannotFollowUp(spans=SPANS)) as master:
         client = await master.connect("client")
         await client.send(submit(1))
         await receive(client, m.Accepted)

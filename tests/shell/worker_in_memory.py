@@ -22,6 +22,7 @@ from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.session import Role
 from dscrapy.worker.agent import Worker
+from dscrapy.worker.held import Process
 from dscrapy.worker.process import Death
 from tests.doubles.masters import TOKEN
 
@@ -484,7 +485,7 @@ def config_of(folder: Path, **fields: Any) -> Config:
 
 def worker_of(
     network: Network,
-    crawls: Callable[..., Crawl],
+    crawls: Callable[..., Process],
     folder: Path,
     *,
     name: str = "w",

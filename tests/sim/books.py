@@ -1,0 +1,184 @@
+"""The checker's own books of what is durable, kept apart from the master's.
+
+A group counts as durable when ``Journal.append`` has returned: that is its promise.
+From the records the books know which commits have effect and which lines every job's
+files must hold, in order, without asking the state; beside them a shadow of the state
+takes each durable group from the first one on, and never a snapshot.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from dscrapy.errors import JournalFullError
+from dscrapy.frontier import records as r
+from dscrapy.frontier.derive import items_name, tagged_name
+from dscrapy.frontier.jobs import spool_key
+from dscrapy.frontier.state import State
+from dscrapy.master.journal import Journal
+from dscrapy.master.storage import Storage
+from tests.sim.site import Line, Site
+
+Broken = Callable[[str, str], None]
+
+
+@attrs.define(eq=False, kw_only=True)
+class JobBook:
+    """What a job has given in its present run; ``runs`` counts fresh ones."""
+
+    lines: list[Line] = attrs.field(factory=list)
+    counts: Counter[Line] = attrs.field(factory=Counter)
+    requests: set[int] = attrs.field(factory=set)
+    units: set[tuple[int, int]] = attrs.field(factory=set)
+    runs: int = 1
+
+    def content(self, form: int) -> bytes:
+        """Return what the job's file of lines (0) or tagged forms (1) must hold."""
+        return b"".join(line[form] + b"\n" for line in self.lines)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Books:
+    """See the module; ``site_of`` gives the site of a job by its id."""
+
+    broken: Broken
+    site_of: Callable[[str], Site]
+    payloads: list[bytes] = attrs.field(factory=list)
+    under_way: bytes | None = None
+    shadow: State = attrs.field(factory=State)
+    jobs: dict[str, JobBook] = attrs.field(factory=dict)
+    parts: dict[tuple[int, str], list[Line]] = attrs.field(factory=dict)
+    # Process, commit, part: also those that are void by now.
+    stored: set[tuple[int, str, int]] = attrs.field(factory=set)
+
+    def take(self, payload: bytes) -> None:
+        """A group is durable."""
+        self.payloads.append(payload)
+        for record in r.decode_group(payload):
+            self._note(record)
+            self.shadow.apply(record)
+        self.shadow.touched.clear()
+
+    def book(self, job: str) -> JobBook:
+        """Return the book of a job."""
+        return self.jobs.setdefault(job, JobBook())
+
+    def has(self, job: str, process: int, request: int, unit: int) -> bool:
+        """Whether the commit of this request or unit has effect, durably."""
+        book = self.book(job)
+        return request in book.requests if request else (process, unit) in book.units
+
+    def _note(self, record: r.Record) -> None:
+        match record:
+            case r.PartStored():
+                key = (record.process, spool_key(record.request, record.unit))
+                self.parts.setdefault(key, []).extend(_lines(record))
+                self.stored.add((*key, record.part))
+            case r.Published():
+                self._publish(record)
+            case r.ProcessEnded():
+                for key in [key for key in self.parts if key[0] == record.process]:
+                    del self.parts[key]
+            case r.JobAgain(fresh=True):
+                book = self.book(record.job)
+                book.lines.clear()
+                book.counts.clear()
+                book.runs += 1
+            case _:
+                pass
+
+    def _publish(self, record: r.Published) -> None:
+        key = (record.process, spool_key(record.request, record.unit))
+        lines = self.parts.pop(key, []) + _lines(record)
+        book = self.book(record.job)
+        if self.has(record.job, record.process, record.request, record.unit):
+            self.broken("a commit has effect twice", f"{record.job} {key}")
+        if record.request:
+            book.requests.add(record.request)
+        else:
+            book.units.add((record.process, record.unit))
+        book.lines += lines
+        book.counts.update(lines)
+        expected = self.site_of(record.job).expected
+        for line in lines:
+            if book.counts[line] > expected[line]:
+                text = (
+                    f"{record.job} {line!r}: {book.counts[line]}, not {expected[line]}"
+                )
+                self.broken("an item too many", text)
+
+    # ---- against a master and its disk ---------------------------------------------
+
+    def check_state(self, state: State) -> None:
+        """Let the state be that of all durable groups."""
+        if state.encode_snapshot() != self.shadow.encode_snapshot():
+            self.broken(
+                "state differs from its journal", _difference(state, self.shadow)
+            )
+        for job, book in self.jobs.items():
+            crawl = state.crawls.get(job)
+            if crawl is None:
+                continue
+            again = [one for one in book.requests if crawl.frontier.is_open(one)]
+            if again:
+                self.broken("a published request is open", f"{job} {again}")
+
+    def check_files(self, storage: Storage) -> None:
+        """Let every file of items hold what is published, no more and no less."""
+        for job, book in self.jobs.items():
+            for form, name in enumerate((items_name(job), tagged_name(job))):
+                try:
+                    found = storage.read(name, 0, 1 << 30)
+                except FileNotFoundError:
+                    found = b""
+                if found != book.content(form):
+                    text = f"{name}: {found!r}, not {book.content(form)!r}"
+                    self.broken("a job's file differs from what is published", text)
+
+
+def _lines(record: r.PartStored | r.Published) -> list[Line]:
+    lines = [r.line_of(item) for item in record.items]
+    forms = [bytes(form) for form in record.tagged] or [b"null"] * len(lines)
+    return list(zip(lines, forms, strict=True))
+
+
+def _difference(state: State, shadow: State) -> str:
+    """Say where two states begin to differ, for people."""
+    ours, theirs = state.encode_snapshot(), shadow.encode_snapshot()
+    same = next(
+        (at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0
+    )
+    around = slice(max(same - 80, 0), same + 80)
+    return f"state {ours[around]!r}, journal {theirs[around]!r}"
+
+
+class BookedJournal(Journal):
+    """The master's journal, with the books beside it."""
+
+    books: Books
+
+    def append(self, payload: bytes) -> None:
+        self.books.under_way = payload
+        try:
+            super().append(payload)
+        except JournalFullError:
+            self.books.under_way = None
+            raise
+        self.books.under_way = None
+        self.books.take(payload)
+
+    def groups(self) -> Iterator[bytes]:
+        books = self.books
+        for payload in super().groups():
+            number = self.next_sequence - 1
+            if number == len(books.payloads) + 1 and payload == books.under_way:
+                # Its sync never returned, yet the disk has it.
+                books.take(payload)
+            elif number > len(books.payloads) or books.payloads[number - 1] != payload:
+                books.broken("the journal holds another group", f"group {number}")
+            yield payload
+        if self.next_sequence - 1 < len(books.payloads):
+            text = f"{self.next_sequence - 1} of {len(books.payloads)} are there"
+            books.broken("durable groups are lost", text)
+        books.under_way = None

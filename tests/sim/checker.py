@@ -1,0 +1,250 @@
+"""What must hold at each step, whatever fails; looked at where the master speaks.
+
+The checker stands between the master and its sessions: what leaves is compared with the
+books of what is durable, and a lease with what every crawl process of the simulation
+really has in hand. The first rule that is broken ends the run.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from dscrapy import messages as m
+from dscrapy.frontier.clock import Now
+from dscrapy.frontier.decision import Decision
+from dscrapy.frontier.machine import Machine
+from dscrapy.frontier.workers import Worker
+from dscrapy.master.session import Sessions
+from tests.sim.books import Books
+from tests.sim.crawl import SimCrawl
+
+if TYPE_CHECKING:
+    from tests.doubles.wire import Way
+
+# The run clock is beaten this often, and counts so much of a gap at most.
+BEAT_S = 0.5
+GAP_S = 1.0
+
+
+@attrs.frozen
+class Violation:
+    """A rule that was broken, when, and how."""
+
+    rule: str
+    detail: str
+    at: float
+
+    def __str__(self) -> str:
+        return f"at {self.at:.3f} s: {self.rule}: {self.detail}"
+
+
+@attrs.define(eq=False, kw_only=True)
+class Trace:
+    """What has happened, in order; its lines are made only when they are read."""
+
+    entries: list[tuple[object, ...]] = attrs.field(factory=list)
+
+    def note(self, *what: object) -> None:
+        """Add an entry."""
+        self.entries.append((round(trio.current_time(), 6), *what))
+
+    def lines(self, count: int | None = None) -> list[str]:
+        """Return the last ones for people."""
+        last = self.entries if count is None else deque(self.entries, count)
+        return [f"{at:10.3f}  {' '.join(map(str, what))}" for at, *what in last]
+
+
+@attrs.define(eq=False, kw_only=True)
+class RunTime:
+    """Time in which the master ran, by the simulation's own account."""
+
+    gaps: list[tuple[float, float]] = attrs.field(factory=list)
+
+    def add_gap(self, begin: float, end: float) -> None:
+        """The master did not run, or its clock leapt."""
+        self.gaps.append((begin, end))
+
+    def since(self, instant: float, now: float) -> tuple[float, int]:
+        """Return for how long it ran since then, and how many gaps there were."""
+        gaps = [(a, b) for a, b in self.gaps if b > instant]
+        away = sum(b - max(a, instant) for a, b in gaps)
+        return now - instant - away, len(gaps)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Checker:
+    """See the module. ``stop`` ends the run."""
+
+    trace: Trace
+    stop: Callable[[], None]
+    books: Books = attrs.field(init=False)
+    run_time: RunTime = attrs.field(factory=RunTime)
+    crawls: dict[int, SimCrawl] = attrs.field(factory=dict)
+    violation: Violation | None = None
+    # The master that runs: its state, since when, the way from each worker's instance.
+    machine: Machine | None = None
+    master_at: float = 0.0
+    ways: dict[str, "Way"] = attrs.field(factory=dict)
+    way_of: dict[int, "Way"] = attrs.field(factory=dict)
+    granted_to: dict[tuple[str, int], int] = attrs.field(factory=dict)
+    epoch: int = 0
+    starts: int = 0
+
+    def broken(self, rule: str, detail: str) -> None:
+        """A rule does not hold."""
+        if self.violation is None:
+            self.violation = Violation(rule, detail, trio.current_time())
+            self.trace.note("VIOLATION", rule, detail)
+            self.stop()
+
+    # ---- what leaves the master ----------------------------------------------------
+
+    def leaves(self, session: int, message: m.Message) -> None:
+        """Look at a message that is on its way to a peer."""
+        shadow = self.books.shadow
+        match message:
+            case m.Grant():
+                self._granted(message)
+            case m.CommitsSeen():
+                self._answered(message)
+            case m.EndedSeen() if message.process in shadow.processes:
+                text = f"process {message.process}"
+                self.broken("an end was acknowledged and is not durable", text)
+            case m.Start():
+                self.trace.note("start", message.process, message.job)
+                self.starts += 1
+                if message.process not in shadow.processes:
+                    text = f"process {message.process}"
+                    self.broken("a process starts and that is not durable", text)
+            case m.Registered():
+                self._registered(session, message)
+            case m.Stop() | m.Finish() | m.Lead() | m.Done():
+                self.trace.note(type(message).__name__.lower(), message.process)
+            case _:
+                pass
+
+    def _registered(self, session: int, message: m.Registered) -> None:
+        assert self.machine is not None
+        state = self.machine.state
+        name = state.sessions.get(session)
+        if name is None:
+            # Replaced by a later registration of the same group.
+            return
+        instance = state.workers[name].instance
+        self.trace.note("registered", instance, "drop", *message.drop)
+        if instance in self.ways:
+            self.way_of[session] = self.ways[instance]
+        if message.epoch != self.epoch:
+            text = f"{message.epoch} after {self.epoch}"
+            self.broken("an epoch is not one more than the last", text)
+        for number in message.drop:
+            process = self.books.shadow.processes.get(number)
+            if process is not None and process.worker == name:
+                text = f"process {number} of {name}"
+                self.broken("a process is dropped that was not given up", text)
+
+    def _answered(self, message: m.CommitsSeen) -> None:
+        job, process = message.job, message.process
+        self.trace.note(
+            "seen",
+            job[-2:],
+            process,
+            *((s.request, s.unit, s.result) for s in message.seen),
+        )
+        for seen in message.seen:
+            is_there = self.books.has(job, process, seen.request, seen.unit)
+            key = f"r{seen.request}" if seen.request else f"u{seen.unit}"
+            is_stored = is_there or (process, key, seen.part) in self.books.stored
+            if seen.result == "published" and not is_there:
+                self.broken("acknowledged and not durable", f"{job} {process} {key}")
+            if seen.result == "stored" and not is_stored:
+                self.broken("a part is stored and not durable", f"{process} {key}")
+
+    def _granted(self, message: m.Grant) -> None:
+        job, process = message.job, message.process
+        self.trace.note("grant", job[-2:], process, *message.requests)
+        crawl = self.books.shadow.crawls.get(job)
+        for request in message.requests:
+            self.granted_to[job, request] = process
+            if crawl is None or not crawl.frontier.is_open(request):
+                self.broken(
+                    "a request is leased that is not durable, or done",
+                    f"{job} request {request} to {process}",
+                )
+        for other in self.crawls.values():
+            if other.start.job != job or not other.is_alive:
+                continue
+            unstarted = other.unstarted()
+            for request in message.requests:
+                if request in unstarted or request in other.working:
+                    self._has_two(request, process, other, request in unstarted)
+
+    def _has_two(
+        self, request: int, process: int, other: SimCrawl, is_unstarted: bool
+    ) -> None:
+        """A request goes to one process while another one has it in hand."""
+        number = other.start.process
+        text = f"request {request} to {process}, while {number} has it"
+        if number in self.books.shadow.processes:
+            self.broken("two live leases of one request", text)
+        elif is_unstarted and other.has_right:
+            self.broken("a lease goes on while its old holder may begin it", text)
+
+    # ---- what crawl processes and workers do ---------------------------------------
+
+    def begun(self, crawl: SimCrawl, request: int) -> None:
+        """A process begins a request."""
+        job, number = crawl.start.job, crawl.start.process
+        latest = self.granted_to.get((job, request))
+        if latest != number:
+            text = f"request {request} by {number}, leased to {latest}"
+            self.broken("a request is begun whose lease went elsewhere", text)
+
+    def reaps(self, worker: Worker, spans: tuple[float, float]) -> None:
+        """The master gives a worker up; ``spans`` for open and lost connections."""
+        now = trio.current_time()
+        self.trace.note("reap", worker.name, worker.instance)
+        if worker.instance and worker.session is None:
+            return
+        instant = self.master_at
+        if worker.session is not None:
+            way = self.way_of.get(worker.session)
+            if way is None or self.ways.get(worker.instance) is not way:
+                # It dials again already; what it says there was not read yet.
+                return
+            instant = max(instant, way.arrived_at(now))
+        silent_s, gaps = self.run_time.since(instant, now)
+        # The master's clock counts a little of each gap.
+        if silent_s + gaps * GAP_S + BEAT_S < spans[0]:
+            text = f"{worker.name} after {silent_s:.1f} s of {spans[0]:g}"
+            self.broken("a worker was reaped that was not silent", text)
+
+
+class BookedSessions(Sessions):
+    """The master's sessions, seen by the checker."""
+
+    def __init__(self, checker: Checker, is_dead: Callable[[], bool]) -> None:
+        super().__init__()
+        self._checker = checker
+        self._is_dead = is_dead
+
+    def send(self, session: int, message: m.Message) -> None:
+        if not self._is_dead():
+            self._checker.leaves(session, message)
+            super().send(session, message)
+
+
+@attrs.define(kw_only=True)
+class BookedMachine(Machine):
+    """The master's decisions, seen by the checker where they give somebody up."""
+
+    checker: Checker
+
+    def _reap(self, worker: Worker, decision: Decision, now: Now) -> None:
+        if now.run >= self.spans.deadline(worker):
+            spans = (self.spans.die_after_s, self.spans.reconnect_grace_s)
+            self.checker.reaps(worker, spans)
+        super()._reap(worker, decision, now)

@@ -1,0 +1,356 @@
+"""A crawl process of the simulation: what a real one does with a site, as tasks.
+
+It stands behind the interface that its worker knows (``worker.held.Process``). Between
+it and its worker is what a socket pair would be: what it has written still counts after
+its death, and it goes on while its worker is stopped.
+"""
+
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+import trio
+
+from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.model import CloseLimits, HostLimits, Outcome, Stats
+from dscrapy.proto.codec import encode
+from dscrapy.proto.framing import encode_frame
+from dscrapy.worker.process import Death
+from tests.sim.hosts import Program
+from tests.sim.site import Page, Site, children, page_of
+
+if TYPE_CHECKING:
+    from tests.sim.machines import Machine
+
+# What each page adds to the job's stats.
+_PAGE: Stats = {"sum": {"response_received_count": msgspec.Raw(b"1")}}
+
+
+@attrs.define(eq=False)
+class Work:
+    """A page under way: its next part is due then."""
+
+    request: int
+    page: Page
+    due_at: float
+    part: int = 0
+
+
+@attrs.define(eq=False, kw_only=True)
+class SimCrawl:
+    """See the module; made by a worker with the fields from ``start`` on.
+
+    ``inbox`` are leases that it has not begun, ``working`` those that it has.
+    """
+
+    machine: "Machine"
+    site: Site
+    rng: random.Random
+    start: m.Start
+    folder: Path
+    process_silent_s: float
+    stop_grace_s: float
+    on_message: Callable[[m.FromProcess, bytes], None]
+    on_log: Callable[[bytes], None]
+    valid_until: float = math.inf
+    program: Program = attrs.field(init=False)
+    inbox: deque[tuple[int, Page]] = attrs.field(factory=deque)
+    working: dict[int, Work] = attrs.field(factory=dict)
+    is_done: bool = False
+    death: Death | None = None
+    _told: deque[m.ToCrawl] = attrs.field(factory=deque)
+    _said: deque[m.FromProcess] = attrs.field(factory=deque)
+    _commits: list[m.Commit] = attrs.field(factory=list)
+    _flush_at: float = math.inf
+    _heard: trio.Event = attrs.field(factory=trio.Event)
+    _spoke: trio.Event = attrs.field(factory=trio.Event)
+    _ended: trio.Event = attrs.field(factory=trio.Event)
+    _units: int = 0
+    _lead: m.Lead | None = None
+    _skip: Counter[bytes] = attrs.field(factory=Counter)
+    _element: int = 0
+    _element_at: float = 0.0
+    _starts: int = 0
+    _start_may: int = 0
+    _finish: int = 0
+    _stop_reason: str = ""
+    _closing: str = ""
+    _has_closed: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self.program = Program(f"{self.start.job[-2:]}/{self.start.process}")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still may do anything."""
+        return self.death is None
+
+    @property
+    def has_right(self) -> bool:
+        """Whether it may begin a request now, as far as it knows."""
+        return self.is_alive and self.machine.boot() <= self.valid_until
+
+    def unstarted(self) -> set[int]:
+        """Return the leases that it may still begin, those not yet read included."""
+        told = [one for one in self._told if isinstance(one, m.Grant)]
+        unread = {request for grant in told for request in grant.requests}
+        return {request for request, _ in self.inbox} | unread
+
+    # ---- said by the worker -------------------------------------------------------
+
+    def tell(self, message: m.ToCrawl) -> None:
+        self._told.append(message)
+        self._wake()
+
+    def extend(self, until: float) -> None:
+        self.tell(m.Valid(until=until))
+
+    def stop(self, message: m.Stop) -> None:
+        self.tell(message)
+
+    def _wake(self) -> None:
+        self._heard.set()
+        self._heard = trio.Event()
+
+    # ---- its life, in its worker --------------------------------------------------
+
+    async def run(self) -> Death:
+        """Run it to its end; killed when cancelled."""
+        self.machine.crawls[self.start.process] = self
+        try:
+            async with trio.open_nursery() as nursery:
+                self.program.run_in(nursery, self._live)
+                nursery.start_soon(self._pump)
+                await self._ended.wait()
+                nursery.cancel_scope.cancel()
+            self._hand_on()
+        finally:
+            self.kill("killed by its worker", counted=False)
+        assert self.death is not None
+        return self.death
+
+    def kill(self, text: str, *, counted: bool, lose: bool = False) -> None:
+        """End it at once; with ``lose`` what it has written and nobody read is gone."""
+        if self.death is not None:
+            return
+        self.death = Death(status=-9, counted=counted, text=f"crawl process {text}")
+        if lose:
+            self._said.clear()
+        self.program.kill()
+        self._ended.set()
+
+    async def _pump(self) -> None:
+        while True:
+            self._hand_on()
+            await self._spoke.wait()
+
+    def _hand_on(self) -> None:
+        self._spoke = trio.Event()
+        while self._said:
+            message = self._said.popleft()
+            try:
+                self.on_message(message, encode_frame(encode(message)))
+            except RemoteProtocolError as error:
+                self.machine.world.checker.broken("process turned away", str(error))
+
+    # ---- its life, on its own -----------------------------------------------------
+
+    async def _live(self) -> None:
+        with self.program.scope:
+            await trio.sleep(self.rng.uniform(0.05, 1.0))
+            self._say(self._opened())
+            while not self._step():
+                with trio.move_on_at(self._next_at()):
+                    await self._heard.wait()
+            self.death = Death(
+                status=0, counted=True, text="crawl process exited with code 0"
+            )
+            self._ended.set()
+
+    def _opened(self) -> m.Opened:
+        site = self.site
+        limits = HostLimits(concurrency=2, delay_s=site.delay_s)
+        return m.Opened(
+            **self._ids,
+            window=site.window,
+            lifo=site.lifo,
+            start_lifo=False,
+            default_host=limits,
+            hosts={},
+            limits=CloseLimits(),
+            has_feeds=False,
+        )
+
+    def _next_at(self) -> float:
+        dues = [work.due_at for work in self.working.values()]
+        if self._may_pull():
+            dues.append(self._element_at)
+        return min([self._flush_at, *dues])
+
+    def _step(self) -> bool:
+        """Do all that can be done now; True when it is over."""
+        now = trio.current_time()
+        while self._told:
+            self._hear(self._told.popleft())
+        for work in list(self.working.values()):
+            if work.due_at <= now:
+                self._give_part(work, now)
+        if not self._closing:
+            self._begin_pages(now)
+            self._lead_on(now)
+        if self._closing and not self.working and not self._has_closed:
+            self._has_closed = True
+            end = Outcome(finish_reason=self._closing)
+            self._unit("closed", end=end)
+            self._flush()
+        if now >= self._flush_at:
+            self._flush()
+        return self.is_done
+
+    def _hear(self, message: m.ToCrawl) -> None:
+        match message:
+            case m.Grant():
+                self._take(message)
+            case m.CommitsSeen():
+                for one in message.seen:
+                    if one.result == "settled":
+                        # Somebody else's commit won: the rest would be dropped, too.
+                        self.working.pop(one.request, None)
+            case m.Valid():
+                self.valid_until = message.until
+            case m.Skip():
+                if message.part == 0:
+                    self._skip.clear()
+                every = message.digests
+                for at in range(0, len(every), m.DIGEST_BYTES):
+                    self._skip[every[at : at + m.DIGEST_BYTES]] += 1
+            case m.Lead():
+                self._take_lead(message)
+            case m.StartMay():
+                self._start_may = message.upto
+            case m.Finish():
+                self._finish = message.number
+            case m.Stop():
+                self._close(message.reason)
+            case m.Done():
+                self.is_done = True
+            case _:
+                pass
+
+    def _take(self, grant: m.Grant) -> None:
+        pages = [self.site.pages[page_of(body)] for body in grant.bodies]
+        if self._closing:
+            self._say(m.Release(**self._ids, requests=grant.requests))
+            return
+        self.inbox.extend(zip(grant.requests, pages, strict=True))
+
+    # ---- pages --------------------------------------------------------------------
+
+    def _begin_pages(self, now: float) -> None:
+        while self.inbox and len(self.working) < self.site.at_once and self.has_right:
+            request, page = self.inbox.popleft()
+            self.machine.world.checker.begun(self, request)
+            due_at = now + page.seconds * self.rng.uniform(0.5, 1.5) / page.parts
+            self.working[request] = Work(request, page, due_at)
+
+    def _give_part(self, work: Work, now: float) -> None:
+        page, part = work.page, work.part
+        if page.kills:
+            # Where a process marks what it starts, this one would be named.
+            self.kill("was killed by SIGSEGV", counted=True)
+            return
+        last = part == page.parts - 1
+        fields: dict[str, Any] = page.part(part)
+        stats = _PAGE if last else {}
+        commit = m.Commit(
+            request=work.request, part=part, last=last, stats=stats, **fields
+        )
+        self._commit(commit)
+        work.part += 1
+        work.due_at = now + page.seconds / page.parts
+        if last:
+            del self.working[work.request]
+
+    # ---- leading ------------------------------------------------------------------
+
+    def _take_lead(self, lead: m.Lead) -> None:
+        self._lead = lead
+        self._element_at = trio.current_time()
+        if lead.opened and self.site.opened:
+            self._unit("opened", children=children(*self.site.opened))
+
+    def _may_pull(self) -> bool:
+        is_over = self._element > len(self.site.elements)
+        if self._lead is None or not self._lead.start or is_over or self._closing:
+            return False
+        if self._element == len(self.site.elements):
+            return True
+        digest = self.site.elements[self._element].digest
+        return bool(self._skip[digest]) or self._starts < self._start_may
+
+    def _lead_on(self, now: float) -> None:
+        while self._may_pull() and self._element_at <= now:
+            if self._element == len(self.site.elements):
+                self._unit("started")
+            else:
+                element = self.site.elements[self._element]
+                if self._skip[element.digest]:
+                    self._skip[element.digest] -= 1
+                else:
+                    self._starts += 1
+                    self._unit("start", **element.fields())
+                    self._element_at = now + self.rng.choice((0.0, 0.1, 0.5))
+            self._element += 1
+        if self._finish and not self.working and not self.inbox:
+            self._be_idle()
+
+    def _be_idle(self) -> None:
+        number, self._finish = self._finish, 0
+        if number <= len(self.site.idle):
+            refs = self.site.idle[number - 1]
+            self._unit("idle", finish=number, children=children(*refs))
+        else:
+            self._close("finished")
+
+    def _close(self, reason: str) -> None:
+        if self._closing:
+            return
+        self._flush()
+        self._closing = reason
+        self._say(m.Closing(**self._ids, reason=reason))
+        if self.inbox:
+            given_back = tuple(request for request, _ in self.inbox)
+            self.inbox.clear()
+            self._say(m.Release(**self._ids, requests=given_back))
+
+    # ---- what it says -------------------------------------------------------------
+
+    @property
+    def _ids(self) -> Any:
+        return {"job": self.start.job, "process": self.start.process}
+
+    def _unit(self, kind: Any, **fields: Any) -> None:
+        self._units += 1
+        self._commit(m.Commit(unit=self._units, kind=kind, **fields))
+
+    def _commit(self, commit: m.Commit) -> None:
+        self._commits.append(commit)
+        # They gather for a moment, as the real ones do.
+        wait_s = self.rng.choice((0.0, 0.0, 0.005, 0.2))
+        self._flush_at = min(self._flush_at, trio.current_time() + wait_s)
+
+    def _flush(self) -> None:
+        self._flush_at = math.inf
+        commits, self._commits = tuple(self._commits), []
+        if commits:
+            self._say(m.Commits(**self._ids, commits=commits))
+
+    def _say(self, message: m.FromProcess) -> None:
+        self._said.append(message)
+        self._spoke.set()
