@@ -5,6 +5,7 @@ what is under way is known: bytes that have arrived can be read even when the
 connection breaks behind them, as with TCP. Time is trio's, and so may be virtual.
 """
 
+import operator
 import random
 from collections import deque
 from typing import Literal
@@ -108,9 +109,20 @@ class End(trio.abc.Stream):
     outgoing: Way
     is_closed: bool = False
     is_gone: bool = False
+    _is_sending: bool = False
+    _is_receiving: bool = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
+        if self._is_sending:
+            raise trio.BusyResourceError("another task sends")
+        self._is_sending = True
+        try:
+            await trio.lowlevel.checkpoint()
+            await self._send(data)
+        finally:
+            self._is_sending = False
+
+    async def _send(self, data: bytes | bytearray | memoryview) -> None:
         way = self.outgoing
         while True:
             if self.is_closed:
@@ -127,10 +139,19 @@ class End(trio.abc.Stream):
         await self.send_all(b"")
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             await trio.lowlevel.checkpoint()
             raise ValueError("at least one byte is asked for")
-        await trio.lowlevel.checkpoint()
+        if self._is_receiving:
+            raise trio.BusyResourceError("another task receives")
+        self._is_receiving = True
+        try:
+            await trio.lowlevel.checkpoint()
+            return await self._receive(max_bytes)
+        finally:
+            self._is_receiving = False
+
+    async def _receive(self, max_bytes: int | None) -> bytes:
         way = self.incoming
         while True:
             if self.is_closed:

@@ -40,10 +40,12 @@ class JobBook:
 
 @attrs.define(eq=False, kw_only=True)
 class Books:
-    """See the module; ``site_of`` gives the site of a job by its id."""
+    """See the module; ``site_of`` gives the site of a job by its id, ``ended`` is
+    told of each end of a process."""
 
     broken: Broken
     site_of: Callable[[str], Site]
+    ended: Callable[[r.ProcessEnded], None]
     payloads: list[bytes] = attrs.field(factory=list)
     under_way: bytes | None = None
     shadow: State = attrs.field(factory=State)
@@ -78,6 +80,7 @@ class Books:
             case r.Published():
                 self._publish(record)
             case r.ProcessEnded():
+                self.ended(record)
                 for key in [key for key in self.parts if key[0] == record.process]:
                     del self.parts[key]
             case r.JobAgain(fresh=True):

@@ -5,7 +5,7 @@ books of what is durable, and a lease with what every crawl process of the simul
 really has in hand. The first rule that is broken ends the run.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from dscrapy import messages as m
+from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.machine import Machine
@@ -90,6 +91,8 @@ class Checker:
     ways: dict[str, "Way"] = attrs.field(factory=dict)
     way_of: dict[int, "Way"] = attrs.field(factory=dict)
     granted_to: dict[tuple[str, int], int] = attrs.field(factory=dict)
+    # Deaths of each job's processes that count.
+    counted: Counter[str] = attrs.field(factory=Counter)
     epoch: int = 0
     starts: int = 0
 
@@ -202,6 +205,15 @@ class Checker:
         if latest != number:
             text = f"request {request} by {number}, leased to {latest}"
             self.broken("a request is begun whose lease went elsewhere", text)
+
+    def ended(self, record: r.ProcessEnded) -> None:
+        """The master takes a process for gone."""
+        crawl = self.crawls.get(record.process)
+        if record.counted and (
+            crawl is None or not (crawl.death and crawl.death.counted)
+        ):
+            text = f"process {record.process}: {record.text}"
+            self.broken("a death counts that was not the job's own doing", text)
 
     def reaps(self, worker: Worker, spans: tuple[float, float]) -> None:
         """The master gives a worker up; ``spans`` for open and lost connections."""

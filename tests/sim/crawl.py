@@ -140,6 +140,7 @@ class SimCrawl:
         if self.death is not None:
             return
         self.death = Death(status=-9, counted=counted, text=f"crawl process {text}")
+        self.machine.world.checker.counted[self.start.job] += counted
         if lose:
             self._said.clear()
         self.program.kill()

@@ -66,7 +66,11 @@ class World:
 
     def __attrs_post_init__(self) -> None:
         self.checker = Checker(trace=self.trace, stop=self.nursery.cancel_scope.cancel)
-        self.checker.books = Books(broken=self.checker.broken, site_of=self.site_of)
+        self.checker.books = Books(
+            broken=self.checker.broken,
+            site_of=self.site_of,
+            ended=self.checker.ended,
+        )
         self.network = SimNetwork(self.nursery, self.random("network"))
         rng = self.random("disk")
         self.master = SimMaster(self, MemoryStorage(rng=rng), self.random("master"))

@@ -1,0 +1,394 @@
+"""Bugs to plant in the product, each of which the simulation has to find.
+
+An edit that does not fit any more fails loudly: then the bug is to be planted anew in
+what the product has become.
+"""
+
+import attrs
+
+from tests.sim.planting import Edit
+
+COMMITTER = "dscrapy.master.committer"
+JOURNAL = "dscrapy.master.journal"
+FILES = "dscrapy.master.files"
+COMMITS = "dscrapy.frontier.commits"
+CRAWLS = "dscrapy.frontier.crawls"
+HOSTS = "dscrapy.frontier.hosts"
+REQUESTS = "dscrapy.frontier.requests"
+STATE = "dscrapy.frontier.state"
+MACHINE = "dscrapy.frontier.machine"
+RUNNING = "dscrapy.frontier.running"
+DERIVE = "dscrapy.frontier.derive"
+CLOCK = "dscrapy.frontier.clock"
+LINK = "dscrapy.worker.link"
+AGENT = "dscrapy.worker.agent"
+OUTBOX = "dscrapy.worker.outbox"
+HELD = "dscrapy.worker.held"
+
+
+@attrs.frozen
+class Bug:
+    """A bug by name, what it is for people, and where it is planted."""
+
+    name: str
+    what: str
+    edits: tuple[Edit, ...]
+
+
+def _bug(name: str, what: str, *edits: tuple[str, str, str]) -> Bug:
+    return Bug(name, what, tuple(Edit(*edit) for edit in edits))
+
+
+_COMMIT_BEGINS = """        if group.records:
+            payload = r.encode_group(group.records)
+"""
+_ANSWERS = """        self._answer(group)
+        await self._grant(group)
+"""
+_DECIDES_IN_TURN = """        for session, command in batch:
+            self._decide(session, command, now, group)
+"""
+
+BUGS: tuple[Bug, ...] = (
+    # ---- the six that are asked for -------------------------------------------------
+    _bug(
+        "answer before fsync",
+        "answers leave before their group is synced",
+        (COMMITTER, _COMMIT_BEGINS, f"        self._answer(group)\n{_COMMIT_BEGINS}"),
+        (COMMITTER, _ANSWERS, "        await self._grant(group)\n"),
+    ),
+    _bug(
+        "second commit applied",
+        "a commit of a request that is done has effect once more",
+        (
+            COMMITS,
+            "return not frame.crawl.frontier.is_open(commit.request)",
+            "return False",
+        ),
+        (CRAWLS, "            assert is_open\n", ""),
+    ),
+    _bug(
+        "requeue forgotten",
+        "leases of a process that has ended are never pending again",
+        (
+            HOSTS,
+            "= now\n            self._return(request, entry, host)",
+            "= now",
+        ),
+    ),
+    _bug(
+        "leased before durable",
+        "leases leave before their requests are synced",
+        (
+            COMMITTER,
+            _COMMIT_BEGINS,
+            f"        await self._grant(group)\n{_COMMIT_BEGINS}",
+        ),
+        (COMMITTER, _ANSWERS, "        self._answer(group)\n"),
+    ),
+    _bug(
+        "decided against a stale state",
+        "a group is decided as a whole before any of it is applied",
+        (
+            COMMITTER,
+            _DECIDES_IN_TURN,
+            "        carry_out, late = self._carry_out, []\n"
+            "        self._carry_out = lambda decision, group: late.append(decision)\n"
+            f"{_DECIDES_IN_TURN}"
+            "        self._carry_out = carry_out\n"
+            "        for decision in late:\n"
+            "            carry_out(decision, group)\n",
+        ),
+    ),
+    _bug(
+        "void part published",
+        "a last part is published whose earlier parts went with their process",
+        (
+            COMMITS,
+            "if commit.part > parts or (process is None and not commit.last):",
+            "if process is None and not commit.last:",
+        ),
+    ),
+    # ---- journal and files ----------------------------------------------------------
+    _bug(
+        "append without sync",
+        "a group counts as durable that was only written",
+        (
+            JOURNAL,
+            "file.sync()\n        except OSError as error:\n            # The",
+            "file.size\n        except OSError as error:\n            # The",
+        ),
+    ),
+    _bug(
+        "no cut after a short write",
+        "what a full disk took of a group stays in the segment",
+        (
+            JOURNAL,
+            "                file.truncate(end)\n                file.sync()",
+            "                file.sync()",
+        ),
+    ),
+    _bug(
+        "failed sync tried again",
+        "a sync that failed counts as a full disk",
+        (
+            JOURNAL,
+            "file.truncate(end)\n            self._fail(name, end, error)",
+            "pass\n            self._refuse_full(name, error)",
+        ),
+    ),
+    _bug(
+        "torn tail cut too early",
+        "with a torn tail goes the whole segment",
+        (
+            JOURNAL,
+            "                self._put_aside(number, offset)",
+            "                self._put_aside(number, min(offset, HEAD_BYTES))",
+        ),
+    ),
+    _bug(
+        "snapshot of a later state",
+        "a snapshot is encoded when it is written, not when its segment begins",
+        (
+            COMMITTER,
+            "write_snapshot(number, payload)",
+            "write_snapshot(number, self.machine.state.encode_snapshot())",
+        ),
+    ),
+    _bug(
+        "snapshot before its files",
+        "job files are not synced before the snapshot that stands on them",
+        (FILES, "                self._sync()\n", ""),
+    ),
+    _bug(
+        "spools go without a snapshot",
+        "what was discarded goes though the snapshot found no room",
+        (
+            FILES,
+            "                if not work.then():\n                    return\n",
+            "                work.then()\n",
+        ),
+    ),
+    _bug(
+        "items not cut",
+        "a restart writes behind what a job's file holds already",
+        (FILES, "            file.truncate(write.at)\n", ""),
+    ),
+    _bug(
+        "fresh keeps items",
+        "a fresh run leaves the items of the run before",
+        (
+            DERIVE,
+            "names = (items_name, tagged_name, requests_name)",
+            "names = (requests_name,)",
+        ),
+    ),
+    _bug(
+        "snapshot without parts",
+        "a snapshot forgets the children of stored parts",
+        (
+            CRAWLS,
+            "stored={str(number): parts for number, parts in self.stored.items()},",
+            "stored={},",
+        ),
+    ),
+    _bug(
+        "snapshot without digests",
+        "a snapshot forgets which elements of start() are committed",
+        (CRAWLS, 'skip=b"".join(self.skip.elements()),', 'skip=b"",'),
+    ),
+    _bug(
+        "snapshot without what is seen",
+        "a restart filters nothing that came before its snapshot",
+        (REQUESTS, "seen=self._seen.dump(),", 'seen=b"",'),
+    ),
+    # ---- the frontier ---------------------------------------------------------------
+    _bug(
+        "nothing filtered",
+        "requests that are seen are taken again",
+        (REQUESTS, "new.append(len(table) > before)", "new.append(True)"),
+        (REQUESTS, "if known[at] or fingerprint in batch:", "if fingerprint in batch:"),
+    ),
+    _bug(
+        "parts have effect at once",
+        "the children of a part are pending before it is published",
+        (
+            CRAWLS,
+            "        stored = self.frontier.store(record.children)\n",
+            "        stored = self.frontier.store(record.children)\n"
+            "        self.frontier.add_stored(stored)\n",
+        ),
+    ),
+    _bug(
+        "unit applied twice",
+        "a unit that is offered again has effect again",
+        (COMMITS, " or process.has_unit(commit.unit):", ":"),
+    ),
+    _bug(
+        "start() from its beginning",
+        "the next leader is not told what to skip",
+        (
+            RUNNING,
+            'digests = b"".join(self.crawl.skip.elements())',
+            'digests = b""',
+        ),
+    ),
+    _bug(
+        "finished while leased",
+        "the spider may close while requests are under way",
+        (
+            RUNNING,
+            "return bool(frontier.pending_count or frontier.leased_count)",
+            "return bool(frontier.pending_count)",
+        ),
+    ),
+    _bug(
+        "granted before all have spoken",
+        "after its restart the master grants what a worker may hold",
+        (
+            RUNNING,
+            "if job.is_final or self._waits_for_workers():",
+            "if job.is_final:",
+        ),
+    ),
+    _bug(
+        "registration forgets leases",
+        "what a process holds is pending again when its worker comes back",
+        (
+            STATE,
+            "crawl.frontier.hold(held.process, held.requests, record.at)",
+            "crawl.frontier.hold(held.process, (), record.at)",
+        ),
+    ),
+    _bug(
+        "lost grants stay leased",
+        "a lease that never arrived is not pending again",
+        (
+            HOSTS,
+            "[one for one in process.leases if one not in held]",
+            "[]",
+        ),
+    ),
+    _bug(
+        "finish not said again",
+        "what was lost with a connection is taken for said",
+        (
+            STATE,
+            "        if crawl.leader in (None, held.process):\n"
+            "            # Whether these had arrived is not known.\n"
+            "            crawl.start_may = crawl.finish_sent = 0\n",
+            "",
+        ),
+    ),
+    _bug(
+        "request numbers used twice",
+        "a fresh run numbers its requests from 1",
+        (
+            STATE,
+            "            course.next_request = crawl.frontier.next_request\n",
+            "",
+        ),
+    ),
+    _bug(
+        "epoch stays",
+        "a master's epoch is that of the one before",
+        (MACHINE, "epoch = self.state.epoch + 1", "epoch = max(self.state.epoch, 1)"),
+    ),
+    _bug(
+        "every death counts",
+        "kills from outside are held against the job",
+        (
+            MACHINE,
+            'counted = command.counted and command.how == "exited"',
+            'counted = command.how == "exited"',
+        ),
+    ),
+    # ---- liveness -------------------------------------------------------------------
+    _bug(
+        "reaped for the master's own stop",
+        "time in which the master did not run counts as silence",
+        (
+            CLOCK,
+            "min(max(instant - self._last, 0.0), self._gap_max_s)",
+            "max(instant - self._last, 0.0)",
+        ),
+    ),
+    _bug(
+        "reaped too early",
+        "a silent worker is given up after half of its time",
+        (
+            "dscrapy.frontier.workers",
+            "return worker.heard_at + self.die_after_s",
+            "return worker.heard_at + self.die_after_s / 2",
+        ),
+    ),
+    _bug(
+        "right lasts too long",
+        "a worker's right to begin requests outlives its grace",
+        (
+            LINK,
+            "valid_s=min(registered.die_after_s, registered.reconnect_grace_s),",
+            "valid_s=registered.die_after_s + registered.reconnect_grace_s,",
+        ),
+    ),
+    _bug(
+        "right counted from the answer",
+        "a worker's right is counted from when the answer came",
+        (
+            LINK,
+            "                    if sent_at is not None:\n"
+            "                        self.agent.extend(sent_at + spans.valid_s)",
+            "                    if sent_at is not None:\n"
+            "                        self.agent.extend(self.instant() + spans.valid_s)",
+        ),
+    ),
+    _bug(
+        "two workers of one name",
+        "a second worker takes over the name of one that lives",
+        (
+            MACHINE,
+            'known is not None and known.instance not in ("", command.instance)',
+            "False",
+        ),
+    ),
+    _bug(
+        "nobody is dropped",
+        "processes that were given up are not killed",
+        (MACHINE, "drop=tuple(sorted(held - mine)),", "drop=(),"),
+    ),
+    # ---- the worker -----------------------------------------------------------------
+    _bug(
+        "nothing offered again",
+        "what was not answered is forgotten with its session",
+        (OUTBOX, "self._unsent = deque(self._retained)", "self._unsent = deque()"),
+    ),
+    _bug(
+        "unanswered commits not held",
+        "a registration leaves out what has a commit under way",
+        (AGENT, "held.told(self.outbox.requests_of(number))", "held.told(())"),
+    ),
+    _bug(
+        "leases not told",
+        "a registration leaves out the leases of a process",
+        (
+            HELD,
+            "tuple(sorted(self.leased.union(unanswered)))",
+            "tuple(sorted(unanswered))",
+        ),
+    ),
+    _bug(
+        "dropped processes live on",
+        "a worker keeps the processes that the master gave up",
+        (
+            AGENT,
+            "                held.scope.cancel()\n\n    def lost",
+            "                pass\n\n    def lost",
+        ),
+    ),
+)
+SIX = tuple(bug.name for bug in BUGS[:6])
+
+
+def bug_of(name: str) -> Bug:
+    """Return a bug by its name."""
+    return next(bug for bug in BUGS if bug.name == name)
