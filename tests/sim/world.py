@@ -211,7 +211,7 @@ class World:
             if not job.is_final
         ]
         workers = [
-            f"{one.name} {one.session} {sorted(one.processes)} {sorted(one.differs)}"
+            f"{one.name} {one.session} {sorted(one.processes)} {sorted(one.barred)}"
             for one in state.workers.values()
         ]
         held = [
