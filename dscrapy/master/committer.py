@@ -32,6 +32,7 @@ from dscrapy.frontier.faults import Faults
 from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.requests import Granted
+from dscrapy.frontier.state import State
 from dscrapy.master.bodies import Bodies
 from dscrapy.master.files import Barrier, JobFiles
 from dscrapy.master.journal import Journal
@@ -137,14 +138,17 @@ class Committer:
     def replay(self) -> None:
         """Rebuild state and derived files from the journal, blocking."""
         snapshot = self._journal.snapshot
-        if snapshot is not None:
-            self.machine.state = type(self.machine.state).decode_snapshot(snapshot)
-        state = self.machine.state
-        self._files.begin_replay(set(state.processes))
-        for payload in self._journal.groups():
-            for record in r.decode_group(payload):
-                self._files.write_now(writes_of(state, record))
-                state.apply(record)
+        try:
+            if snapshot is not None:
+                self.machine.state = State.decode_snapshot(snapshot)
+            state = self.machine.state
+            self._files.begin_replay(set(state.processes))
+            for payload in self._journal.groups():
+                for record in r.decode_group(payload):
+                    self._files.write_now(writes_of(state, record))
+                    state.apply(record)
+        except msgspec.DecodeError as error:
+            raise self._journal.unreadable(error) from None
         self._files.end_replay()
         if self._journal.torn is not None:
             logger.warning("%s", self._journal.torn)

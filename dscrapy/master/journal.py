@@ -89,6 +89,9 @@ class Journal:
         # Format versions of those that were read.
         self._versions: dict[int, int] = {}
         self._number = 0
+        # Where the payload that was handed out last stands.
+        number = plan.snapshot
+        self._read_at = "" if number is None else snapshot_name(number), HEAD_BYTES
         self._file: File | None = None
 
     @classmethod
@@ -152,6 +155,13 @@ class Journal:
             yield from self._replay(number)
         self._settle()
         self._life = _Life.READY
+
+    def unreadable(self, error: Exception) -> JournalError:
+        """Return the error for the payload that was handed out last: it is as it was
+        written, and means nothing to this dscrapy."""
+        name, offset = self._read_at
+        reason = f"holds what this dscrapy cannot read ({error})"
+        return JournalError(self._storage.path(name), offset, f"{reason}. {_RESTORE}")
 
     def append(self, payload: bytes) -> None:
         """Append one group; it is durable on return.
@@ -258,6 +268,7 @@ class Journal:
             read_bytes += len(data)
             while (record := scanner.next_record()) is not None:
                 self._next_sequence = scanner.next_sequence
+                self._read_at = name, record.offset
                 yield record.payload
         self._number = number
         self._versions[number] = scanner.version

@@ -4,11 +4,20 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import pytest
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.journal.record import FORMAT_VERSION, decode_segment_head
+from dscrapy.errors import JournalError
+from dscrapy.journal.record import (
+    FORMAT_VERSION,
+    decode_segment_head,
+    encode_record,
+    encode_segment_head,
+    encode_snapshot,
+)
 from dscrapy.master.storage import DiskStorage
+from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import CrawlInMemory, receive, running, submit
 
 # Written by a master of format 2: a job half crawled (a snapshot in its middle, a page
@@ -58,3 +67,22 @@ async def test_a_folder_of_format_2_goes_on(
         if (head := decode_segment_head(path.read_bytes()))
     ]
     assert versions == [2, FORMAT_VERSION]
+
+
+@pytest.mark.parametrize("is_snapshot", [False, True])
+async def test_what_means_nothing_stops_a_start_in_one_line(is_snapshot: bool) -> None:
+    """Sound by its checksum, and no facts of ours: path, byte and reason; nothing is
+    changed."""
+    storage = MemoryStorage()
+    name = "journal-0000000001.log"
+    data = encode_segment_head(1, 1) + encode_record(1, b'[{"type":"other"}]')
+    if is_snapshot:
+        name = "snapshot-0000000001.bin"
+        storage.put(name, encode_snapshot(1, 1, b"[]"))
+        data = encode_segment_head(1, 1)
+    storage.put("journal-0000000001.log", data)
+    with pytest.raises(JournalError, match="what this dscrapy cannot read") as caught:
+        async with running(storage):
+            raise AssertionError("it started")
+    assert str(caught.value).startswith(f"/memory/{name} at byte 36: ")
+    assert storage.read("journal-0000000001.log", 0, 1000) == data
