@@ -38,6 +38,7 @@ from dscrapy.master.files import Barrier, JobFiles
 from dscrapy.master.journal import Journal
 from dscrapy.master.storage import Storage
 from dscrapy.net.threads import InThread
+from dscrapy.strict import show
 
 logger = logging.getLogger(__name__)
 
@@ -270,6 +271,7 @@ class Committer:
                 group.records.append(record)
             if isinstance(record, r.JobEnded | r.ProcessEnded):
                 self._files.wake_readers(record.job)
+            _log(record)
         self.machine.complete(decision)
         group.decisions.append(decision)
 
@@ -407,6 +409,18 @@ class Committer:
             return False
         finally:
             self._snapshot_under_way = False
+
+
+def _log(record: r.Record | r.Volatile) -> None:
+    """Tell what somebody has to look into; crawl processes made the texts."""
+    match record:
+        case r.RequestPoisoned(job=job, request=request, url=url, text=text):
+            what = show(url or f"request {request}")
+            logger.warning("job %s: %s is poisoned: %s", job, what, show(text))
+        case r.WorkerBarred(name=name, job=job, why=why):
+            logger.warning("worker %s gets no more of job %s: %s", name, job, show(why))
+        case _:
+            pass
 
 
 def _grants(
