@@ -2,11 +2,12 @@
 
 ``python -m tests.chaos.peer [--seed S] [--rounds N]``
 
-A round is a seed: it draws the moments of the kills, counted from when the crawl is well
-under way, and whom each one hits; both sides get the same list, one after the other, and make every
-kill good at once. The first round has no kills, to show that both are complete then.
-The site's log tells which pages were fetched, and how often; the items are compared
-with the tree itself. What is never fetched includes what stood behind a lost page.
+A round is a seed: it draws the moments of the kills, counted from when the crawl is
+well under way, and whom each one hits. Both sides get the same list, one after the
+other, and make every kill good at once. The first round has no kills, to show that both
+are complete then. The site's log tells which pages were fetched, and how often; the
+items are compared with the tree itself. What is never fetched includes what stood
+behind a lost page.
 """
 
 import argparse
