@@ -3,15 +3,19 @@
 import msgspec
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from dscrapy import messages as m
 from dscrapy.errors import JournalFullError
 from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import (
+    SPANS,
     CrawlInMemory,
     MasterInMemory,
     children,
+    receive,
+    registration,
     running,
     submit,
 )
@@ -77,3 +81,33 @@ async def test_a_start_without_room_for_items_says_so(
     storage.room = None
     async with running(storage) as master:
         assert await master.files.read(crawl.job, "items", 0, 99) == b'{"n":1}\n'
+
+
+async def test_who_comes_again_while_there_is_no_room_is_not_reaped(
+    autojump_clock: MockClock,
+) -> None:
+    """A registration that waits for the disk for longer than ``die_after_s`` is asked
+    for again meanwhile; then what the master has received counts before the time."""
+    storage = MemoryStorage()
+    async with running(storage) as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1, 2))
+        worker = await master.register("w", slots=2)
+        crawls = [await CrawlInMemory.begun(worker) for _ in range(2)]
+    async with running(storage) as master:
+        await master.connect("client")
+        storage.room = storage.used_bytes()
+        # The second process is gone: that has to be written before the answer leaves.
+        held = m.Held(job=crawls[0].job, process=crawls[0].process)
+        again = registration("w", slots=2, held=(held,))
+        first = await master.connect("worker")
+        await first.send(again)
+        await trio.sleep(SPANS.die_after_s + 1)
+        await first.aclose()
+        second = await master.connect("worker")
+        await second.send(again)
+        await trio.testing.wait_all_tasks_blocked()
+        storage.room = None
+        registered = await receive(second, m.Registered)
+        assert registered.drop == ()
+        assert crawls[0].process in master.committer.machine.state.processes
