@@ -20,6 +20,9 @@ from dscrapy.master.journal import Journal
 from dscrapy.master.storage import Storage
 from tests.sim.site import Line, Site
 
+# Groups after which the master's state is compared with that of the books.
+LIVE_CHECKED_ONE_IN = 12
+
 Broken = Callable[[str, str], None]
 
 
@@ -41,11 +44,12 @@ class JobBook:
 @attrs.define(eq=False, kw_only=True)
 class Books:
     """See the module; ``site_of`` gives the site of a job by its id, ``ended`` is
-    told of each end of a process."""
+    told of each end of a process, ``live`` gives the state of the running master."""
 
     broken: Broken
     site_of: Callable[[str], Site]
     ended: Callable[[r.ProcessEnded], None]
+    live: Callable[[], State | None]
     payloads: list[bytes] = attrs.field(factory=list)
     under_way: bytes | None = None
     shadow: State = attrs.field(factory=State)
@@ -168,8 +172,13 @@ class BookedJournal(Journal):
         except JournalFullError:
             self.books.under_way = None
             raise
-        self.books.under_way = None
-        self.books.take(payload)
+        books = self.books
+        books.under_way = None
+        books.take(payload)
+        state = books.live()
+        if state is not None and len(books.payloads) % LIVE_CHECKED_ONE_IN == 0:
+            # All of the group was applied before it was appended.
+            books.check_state(state)
 
     def groups(self) -> Iterator[bytes]:
         books = self.books

@@ -37,7 +37,7 @@ class Clients:
 
     def __attrs_post_init__(self) -> None:
         rng = self.rng
-        for number in range(rng.randint(2, 4)):
+        for number in range(rng.randint(2, 5)):
             identity = f"{rng.getrandbits(56):014x}{number:02x}"
             self.planned.append(self._draw(identity, None))
         if rng.random() < 0.15:
@@ -73,7 +73,7 @@ class Clients:
     async def _submit_all(self) -> None:
         async with self._client("submitter") as client:
             for submission in self.planned:
-                await trio.sleep(0 if self.is_calm else self.rng.choice((0, 1, 5)))
+                await trio.sleep(0 if self.is_calm else self.rng.choice((0, 2, 12)))
                 await self._submit(client, submission)
 
     async def _submit(self, client: Client, submission: Submission) -> None:

@@ -180,7 +180,12 @@ class SimMaster:
             in_thread=self._in_thread,
         )
         master.server.connections_max = 1000
+        if journal.snapshot is not None:
+            world.count("master started from a snapshot")
         master.committer.replay()
+        if journal.torn is not None:
+            world.count("torn tail put aside")
+        world.count("master started")
         checker.books.check_state(machine.state)
         checker.books.check_files(storage)
         checker.machine, checker.master_at = machine, trio.current_time()

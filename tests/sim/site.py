@@ -141,8 +141,8 @@ def page_of(body: msgspec.Raw) -> int:
 
 
 def draw_site(rng: random.Random) -> Site:
-    """Return a site of some twenty pages."""
-    count = rng.randint(6, 18)
+    """Return a site of some tens of pages."""
+    count = rng.randint(8, 28)
     pages = tuple(_draw_page(rng, key, count) for key in range(count))
     return Site(
         pages=pages,

@@ -29,8 +29,6 @@ from tests.sim.site import Site, draw_site
 # Faults end after so long (virtual seconds, drawn), and the rest has so long.
 FAULTS_S = (20.0, 70.0)
 CALM_S = 600.0
-# A run that gets on but never ends is stopped, too.
-STATE_CHECKED_ONE_IN = 12
 
 
 @attrs.frozen(kw_only=True)
@@ -65,11 +63,16 @@ class World:
     _sites: list[Site] = attrs.field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self.checker = Checker(trace=self.trace, stop=self.nursery.cancel_scope.cancel)
+        self.checker = Checker(
+            trace=self.trace,
+            counts=self.counts,
+            stop=self.nursery.cancel_scope.cancel,
+        )
         self.checker.books = Books(
             broken=self.checker.broken,
             site_of=self.site_of,
             ended=self.checker.ended,
+            live=self.checker.live,
         )
         self.network = SimNetwork(self.nursery, self.random("network"))
         rng = self.random("disk")
@@ -177,6 +180,7 @@ class World:
         master.start()
         await wait_until(lambda: master.running is not None)
         assert master.running is not None
+        self.counts["processes taken over by name"] += len(self.checker.taken_over)
         books, state = self.checker.books, master.running.committer.machine.state
         for job in state.order:
             self._check_job(job)
