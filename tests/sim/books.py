@@ -133,6 +133,12 @@ class Books:
 
     def check_files(self, storage: Storage) -> None:
         """Let every file of items hold what is published, no more and no less."""
+        difference = self.difference_of_files(storage)
+        if difference:
+            self.broken("a job's file differs from what is published", difference)
+
+    def difference_of_files(self, storage: Storage) -> str:
+        """Say which file of items holds something else, empty if none does."""
         for job, book in self.jobs.items():
             for form, name in enumerate((items_name(job), tagged_name(job))):
                 try:
@@ -140,8 +146,8 @@ class Books:
                 except FileNotFoundError:
                     found = b""
                 if found != book.content(form):
-                    text = f"{name}: {found!r}, not {book.content(form)!r}"
-                    self.broken("a job's file differs from what is published", text)
+                    return f"{name}: {found!r}, not {book.content(form)!r}"
+        return ""
 
 
 def _lines(record: r.PartStored | r.Published) -> list[Line]:

@@ -148,7 +148,19 @@ class Clients:
             if done and self.rng.random() < 0.5:
                 self.world.trace.note("fresh", done[0].id)
                 await self._insist(client, "fresh", done[0].id)
+                await self._check_that_files_follow()
                 await self._end_all(client)
+
+    async def _check_that_files_follow(self) -> None:
+        """Require that items files soon hold what is published, and no more: before
+        the first page of a fresh run is done, nothing of the run before."""
+        world, difference = self.world, ""
+        for _ in range(10):
+            await trio.sleep(0.02)
+            difference = world.checker.books.difference_of_files(world.master.storage)
+            if not difference:
+                return
+        world.checker.broken("a job's file differs from what is published", difference)
 
     async def _end_all(self, client: Client) -> None:
         for submission in self.planned:

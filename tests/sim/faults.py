@@ -238,7 +238,8 @@ def _fill_disk(faults: Faults) -> bool:
     disk = master.storage
     if disk.room is not None:
         return False
-    room = disk.used_bytes() + rng.randint(0, 1500)
+    # Little enough for one call to fail, or for a snapshot beside which groups fit.
+    room = disk.used_bytes() + rng.choice((rng.randint(0, 300), rng.randint(0, 4000)))
     faults.note("disk full at", room)
     disk.room = room
 
