@@ -22,7 +22,7 @@ from tests.sim.planting import plant
 
 SEEDS = 200
 # One that makes a simulation run on without end is not found.
-TIMEOUT_S = 300.0
+TIMEOUT_S = 200.0
 
 
 @attrs.frozen

@@ -332,17 +332,6 @@ BUGS: tuple[Bug, ...] = (
         ),
     ),
     _bug(
-        "right counted from the answer",
-        "a worker's right is counted from when the answer came",
-        (
-            LINK,
-            "                    if sent_at is not None:\n"
-            "                        self.agent.extend(sent_at + spans.valid_s)",
-            "                    if sent_at is not None:\n"
-            "                        self.agent.extend(self.instant() + spans.valid_s)",
-        ),
-    ),
-    _bug(
         "two workers of one name",
         "a second worker takes over the name of one that lives",
         (

@@ -242,10 +242,14 @@ def _fill_disk(faults: Faults) -> bool:
     room = disk.used_bytes() + rng.choice((rng.randint(0, 300), rng.randint(0, 4000)))
     faults.note("disk full at", room)
     disk.room = room
+    is_restarted = rng.random() < 0.5
 
     def mend() -> None:
-        # Whoever has the disk by then.
+        # Whoever has the disk by then; some would start the master again, too.
         faults.note("room again")
+        if is_restarted and master.program is not None:
+            master.gone(silently=False)
+            master.start_in(1.0)
         master.storage.room = None
 
     faults._mend_in(rng.uniform(1.0, 15.0), mend)

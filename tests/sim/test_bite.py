@@ -14,10 +14,10 @@ from tests.sim.world import simulate
 # Bug -> the first seed that finds it, as ``make sim-bite`` prints it.
 SEEDS = {
     "answer before fsync": 0,
-    "second commit applied": 0,
-    "requeue forgotten": 3,
+    "second commit applied": 2,
+    "requeue forgotten": 13,
     "leased before durable": 0,
-    "decided against a stale state": 6,
+    "decided against a stale state": 0,
     "void part published": 13,
 }
 

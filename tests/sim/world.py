@@ -66,7 +66,7 @@ class World:
         self.checker = Checker(
             trace=self.trace,
             counts=self.counts,
-            stop=self.nursery.cancel_scope.cancel,
+            stop=self.stop,
         )
         self.checker.books = Books(
             broken=self.checker.broken,
@@ -129,6 +129,13 @@ class World:
             if machine.program is not None:
                 machine.kill(silently=True)
                 machine.start_in(machine.rng.uniform(0.5, 5.0))
+
+    def stop(self) -> None:
+        """End the run; a stopped program has to go on, or it would never end."""
+        self.master.go_on()
+        for machine in self.machines:
+            machine.go_on()
+        self.nursery.cancel_scope.cancel()
 
     # ---- the run -------------------------------------------------------------------
 
