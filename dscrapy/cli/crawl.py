@@ -238,6 +238,8 @@ async def _until_ended(
                 attrs.evolve(config, worker=settings),
                 handle_signals=False,
                 drain=run.stopping,
+                # The lock of this crawl's state keeps every other one out.
+                instance=_WORKER_NAME,
                 task_status=task_status,
             )
             # All that was under way is committed: the rest is for the next run.

@@ -145,7 +145,12 @@ def _start(state: State, job: Job, worker: Worker, now: Now) -> Decision:
     decision = Decision(
         records=[
             r.ProcessStarted(
-                job=job.id, process=number, worker=worker.name, role=role, at=now.wall
+                job=job.id,
+                process=number,
+                worker=worker.name,
+                instance=worker.instance,
+                role=role,
+                at=now.wall,
             )
         ]
     )

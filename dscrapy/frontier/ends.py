@@ -12,6 +12,8 @@ from dscrapy.model import Outcome
 # A worker on which so many of a job's processes died before they were open gets no
 # more of it: once may be bad luck.
 AT_ONCE_MAX = 2
+# So many requests set aside without one page in between are the spider's doing.
+POISONED_IN_A_ROW_MAX = 3
 # What another worker may have that this one lacks: the project, a package.
 _MAY_HELP_ELSEWHERE = frozenset({"unknown_project", "import_error"})
 
@@ -70,7 +72,7 @@ def decide_ended(
     if command.how == "failed" and not process.closed:
         failure = _cannot_begin(state, process, command, deaths_max, decision)
     elif proven:
-        failure = _poisoned(course, len(proven), command.text, deaths_max)
+        failure = _poisoned(course, len(proven), command.text)
     elif counted and not under_way:
         failure = _died(state, process, command.text, deaths_max, decision)
     if failure is not None and not course.cancelling:
@@ -92,10 +94,10 @@ def _cannot_begin(
     return failure
 
 
-def _poisoned(course: Course, count: int, text: str, deaths_max: int) -> Outcome | None:
+def _poisoned(course: Course, count: int, text: str) -> Outcome | None:
     """Fail a job of which every page kills its process."""
     streak = course.poisoned_streak + count
-    if streak < deaths_max:
+    if streak < POISONED_IN_A_ROW_MAX:
         return None
     said = f"{streak} requests in a row killed their process, last: {text}"
     return Outcome(failure="poisoned", text=said)

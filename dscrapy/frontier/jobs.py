@@ -138,12 +138,14 @@ class Process:
 
     All units up to ``units`` have effect, and those of ``units_beyond``; ``starts``
     of them were elements of ``start()``. ``spools`` holds commits of which parts are
-    stored, by ``spool_key``. ``closed``: it has committed its last.
+    stored, by ``spool_key``. ``closed``: it has committed its last. ``instance`` is
+    that of the worker which has it, empty where an older master started it.
     """
 
     number: int
     job: str
     worker: str
+    instance: str = ""
     role: Role = "crawl"
     units: int = 0
     units_beyond: list[int] = attrs.field(factory=list)

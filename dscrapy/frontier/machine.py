@@ -215,7 +215,9 @@ class Machine:
         if session in self.state.sessions:
             raise RemoteProtocolError("bad_worker", "a session registers once")
         known = self.state.workers.get(name)
-        if known is not None and known.instance not in ("", command.instance):
+        its = known and (known.instance or known.expected)
+        if known is not None and its and its != command.instance:
+            # Its processes may live, and start what they hold, until it is given up.
             return self._refuse_name(session, known, now)
         for entry in command.held:
             if entry.opened is not None:
@@ -279,7 +281,7 @@ class Machine:
             running.resync(process)
 
     def _refuse_name(self, session: int, known: Worker, now: Now) -> Decision:
-        silence_s = now.run - known.heard_at
+        silence_s = now.run - (known.heard_at if known.instance else known.since)
         # A worker that is heard is a second one of that name; one that is silent may
         # be this very worker before its restart: the refused one may try again.
         is_live = known.session is not None and silence_s <= self.spans.silent_s

@@ -55,12 +55,18 @@ class ScheduleCancelled(_Fact, tag="schedule_cancelled", kw_only=True, frozen=Tr
     id: str
 
 
-class ProcessStarted(_Fact, tag="process_started", kw_only=True, frozen=True):
-    """A worker was told to start a process for the job."""
+class ProcessStarted(
+    _Fact, tag="process_started", kw_only=True, frozen=True, omit_defaults=True
+):
+    """A worker was told to start a process for the job.
+
+    ``instance`` is that of the worker's present life: nobody else has the process.
+    """
 
     job: str
     process: int
     worker: str
+    instance: str = ""
     role: Literal["crawl", "export"]
     at: float
 

@@ -163,6 +163,7 @@ class State:
             number=record.process,
             job=job.id,
             worker=record.worker,
+            instance=record.instance,
             role=record.role,
         )
         if job.id not in self.crawls:
@@ -478,7 +479,8 @@ class State:
         """After a replay: expect whoever holds processes to come back."""
         for process in self.processes.values():
             worker = self.workers.setdefault(
-                process.worker, Worker(name=process.worker, since=now)
+                process.worker,
+                Worker(name=process.worker, since=now, expected=process.instance),
             )
             worker.processes.add(process.number)
             self.unknown.add(process.number)

@@ -18,7 +18,8 @@ class Worker:
     """One worker; ``session`` is None while it has no connection.
 
     ``instance`` is empty for a worker that is only expected: the journal says that
-    it holds processes, and since this master's start it has not been heard of.
+    it, of the instance ``expected``, holds processes, and since this master's start it
+    has not been heard of.
     ``barred`` are jobs of which it gets nothing more, and why; ``failed`` counts the
     processes of a job that died there before they were open.
     """
@@ -27,6 +28,7 @@ class Worker:
     since: float
     session: int | None = None
     instance: str = ""
+    expected: str = ""
     host: str = ""
     port: int = 0
     slots: int = 0

@@ -52,13 +52,16 @@ async def serve(
     *,
     handle_signals: bool = True,
     drain: trio.Event | None = None,
+    instance: str = "",
     task_status: trio.TaskStatus[Endpoint] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Work until drained or stopped; return the exit code.
 
     The first signal drains, as ``drain`` does when it is set; the second stops at
-    once. ``task_status`` gets the worker's own address. Raises ``UserError`` when it
-    cannot start. When cancelled, its crawl processes are killed.
+    once. ``instance`` may be given where there surely is one worker of this name at a
+    time: then the master need not wait for the one before. ``task_status`` gets the
+    worker's own address. Raises ``UserError`` when it cannot start. When cancelled, its
+    crawl processes are killed.
     """
     listeners = await _listen(config)
     host, port = listeners[0].socket.getsockname()[:2]
@@ -67,6 +70,7 @@ async def serve(
         name=config.worker.name or f"{socket.gethostname()}-{port}",
         endpoint=Endpoint(host, port),
         slots=config.worker.slots or os.cpu_count() or 1,
+        instance=instance or secrets.token_hex(8),
     )
     async with trio.open_nursery() as nursery:
         if handle_signals:

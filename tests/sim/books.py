@@ -44,11 +44,13 @@ class JobBook:
 @attrs.define(eq=False, kw_only=True)
 class Books:
     """See the module; ``site_of`` gives the site of a job by its id, ``ended`` is
-    told of each end of a process, ``live`` gives the state of the running master."""
+    told of each end of a process, ``poisoned`` of each request that is set aside, and
+    ``live`` gives the state of the running master."""
 
     broken: Broken
     site_of: Callable[[str], Site]
     ended: Callable[[r.ProcessEnded], None]
+    poisoned: Callable[[r.RequestPoisoned], None]
     live: Callable[[], State | None]
     payloads: list[bytes] = attrs.field(factory=list)
     under_way: bytes | None = None
@@ -87,6 +89,8 @@ class Books:
                 self.ended(record)
                 for key in [key for key in self.parts if key[0] == record.process]:
                     del self.parts[key]
+            case r.RequestPoisoned():
+                self.poisoned(record)
             case r.JobAgain(fresh=True):
                 book = self.book(record.job)
                 book.lines.clear()

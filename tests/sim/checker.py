@@ -14,6 +14,7 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.frontier import records as r
+from dscrapy.frontier.blame import ALONE_DEATHS_MAX, SHARED_DEATHS_MAX
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.machine import Machine
@@ -93,10 +94,8 @@ class Checker:
     ways: dict[str, "Way"] = attrs.field(factory=dict)
     way_of: dict[int, "Way"] = attrs.field(factory=dict)
     granted_to: dict[tuple[str, int], int] = attrs.field(factory=dict)
-    # Processes that live, and that a restarted master took for gone when another
-    # worker of the name came: nothing in its state tells the two apart. While their
-    # right lasts, what they hold may be begun twice; the first commit still wins.
-    taken_over: set[int] = attrs.field(factory=set)
+    # Deaths that count in which a request was under way: of a job, its number.
+    blamed: Counter[tuple[str, int]] = attrs.field(factory=Counter)
     # Deaths of each job's processes that count.
     counted: Counter[str] = attrs.field(factory=Counter)
     epoch: int = 0
@@ -185,6 +184,7 @@ class Checker:
         crawl = self.books.shadow.crawls.get(job)
         for request in message.requests:
             self.granted_to[job, request] = process
+            self._is_fit(message, request)
             if crawl is None or not crawl.frontier.is_open(request):
                 self.broken(
                     "a request is leased that is not durable, or done",
@@ -198,6 +198,28 @@ class Checker:
                 if request in unstarted or request in other.working:
                     self._has_two(request, process, other, request in unstarted)
 
+    def _is_fit(self, message: m.Grant, request: int) -> None:
+        """What may be poisoned goes out alone, what is poisoned not at all."""
+        state = self.live()
+        crawl = None if state is None else state.crawls.get(message.job)
+        if crawl is None:
+            return
+        frontier, text = crawl.frontier, f"{message.job} request {request}"
+        if request in frontier.poisoned:
+            self.broken("a poisoned request is leased", text)
+        if frontier._blame.is_suspect(request):
+            if frontier.leased_by(message.process) != 1:
+                self.broken("a suspect has company", f"{text} to {message.process}")
+            if (
+                crawl.leader == message.process
+                and not state.jobs[  # type: ignore[union-attr]  # it is there
+                    message.job
+                ]
+                .begin()
+                .start_done
+            ):
+                self.broken("a suspect goes to who consumes start()", text)
+
     def _has_two(
         self, request: int, process: int, other: SimCrawl, is_unstarted: bool
     ) -> None:
@@ -206,7 +228,7 @@ class Checker:
         text = f"request {request} to {process}, while {number} has it"
         if number in self.books.shadow.processes:
             self.broken("two live leases of one request", text)
-        elif is_unstarted and other.has_right and number not in self.taken_over:
+        elif is_unstarted and other.has_right:
             self.broken("a lease goes on while its old holder may begin it", text)
 
     # ---- what crawl processes and workers do ---------------------------------------
@@ -215,9 +237,23 @@ class Checker:
         """A process begins a request."""
         job, number = crawl.start.job, crawl.start.process
         latest = self.granted_to.get((job, request))
-        if latest != number and number not in self.taken_over:
+        if latest != number:
             text = f"request {request} by {number}, leased to {latest}"
             self.broken("a request is begun whose lease went elsewhere", text)
+
+    def died(self, crawl: SimCrawl) -> None:
+        """A process dies by its job's own doing."""
+        self.counted[crawl.start.job] += 1
+        for request in crawl.working:
+            self.blamed[crawl.start.job, request] += 1
+
+    def poisoned(self, record: r.RequestPoisoned) -> None:
+        """The master sets a request aside."""
+        self.counts["requests poisoned"] += 1
+        deaths = self.blamed[record.job, record.request]
+        if deaths < SHARED_DEATHS_MAX + ALONE_DEATHS_MAX:
+            text = f"{record.job} request {record.request}, {deaths} deaths"
+            self.broken("a request is poisoned without proof", text)
 
     def ended(self, record: r.ProcessEnded) -> None:
         """The master takes a process for gone."""
@@ -268,19 +304,6 @@ class BookedMachine(Machine):
     """The master's decisions, seen by the checker where they give somebody up."""
 
     checker: Checker
-
-    def _register(self, session: int, command: m.Register, now: Now) -> Decision:
-        known = self.state.workers.get(command.name)
-        if known is not None and not known.instance:
-            held = {entry.process for entry in command.held}
-            for number in known.processes - held:
-                crawl = self.checker.crawls.get(number)
-                if crawl is None or crawl.machine.party == command.instance:
-                    continue
-                if crawl.is_alive:
-                    self.checker.taken_over.add(number)
-                    self.checker.trace.note("taken over", number, command.instance)
-        return super()._register(session, command, now)
 
     def _reap(self, worker: Worker, decision: Decision, now: Now) -> None:
         if now.run >= self.spans.deadline(worker):

@@ -139,8 +139,19 @@ class SimCrawl:
         """End it at once; with ``lose`` what it has written and nobody read is gone."""
         if self.death is not None:
             return
-        self.death = Death(status=-9, counted=counted, text=f"crawl process {text}")
-        self.machine.world.checker.counted[self.start.job] += counted
+        # As its worker reads them after a death that counts.
+        marks = tuple(
+            m.UnderWay(request=work.request, url=f"page/{work.page.key}")
+            for work in self.working.values()
+        )
+        self.death = Death(
+            status=-9,
+            counted=counted,
+            text=f"crawl process {text}",
+            under_way=marks if counted else (),
+        )
+        if counted:
+            self.machine.world.checker.died(self)
         if lose:
             self._said.clear()
         self.program.kill()
@@ -263,7 +274,6 @@ class SimCrawl:
     def _give_part(self, work: Work, now: float) -> None:
         page, part = work.page, work.part
         if page.kills:
-            # Where a process marks what it starts, this one would be named.
             self.kill("was killed by SIGSEGV", counted=True)
             return
         last = part == page.parts - 1

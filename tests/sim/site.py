@@ -17,6 +17,8 @@ from dscrapy import messages as m
 from dscrapy.frontier.records import line_of
 
 HOSTS = ("h0", "h1", "h2")
+# Of so many sites one page kills its process.
+DEADLY_PART = 0.15
 NULL = msgspec.Raw(b"null")
 # An item as a line, and its tagged form.
 Line = tuple[bytes, bytes]
@@ -103,6 +105,8 @@ class Element:
 class Site:
     """``opened`` and ``idle`` are what handlers of those signals ask for.
 
+    ``is_deadly``: a run comes to a page that kills; ``expected`` are the items of the
+    others.
     ``idle`` has one entry for each time that the spider is idle before it closes.
     """
 
@@ -115,9 +119,12 @@ class Site:
     delay_s: float
     lifo: bool
     expected: Counter[Line] = attrs.field(init=False)
+    is_deadly: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "expected", _crawled(self))
+        expected, is_deadly = _crawled(self)
+        object.__setattr__(self, "expected", expected)
+        object.__setattr__(self, "is_deadly", is_deadly)
 
 
 def children(*refs: Ref, start: bool = False) -> m.Children:
@@ -143,9 +150,16 @@ def page_of(body: msgspec.Raw) -> int:
 def draw_site(rng: random.Random) -> Site:
     """Return a site of some tens of pages."""
     count = rng.randint(8, 28)
-    pages = tuple(_draw_page(rng, key, count) for key in range(count))
+    pages = [_draw_page(rng, key, count) for key in range(count)]
+    # Drawn beside the rest, so that what is drawn after it stays as it is.
+    beside = random.Random()
+    beside.setstate(rng.getstate())
+    if beside.random() < DEADLY_PART:
+        # Not the last one, of which there may be several requests.
+        key = beside.randrange(count - 1)
+        pages[key] = attrs.evolve(pages[key], redirect=None, kills=True)
     return Site(
-        pages=pages,
+        pages=tuple(pages),
         elements=tuple(_draw_element(rng, at) for at in range(rng.randint(2, 7))),
         opened=(Ref(page=rng.randrange(count)),) if rng.random() < 0.4 else (),
         idle=rng.choice(
@@ -196,9 +210,10 @@ def _draw_element(rng: random.Random, at: int) -> Element:
     return Element(digest=b"ref%05d" % ref.page, ref=ref, item=None)
 
 
-def _crawled(site: Site) -> Counter[Line]:
-    """Return the items of a run that nothing disturbs."""
+def _crawled(site: Site) -> tuple[Counter[Line], bool]:
+    """Return the items of a run that nothing disturbs, and whether a page kills."""
     lines: Counter[Line] = Counter()
+    is_deadly = False
     seen: set[int] = set()
     waiting = [*site.opened, *(ref for refs in site.idle for ref in refs)]
     for element in site.elements:
@@ -213,9 +228,12 @@ def _crawled(site: Site) -> Counter[Line]:
                 continue
             seen.add(ref.page)
         page = site.pages[ref.page]
+        if page.kills:
+            is_deadly = True
+            continue
         if page.redirect is not None:
             waiting.append(Ref(page=page.redirect))
             continue
         lines.update(page.lines())
         waiting += page.refs
-    return lines
+    return lines, is_deadly

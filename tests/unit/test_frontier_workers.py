@@ -260,11 +260,31 @@ def test_a_started_master_waits_for_those_who_hold_something() -> None:
     seen = views.view_worker(worker, other.spans, later(3.0))
     assert (seen.state, seen.busy, seen.last_heartbeat_s) == ("away", 1, 3.0)
     assert other.next_deadline_s(NOW) == other.spans.die_after_s
-    # Whatever its instance: this master does not know the one before.
-    said = registration(held=(held(start.process, 1),), instance="2")
-    decision = ask(other, said, 6)
+    decision = ask(other, registration(held=(held(start.process, 1),)), 6)
     assert leases(decision) == {start.process: [2]}
     assert results(commit(other, start.process, page(1), session=6)) == ["published"]
+
+
+def test_another_worker_of_the_name_waits_until_the_expected_one_is_given_up() -> None:
+    """Whose processes may live, and begin what they hold. One that no journal names an
+    instance of (an older master's) may be any."""
+    machine, start = crawling(2)
+    other = restarted(machine)
+    newcomer = registration(instance="2")
+    (answer,) = answers(ask(other, newcomer, 6, later(3.0)), 6)
+    assert (answer.code, start.process in other.state.processes) == (
+        "name_silent",
+        True,
+    )
+    assert "was here 3 s ago and is not given up yet" in answer.text
+    span = other.spans.die_after_s
+    ask(other, OnTick(), 0, later(span))
+    assert start.process not in other.state.processes
+    decision = ask(other, newcomer, 7, later(span))
+    assert told(decision, m.Registered)
+    machine.state.processes[start.process].instance = ""
+    older = restarted(machine)
+    assert told(ask(older, newcomer, 6), m.Registered)
 
 
 @pytest.mark.parametrize("comes", [True, False])
