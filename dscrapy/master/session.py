@@ -212,9 +212,8 @@ class SessionServer:
                     peer.has_asked(message)
                     await self._submit(peer, message, connection.frame_bytes)
                 case m.ReadFile():
+                    peer.begins_read()
                     # It may wait for long; the end of the connection ends it.
-                    if peer.reads.available_tokens < 1:
-                        raise RemoteProtocolError("too_many", "reads under way")
                     peer.nursery.start_soon(self._read_file, peer, message)
                 case m.WaitJob():
                     peer.waits_for(message)
@@ -267,8 +266,10 @@ class SessionServer:
 
     async def _read_file(self, peer: "_Peer", call: m.ReadFile) -> None:
         """Answer with bytes; with ``wait``, when there are some or the job ended."""
-        async with peer.reads:
+        try:
             await self._answer_read(peer.session, call)
+        finally:
+            peer.reads -= 1
 
     async def _read_for_process(self, session: int, call: m.Read) -> None:
         """Answer an export process; one asks for one piece at a time."""
@@ -316,13 +317,17 @@ class _Peer:
     nursery: trio.Nursery
     parts: list[m.Submit] = attrs.field(factory=list)
     submitting_bytes: int = 0
-    reads: trio.CapacityLimiter = attrs.field(
-        factory=lambda: trio.CapacityLimiter(READS_MAX)
-    )
+    reads: int = 0
     # Numbers of calls that are answered some time, and of those answered at once.
     _waits: set[int] = attrs.field(factory=set)
     _asked: Counter[int] = attrs.field(factory=Counter)
     _has_read: trio.Event = attrs.field(factory=trio.Event)
+
+    def begins_read(self) -> None:
+        """Take note of a read, or raise for one too many; its end lowers ``reads``."""
+        if self.reads >= READS_MAX:
+            raise RemoteProtocolError("too_many", "reads under way")
+        self.reads += 1
 
     def waits_for(self, call: m.WaitJob) -> None:
         """Take note of a call that may wait, or raise for one too many."""

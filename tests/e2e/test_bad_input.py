@@ -228,7 +228,7 @@ def test_another_version_is_told_on_both_sides(shared: Cluster) -> None:
         pytest.raises(RemoteProtocolError, match=r"protocol 3\b.*install the same"),
     ):
         stranger.greet(shared.state, role="worker", versions=(99,))
-    shared.wait_until(lambda: "speaks protocol 99, this one 2" in shared.log())
+    shared.wait_until(lambda: "speaks protocol 99, this one 3" in shared.log())
 
 
 @contextmanager

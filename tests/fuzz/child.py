@@ -6,6 +6,7 @@ What it has done stands in a file that it maps, so that it is known however it e
 import argparse
 import hashlib
 import importlib
+import logging
 import mmap
 import os
 import resource
@@ -86,6 +87,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--random", action="store_true")
     args = parser.parse_args()
+    # The master logs a warning for most inputs; nobody reads them.
+    logging.getLogger("dscrapy").setLevel(logging.CRITICAL)
     # The caller removes it, however this process ends.
     scratch = args.folder / f"{args.name}-scratch"
     scratch.mkdir(exist_ok=True)

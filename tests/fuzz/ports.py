@@ -6,7 +6,6 @@ proof, the whole handshake as client or worker) and then whatever it likes.
 
 import contextlib
 import json
-import logging
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,8 +37,6 @@ from tests.shell.master_in_memory import (
 Stream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
 
 NONCE = "ab" * 16
-# The master logs a warning for each of these inputs; nobody reads them.
-logging.getLogger("dscrapy").setLevel(logging.CRITICAL)
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 

@@ -17,6 +17,8 @@ HOSTS = "dscrapy.frontier.hosts"
 REQUESTS = "dscrapy.frontier.requests"
 STATE = "dscrapy.frontier.state"
 MACHINE = "dscrapy.frontier.machine"
+ENDS = "dscrapy.frontier.ends"
+BLAME = "dscrapy.frontier.blame"
 RUNNING = "dscrapy.frontier.running"
 DERIVE = "dscrapy.frontier.derive"
 CLOCK = "dscrapy.frontier.clock"
@@ -265,7 +267,7 @@ BUGS: tuple[Bug, ...] = (
         "a lease that never arrived is not pending again",
         (
             HOSTS,
-            "[one for one in process.leases if one not in held]",
+            "[one for one in sorted(process.leases) if one not in held]",
             "[]",
         ),
     ),
@@ -298,7 +300,7 @@ BUGS: tuple[Bug, ...] = (
         "every death counts",
         "kills from outside are held against the job",
         (
-            MACHINE,
+            ENDS,
             'counted = command.counted and command.how == "exited"',
             'counted = command.how == "exited"',
         ),
