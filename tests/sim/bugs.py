@@ -305,6 +305,61 @@ BUGS: tuple[Bug, ...] = (
             'counted = command.how == "exited"',
         ),
     ),
+    # ---- requests that kill ---------------------------------------------------------
+    _bug(
+        "nobody is blamed",
+        "deaths are forgotten: a page that kills does so for ever",
+        (
+            STATE,
+            "crawl.frontier.blame(record.blamed, alone=record.alone)",
+            "pass",
+        ),
+    ),
+    _bug(
+        "condemned too early",
+        "one death alone is taken for proof",
+        (BLAME, "ALONE_DEATHS_MAX = 2", "ALONE_DEATHS_MAX = 1"),
+    ),
+    _bug(
+        "suspects have company",
+        "who has a suspect gets other requests beside it",
+        (HOSTS, "            return 0 if count else 1\n", "            pass\n"),
+        (
+            HOSTS,
+            "return None if process.leases else self._next_suspect(process)\n",
+            "found = None if process.leases else self._next_suspect(process)\n"
+            "            if found is not None:\n"
+            "                return found\n",
+        ),
+        (
+            HOSTS,
+            "            if number == self._isolator:\n                break\n",
+            "",
+        ),
+    ),
+    _bug(
+        "suspects forgotten in a snapshot",
+        "after it they run with the others",
+        (
+            REQUESTS,
+            "                frontier._hosts.suspect(number)\n        return",
+            "                pass\n        return",
+        ),
+    ),
+    _bug(
+        "the poisoned come back",
+        "a snapshot makes them pending",
+        (
+            REQUESTS,
+            "                frontier._hosts.set_aside(number)\n",
+            "                pass\n",
+        ),
+    ),
+    _bug(
+        "poisoned and not told",
+        "the job succeeds without what is poisoned",
+        (RUNNING, "if poisoned := self.crawl.frontier.poisoned:", "if poisoned := {}:"),
+    ),
     # ---- liveness -------------------------------------------------------------------
     _bug(
         "reaped for the master's own stop",
@@ -338,7 +393,7 @@ BUGS: tuple[Bug, ...] = (
         "a second worker takes over the name of one that lives",
         (
             MACHINE,
-            'known is not None and known.instance not in ("", command.instance)',
+            "known is not None and its and its != command.instance",
             "False",
         ),
     ),

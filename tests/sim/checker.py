@@ -14,7 +14,6 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.frontier import records as r
-from dscrapy.frontier.blame import ALONE_DEATHS_MAX, SHARED_DEATHS_MAX
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.machine import Machine
@@ -58,6 +57,10 @@ class Trace:
         """Return the last ones for people."""
         last = self.entries if count is None else deque(self.entries, count)
         return [f"{at:10.3f}  {' '.join(map(str, what))}" for at, *what in last]
+
+
+# Two deaths make a suspect, two more alone are proof.
+PROOF = 4
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -251,7 +254,7 @@ class Checker:
         """The master sets a request aside."""
         self.counts["requests poisoned"] += 1
         deaths = self.blamed[record.job, record.request]
-        if deaths < SHARED_DEATHS_MAX + ALONE_DEATHS_MAX:
+        if deaths < PROOF:
             text = f"{record.job} request {record.request}, {deaths} deaths"
             self.broken("a request is poisoned without proof", text)
 
