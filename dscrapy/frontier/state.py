@@ -8,6 +8,7 @@ same state. Indexes (counts, what is ready) follow from the jobs.
 """
 
 import heapq
+import struct
 from collections import Counter, deque
 from sys import intern
 from typing import assert_never
@@ -504,7 +505,14 @@ class State:
     @classmethod
     def decode_snapshot(cls, payload: bytes) -> "State":
         """Return the state of a snapshot; raises ``msgspec.DecodeError``."""
-        snapshot = msgspec.json.decode(payload, type=_Snapshot)
+        try:
+            return cls._restore(msgspec.json.decode(payload, type=_Snapshot))
+        except (LookupError, ValueError, AssertionError, struct.error) as error:
+            # Its checksum is right, so no disk made this.
+            raise msgspec.ValidationError(f"it contradicts itself: {error!r}") from None
+
+    @classmethod
+    def _restore(cls, snapshot: _Snapshot) -> "State":
         state = cls(epoch=snapshot.epoch, next_process=snapshot.next_process)
         for job in snapshot.jobs:
             job.project = intern(job.project)

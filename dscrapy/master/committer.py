@@ -148,7 +148,7 @@ class Committer:
                 for record in r.decode_group(payload):
                     self._files.write_now(writes_of(state, record))
                     state.apply(record)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._journal.unreadable(error) from None
         self._files.end_replay()
         if self._journal.torn is not None:

@@ -211,7 +211,7 @@ def _snapshot(data: bytes, tally: Tally) -> None:
     tally.frames += 1
     try:
         state = State.decode_snapshot(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except msgspec.DecodeError:
         return
     State.decode_snapshot(state.encode_snapshot())
 
