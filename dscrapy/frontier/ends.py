@@ -89,7 +89,7 @@ def _cannot_begin(
 ) -> Outcome | None:
     failure = command.outcome
     if failure is not None and goes_elsewhere(state, process, failure, deaths_max):
-        bar(state, process, failure.text, decision)
+        bar(process, failure.text, decision)
         return None
     return failure
 
@@ -142,12 +142,11 @@ def runs_elsewhere(state: State, process: Process) -> bool:
     return bool(others & (crawl.opened.keys() | state.unknown))
 
 
-def bar(state: State, process: Process, why: str, decision: Decision) -> None:
+def bar(process: Process, why: str, decision: Decision) -> None:
     """Let the process's worker get nothing more of its job."""
-    if process.worker in state.workers:
-        decision.records.append(
-            r.WorkerBarred(name=process.worker, job=process.job, why=why)
-        )
+    decision.records.append(
+        r.WorkerBarred(name=process.worker, job=process.job, why=why)
+    )
 
 
 def _bar_if_unfit(
@@ -155,7 +154,7 @@ def _bar_if_unfit(
 ) -> None:
     draining = state.workers[process.worker].draining
     if command.how == "other_code" or (command.how == "refused" and not draining):
-        bar(state, process, command.text, decision)
+        bar(process, command.text, decision)
 
 
 def _count_at_once(
@@ -169,7 +168,7 @@ def _count_at_once(
     job = state.jobs[process.job]
     if count >= AT_ONCE_MAX and any(_others(state, worker.name, job)):
         why = f"its processes died there at once, {count} times: {text}"
-        bar(state, process, why, decision)
+        bar(process, why, decision)
 
 
 def _untried(state: State, process: Process) -> bool:

@@ -448,7 +448,7 @@ class Machine:
             self.state, process, end, self.start_deaths_max
         ):
             # It is this worker that cannot run it.
-            bar(self.state, process, end.text, decision)
+            bar(process, end.text, decision)
         elif job.is_crawling:
             reason = end.finish_reason or end.failure
             decision.close_job(self.state, job, reason, end, but=process.number)

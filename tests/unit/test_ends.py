@@ -160,6 +160,22 @@ def test_a_spider_of_which_every_page_kills_fails_soon() -> None:
     assert machine.state.crawls[ID].frontier.pending_count == 6
 
 
+def test_several_are_told_by_their_number_and_the_first() -> None:
+    """In one line."""
+    machine, start = crawling(3)
+    process = start.process
+    for request in (1, 2):
+        for alone in (False, False, True, True):
+            process, _ = begin_next(
+                machine, die(machine, process, request, alone=alone)
+            )
+    commit(machine, process, page(3))
+    finish(machine, process, 0)
+    assert machine.state.jobs[ID].begin().reason == (
+        "2 requests are poisoned, the first: http://1 (SIGSEGV); the rest is done"
+    )
+
+
 # ---- workers ------------------------------------------------------------------------
 
 

@@ -374,3 +374,12 @@ def test_a_fact_that_nobody_knows_is_our_own_bug() -> None:
         State().apply(OnTick())  # type: ignore[arg-type]  # what is no record
     with pytest.raises(msgspec.DecodeError):
         r.decode_group(b'[{"type":"of_a_newer_master"}]')
+
+
+def test_a_snapshot_that_contradicts_itself_is_no_state() -> None:
+    """A process of a job that is not there, bytes that are no text."""
+    machine, _ = crawling(1)
+    payload = machine.state.encode_snapshot()
+    for damaged in (payload.replace(b'"id":"0', b'"id":"1', 1), b'{"epoch":"\xff"}'):
+        with pytest.raises(msgspec.DecodeError):
+            State.decode_snapshot(damaged)
