@@ -338,15 +338,22 @@ class Journal:
         """Make what was read durable, open the last segment, remove dead files.
 
         A killed master may have left whole records and names that were never
-        synced. From now on they are the state, so they must not vanish later.
+        synced. From now on they are the state, so they must not vanish later. Only the
+        last record may be such a one, or the head where there is none; a sync of it may
+        have failed before, so it is written once more.
         """
         self._snapshot = None
-        with _blaming(self._storage, segment_name(self._number), 0):
+        name = segment_name(self._number)
+        with _blaming(self._storage, name, 0):
             self._storage.sync_folder()
             if self._number in self._starts:
-                self._file = self._storage.open(segment_name(self._number))
+                self._file = self._storage.open(name)
+                size = self._file.size
+                assert size == self._sizes[self._number]
+                start = self._read_at[1] if self._read_at[0] == name else 0
+                data = self._storage.read(name, start, size - start)
+                self._file.rewrite(start, data)
                 self._file.sync()
-                assert self._file.size == self._sizes[self._number]
         version = self._versions.get(self._number, FORMAT_VERSION)
         if self._file is None or version != FORMAT_VERSION:
             # Nothing of this format goes into a segment of an older one.

@@ -47,6 +47,13 @@ class File(Protocol):
     def append(self, data: bytes) -> None:
         """Write all of ``data`` at the end; ``OSError`` may leave a part of it."""
 
+    def rewrite(self, start: int, data: bytes) -> None:
+        """Write the bytes from ``start`` to the end again; ``data`` is what they are.
+
+        After a sync that failed the kernel may hold bytes that it takes for written.
+        The next sync writes these ones, whatever became of an earlier one.
+        """
+
     def sync(self) -> None:
         """Make the bytes durable; raises ``SyncError``."""
 
@@ -243,6 +250,22 @@ class _DiskFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._size += written
             rest = rest[written:]
+
+    def rewrite(self, start: int, data: bytes) -> None:
+        assert start + len(data) == self._size, (start, len(data), self._size)
+        fd, rest = self._open_fd(), memoryview(data)
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        # Where a file is open for appending Linux ignores the offset.
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
+        try:
+            while rest:
+                written = os.pwrite(fd, rest, start)
+                if not written:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                start += written
+                rest = rest[written:]
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def sync(self) -> None:
         _sync(self._open_fd(), data_only=True)

@@ -55,6 +55,11 @@ class _Node:
         if not self.sync_failed:
             self.low, self.old_tail = len(self.data), b""
 
+    def rewrite(self, start: int) -> None:
+        if start <= self.low:
+            # All that waits for a sync is written by the next one.
+            self.sync_failed = False
+
     def fail_sync(self) -> None:
         # What was synced before stays so: only what waited for this sync is lost.
         self.sync_failed |= len(self.data) > self.low or bool(self.old_tail)
@@ -363,6 +368,12 @@ class MemoryFile:
 
     def append(self, data: bytes) -> None:
         self._storage._append(self._open_node(), data)
+
+    def rewrite(self, start: int, data: bytes) -> None:
+        node = self._open_node()
+        assert bytes(node.data[start:]) == data
+        self._storage._call("append")
+        node.rewrite(start)
 
     def sync(self) -> None:
         self._storage._sync(self._open_node())

@@ -433,6 +433,44 @@ def test_failed_write_is_final(call: Callable[[Journal], object]) -> None:
     assert opened(storage)[1] == [b"one"]
 
 
+def test_a_sync_that_failed_at_a_start_is_made_good_by_the_next() -> None:
+    """A killed master left a group that no sync has seen. The start that reads it syncs
+    in vain; then the kernel takes it for written, so the next one writes it again."""
+    storage = MemoryStorage()
+    with_groups(storage, b"one").close()
+    storage.open(FIRST).append(encode_record(2, b"two"))
+    # The folder's sync succeeds, that of the segment does not.
+    storage.syncs_left = 1
+    with pytest.raises(JournalError, match="sync failed"):
+        opened(storage)
+    storage.syncs_left = None
+    journal, groups = opened(storage)
+    assert groups == [b"one", b"two"]
+    journal.append(b"three")
+    for seed in range(20):
+        found = opened(storage.crash(random.Random(seed)))[1]
+        assert found == [b"one", b"two", b"three"]
+
+
+def test_a_segment_whose_head_was_not_synced_is_made_anew() -> None:
+    """Its sync failed when it was begun; what is written there later must last."""
+    storage = MemoryStorage()
+    journal = with_groups(storage, b"one")
+    # Its name is durable, its head is not.
+    storage.syncs_left = 1
+    with pytest.raises(JournalError, match="sync failed"):
+        journal.rotate()
+    storage.syncs_left = None
+    journal, groups = opened(storage)
+    assert groups == [b"one"]
+    journal.append(b"two")
+    journal.rotate()
+    journal.append(b"three")
+    for seed in range(20):
+        found = opened(storage.crash(random.Random(seed)))[1]
+        assert found == [b"one", b"two", b"three"]
+
+
 def test_failed_sync_of_a_snapshot_is_final() -> None:
     """When nobody knows whether the snapshot stands, nothing older is removed."""
     storage = MemoryStorage()

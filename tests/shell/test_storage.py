@@ -69,6 +69,19 @@ def test_appends_follow_each_other(storage: Storage) -> None:
     assert whole(storage, "a.log") == b"onetwothree"
 
 
+def test_what_is_there_may_be_written_again(storage: Storage) -> None:
+    """The file is as before, and goes on at its end."""
+    file = storage.open("a")
+    file.append(b"0123456789")
+    file.rewrite(4, b"456789")
+    assert file.size == 10
+    file.append(b"ab")
+    file.rewrite(12, b"")
+    file.sync()
+    file.close()
+    assert storage.read("a", 0, 100) == b"0123456789ab"
+
+
 def test_truncate_drops_the_end(storage: Storage) -> None:
     """After a truncate the next append stands where the file was cut."""
     file = storage.open("a.log")
