@@ -146,8 +146,8 @@ class Journal:
 
         Only after the end may the journal be written. Raises ``JournalError`` at
         damage, after the groups before it; then nothing on the disk was changed.
-        Raises ``JournalFullError`` when there is no room to put a torn tail aside
-        or to begin the first segment.
+        Raises ``JournalFullError`` when there is no room to put a torn tail aside,
+        to write the last record again or to begin the first segment.
         """
         self._require(_Life.OPENED)
         self._life = _Life.READING
@@ -352,7 +352,7 @@ class Journal:
                 assert size == self._sizes[self._number]
                 start = self._read_at[1] if self._read_at[0] == name else 0
                 data = self._storage.read(name, start, size - start)
-                self._file.rewrite(start, data)
+                self._rewrite(self._file, start, data)
                 self._file.sync()
         version = self._versions.get(self._number, FORMAT_VERSION)
         if self._file is None or version != FORMAT_VERSION:
@@ -362,6 +362,15 @@ class Journal:
             if older is not None:
                 older.close()
         self._remove_dead()
+
+    def _rewrite(self, file: File, start: int, data: bytes) -> None:
+        try:
+            file.rewrite(start, data)
+        except OSError as error:
+            if error.errno not in NO_ROOM_ERRORS:
+                raise
+            path = self._storage.path(segment_name(self._number))
+            raise JournalFullError(f"{path}: {error.strerror}") from error
 
     def _remove_dead(self) -> None:
         with _blaming(self._storage, "", 0):
