@@ -126,7 +126,7 @@ def goes_elsewhere(
     What fails on ``deaths_max`` workers is the job's own fault; to look for a folder
     costs nothing.
     """
-    if runs_elsewhere(state, process):
+    if _runs_elsewhere(state, process):
         return True
     if failure.failure not in _MAY_HELP_ELSEWHERE or not _untried(state, process):
         return False
@@ -134,7 +134,7 @@ def goes_elsewhere(
     return failure.failure == "unknown_project" or barred + 1 < deaths_max
 
 
-def runs_elsewhere(state: State, process: Process) -> bool:
+def _runs_elsewhere(state: State, process: Process) -> bool:
     """Whether others prove that the job can run, so that a worker where it does not
     open cannot run it."""
     others = set(state.by_job.get(process.job, ())) - {process.number}

@@ -145,7 +145,7 @@ class Hosts:
             self._put_apart(number, entry, host)
 
     def set_aside(self, number: int) -> None:
-        """Let an open request not go out any more, until ``suspect`` is said of it."""
+        """Let an open request not go out any more, until it is brought back."""
         entry = self.entries[number]
         host = self._hosts[entry.host]
         if entry.process:

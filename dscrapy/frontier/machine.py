@@ -206,7 +206,14 @@ class Machine:
 
     # ---- workers --------------------------------------------------------------
 
-    def _register(self, session: int, command: m.Register, now: Now) -> Decision:
+    def _register(
+        self,
+        session: int,
+        command: m.Register,
+        now: Now,
+        *,
+        is_empty: bool = False,
+    ) -> Decision:
         name = command.name
         if not NAME_PATTERN.match(name) or not 1 <= command.slots <= SLOTS_MAX:
             raise RemoteProtocolError(
@@ -229,7 +236,9 @@ class Machine:
             r.WorkerCame(session=session, register=command, now=now.run)
         )
         decision.came[name] = session
-        held = {entry.process for entry in command.held}
+        said = {entry.process for entry in command.held}
+        told = () if is_empty else command.held
+        held = {entry.process for entry in told}
         mine = set(known.processes) if known is not None else set()
         decision.send(
             session,
@@ -238,32 +247,20 @@ class Machine:
                 heartbeat_s=self.spans.heartbeat_s,
                 die_after_s=self.spans.die_after_s,
                 reconnect_grace_s=self.spans.reconnect_grace_s,
-                drop=tuple(sorted(held - mine)),
+                drop=tuple(sorted(said - (held & mine))),
             ),
         )
         for number in sorted(mine - held):
             why = f"worker {name} no longer has it; goes on"
             self._lose(self.state.processes[number], why, decision, now)
-        for entry in command.held:
+        for entry in told:
             if entry.process in mine:
                 self._welcome_back(entry, decision, now)
         return decision
 
     def register_empty(self, session: int, command: m.Register, now: Now) -> Decision:
         """Register a worker as if it held nothing: it drops all that it holds."""
-        empty = msgspec.structs.replace(command, held=())
-        decision = self._register(session, empty, now)
-        drop = tuple(sorted(entry.process for entry in command.held))
-        decision.sends = [
-            (
-                to,
-                msgspec.structs.replace(message, drop=drop)
-                if isinstance(message, m.Registered)
-                else message,
-            )
-            for to, message in decision.sends
-        ]
-        return decision
+        return self._register(session, command, now, is_empty=True)
 
     def _welcome_back(self, held: m.Held, decision: Decision, now: Now) -> None:
         process = self.state.processes[held.process]

@@ -400,7 +400,7 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "nobody is dropped",
         "processes that were given up are not killed",
-        (MACHINE, "drop=tuple(sorted(held - mine)),", "drop=(),"),
+        (MACHINE, "drop=tuple(sorted(said - (held & mine))),", "drop=(),"),
     ),
     # ---- the worker -----------------------------------------------------------------
     _bug(
