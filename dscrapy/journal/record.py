@@ -18,8 +18,8 @@ from dscrapy.errors import LocalProtocolError
 
 # The one version this code writes, and those it reads; how to change it:
 # docs/journal.md.
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (2, 3)
+FORMAT_VERSION = 4
+READABLE_VERSIONS = (2, 3, 4)
 
 SEGMENT_MAGIC = b"\xffdscrlog"
 SNAPSHOT_MAGIC = b"\xffdscrsnp"

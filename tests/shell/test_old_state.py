@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
@@ -18,11 +19,21 @@ from dscrapy.journal.record import (
 )
 from dscrapy.master.storage import DiskStorage
 from tests.doubles.storage import MemoryStorage
-from tests.shell.master_in_memory import CrawlInMemory, receive, running, submit
+from tests.shell.master_in_memory import (
+    SPANS,
+    CrawlInMemory,
+    receive,
+    running,
+    submit,
+)
 
+DATA = Path(__file__).parent.parent / "data"
 # Written by a master of format 2: a job half crawled (a snapshot in its middle, a page
 # with a part stored, its worker given up), one that has succeeded, a schedule.
-FORMAT_2 = Path(__file__).parent.parent / "data" / "state-2"
+FORMAT_2 = DATA / "state-2"
+# Written by a master of format 3: the same, with a request that two deaths are blamed
+# on, and a third process that the journal counts on.
+FORMAT_3 = DATA / "state-3"
 HALF, DONE, SCHEDULE = (f"{number:016x}" for number in (1, 2, 3))
 
 
@@ -61,12 +72,58 @@ async def test_a_folder_of_format_2_goes_on(
         await client.send(submit(9))
         await receive(client, m.Accepted)
     storage.close()
-    versions = [
+    assert versions_of(folder) == [2, FORMAT_VERSION]
+
+
+async def test_a_folder_of_format_3_goes_on(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What is committed stands, a void part does not, who is suspected still is: the
+    suspect goes out alone."""
+    folder = tmp_path / "state"
+    shutil.copytree(FORMAT_3, folder)
+    storage = DiskStorage(folder)
+    async with running(storage) as master:
+        state = master.committer.machine.state
+        assert state.jobs[DONE].status == "succeeded"
+        assert state.schedules[SCHEDULE].runs == 1
+        assert await master.files.read(HALF, "items", 0, 100) == (
+            b'{"n":0}\n{"n":1}\n{"n":2}\n'
+        )
+        # The worker that the journal counts on does not come back.
+        await trio.sleep(SPANS.die_after_s + 1)
+        worker = await master.register("other", slots=2)
+        crawl = CrawlInMemory(worker, await receive(worker, m.Start))
+        while crawl.job != HALF:
+            crawl = CrawlInMemory(worker, await receive(worker, m.Start))
+        await crawl.open()
+        urls = []
+        while len(urls) < 3:
+            await crawl.hear(m.Grant)
+            granted = {
+                number: msgspec.json.decode(body)["url"]
+                for number, body in crawl.bodies.items()
+            }
+            crawl.bodies.clear()
+            if "http://a/5" in granted.values():
+                assert len(granted) == 1
+            for request, url in granted.items():
+                urls.append(url)
+                item = msgspec.Raw(b'{"n":%d}' % (request + 10))
+                commit = m.Commit(request=request, items=(item,))
+                assert await crawl.commit(commit) == ["published"]
+        assert sorted(urls) == ["http://a/3", "http://a/4", "http://a/5"]
+    storage.close()
+    assert versions_of(folder) == [3, FORMAT_VERSION]
+
+
+def versions_of(folder: Path) -> list[int]:
+    """Return the format versions of a folder's segments, in order."""
+    return [
         head.version
         for path in sorted(folder.glob("journal-*.log"))
         if (head := decode_segment_head(path.read_bytes()))
     ]
-    assert versions == [2, FORMAT_VERSION]
 
 
 @pytest.mark.parametrize("is_snapshot", [False, True])
