@@ -97,7 +97,7 @@ async def test_a_folder_of_format_3_goes_on(
         while crawl.job != HALF:
             crawl = CrawlInMemory(worker, await receive(worker, m.Start))
         await crawl.open()
-        urls = []
+        urls: list[str] = []
         while len(urls) < 3:
             await crawl.hear(m.Grant)
             granted = {
