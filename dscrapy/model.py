@@ -64,9 +64,10 @@ class Submission(Value, omit_defaults=True, kw_only=True, frozen=True):
 class JobView(Value, kw_only=True, frozen=True):
     """What people and scripts see of a job; ``status --json`` prints it.
 
-    ``pages`` and ``items`` count what is committed; ``pending`` and ``leased``
-    requests, ``runs`` the processes that were started for it. ``processes`` crawl
-    now.
+    ``pages``, ``items`` and ``errors`` count what is committed (``errors`` is None
+    where that is not known: a worker hands stats on unread); ``pending`` and
+    ``leased`` requests, ``runs`` the processes that were started for it.
+    ``processes`` crawl now.
     """
 
     id: str
@@ -79,6 +80,7 @@ class JobView(Value, kw_only=True, frozen=True):
     parallelism: int
     pages: int
     items: int
+    errors: int | None
     pending: int
     leased: int
     poisoned: int

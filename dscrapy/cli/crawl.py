@@ -30,7 +30,7 @@ from dscrapy.cli.feeds import (
 )
 from dscrapy.cli.jobs import place_of
 from dscrapy.cli.parser import PROGRAM
-from dscrapy.cli.render import plural, span
+from dscrapy.cli.render import counts, plural, span
 from dscrapy.cli.screen import Bytes, Ticker, clean, clean_lines, is_decorated, note
 from dscrapy.cli.serve import new_id, set_up_logging
 from dscrapy.client import Client, Target
@@ -379,10 +379,11 @@ def _progress_line(
     state = "" if job.state == "running" else f" {job.state}"
     if job.reason:
         state += f" ({job.reason})"
+    errors = f"{plural(job.errors, 'error')}, " if job.errors else ""
     by = f", {plural(job.processes, 'process')}" if job.processes > 1 else ""
     return clean(
         f"{job.spider}{state}: {plural(job.pages, 'page')} ({page_rate:.1f}/s), "
-        f"{plural(job.items, 'item')} ({item_rate:.1f}/s), "
+        f"{plural(job.items, 'item')} ({item_rate:.1f}/s), {errors}"
         f"{job.pending + job.leased} pending, {span(elapsed_s)}{by}"
     )
 
@@ -418,8 +419,7 @@ def _summary(run: _Run, job: JobView, elapsed_s: float) -> str:
     reason = f" ({job.reason})" if job.reason and job.reason != job.state else ""
     text = (
         f"{job.spider} {f'{job.state}{reason}' if run.is_over else 'stopped'}: "
-        f"{plural(job.pages, 'page')}, {plural(job.items, 'item')} "
-        f"in {span(elapsed_s)}"
+        f"{counts(job)} in {span(elapsed_s)}"
     )
     if not run.is_over:
         text += f"; {job.pending + job.leased} pending, run the same command to go on"

@@ -22,7 +22,9 @@ from dscrapy.cli.feeds import (
 )
 from dscrapy.cli.parser import PROGRAM
 from dscrapy.cli.render import (
+    counts,
     dump,
+    ended_line,
     job_json,
     jobs_table,
     plural,
@@ -173,7 +175,7 @@ async def _wait(
             job = (await client.wait(waiting[0])).job
             assert job is not None
             with ticker.aside():
-                tell(result_line(job))
+                tell(ended_line(job))
             code = code if job.state == "succeeded" else 1
             waiting.pop(0)
         nursery.cancel_scope.cancel()
@@ -196,10 +198,7 @@ async def _tick(config: Config, waiting: list[str], ticker: "Ticker") -> None:
 def _progress(job: JobView) -> str:
     why = f" ({job.reason})" if job.reason else ""
     by = f", {plural(job.processes, 'process')}" if job.processes > 1 else ""
-    return clean(
-        f"{job.id} {job.spider}: {job.state}{why}, {plural(job.pages, 'page')}, "
-        f"{plural(job.items, 'item')}{by}"
-    )
+    return clean(f"{job.id} {job.spider}: {job.state}{why}, {counts(job)}{by}")
 
 
 # ---- looking ----------------------------------------------------------------------

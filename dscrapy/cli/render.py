@@ -158,7 +158,7 @@ def jobs_table(jobs: Iterable[JobView]) -> Table:
     """Return the table of jobs."""
     return Table(
         (
-            *("ID", "STATE", "PROCS", "PAGES", "ITEMS"),
+            *("ID", "STATE", "PROCS", "PAGES", "ITEMS", "ERRORS"),
             *("PROJECT", "SPIDER", "NAME", "REASON"),
         ),
         tuple(
@@ -168,6 +168,7 @@ def jobs_table(jobs: Iterable[JobView]) -> Table:
                 _processes(job),
                 str(job.pages),
                 str(job.items),
+                _errors(job),
                 clean(_short_project(job.project)),
                 clean(job.spider),
                 clean(job.name),
@@ -175,7 +176,7 @@ def jobs_table(jobs: Iterable[JobView]) -> Table:
             )
             for job in jobs
         ),
-        frozenset({"PROCS", "PAGES", "ITEMS"}),
+        frozenset({"PROCS", "PAGES", "ITEMS", "ERRORS"}),
     )
 
 
@@ -204,8 +205,21 @@ def shown_text(shown: Shown) -> str:
 
 
 def result_line(job: JobView) -> str:
-    """Return ``ID STATE REASON``, what ``wait`` prints of a job."""
+    """Return ``ID STATE REASON``, how a job stands."""
     return f"{job.id} {job.state} {clean(job.reason)}".rstrip()
+
+
+def ended_line(job: JobView) -> str:
+    """Return ``ID STATE REASON: COUNTS``, what ``wait`` prints of a job."""
+    return f"{result_line(job)}: {counts(job)}"
+
+
+def counts(job: JobView) -> str:
+    """Return ``3 pages, 0 items, 40 errors``."""
+    said = [plural(job.pages, "page"), plural(job.items, "item")]
+    if job.errors is not None:
+        said.append(plural(job.errors, "error"))
+    return ", ".join(said)
 
 
 def stats_values(stats: Stats) -> dict[str, Any]:
@@ -293,7 +307,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _running_table(jobs: Iterable[JobView], rates: Rates, now: float) -> Table:
     return Table(
         (
-            *("ID", "STATE", "PROCS", "PAGES", "ITEMS"),
+            *("ID", "STATE", "PROCS", "PAGES", "ITEMS", "ERRORS"),
             *("RATE", "PENDING", "SPIDER", "NAME", "WORKERS"),
         ),
         tuple(
@@ -303,6 +317,7 @@ def _running_table(jobs: Iterable[JobView], rates: Rates, now: float) -> Table:
                 _processes(job),
                 str(job.pages),
                 str(job.items),
+                _errors(job),
                 rate(job, rates, now),
                 str(job.pending + job.leased),
                 clean(job.spider),
@@ -311,7 +326,7 @@ def _running_table(jobs: Iterable[JobView], rates: Rates, now: float) -> Table:
             )
             for job in jobs
         ),
-        frozenset({"PROCS", "PAGES", "ITEMS", "RATE", "PENDING"}),
+        frozenset({"PROCS", "PAGES", "ITEMS", "ERRORS", "RATE", "PENDING"}),
     )
 
 
@@ -344,6 +359,7 @@ def _job_pairs(job: JobView) -> list[tuple[str, str]]:
         ("spider", job.spider),
         ("pages", str(job.pages)),
         ("items", str(job.items)),
+        ("errors", _errors(job)),
         (
             "requests",
             f"{job.pending} pending, {job.leased} leased, {job.poisoned} poisoned",
@@ -387,6 +403,10 @@ def _spec_pairs(spec: JobSpec) -> list[tuple[str, str]]:
 
 def _processes(job: JobView) -> str:
     return str(job.processes) if job.processes else ""
+
+
+def _errors(job: JobView) -> str:
+    return "" if job.errors is None else str(job.errors)
 
 
 def _took(job: JobView) -> str:

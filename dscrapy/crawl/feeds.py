@@ -22,6 +22,7 @@ from scrapy.utils.misc import load_object
 
 from dscrapy.crawl import codec
 from dscrapy.crawl.addon import install_addon
+from dscrapy.crawl.errors import count_errors
 from dscrapy.crawl.feedfiles import FeedFiles, PartStorage
 from dscrapy.crawl.items import join
 from dscrapy.crawl.link import Link
@@ -135,6 +136,7 @@ class Export:
         """Export everything, commit and wait for the answer."""
         # Again: Scrapy puts its own handlers in place when the reactor starts.
         ignore_signals()
+        count_errors(lambda: self._stats)
         await self._link.attach(self._on_message, self._on_link_end, lambda: None)
         outcome = Outcome(finish_reason=FINISH_REASON)
         try:

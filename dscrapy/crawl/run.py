@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from dscrapy.crawl.addon import install_addon, lay_over
 from dscrapy.crawl.demands import Demands
+from dscrapy.crawl.errors import count_errors
 from dscrapy.crawl.gate import Gate
 from dscrapy.crawl.items import ItemEncoder
 from dscrapy.crawl.link import Link
@@ -196,6 +197,7 @@ class CrawlRun:
         self._crawler = crawler
         # Again: Scrapy puts its own handlers in place when the reactor starts.
         ignore_signals()
+        count_errors(self.tracker.delta_now)
         await self.link.attach(self._on_message, self._on_link_end, self._look_again)
         error: BaseException | None = None
         try:

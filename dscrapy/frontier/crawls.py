@@ -14,7 +14,7 @@ from dscrapy.frontier.blame import Poisoned
 from dscrapy.frontier.jobs import Course, Process, Spool, spool_key
 from dscrapy.frontier.limits import Counters, Watch
 from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
-from dscrapy.frontier.totals import Totals
+from dscrapy.frontier.totals import POISONED_KEY, Totals
 from dscrapy.messages import DIGEST_BYTES, Opened
 from dscrapy.model import Stats
 
@@ -90,6 +90,7 @@ class Crawl:
         tagged = r.tagged_lines_of(record.items, record.tagged)
         course.tagged_bytes += spool.tagged_bytes + len(tagged)
         course.pages = self.totals.count("response_received_count")
+        course.errors = self.totals.errors
         if record.request:
             is_open = self.frontier.done(record.request)
             assert is_open
@@ -136,11 +137,13 @@ class Crawl:
             case "closed" if process is not None:
                 process.closed = True
 
-    def set_aside(self, record: r.RequestPoisoned) -> None:
+    def set_aside(self, record: r.RequestPoisoned, course: Course) -> None:
         """Let a request be poisoned."""
         poisoned = Poisoned(url=record.url, text=record.text)
         self.frontier.set_aside(record.request, poisoned)
-        self.totals.inc("dscrapy/poisoned_requests", 1)
+        self.totals.inc(POISONED_KEY, 1)
+        course.poisoned_streak += 1
+        course.errors = self.totals.errors
 
     def forget_process(self, process: Process, now: float) -> None:
         """Take back what a process had: leases, the lead, parts without effect."""

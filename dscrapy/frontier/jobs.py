@@ -28,7 +28,8 @@ class Course:
     ``closing`` is the finish reason once the spider closes in all processes, with
     ``failure`` if the job fails for it. ``feeds`` are the lengths of the project's
     feeds before the job wrote to them; ``feeds_done`` when they need not be written
-    (any more). ``stats`` is a JSON object by operation, final.
+    (any more). ``stats`` is a JSON object by operation, final; ``errors`` follows from
+    it as it grows, and is None only in a snapshot of a master that did not count them.
     """
 
     processes_count: int = 0
@@ -40,6 +41,7 @@ class Course:
     items_bytes: int = 0
     tagged_bytes: int = 0
     pages: int = 0
+    errors: int | None = None
     start_done: bool = False
     start_failure: Outcome | None = None
     opened: bool = False
@@ -116,7 +118,7 @@ class Job:
     def begin(self) -> Course:
         """Return the job's course, which begins with the first call."""
         if self.course is None:
-            self.course = Course()
+            self.course = Course(errors=0)
         return self.course
 
 

@@ -27,7 +27,9 @@ from dscrapy.frontier.jobs import (
     project_label,
 )
 from dscrapy.frontier.requests import Granted
+from dscrapy.frontier.totals import Totals
 from dscrapy.frontier.workers import Worker
+from dscrapy.model import Stats
 
 # The failed jobs that ``status`` names.
 FAILED_SHOWN_MAX = 5
@@ -97,8 +99,8 @@ class State:
             case r.ProcessEnded():
                 self._end_process(record)
             case r.RequestPoisoned():
-                self.crawls[record.job].set_aside(record)
-                self.jobs[record.job].begin().poisoned_streak += 1
+                course = self.jobs[record.job].begin()
+                self.crawls[record.job].set_aside(record, course)
                 self.touched[record.job] = None
             case (
                 r.CrawlOpened()
@@ -310,6 +312,7 @@ class State:
             job.course = Course(
                 processes_count=course.processes_count,
                 next_request=course.next_request,
+                errors=0,
             )
             if job.processes:
                 self.crawls[job.id] = Crawl.begun_at(course.next_request)
@@ -522,6 +525,20 @@ class State:
         state.crawls = {
             job: Crawl.restore(crawl) for job, crawl in snapshot.crawls.items()
         }
+        for job in snapshot.jobs:
+            state._count_errors(job)
         for process in snapshot.processes:
             state._take_in(process)
         return state
+
+    def _count_errors(self, job: Job) -> None:
+        """Count the errors of a job of which an older master wrote the snapshot."""
+        course = job.course
+        if course is None or course.errors is not None:
+            return
+        crawl = self.crawls.get(job.id)
+        if crawl is not None:
+            course.errors = crawl.totals.errors
+        else:
+            stats = msgspec.json.decode(course.stats, type=Stats)
+            course.errors = Totals.decode(stats).errors

@@ -27,6 +27,13 @@ NUMBER_BYTES_MAX = 32
 _START, _FINISH, _LARGEST = "start_time", "finish_time", "memusage/"
 _OPERATIONS = ("sum", "max", "min", "last")
 
+# Errors as they are logged: what Scrapy counts, and what a crawl process counts where
+# Scrapy does not (``dscrapy.crawl.errors``). Beside them what is counted when the log
+# says nothing, and requests that ended their process, of which nobody could log.
+_LOGGED = ("log_count/ERROR", "log_count/CRITICAL", "dscrapy/errors_logged")
+_RAISED = "spider_exceptions/count"
+POISONED_KEY = "dscrapy/poisoned_requests"
+
 
 class _Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A tagged datetime: ISO text, fold, offset from UTC in microseconds."""
@@ -70,6 +77,16 @@ class Totals:
     def count(self, key: str) -> int:
         """Return a number as a whole one, 0 if there is none."""
         return int(self._numbers.get(key, 0))
+
+    @property
+    def errors(self) -> int:
+        """How many errors there were.
+
+        What a callback raises and a request that failed is also logged as an error,
+        so these are counted once, by the larger of both numbers.
+        """
+        logged = sum(self.count(key) for key in _LOGGED)
+        return max(logged, self.count(_RAISED), 0) + self.count(POISONED_KEY)
 
     def final(self, finish_reason: str) -> Stats:
         """Return the stats as Scrapy has them when the job is done.

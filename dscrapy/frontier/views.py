@@ -45,6 +45,7 @@ def view_job(state: State, job: Job) -> JobView:
         parallelism=job.parallelism,
         pages=course.pages,
         items=course.items,
+        errors=course.errors or 0,
         pending=0 if crawl is None else crawl.frontier.pending_count,
         leased=0 if is_over or crawl is None else crawl.frontier.leased_count,
         poisoned=0 if crawl is None else len(crawl.frontier.poisoned),

@@ -139,6 +139,7 @@ def _view(worker: "Worker", processes: "list[Held]") -> JobView:
         parallelism=spec.parallelism,
         pages=sum(held.pages for held in processes),
         items=sum(held.items for held in processes),
+        errors=None,
         pending=0,
         leased=sum(len(held.leased) for held in processes),
         poisoned=0,

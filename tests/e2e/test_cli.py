@@ -54,7 +54,8 @@ def test_a_job_from_submit_to_items(
     """submit prints the id alone, wait tells the truth, items are those of Scrapy."""
     job = cluster.submit("pages", "--name", "first", site=site, count="20")
     assert re.fullmatch(r"[0-9a-f]{16}", job)
-    assert cluster.ok("wait", job) == f"{job} succeeded finished\n"
+    told = f"{job} succeeded finished: 20 pages, 20 items, 0 errors\n"
+    assert cluster.ok("wait", job) == told
     output = tmp_path / "plain.jsonl"
     plain_scrapy("pages", {"site": site, "count": "20"}, output)
     assert cluster.items(job) == Counter(output.read_text().splitlines())
@@ -218,7 +219,8 @@ def test_wait_and_logs_survive_a_master_that_is_killed(
             cluster.start_master()
             assert waiting.finish() == 0, waiting.err
             assert logs.finish() == 0, logs.err
-        assert waiting.out.decode() == f"{job} succeeded finished\n"
+        told = f"{job} succeeded finished: 60 pages, 60 items, 0 errors\n"
+        assert waiting.out.decode() == told
         assert logs.out.decode() == cluster.ok("logs", job)
         assert b"Spider closed (finished)" in logs.out
         for command in (waiting, logs):

@@ -13,7 +13,9 @@ from dscrapy.cli.fleet import RateMeter
 from dscrapy.cli.render import (
     cell,
     dump,
+    ended_line,
     iso,
+    job_json,
     jobs_table,
     plural,
     result_line,
@@ -45,6 +47,7 @@ JOB = JobView(
     parallelism=1,
     pages=10,
     items=7,
+    errors=4,
     pending=80,
     leased=5,
     poisoned=0,
@@ -70,6 +73,7 @@ JOB_FIELDS = [
     "parallelism",
     "pages",
     "items",
+    "errors",
     "pending",
     "leased",
     "poisoned",
@@ -232,6 +236,7 @@ def test_text_of_jobs_is_escaped_everywhere() -> None:
         plain([jobs_table([evil])]),
         shown_text(shown(job=evil, spec=spec, stats=stats, traceback=EVIL)),
         result_line(evil),
+        ended_line(evil),
     ]
     for text in texts:
         assert "bad\\x1b[2J" in text
@@ -273,6 +278,32 @@ def test_processes_are_shown_where_people_look() -> None:
     assert "processes     3 now, 1 started so far" in shown_text(shown())
     assert json.loads(dump(shown_json(shown())))["processes"] == 3
     assert [plural(n, "process") for n in (1, 3)] == ["1 process", "3 processes"]
+
+
+def test_errors_are_shown_where_people_look() -> None:
+    """Beside the items, in every view; where they are not known nothing is said."""
+    bad = job(state="succeeded", reason="finished", items=0, errors=40)
+    unknown = job(errors=None)
+    tables = [
+        plain([jobs_table([bad, unknown])]),
+        plain(status_blocks(status(running=(bad, unknown)), {}, 0.0)[3:4]),
+    ]
+    for text in tables:
+        header, told, untold = text.splitlines()[:3]
+        end = header.index("ERRORS") + len("ERRORS")
+        assert header[:end].split()[-2:] == ["ITEMS", "ERRORS"]
+        assert told[:end].split()[-2:] == ["0", "40"]
+        assert untold[:end].endswith("      ")
+    assert "\nerrors        40\n" in shown_text(shown(job=bad))
+    assert "errors" not in shown_text(shown(job=unknown))
+    assert json.loads(dump(shown_json(shown(job=bad))))["errors"] == 40
+    assert job_json(bad)["errors"] == 40
+    assert job_json(unknown)["errors"] is None
+    line = f"{JOB.id} succeeded finished: 10 pages, 0 items, 40 errors"
+    assert ended_line(bad) == line
+    assert ended_line(job(reason="", errors=None)) == (
+        f"{JOB.id} running: 10 pages, 7 items"
+    )
 
 
 def test_tables_are_aligned_and_never_cut() -> None:

@@ -11,7 +11,7 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier.decision import Decision, OnClosed, OnTick
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.state import FAILED_SHOWN_MAX, State
-from dscrapy.model import Outcome, Submission, Versions
+from dscrapy.model import JobView, Outcome, Stats, Submission, Versions
 from tests.unit.frontier_values import (
     CLIENT,
     ID,
@@ -272,6 +272,50 @@ def test_a_snapshot_is_all_that_a_restart_needs() -> None:
     assert_same(read, state)
     assert read.epoch == state.epoch
     assert read.encode_snapshot() == state.encode_snapshot()
+
+
+def test_errors_are_counted_in_snapshots_of_older_masters() -> None:
+    """Of a job that is under way and of one whose crawl is gone; what is new counts
+    on."""
+    errors: Stats = {"sum": {"log_count/ERROR": msgspec.Raw(b"3")}}
+    machine, start = crawling(2)
+    commit(machine, start.process, page(1, stats=errors))
+    assert view(machine).errors == 3
+    old = _older(machine)
+    assert view(old).errors == 3
+    old.state.crawls[ID].set_aside(
+        r.RequestPoisoned(job=ID, request=2, url="u", text="t"),
+        old.state.jobs[ID].begin(),
+    )
+    assert view(old).errors == 4
+    commit(machine, start.process, page(2), unit(3, "started"))
+    commit(machine, start.process, unit(4, "closed", stats=errors))
+    ask(machine, ended(start.process), WORKER)
+    carry_out(machine, Decision(records=[_succeeded()]))
+    assert ID not in machine.state.crawls
+    assert (view(machine).errors, view(_older(machine)).errors) == (6, 6)
+    again = r.JobAgain(job=ID, fresh=True, automatic=False, reason="", at=1.0)
+    carry_out(machine, Decision(records=[again]))
+    assert view(machine).errors == 0
+
+
+def view(machine: Machine) -> JobView:
+    """Return what people see of the job."""
+    return views.view_job(machine.state, machine.state.jobs[ID])
+
+
+def _older(machine: Machine) -> Machine:
+    """Return the next master on a snapshot of one that did not count errors."""
+    snapshot = msgspec.json.decode(machine.state.encode_snapshot())
+    for job in snapshot["jobs"]:
+        del job["course"]["errors"]
+    return Machine(state=State.decode_snapshot(msgspec.json.encode(snapshot)))
+
+
+def _succeeded() -> r.JobEnded:
+    return r.JobEnded(
+        job=ID, state="succeeded", reason="finished", traceback="", at=1.0
+    )
 
 
 def test_stored_parts_are_in_a_snapshot() -> None:

@@ -243,3 +243,29 @@ def test_a_value_does_not_keep_its_message_alive() -> None:
     totals = Totals()
     totals.merge(delta)
     assert type(totals._others["a"]) is bytes
+
+
+@pytest.mark.parametrize(
+    ("counted", "errors"),
+    [
+        ({}, 0),
+        ({"item_scraped_count": 5, "log_count/WARNING": 3}, 0),
+        # A callback's exception is logged too.
+        ({"log_count/ERROR": 3, "spider_exceptions/count": 3}, 3),
+        ({"log_count/ERROR": 5, "log_count/CRITICAL": 1, "spider_exceptions/A": 2}, 6),
+        # What Scrapy's counter did not see: after the end, below LOG_LEVEL.
+        ({"log_count/ERROR": 2, "dscrapy/errors_logged": 1}, 3),
+        # A project that silences its log.
+        ({"spider_exceptions/count": 4, "log_count/ERROR": 1}, 4),
+        # Nobody could log these.
+        ({"dscrapy/poisoned_requests": 2, "log_count/ERROR": 1}, 3),
+        # A project may write what it likes.
+        ({"log_count/ERROR": -3}, 0),
+    ],
+)
+def test_an_error_counts_once(counted: dict[str, int], errors: int) -> None:
+    """However many stats tell of it, and whatever the log leaves out."""
+    totals = Totals()
+    totals.merge(stats(sum=counted))
+    assert totals.errors == errors
+    assert Totals.decode(totals.encode()).errors == errors
