@@ -151,6 +151,7 @@ def workers_table(workers: Iterable[WorkerView]) -> Table:
             for worker in workers
         ),
         frozenset({"BUSY", "SLOTS"}),
+        frozenset({"STATE"}),
     )
 
 
@@ -177,6 +178,7 @@ def jobs_table(jobs: Iterable[JobView]) -> Table:
             for job in jobs
         ),
         frozenset({"PROCS", "PAGES", "ITEMS", "ERRORS"}),
+        frozenset({"ID", "STATE"}),
     )
 
 
@@ -327,6 +329,7 @@ def _running_table(jobs: Iterable[JobView], rates: Rates, now: float) -> Table:
             for job in jobs
         ),
         frozenset({"PROCS", "PAGES", "ITEMS", "ERRORS", "RATE", "PENDING"}),
+        frozenset({"ID", "STATE"}),
     )
 
 
@@ -346,6 +349,7 @@ def _schedules_table(schedules: Iterable[ScheduleView]) -> Table:
             for one in schedules
         ),
         frozenset({"RUNS"}),
+        frozenset({"SCHEDULE"}),
     )
 
 

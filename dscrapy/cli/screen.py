@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Table:
-    """Rows under headers; ``right`` names the columns of numbers."""
+    """Rows under headers; ``right`` names the columns of numbers, ``whole`` others
+    that are of no use when they are cut: ids, states."""
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     right: frozenset[str] = frozenset()
+    whole: frozenset[str] = frozenset()
 
 
 Block = str | Table
@@ -168,33 +170,44 @@ def plain(blocks: Iterable[Block]) -> str:
 
 
 def decorated(blocks: Iterable[Block]) -> "RenderableType":
-    """Return blocks for a terminal: rows are cut to its width."""
+    """Return blocks for a terminal: texts in rows are cut to its width, numbers, ids
+    and states are not; columns in which nothing stands are left out."""
     from rich.console import Group
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     parts: list[RenderableType] = []
     for block in blocks:
         if parts:
             parts.append("")
-        if isinstance(block, str):
-            parts.append(Text(block))
-            continue
-        table = RichTable(box=None, pad_edge=False, header_style="bold")
-        for header in block.headers:
-            justify = "right" if header in block.right else "left"
-            # An id that is cut cannot be copied.
-            table.add_column(
-                header,
-                justify=justify,  # type: ignore[arg-type] # a literal of two
-                no_wrap=True,
-                overflow="ellipsis",
-                min_width=16 if header == "ID" and block.rows else None,
-            )
-        for row in block.rows:
-            table.add_row(*(Text(cell) for cell in row))
-        parts.append(table)
+        parts.append(Text(block) if isinstance(block, str) else _decorated(block))
     return Group(*parts)
+
+
+def _decorated(table: Table) -> "RenderableType":
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    # One space between columns: on 80 of them every one counts.
+    shown = RichTable(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    columns = list(zip(*table.rows, strict=True)) or [()] * len(table.headers)
+    filled = [
+        (header, cells)
+        for header, cells in zip(table.headers, columns, strict=True)
+        if any(cells) or not table.rows
+    ]
+    for header, cells in filled:
+        is_whole = header in table.right or header in table.whole
+        shown.add_column(
+            header,
+            justify="right" if header in table.right else "left",
+            # Of those that are cut the longest is cut first, if they may be wrapped;
+            # their cells may not.
+            no_wrap=is_whole,
+            min_width=max(map(len, (header, *cells))) if is_whole else None,
+        )
+    for row in zip(*(cells for _, cells in filled), strict=True):
+        shown.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
+    return shown
 
 
 def make_console(stream: IO[str]) -> "Console":

@@ -1,5 +1,6 @@
 """What people and scripts see: escaped text, exact JSON, tables that stay tables."""
 
+import io
 import json
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -7,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from dscrapy import messages as m
 from dscrapy.cli.fleet import RateMeter
@@ -26,7 +28,7 @@ from dscrapy.cli.render import (
     status_blocks,
     status_json,
 )
-from dscrapy.cli.screen import clean, plain
+from dscrapy.cli.screen import Block, clean, decorated, plain
 from dscrapy.model import (
     JobSpec,
     JobView,
@@ -313,6 +315,45 @@ def test_tables_are_aligned_and_never_cut() -> None:
     assert "n" * 200 in first
     assert header.index("PAGES") + len("PAGES") == second.index("12345") + 5
     assert not any(line.endswith(" ") for line in (header, first, second))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_cuts_texts_but_no_numbers(width: int) -> None:
+    """Ids, states and counts are whole at 80 columns, whatever else a row has; a
+    column without content takes no room."""
+    wordy = job(
+        state="succeeded",
+        errors=1234567,
+        processes=0,
+        project="/srv/" + "p" * 30,
+        spider="s" * 30,
+        name="n" * 30,
+        reason="r" * 90,
+    )
+    shown_jobs = _on_terminal(jobs_table([wordy]), width)
+    header, row = shown_jobs
+    assert "PROCS" not in header
+    assert row.split()[:5] == [JOB.id, "succeeded", "10", "7", "1234567"]
+    assert row.count("…") >= 1
+    running = status_blocks(status(running=(wordy,)), {}, 0.0)[3]
+    assert not isinstance(running, str)
+    header, row = _on_terminal(running, width)
+    assert row.split()[:5] == [JOB.id, "succeeded", "10", "7", "1234567"]
+    header, row = _on_terminal(jobs_table([job()]), width)
+    for word in ("PROCS", "PROJECT", "SPIDER", "NAME"):
+        assert word in header
+    assert "…" not in row
+    assert "ERRORS" in _on_terminal(jobs_table([]), width)[0]
+
+
+def _on_terminal(table: Block, width: int) -> list[str]:
+    """Return the lines of a table as a terminal of this width shows them."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, markup=False, highlight=False)
+    console.print(decorated([table]))
+    lines = file.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    return lines
 
 
 @pytest.mark.parametrize(
