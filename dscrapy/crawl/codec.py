@@ -14,13 +14,15 @@ begins with ``$``:
 ``$u``       str with lone surrogates    ``$r``       range: start, stop, step
 ``$p``       Path                        ``$e``       Enum: class, value
 ``$n``       namedtuple: class, values   ``$i``       item: class, fields, values
-``$q``       request (``requests``)
 ===========  ==========================  ===========  ==========================
 
+``standard`` has the tags of more of Python's own types. Requests have tags of their own
+beside these (``requests``): what they stand for is read with them only.
+
 A dict with a key that begins with ``$`` is written as ``$d``, so a value is never
-taken for a tag. A zone is null, an offset in microseconds or the key of a named
-zone. A class is ``module:qualname``; its instances are rebuilt without running its
-``__init__``, and only when the caller's ``find_class`` knows it.
+taken for a tag. A zone is null, an offset in microseconds (with a name: both) or the
+key of a named zone. A class is ``module:qualname``; its instances are rebuilt without
+running its ``__init__``, and only when the caller's ``find_class`` knows it.
 """
 
 import base64
@@ -28,33 +30,36 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from itemadapter import ItemAdapter
 from scrapy import Field, Item
 from scrapy.item import ItemMeta
 
+from dscrapy.crawl import standard
+from dscrapy.crawl.standard import NO_TAG, Down, read_zone, zone_tag
+
 # Trees nest no deeper: the wire's decoder and every reader of the lines recurse.
 # Nobody nests data like this by hand; a cycle ends here too.
 DEPTH_MAX = 100
 
-_MICROSECOND = timedelta(microseconds=1)
+# Longer text and bytes are offered to ``write`` first: it may say them by digest.
+LEAF_BYTES_MAX = 16 * 1024
 _PATH_TYPE = type(Path())
 
 # Name of a class on the wire -> the class, or None where it may not be used.
 FindClass = Callable[[str], type | None]
-# Writes the children of a value; and a value of which this module knows nothing,
-# or says that it has no tag for it.
-Down = Callable[[Any], Any]
+# Writes a value of which this module knows nothing, given the writer of its
+# children, or says that it has no tag for it.
 Write = Callable[[Any, Down], Any]
-NO_TAG = object()
+# Puts something in the place of the tree of a value.
+Seal = Callable[[Any], Any]
 # Reads the payload of a tag that ``Write`` made, given the reader of its children.
 Read = Callable[[Any, Down], Any]
 
@@ -71,17 +76,24 @@ class UndecodableError(Exception):
     """This tree is not the tagged form of anything, or of nothing we may build."""
 
 
+class UnreadableError(UndecodableError):
+    """Another process of the job could read this; this one lacks what it names."""
+
+
 def tag(
     value: Any,
     fallback: Callable[[Any], Any] | None = None,
     depth: int = 0,
     write: Write | None = None,
+    seal: Seal | None = None,
 ) -> Any:
     """Return the JSON tree of ``value``.
 
-    ``write`` is asked first about instances of classes that have no tag of their
-    own here. ``fallback`` turns what has no tag into plain JSON data; without it,
-    and for what nests too deep, ``UnencodableError`` is raised.
+    ``write`` is asked about what has no tag of its own here, before this module
+    looks for an item's or an enum's, and first about text and bytes of more than
+    ``LEAF_BYTES_MAX``. ``seal`` is given each tree, inner ones first, and what it
+    returns stands there. ``fallback`` turns what has no tag into plain JSON data;
+    without it, and for what nests too deep, ``UnencodableError`` is raised.
     """
     if depth > DEPTH_MAX:
         raise TooDeepError(f"nested deeper than {DEPTH_MAX}")
@@ -90,17 +102,22 @@ def tag(
         return value
 
     def down(child: Any) -> Any:
-        return tag(child, fallback, depth + 1, write)
+        return tag(child, fallback, depth + 1, write, seal)
 
     writer = _WRITERS.get(kind)
-    if writer is not None:
+    tree = NO_TAG
+    if writer is not None and not (
+        write is not None
+        and (kind is str or kind is bytes)
+        and len(value) > LEAF_BYTES_MAX
+    ):
         tree = writer(value, down)
-    else:
-        tree = NO_TAG if write is None else write(value, down)
-        if tree is NO_TAG:
-            tree = _tag_instance(value, down)
+    if tree is NO_TAG and write is not None:
+        tree = write(value, down)
+    if tree is NO_TAG:
+        tree = _tag_instance(value, down) if writer is None else writer(value, down)
     if tree is not NO_TAG:
-        return tree
+        return tree if seal is None else seal(tree)
     if fallback is None:
         raise UnencodableError(f"no tag for {kind.__module__}.{kind.__qualname__}")
     return tag(fallback(value), None, depth + 1)
@@ -209,30 +226,21 @@ def _tag_float(value: float, down: Down) -> Any:
 
 
 def _tag_datetime(value: datetime, down: Down) -> Any:
-    zone = _tag_zone(value.tzinfo)
+    zone = zone_tag(value.tzinfo)
     if zone is NO_TAG:
         return NO_TAG
     return {"$dt": [value.replace(tzinfo=None).isoformat(), value.fold, zone]}
 
 
 def _tag_time(value: time, down: Down) -> Any:
-    zone = _tag_zone(value.tzinfo)
+    zone = zone_tag(value.tzinfo)
     if zone is NO_TAG:
         return NO_TAG
     return {"$ti": [value.replace(tzinfo=None).isoformat(), value.fold, zone]}
 
 
-def _tag_zone(zone: tzinfo | None) -> Any:
-    if zone is None:
-        return None
-    if type(zone) is timezone:
-        return zone.utcoffset(None) // _MICROSECOND
-    if type(zone) is ZoneInfo and zone.key:
-        return zone.key
-    return NO_TAG
-
-
 _WRITERS: Mapping[type, Callable[[Any, Down], Any]] = {
+    **standard.WRITERS,
     str: _tag_str,
     float: _tag_float,
     list: lambda value, down: [down(child) for child in value],
@@ -336,8 +344,9 @@ class _Reader:
                 return self._read_namedtuple(*payload)
             case "$i":
                 return self._read_item(*payload)
-        if name in self._more:
-            return self._more[name](payload, self.read)
+        read = self._more.get(name) or standard.READERS.get(name)
+        if read is not None:
+            return read(payload, self.read)
         reader = _READERS.get(name)
         if reader is None:
             raise UndecodableError(f"unknown tag {name[:20]!r}")
@@ -406,22 +415,14 @@ def build_item(cls: type, values: dict[str, Any]) -> Any:
     return instance
 
 
-def _read_zone(zone: Any) -> tzinfo | None:
-    if zone is None:
-        return None
-    if isinstance(zone, str):
-        return ZoneInfo(zone)
-    return timezone(_MICROSECOND * zone)
-
-
 def _read_datetime(payload: Any) -> datetime:
     text, fold, zone = payload
-    return datetime.fromisoformat(text).replace(fold=fold, tzinfo=_read_zone(zone))
+    return datetime.fromisoformat(text).replace(fold=fold, tzinfo=read_zone(zone))
 
 
 def _read_time(payload: Any) -> time:
     text, fold, zone = payload
-    return time.fromisoformat(text).replace(fold=fold, tzinfo=_read_zone(zone))
+    return time.fromisoformat(text).replace(fold=fold, tzinfo=read_zone(zone))
 
 
 def _from_b64(payload: str) -> bytes:

@@ -1,4 +1,4 @@
-"""A Scrapy request as a JSON body that any process of its job can read; no pickle.
+"""A Scrapy request as a JSON body that any process of its job can read.
 
 A body is an object of the request's public attributes, as ``Request.to_dict`` has
 them; what has its default is left out of a plain ``Request``. Callbacks are names of
@@ -12,19 +12,29 @@ import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from hashlib import blake2b
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any
 
 from scrapy import Request, Spider
 from scrapy.http.request import NO_CALLBACK
 
 from dscrapy.crawl import codec
-from dscrapy.crawl.codec import NO_TAG, Down, UndecodableError, UnencodableError
+from dscrapy.crawl.codec import LEAF_BYTES_MAX, UndecodableError, UnencodableError
 from dscrapy.crawl.items import is_wire_json
+from dscrapy.crawl.standard import NO_TAG, Down
+from dscrapy.crawl.values import (
+    EXPANDED_BYTES_MAX,
+    EncodedRequest,
+    Following,
+    Remembered,
+    dumps,
+    reference,
+    value_digest,
+)
 from dscrapy.messages import DIGEST_BYTES, FINGERPRINT_BYTES
 
-# A body travels twice (in a commit and in a grant) and rests in the master's file;
-# half a frame leaves room for what stands around it.
+# A body with its values travels twice (in a commit and in a grant) and rests in the
+# master's file; half a frame leaves room for what stands around it.
 BODY_BYTES_MAX = 4 * 1024 * 1024
 _DOWNLOAD_SLOT = "download_slot"
 # All that a body may have imported of Scrapy: where its requests stand.
@@ -41,6 +51,7 @@ _SIMPLE: Mapping[str, Any] = {
 # Attributes with any values; empty by default.
 _OPEN = ("cookies", "meta", "cb_kwargs", "flags")
 _COMMON = frozenset(Request.attributes)
+_NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class RequestCodec:
@@ -59,34 +70,49 @@ class RequestCodec:
         )
         self._names: dict[Any, str | None] = {}
         self._classes: dict[type, str | None] = {}
+        self._remembered = Remembered()
 
-    def encode(self, request: Request, automatic_slot: str | None = None) -> bytes:
-        """Return the request's body; raises ``UnencodableError``.
+    @property
+    def is_project(self) -> Callable[[str], bool]:
+        """Whether a module is the project's."""
+        return self._is_project
+
+    def encode(
+        self, request: Request, automatic_slot: str | None = None
+    ) -> EncodedRequest:
+        """Return the request's body and values; raises ``UnencodableError``.
 
         ``automatic_slot`` is the download slot that Scrapy, not the project, gave
         to the request that this one comes from: copied into this one's ``meta`` it
         would say nothing about this one's host, and is left out.
         """
-        tree = self._tree(request, self._down, automatic_slot)
-        text = json.dumps(
-            tree, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
-        body = text.encode()
-        if len(body) > BODY_BYTES_MAX:
+        writing = _Writing(self, self._remembered)
+        body = writing.body(request, automatic_slot)
+        if len(body) + writing.referred > EXPANDED_BYTES_MAX:
+            raise UnencodableError(f"more than {EXPANDED_BYTES_MAX} bytes as JSON")
+        if len(body) > LEAF_BYTES_MAX:
+            writing = _Writing(self, self._remembered, seals=True)
+            body = writing.body(request, automatic_slot)
+        total = len(body) + sum(map(len, writing.values.values()))
+        if total > BODY_BYTES_MAX:
             raise UnencodableError(
-                f"{len(body)} bytes as JSON, the limit is {BODY_BYTES_MAX}"
+                f"{total} bytes as JSON, the limit is {BODY_BYTES_MAX}"
             )
-        if not is_wire_json(body):
+        if not all(map(is_wire_json, (body, *writing.values.values()))):
             raise UnencodableError("nested too deep for a message")
-        return body
+        return EncodedRequest(body, writing.values, 0)
 
-    def decode(self, body: bytes) -> Request:
-        """Return the request of a body; raises ``UndecodableError``."""
+    def decode(self, body: bytes, values: Mapping[bytes, bytes] = _NOTHING) -> Request:
+        """Return the request of a body and the values to which it refers.
+
+        Raises ``UndecodableError``; ``UnreadableError`` where the body is sound and
+        this process alone cannot load what it names.
+        """
         try:
             tree = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise UndecodableError(f"no JSON: {error}") from error
-        more = {"$q": self._read_nested}
+        more = {"$q": self._read_nested, "$v": Following(values).read}
         request = codec.untag({"$q": tree}, self._find_class, more=more)
         assert isinstance(request, Request)
         return request
@@ -96,14 +122,15 @@ class RequestCodec:
 
         What has no body is told by the parts that have one.
         """
+        writing = _Writing(self, None)
         try:
-            data = self.encode(request)
+            data = writing.body(request, None)
         except UnencodableError:
             parts: list[str] = []
             for name in request.attributes:
                 value = getattr(request, name)
                 try:
-                    parts.append(json.dumps(self._down(value)))
+                    parts.append(json.dumps(writing.down(value)))
                 except UnencodableError:
                     parts.append(getattr(value, "__qualname__", type(value).__name__))
             data = "\n".join(parts).encode(errors="backslashreplace")
@@ -111,23 +138,8 @@ class RequestCodec:
 
     # ---- writing --------------------------------------------------------------
 
-    def _down(self, value: Any) -> Any:
-        return codec.tag(value, _plain_str, write=self._write)
-
-    def _write(self, value: Any, down: Down) -> Any:
-        if isinstance(value, Request):
-            return {"$q": self._tree(value, down, None)}
-        kind = type(value)
-        if isinstance(value, str) and not isinstance(value, Enum):
-            return NO_TAG
-        # Whoever reads it builds the project's classes only.
-        if not self._is_project(kind.__module__):
-            raise UnencodableError(
-                f"{kind.__module__}.{kind.__qualname__} is not the project's"
-            )
-        return NO_TAG
-
-    def _tree(self, request: Request, down: Down, automatic: str | None) -> Any:
+    def tree(self, request: Request, down: Down, automatic: str | None) -> Any:
+        """Return the tree of a request, its values written by ``down``."""
         cls = type(request)
         is_plain = cls is Request
         tree: dict[str, Any] = {"url": down(request.url)}
@@ -147,7 +159,8 @@ class RequestCodec:
                 for name, values in request.headers.items()
             ]
         if request.body:
-            tree["body"] = _text(request.body)
+            is_large = len(request.body) > LEAF_BYTES_MAX
+            tree["body"] = down(request.body) if is_large else _text(request.body)
         for name in _OPEN:
             value = getattr(request, name)
             if name == "meta" and automatic is not None:
@@ -181,7 +194,8 @@ class RequestCodec:
         bare = request.replace(meta={}, cb_kwargs={}, callback=None, errback=None)
         # The project's own class may raise anything.
         try:
-            built = self.decode(self.encode(bare))
+            encoded = self.encode(bare)
+            built = self.decode(encoded.body, encoded.values)
         except Exception:  # noqa: BLE001 - user code
             return False
         return built.url == request.url and built.body == request.body
@@ -256,6 +270,69 @@ class RequestCodec:
         if not is_own:
             raise UndecodableError(f"{name!r:.200} is no method of this spider")
         return method
+
+
+class _Writing:
+    """One request on its way to its body; ``values`` are those told by digest.
+
+    Without ``remembered`` nothing is. With ``seals`` also lists, dicts and whatever
+    else is large, not only text and bytes.
+    """
+
+    def __init__(
+        self,
+        requests: RequestCodec,
+        remembered: Remembered | None,
+        *,
+        seals: bool = False,
+    ) -> None:
+        self._requests = requests
+        self._remembered = remembered
+        self._seal = self._sealed if seals else None
+        self.values: dict[bytes, bytes] = {}
+        # What the text and bytes among them would be in the places of all references.
+        self.referred = 0
+
+    def body(self, request: Request, automatic: str | None) -> bytes:
+        """Return the request's body."""
+        return dumps(self._requests.tree(request, self.down, automatic))
+
+    def down(self, value: Any) -> Any:
+        """Return the tree of a value of the request."""
+        return codec.tag(value, _plain_str, write=self._write, seal=self._seal)
+
+    def _write(self, value: Any, down: Down) -> Any:
+        kind = type(value)
+        if kind is str or kind is bytes:
+            return self._leaf(value)
+        if isinstance(value, Request):
+            return {"$q": self._requests.tree(value, down, None)}
+        if isinstance(value, str) and not isinstance(value, Enum):
+            return NO_TAG
+        # Whoever reads it builds the project's classes only.
+        if not self._requests.is_project(kind.__module__):
+            raise UnencodableError(
+                f"{kind.__module__}.{kind.__qualname__} is not the project's"
+            )
+        return NO_TAG
+
+    def _leaf(self, value: str | bytes) -> Any:
+        if self._remembered is None:
+            return NO_TAG
+        digest, data = self._remembered.encode(value)
+        self.values[digest] = data
+        self.referred += len(data)
+        return reference(digest)
+
+    def _sealed(self, tree: Any) -> Any:
+        if not isinstance(tree, dict | list):
+            return tree
+        data = dumps(tree)
+        if len(data) <= LEAF_BYTES_MAX:
+            return tree
+        digest = value_digest(data)
+        self.values[digest] = data
+        return reference(digest)
 
 
 def without_slot(meta: dict[str, Any], automatic: str) -> dict[str, Any]:

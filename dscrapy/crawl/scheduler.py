@@ -129,7 +129,7 @@ class JobScheduler(BaseScheduler):
             self._crawler.stats.inc_value("dupefilter/filtered")
             return False
         try:
-            body = self._codec.encode(request, automatic)
+            body = self._codec.encode(request, automatic).inlined()
         except UnencodableError as error:
             return self.locals.keep(request, host, fingerprint, error)
         work = self._tracker.work_now()

@@ -5,7 +5,14 @@ and imports nothing that is not the project's.
 """
 
 import json
+import re
 import sys
+from collections import Counter, OrderedDict, defaultdict, deque
+from datetime import UTC
+from fractions import Fraction
+from http import HTTPStatus
+from ipaddress import ip_address
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -28,6 +35,7 @@ OWN = frozenset({PROJECT})
 # Modules of what tags without a class stand for.
 PLAIN = frozenset(
     {"builtins", "datetime", "decimal", "uuid", "pathlib", "zoneinfo", "complex"}
+    | {"collections", "fractions", "http", "ipaddress", "re", "types"}
 )
 
 
@@ -60,7 +68,11 @@ def _assert_built(value: Any, depth: int = 0) -> None:
         for key, child in value.items():
             _assert_built(key, depth + 1)
             _assert_built(child, depth + 1)
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, MappingProxyType):
+        _assert_built(value.copy(), depth + 1)
+    elif isinstance(value, SimpleNamespace):
+        _assert_built(vars(value), depth + 1)
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         for child in value:
             _assert_built(child, depth + 1)
 
@@ -105,6 +117,10 @@ def _value_seeds() -> list[bytes]:
         crawl_values.Color.BLUE,
         crawl_values.Point(1, "x"),
         crawl_values.Attr("é"),
+        OrderedDict(a=Counter(b=1)),
+        defaultdict(deque, {1: deque([2], 3)}),
+        MappingProxyType({"a": SimpleNamespace(b=Fraction(1, 2))}),
+        [HTTPStatus.OK, ip_address("::1"), re.compile("a|(b)", re.I), UTC],
     )
     plain = [b"\0\0" + json.dumps(codec.tag(value)).encode() for value in values]
     trees = (
@@ -174,7 +190,7 @@ def _request_seeds() -> list[bytes]:
         ),
     )
     return [
-        *(b"\0" + REQUESTS_CODEC.encode(request) for request in requests),
+        *(b"\0" + REQUESTS_CODEC.encode(request).body for request in requests),
         *(
             b"\1" + bytes((at * step) % 256 for at in range(40))
             for step in (3, 5, 7, 9)

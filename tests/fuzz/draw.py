@@ -215,6 +215,8 @@ BY_TYPE: dict[Any, Callable[[Draw], Any]] = {
 TAGS = (
     *("$b", "$ba", "$t", "$s", "$fs", "$d", "$f", "$u", "$p", "$n", "$q"),
     *("$da", "$ti", "$dt", "$td", "$D", "$U", "$c", "$r", "$e", "$i", "$x"),
+    *("$od", "$dd", "$ct", "$dq", "$hs", "$ns", "$mp", "$F", "$ip", "$re", "$z"),
+    *("$v",),
 )
 # Modules and names that no spider's peer may reach, and some that it may.
 HOSTILE_CLASSES = (

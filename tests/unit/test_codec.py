@@ -129,7 +129,7 @@ def test_a_zone_that_is_no_file_is_undecodable(
     def zone(key: str) -> Any:
         raise error(21, "Is a directory")
 
-    monkeypatch.setattr("dscrapy.crawl.codec.ZoneInfo", zone)
+    monkeypatch.setattr("dscrapy.crawl.standard.ZoneInfo", zone)
     with pytest.raises(UndecodableError):
         untag({"$dt": ["2026-01-01T00:00:00", 0, "America"]}, find)
 

@@ -16,7 +16,7 @@ from scrapy import FormRequest, Request
 from scrapy.http import JsonRequest, XmlRpcRequest
 from scrapy.http.request import NO_CALLBACK
 
-from dscrapy.crawl.codec import UndecodableError, UnencodableError
+from dscrapy.crawl.codec import LEAF_BYTES_MAX, UndecodableError, UnencodableError
 from dscrapy.crawl.requests import (
     BODY_BYTES_MAX,
     RequestCodec,
@@ -144,20 +144,79 @@ def same(left: Request, right: Request) -> None:
         JsonRequest(URL, data={"b": 1, "a": [2]}, dumps_kwargs={"sort_keys": False}),
         XmlRpcRequest(URL, params=(1,), methodname="m", dont_filter=False),
         OwnRequest(URL, extra={"tuple": (1, 2)}),
+        Request(URL, meta={"x": HTTPStatus.OK, "l": ["x" * 99, b"\xff"] * 300}),
+        Request(URL, body="x" * 20_000, meta={"x": ["y" * 20_000, b"\xff" * 20_000]}),
+        Request("data:," + "z" * 20_000),
     ],
     ids=repr,
 )
 def test_a_request_comes_back(request_: Request) -> None:
     """Equal in class, attributes and their types, callbacks of this spider."""
-    body = codec.encode(request_)
+    body, values, _ = codec.encode(request_)
     body.decode()
-    same(codec.decode(body), request_)
+    same(codec.decode(body, values), request_)
+
+
+def test_large_values_stand_beside_the_body() -> None:
+    """Once each, under their digest; with them in its place the body says the same."""
+    page, rows = "é" * 20_000, [{"row": number} for number in range(2_000)]
+    first = Request(URL, meta={"page": page, "rows": rows, "n": 1}, body=page)
+    second = Request(URL, meta={"n": 2, "twice": [page, (page, rows)]})
+    one, two = codec.encode(first), codec.encode(second)
+    assert len(one.body) < 300
+    assert len(one.values) == 3, "the text, the rows, the bytes"
+    assert set(two.values) < set(one.values)
+    assert all(len(data) > LEAF_BYTES_MAX for data in one.values.values())
+    for request_, encoded in ((first, one), (second, two)):
+        same(codec.decode(encoded.body, encoded.values), request_)
+        same(codec.decode(encoded.inlined()), request_)
+    for left_out in one.values:
+        rest = {key: data for key, data in one.values.items() if key != left_out}
+        with pytest.raises(UndecodableError):
+            codec.decode(one.body, rest)
+
+
+def test_a_value_within_a_value_comes_along() -> None:
+    """Whoever hands on a body hands on all that it stands for."""
+    text = "a" * 17_000
+    request_ = Request(URL, meta={"x": [[text, number] for number in range(500)]})
+    encoded = codec.encode(request_)
+    assert len(encoded.values) == 2
+    assert len(encoded.body) < 100
+    same(codec.decode(encoded.body, encoded.values), request_)
+    same(codec.decode(encoded.inlined()), request_)
+
+
+def test_values_that_multiply_have_an_end() -> None:
+    """References that nobody wrote cost bounded memory, a loop among them."""
+    names = [number.to_bytes(16, "big") for number in range(20)]
+    values = {
+        name: b'["%s"%s]' % (b"x" * 9_000, b',{"$v":"%s"}' % after.hex().encode() * 9)
+        for name, after in zip(names, [*names[1:], names[0]], strict=True)
+    }
+    body = b'{"url":"http://a","meta":{"x":{"$v":"%s"}}}' % names[0].hex().encode()
+    with pytest.raises(UndecodableError):
+        codec.decode(body, values)
+    del values[names[-1]]
+    values[names[-1]] = b'"end"'
+    with pytest.raises(UndecodableError, match="bytes"):
+        codec.decode(body, values)
+
+
+def test_what_looks_like_a_reference_is_none() -> None:
+    """A dict with such a key is data, beside references and within them."""
+    fake = {"$v": "00" * 16}
+    text = '{"$v":"' + "00" * 16 + '"}'
+    request_ = Request(URL, meta={"x": fake, "y": text, "z": [text, "x" * 20_000]})
+    encoded = codec.encode(request_)
+    same(codec.decode(encoded.body, encoded.values), request_)
+    same(codec.decode(encoded.inlined()), request_)
 
 
 def test_a_body_is_short() -> None:
     """What has its default is left out."""
-    assert json.loads(codec.encode(Request(URL))) == {"url": URL}
-    body = codec.encode(Request(URL, callback=spider.found, meta={"depth": 1}))
+    assert json.loads(codec.encode(Request(URL)).body) == {"url": URL}
+    body = codec.encode(Request(URL, callback=spider.found, meta={"depth": 1})).body
     assert json.loads(body) == {"url": URL, "callback": "found", "meta": {"depth": 1}}
 
 
@@ -174,10 +233,10 @@ def test_a_body_is_short() -> None:
         Request(URL, meta={"x": NotAnItem()}),
         Request(URL, cb_kwargs={"x": [lambda: 1]}),
         # Classes that no other process would build.
-        Request(URL, meta={"x": HTTPStatus.OK}),
         Request(URL, meta={"x": urlsplit(URL)}),
         Request(URL, meta={"x": Request(URL, callback=print)}),
         Request(URL, body="x" * BODY_BYTES_MAX),
+        Request(URL, meta={"x": ["x" * 70_000] * 1_000}),
         PoorRequest(URL, needed=1),
         type("Nameless", (Request,), {})(URL),
     ],
@@ -203,16 +262,16 @@ def test_a_cycle_is_refused() -> None:
 
 def test_a_str_of_another_class_is_text() -> None:
     """lxml's strings hold their tree, which nobody wants to send."""
-    request = codec.decode(codec.encode(Request(URL, meta={"x": Text("a")})))
+    request = codec.decode(codec.encode(Request(URL, meta={"x": Text("a")})).body)
     assert type(request.meta["x"]) is str
 
 
 def test_only_the_automatic_slot_of_the_parent_is_left_out() -> None:
     """Copied from a response's meta it would give the child its parent's host."""
     request = Request(URL, meta={"download_slot": "b.example", "a": 1})
-    assert b"download_slot" not in codec.encode(request, "b.example")
-    assert b"download_slot" in codec.encode(request, "c.example")
-    assert b"download_slot" in codec.encode(request)
+    assert b"download_slot" not in codec.encode(request, "b.example").body
+    assert b"download_slot" in codec.encode(request, "c.example").body
+    assert b"download_slot" in codec.encode(request).body
     assert request.meta["download_slot"] == "b.example"
 
 
@@ -243,6 +302,9 @@ def test_only_the_automatic_slot_of_the_parent_is_left_out() -> None:
         b'{"url":"http://a","meta":{"$q":7}}',
         b'{"url":"http://a","meta":{"x":{"$i":["os:path",[]]}}}',
         b'{"url":"http://a","priority":"high"}',
+        b'{"url":{"$v":"00"}}',
+        b'{"url":{"$v":7}}',
+        b'{"url":{"$v":"%s"}}' % (b"00" * 16),
         b"[" * 5000,
         b'{"url":"http://a","meta":' + b'{"a":' * 5000,
     ],
