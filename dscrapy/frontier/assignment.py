@@ -3,6 +3,7 @@
 Higher priority first, then first come, to the worker with most free slots. A job's
 first process goes before anybody's second; a second one is started only where it
 would help, and gives its slot back when a job of at least its priority has none.
+Processes that write feeds take no slot, so they wait for nobody's.
 """
 
 import heapq
@@ -15,7 +16,7 @@ from dscrapy import messages as m
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.jobs import Job, Process
+from dscrapy.frontier.jobs import Job, Process, Role
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Worker
 from dscrapy.model import SLOT_NEEDED, JobSpec
@@ -26,10 +27,34 @@ def assign(state: State, now: Now) -> Decision | None:
 
     Apply the decision, then ask again.
     """
-    decision = _first_process(state, now)
+    decision = _export(state, now)
+    if decision is None:
+        decision = _first_process(state, now)
     if decision is None:
         decision = _further_process(state, now)
     return decision
+
+
+def _export(state: State, now: Now) -> Decision | None:
+    """Start a process that writes the feeds of a job, whatever slots are free."""
+    for identity in state.exports_due:
+        job = state.jobs[identity]
+        beside = not job.begin().closing
+        worker = max(
+            (
+                one
+                for one in state.workers.values()
+                if one.free_exports(beside=beside) and one.may_take(identity)
+            ),
+            key=lambda one: (
+                -one.failed.get(identity, 0),
+                one.free_exports(beside=beside),
+            ),
+            default=None,
+        )
+        if worker is not None:
+            return _start(state, job, worker, "export", now)
+    return None
 
 
 def _first_process(state: State, now: Now) -> Decision | None:
@@ -49,7 +74,7 @@ def _first_process(state: State, now: Now) -> Decision | None:
         if worker is None:
             set_aside.append(entry)
         else:
-            decision = _start(state, job, worker, now)
+            decision = _start(state, job, worker, "crawl", now)
     for entry in set_aside:
         heapq.heappush(state.ready, entry)
     return decision
@@ -87,7 +112,7 @@ def _make_room(state: State, job: Job) -> Decision | None:
             continue
         useful = [
             one
-            for one in state.processes_of(identity)
+            for one in state.crawling(identity)
             if one.number != crawl.leader
             and _could_take(state.workers.get(one.worker), job)
         ]
@@ -112,7 +137,7 @@ def _further_process(state: State, now: Now) -> Decision | None:
         if has_room(job) and would_help(state, job):
             worker = _worker_for(state, job)
             if worker is not None:
-                return _start(state, job, worker, now)
+                return _start(state, job, worker, "crawl", now)
     return None
 
 
@@ -137,11 +162,10 @@ def would_help(state: State, job: Job) -> bool:
     return frontier.wants_process() and frontier.workable_count() > running
 
 
-def _start(state: State, job: Job, worker: Worker, now: Now) -> Decision:
+def _start(state: State, job: Job, worker: Worker, role: Role, now: Now) -> Decision:
     number = state.next_process
     assert worker.session is not None
     course = job.course
-    role = "crawl" if course is None else course.role
     decision = Decision(
         records=[
             r.ProcessStarted(

@@ -196,7 +196,7 @@ def _cancel(
         return f"job {job.id} is already {job.status}"
     if job.course is not None and job.course.cancelling:
         return f"job {job.id} is already being cancelled"
-    if not job.processes:
+    if not job.has_processes:
         decision.end_job(job, "cancelled", "cancelled", now)
         return None
     decision.records.append(r.CancelAsked(job=job.id))
@@ -212,7 +212,7 @@ def _pause(
     if job.paused:
         return f"job {job.id} is already paused"
     decision.records.append(r.JobPaused(job=job.id, on=True))
-    if job.processes:
+    if job.has_processes:
         decision.stop_all(state, job, JOB_PAUSES)
     return None
 

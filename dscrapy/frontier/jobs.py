@@ -61,7 +61,7 @@ class Course:
 
     @property
     def role(self) -> Role:
-        """What the job's next process is for."""
+        """What the job's next process is for, apart from exports beside its crawl."""
         return "export" if self.closing and not self.feeds_done else "crawl"
 
 
@@ -69,7 +69,8 @@ class Course:
 class Job:
     """A job; ``spec`` is its ``JobSpec`` as JSON, decoded only when needed.
 
-    ``processes`` counts those that are not known to be gone.
+    ``processes`` counts its crawl processes that are not known to be gone, ``exports``
+    those that write its feeds.
     """
 
     number: int
@@ -86,6 +87,7 @@ class Job:
     status: Status = "ready"
     paused: bool = False
     processes: int = 0
+    exports: int = 0
     course: Course | None = None
 
     @property
@@ -100,9 +102,22 @@ class Job:
         return self.status in FINAL_STATES
 
     @property
+    def has_processes(self) -> bool:
+        """Whether any process of it, whatever its role, is not known to be gone."""
+        return bool(self.processes or self.exports)
+
+    @property
     def is_assignable(self) -> bool:
-        """Whether the job's first process may be given to a worker now."""
-        return self.status == "ready" and not self.paused and not self.processes
+        """Whether a first crawl process may be given to a worker now."""
+        is_crawl = self.course is None or self.course.role == "crawl"
+        return is_crawl and not (self.is_final or self.paused or self.processes)
+
+    def count_process(self, role: Role, by: int) -> None:
+        """Count one process more or less (``by`` is 1 or -1)."""
+        if role == "export":
+            self.exports += by
+        else:
+            self.processes += by
 
     @property
     def is_crawling(self) -> bool:

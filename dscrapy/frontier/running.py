@@ -67,9 +67,9 @@ class Running:
         job = self.job
         if job.is_final or self._waits_for_workers():
             return
-        processes = self.state.processes_of(job.id)
-        self._dismiss(processes)
-        if all(process.closed for process in processes):
+        every = self.state.processes_of(job.id)
+        self._dismiss(every)
+        if all(process.closed for process in every):
             self._conclude()
         if not job.is_crawling:
             return
@@ -77,6 +77,7 @@ class Running:
         if reason:
             self.decision.close_job(self.state, job, reason)
             return
+        processes = self.state.crawling(job.id)
         if self._isolate(processes):
             # Asked again once that is so.
             return
@@ -101,8 +102,7 @@ class Running:
     def _waits_for_workers(self) -> bool:
         unknown = self.state.unknown
         return bool(unknown) and any(
-            process.number in unknown
-            for process in self.state.processes_of(self.job.id)
+            process.number in unknown for process in self.state.crawling(self.job.id)
         )
 
     def _may_take(self, process: Process) -> bool:
@@ -160,7 +160,7 @@ class Running:
             process = next(
                 (
                     one
-                    for one in self.state.processes_of(self.job.id)
+                    for one in self.state.crawling(self.job.id)
                     if self._may_take(one) and one.number != crawl.frontier.isolator
                 ),
                 None,
@@ -244,6 +244,8 @@ class Running:
     def close_by_itself(self, process: Process, reason: str) -> None:
         """A process closes its spider, for a reason that may be the job's."""
         job = self.job
+        if process.role == "export":
+            return
         ours = process.number in self.crawl.stopping or not job.is_crawling
         if ours or reason in PROCESS_REASONS:
             return
@@ -277,7 +279,7 @@ class Running:
         that ends gets its stats."""
         course = self.job.begin()
         reason = "cancelled" if course.cancelling else course.closing
-        is_open = not all(process.closed for process in processes)
+        is_open = not all(one.closed for one in processes if one.role == "crawl")
         for process in processes:
             if not process.closed or process.number in self.crawl.dismissed:
                 continue

@@ -67,6 +67,8 @@ class State:
     by_job: dict[str, set[int]] = attrs.field(factory=dict)
     # Jobs with processes that may have several, in order of their first.
     wide: dict[str, None] = attrs.field(factory=dict)
+    # Jobs that need a process which writes feeds, and have none.
+    exports_due: dict[str, None] = attrs.field(factory=dict)
     # volatile; ``unknown`` processes have not been told of since the master's start
     unknown: set[int] = attrs.field(factory=set)
     workers: dict[str, Worker] = attrs.field(factory=dict)
@@ -122,6 +124,10 @@ class State:
         numbers = sorted(self.by_job.get(job, ()))
         return [self.processes[number] for number in numbers]
 
+    def crawling(self, job: str) -> list[Process]:
+        """Return those of ``processes_of`` that crawl."""
+        return [one for one in self.processes_of(job) if one.role == "crawl"]
+
     def _add_job(self, record: r.JobAdded) -> None:
         spec = record.spec
         assert record.id not in self.jobs
@@ -172,7 +178,7 @@ class State:
         if job.id not in self.crawls:
             self.crawls[job.id] = Crawl.begun_at(course.next_request)
         self._take_in(process)
-        job.processes += 1
+        job.count_process(process.role, 1)
         course.processes_count += 1
         course.worker = intern(record.worker)
         course.reason = ""
@@ -181,7 +187,8 @@ class State:
         self._set_status(job, "running")
         worker = self.workers.get(record.worker)
         if worker is not None:
-            worker.processes.add(process.number)
+            worker.take_in(process.number, process.role)
+        self._note_due(job)
 
     def _take_in(self, process: Process) -> None:
         self.processes[process.number] = process
@@ -195,6 +202,25 @@ class State:
         else:
             self.wide.pop(job.id, None)
 
+    def _note_due(self, job: Job) -> None:
+        """Note whether the job needs a process that writes its feeds."""
+        if self._is_export_due(job):
+            self.exports_due[job.id] = None
+        else:
+            self.exports_due.pop(job.id, None)
+
+    def _is_export_due(self, job: Job) -> bool:
+        course = job.course
+        if course is None or job.is_final or job.paused or job.exports:
+            return False
+        if course.cancelling or course.role != "export":
+            return False
+        return all(process.closed for process in self.crawling(job.id))
+
+    def _is_export(self, process: int) -> bool:
+        known = self.processes.get(process)
+        return known is not None and known.role == "export"
+
     def _set_status(self, job: Job, status: Status) -> None:
         self.counts[job.state] -= 1
         job.status = status
@@ -203,10 +229,12 @@ class State:
     def _publish(self, record: r.Published) -> None:
         course = self.jobs[record.job].begin()
         process = self.processes.get(record.process)
-        if process is not None and process.role == "export":
-            course.feeds_done = record.end is None or not record.end.failure
+        is_export = process is not None and process.role == "export"
+        if is_export and record.end is not None:
+            course.feeds_done = not record.end.failure
         self.crawls[record.job].publish(record, course, process)
         self.touched[record.job] = None
+        self._note_due(self.jobs[record.job])
 
     def _end_process(self, record: r.ProcessEnded) -> None:
         process = self.processes.pop(record.process)
@@ -217,9 +245,9 @@ class State:
         self.unknown.discard(process.number)
         worker = self.workers.get(process.worker)
         if worker is not None:
-            worker.processes.discard(process.number)
+            worker.forget(process.number)
         job = self.jobs[record.job]
-        job.processes -= 1
+        job.count_process(process.role, -1)
         course = job.begin()
         course.deaths += record.counted and not record.blamed
         crawl = self.crawls.get(job.id)
@@ -228,10 +256,11 @@ class State:
             crawl.frontier.blame(record.blamed, alone=record.alone)
         if record.text and not job.is_final:
             course.reason = record.text
-        if job.status == "running" and not job.processes:
+        if job.status == "running" and not job.has_processes:
             self._set_status(job, "ready")
         self._let_go(job)
         self.touched[job.id] = None
+        self._note_due(job)
         self._queue(job)
 
     def _change_job(
@@ -275,6 +304,7 @@ class State:
                 assert_never(record)
         self.counts[job.state] += 1
         self._note_wide(job)
+        self._note_due(job)
         self.touched[job.id] = None
         if isinstance(record, r.JobAgain | r.JobPaused):
             self._queue(job)
@@ -297,7 +327,7 @@ class State:
 
     def _let_go(self, job: Job) -> None:
         """Drop a crawl that is of no use any more, once no process needs it."""
-        if job.status == "succeeded" and not job.processes:
+        if job.status == "succeeded" and not job.has_processes:
             self.crawls.pop(job.id, None)
 
     def _again(self, job: Job, record: r.JobAgain) -> None:
@@ -314,7 +344,7 @@ class State:
                 next_request=course.next_request,
                 errors=0,
             )
-            if job.processes:
+            if job.has_processes:
                 self.crawls[job.id] = Crawl.begun_at(course.next_request)
         elif job.id in self.crawls:
             self.crawls[job.id].frontier.pardon()
@@ -401,6 +431,9 @@ class State:
             return
         crawl = self.crawls[record.job]
         match record:
+            case r.ProcessStops() if self._is_export(record.process):
+                # It holds neither leases nor a slot.
+                self.touched[record.job] = None
             case r.ProcessCloses() | r.ProcessStops():
                 crawl.stopping.add(record.process)
                 crawl.frontier.close_process(record.process)
@@ -474,6 +507,7 @@ class State:
             versions=said.versions,
             heard_at=record.now,
             processes=known.processes if known is not None else set(),
+            exports=known.exports if known is not None else set(),
             barred=known.barred if known is not None and same else {},
             failed=known.failed if known is not None and same else {},
         )
@@ -486,7 +520,7 @@ class State:
                 process.worker,
                 Worker(name=process.worker, since=now, expected=process.instance),
             )
-            worker.processes.add(process.number)
+            worker.take_in(process.number, process.role)
             self.unknown.add(process.number)
         self.touched = dict.fromkeys(self.crawls)
 
@@ -517,7 +551,11 @@ class State:
     @classmethod
     def _restore(cls, snapshot: _Snapshot) -> "State":
         state = cls(epoch=snapshot.epoch, next_process=snapshot.next_process)
+        # Counted anew: up to format 3 those that write feeds were not apart.
+        count = Counter((process.job, process.role) for process in snapshot.processes)
         for job in snapshot.jobs:
+            job.processes = count[job.id, "crawl"]
+            job.exports = count[job.id, "export"]
             job.project = intern(job.project)
             job.spider = intern(job.spider)
             state._index(job)
@@ -529,6 +567,8 @@ class State:
             state._count_errors(job)
         for process in snapshot.processes:
             state._take_in(process)
+        for job in snapshot.jobs:
+            state._note_due(job)
         return state
 
     def _count_errors(self, job: Job) -> None:

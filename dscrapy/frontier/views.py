@@ -84,7 +84,8 @@ def _why_narrow(state: State, job: Job) -> str:
     if job.id not in state.wide or not job.is_crawling or not has_room(job):
         return ""
     crawl = state.crawls[job.id]
-    if len(crawl.opened) < job.processes or crawl.frontier.wants_process():
+    is_opening = not job.processes or len(crawl.opened) < job.processes
+    if is_opening or crawl.frontier.wants_process():
         return ""
     ceiling = job.parallelism or "any number"
     return (
@@ -116,7 +117,7 @@ def view_worker(worker: Worker, spans: Spans, now: Now) -> WorkerView:
         host=worker.host,
         port=worker.port,
         slots=worker.slots,
-        busy=len(worker.processes),
+        busy=worker.busy,
         state=spans.state(worker, now.run),
         last_heartbeat_s=max(now.run - heard_at, 0.0),
         versions=msgspec.to_builtins(worker.versions),

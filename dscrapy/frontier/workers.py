@@ -8,7 +8,14 @@ from typing import Literal
 
 import attrs
 
+from dscrapy.frontier.jobs import Role
 from dscrapy.model import Versions
+
+# Processes that write feeds take no slot, but each takes memory and, while it has
+# something to write, a core: a worker has no more of them than slots. Two at least, for
+# one of them is kept for crawls that are over: those of crawls that go on may live as
+# long as these.
+EXPORTS_MIN = 2
 
 NO_VERSIONS = Versions(dscrapy="", scrapy="", python="")
 
@@ -20,6 +27,7 @@ class Worker:
     ``instance`` is empty for a worker that is only expected: the journal says that
     it, of the instance ``expected``, holds processes, and since this master's start it
     has not been heard of.
+    ``exports`` are those of its ``processes`` that write feeds.
     ``barred`` are jobs of which it gets nothing more, and why; ``failed`` counts the
     processes of a job that died there before they were open.
     """
@@ -36,19 +44,44 @@ class Worker:
     versions: Versions = NO_VERSIONS
     heard_at: float = 0.0
     processes: set[int] = attrs.field(factory=set)
+    exports: set[int] = attrs.field(factory=set)
     barred: dict[str, str] = attrs.field(factory=dict)
     failed: dict[str, int] = attrs.field(factory=dict)
 
     @property
+    def busy(self) -> int:
+        """Slots that are taken: those of crawl processes."""
+        return len(self.processes) - len(self.exports)
+
+    @property
     def free(self) -> int:
-        """Slots that can take a process now."""
+        """Slots that can take a crawl process now."""
         if self.session is None or self.draining:
             return 0
-        return max(self.slots - len(self.processes), 0)
+        return max(self.slots - self.busy, 0)
+
+    def free_exports(self, *, beside: bool) -> int:
+        """Return how many more processes it can take that write feeds; ``beside`` a
+        crawl that goes on."""
+        if self.session is None or self.draining:
+            return 0
+        most = max(self.slots, EXPORTS_MIN) - beside
+        return max(most - len(self.exports), 0)
 
     def may_take(self, job: str) -> bool:
-        """Whether it may have processes of the job, once it has a free slot."""
+        """Whether it may have processes of the job, once it has room for one."""
         return not self.draining and job not in self.barred
+
+    def take_in(self, process: int, role: Role) -> None:
+        """Count on it for one more process."""
+        self.processes.add(process)
+        if role == "export":
+            self.exports.add(process)
+
+    def forget(self, process: int) -> None:
+        """Count on it no more for this process."""
+        self.processes.discard(process)
+        self.exports.discard(process)
 
 
 @attrs.frozen(kw_only=True)

@@ -218,7 +218,7 @@ class JobFiles:
                 self._sync()
                 if not work.then():
                     return
-                for name in self._discarded:
+                for name in sorted(self._discarded):
                     self._remove(name)
                 self._discarded.clear()
             case LogPiece():

@@ -295,7 +295,7 @@ class SessionServer:
                 refused = m.Refused(call=call.call, code="no_such_job", text=text)
                 self.sessions.send(session, refused)
                 return
-            ended = job.is_final and not (call.file == "log" and job.processes)
+            ended = job.is_final and not (call.file == "log" and job.has_processes)
             # Asked for before reading: what is written in between is not missed.
             changes = self.files.log_changes(call.job) if call.wait else None
             data = await self.files.read(

@@ -334,7 +334,7 @@ class Worker:
         start = held.start
         if self.draining:
             return _ended(start, how="refused", text="the worker drains")
-        if self._busy() > self.slots:
+        if start.role == "crawl" and self.busy > self.slots:
             return _ended(start, how="refused", text="no free slot")
         found = await self.in_thread(
             partial(_find_code, start.spec, self.config.projects_root, self.name)
@@ -375,10 +375,16 @@ class Worker:
             alone=len(held.leased) == 1,
         )
 
-    def _busy(self) -> int:
-        """Return how many slots are taken, by those that only begin too."""
+    @property
+    def busy(self) -> int:
+        """Return how many slots are taken, by those that only begin too.
+
+        Processes that write feeds take none.
+        """
         return sum(
-            not held.ended and not held.scope.cancel_called
+            held.start.role == "crawl"
+            and not held.ended
+            and not held.scope.cancel_called
             for held in self.held.values()
         )
 

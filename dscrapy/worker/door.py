@@ -97,7 +97,7 @@ class Door:
             host=worker.endpoint.host,
             port=worker.endpoint.port,
             slots=worker.slots,
-            busy=len(worker.held),
+            busy=worker.busy,
             state="draining"
             if worker.draining
             else "live"
@@ -143,7 +143,7 @@ def _view(worker: "Worker", processes: "list[Held]") -> JobView:
         pending=0,
         leased=sum(len(held.leased) for held in processes),
         poisoned=0,
-        processes=len(processes),
+        processes=sum(held.start.role == "crawl" for held in processes),
         retries_left=spec.retries,
         runs=len(processes),
         workers=(worker.name,),

@@ -81,6 +81,18 @@ async def test_no_more_processes_run_than_there_are_slots(
         assert [(one.process, one.how) for one in master.ends()] == [(3, "refused")]
 
 
+async def test_a_process_that_writes_feeds_takes_no_slot(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It runs beside a full house, and is nobody's reason to be refused."""
+    async with ordered(tmp_path) as (master, worker, _, crawls):
+        await master.say(start(1, role="export"), start(2), start(3, role="export"))
+        assert [one.start.process for one in crawls.started] == [1, 2, 3]
+        assert worker.busy == 1
+        await master.say(start(4))
+        assert [(one.process, one.how) for one in master.ends()] == [(4, "refused")]
+
+
 async def test_a_process_that_is_given_up_takes_no_slot(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
