@@ -67,7 +67,8 @@ class JobView(Value, kw_only=True, frozen=True):
     ``pages``, ``items`` and ``errors`` count what is committed (``errors`` is None
     where that is not known: a worker hands stats on unread); ``pending`` and
     ``leased`` requests, ``runs`` the processes that were started for it.
-    ``processes`` crawl now.
+    ``processes`` crawl now. ``came_to_end``: it has ended, and its crawl did its work,
+    so that older files of its items may be replaced.
     """
 
     id: str
@@ -92,6 +93,7 @@ class JobView(Value, kw_only=True, frozen=True):
     submitted_at: float
     started_at: float | None
     finished_at: float | None
+    came_to_end: bool = False
 
 
 class PoisonedView(Value, kw_only=True, frozen=True):
@@ -145,7 +147,7 @@ class Versions(Value, kw_only=True, frozen=True):
 class Outcome(Value, omit_defaults=True, kw_only=True, frozen=True):
     """How a process's spider was closed, or why it never opened.
 
-    ``finish_reason`` is Scrapy's. ``failure`` is a code of ``FAILURES`` or empty,
+    ``finish_reason`` is Scrapy's. ``failure`` is a code of ``endings`` or empty,
     ``text`` one line for people, ``traceback`` what ``show`` prints.
     """
 
@@ -179,19 +181,6 @@ JOB_PAUSES = "dscrapy_job_pauses"
 PROCESS_IDLES = "dscrapy_process_idles"
 SLOT_NEEDED = "dscrapy_slot_needed"
 PROCESS_REASONS = frozenset({WORKER_DRAINS, JOB_PAUSES, PROCESS_IDLES, SLOT_NEEDED})
-
-# code -> whether the job's retries may help against it
-FAILURES: dict[str, bool] = {
-    "unknown_project": False,
-    "unknown_spider": False,
-    "bad_arguments": False,
-    "unsupported": False,
-    "import_error": True,
-    "spider_error": True,
-    "start_error": True,
-    "died": True,
-    "poisoned": False,
-}
 
 # Stats by the operation that wrote them: "sum", "max", "min" with numbers alone, and
 # "last", each with key -> JSON value (datetimes are tagged, see docs/protocol.md).

@@ -23,7 +23,16 @@ FUNCTION_LINES_MAX = 70
 
 # Modules that stand in the package's own folder and are pure.
 BASE = frozenset(
-    {"__init__", "config", "errors", "jobfile", "messages", "model", "strict"}
+    {
+        "__init__",
+        "config",
+        "endings",
+        "errors",
+        "jobfile",
+        "messages",
+        "model",
+        "strict",
+    }
 )
 # Room -> rooms it may import beside itself; the order of docs/architecture.md.
 # ``projects`` reads a project's folder: for worker and command line.

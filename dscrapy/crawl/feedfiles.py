@@ -41,11 +41,15 @@ class _PartFile(BufferedWriter):
 
 
 class FeedFiles:
-    """The files that one export process writes for ``job``."""
+    """The files that one export process writes for ``job``.
 
-    def __init__(self, job: str, ask: Ask) -> None:
+    ``is_whole``: they take the place of what earlier tries wrote.
+    """
+
+    def __init__(self, job: str, ask: Ask, *, is_whole: bool) -> None:
         self._job = job
         self._ask = ask
+        self._is_whole = is_whole
         self._known: dict[str, int] = {}
         self._placed: set[str] = set()
         self._folders: set[Path] = set()
@@ -80,7 +84,8 @@ class FeedFiles:
     def end(self) -> None:
         """Remove what earlier tries left under other names (times change)."""
         for name, length in self._known.items():
-            if length == NO_FILE and name not in self._placed:
+            is_old = length == NO_FILE and name not in self._placed
+            if is_old and self._is_whole:
                 _logger.info("%s is of an earlier try: removed", name)
                 Path(name).unlink(missing_ok=True)
         for folder in self._folders:

@@ -4,6 +4,7 @@ It loads the project as a crawl does, but opens no engine: of the project's exte
 only the feed exporter is driven, item by item, from what is committed. So formats,
 filters, batches, postprocessing and storages are Scrapy's and the project's; local
 files are those of ``feedfiles``. A feed that fails is logged and counted, as in Scrapy.
+What a crawl has that did not come to its end goes to NAME.failed, beside older files.
 """
 
 import asyncio
@@ -14,11 +15,13 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from scrapy.crawler import Crawler
 from scrapy.extensions.feedexport import FeedExporter, FileFeedStorage
 from scrapy.settings import BaseSettings
 from scrapy.utils.misc import load_object
+from w3lib.url import file_uri_to_path
 
 from dscrapy.crawl import codec
 from dscrapy.crawl.addon import install_addon
@@ -127,7 +130,7 @@ class Export:
         self._link = link
         self._run = run
         self._stats = Delta()
-        self._files = FeedFiles(run.job, self._ask)
+        self._files = FeedFiles(run.job, self._ask, is_whole=run.came_to_end)
         self._answers: dict[type[Any], asyncio.Future[Any]] = {}
         self._done = asyncio.Event()
         self._is_committing = False
@@ -176,6 +179,8 @@ class Export:
             for scheme, storage in storages.items()
             if storage is not None and load_object(storage) is FileFeedStorage
         }
+        if not self._run.came_to_end:
+            _set_beside(settings)
         given = settings.getdict("FEED_STORAGES")
         settings.set("FEED_STORAGES", {**given, **local}, force)
 
@@ -260,6 +265,32 @@ class Export:
         logging.shutdown()
         # Nobody waits for what is left: no clean-up of the project's may hold it.
         os._exit(0 if self._is_committing else 1)
+
+
+def _set_beside(settings: BaseSettings) -> None:
+    """Let all feeds go to NAME.failed, which no other run's items are in."""
+    feeds: dict[str, dict[str, Any]] = {}
+    if settings["FEED_URI"]:
+        feeds[_beside(settings["FEED_URI"])] = {"format": settings["FEED_FORMAT"]}
+    for uri, options in settings.getdict("FEEDS").items():
+        feeds[_beside(uri)] = dict(options)
+    for name, options in feeds.items():
+        options["overwrite"] = True
+        _logger.warning("The crawl did not come to its end: its items go to %s", name)
+    settings.set("FEEDS", feeds, "cmdline")
+    settings.set("FEED_URI", None, "cmdline")
+
+
+def _beside(uri: str | Path) -> str:
+    """Return NAME.failed; what is no file (a pipe, stdout) has nothing to keep."""
+    name = str(uri.absolute()) if isinstance(uri, Path) else str(uri)
+    scheme = urlsplit(name).scheme
+    if scheme == "stdout":
+        return name
+    path = Path(file_uri_to_path(name) if scheme == "file" else name)
+    if scheme in ("", "file") and path.exists() and not path.is_file():
+        return name
+    return name + ".failed"
 
 
 class _Lines:

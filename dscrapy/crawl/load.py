@@ -1,6 +1,6 @@
 """The project and its spider, loaded as the ``scrapy`` command would.
 
-What can be wrong with them ends here as ``Failed``: a code of ``model.FAILURES``
+What can be wrong with them ends here as ``Failed``: a code of ``endings.FAILURES``
 and one line for people.
 """
 

@@ -155,6 +155,8 @@ class CrawlRun:
         self.scheduler: JobScheduler
         self._crawler: Crawler | None = None
         self._encoder: ItemEncoder | None = None
+        # ``open_spider`` of the pipelines may run; it has gone through.
+        self._is_opening = False
         self._is_open = False
         self._is_started = False
         self._is_closing = False
@@ -226,12 +228,17 @@ class CrawlRun:
         if self.run.spec.urls and not getattr(spider, "start_urls", None):
             spider.start_urls = list(self.run.spec.urls)
         connect = crawler.signals.connect
+        connect(self._spider_opened, signal=signals.spider_opened)
         connect(self._item_scraped, signal=signals.item_scraped)
         connect(self._spider_error, signal=signals.spider_error)
         connect(self._engine_started, signal=signals.engine_started)
         connect(self._spider_closed, signal=signals.spider_closed)
 
-    def opened(self) -> None:
+    def opens(self) -> None:
+        """Note that the scheduler is open; the pipelines come next."""
+        self._is_opening = True
+
+    def _spider_opened(self) -> None:
         """Tell the master that leases can be taken, unless that is over."""
         assert self._crawler is not None
         self._is_open = True
@@ -424,11 +431,15 @@ class CrawlRun:
         self.scheduler.locals.close(abandon=self._is_stopped)
 
     def _tell_closing(self, reason: str) -> None:
-        if self._has_told_closing:
+        # Of one that does not come up the last commit tells all: what it says of the
+        # job has to be weighed with what others say.
+        if self._has_told_closing or not (self._is_open or self._is_stopped):
             return
         self._has_told_closing = True
-        run = self.run
-        self.link.send(Closing(job=run.job, process=run.process, reason=reason))
+        run, failure = self.run, self._failure
+        self.link.send(
+            Closing(job=run.job, process=run.process, reason=reason, failure=failure)
+        )
         if self._is_open:
             self.scheduler.give_back()
 
@@ -452,7 +463,8 @@ class CrawlRun:
             )
         if error is not None:
             assert self._crawler is not None
-            code = _failure_code(error, self._crawler.spider)
+            is_opening = self._is_opening and not self._is_open
+            code = _failure_code(error, self._crawler.spider, is_opening=is_opening)
             text = describe(error)
             if isinstance(error, Failed | UnsupportedError):
                 text = str(error)
@@ -471,13 +483,17 @@ def _reason(reason: Any) -> str:
     return clean_text(str(reason))[:TEXT_CHARS_MAX]
 
 
-def _failure_code(error: BaseException, spider: Spider | None) -> str:
+def _failure_code(
+    error: BaseException, spider: Spider | None, *, is_opening: bool
+) -> str:
     """Return the code for an error with which Scrapy itself gave up."""
     match error:
         case Failed():
             return error.outcome.failure
         case UnsupportedError():
             return "unsupported"
+        case _ if is_opening:
+            return "open_error"
         case ImportError() | SyntaxError():
             return "import_error"
     # There is no spider: its __init__ or from_crawler raised.

@@ -80,7 +80,7 @@ class JobScheduler(BaseScheduler):
     # ---- Scrapy ---------------------------------------------------------------
 
     def open(self, spider: Spider) -> None:
-        """Hook into the engine and tell the master that leases can be taken."""
+        """Hook into the engine; the pipelines open next."""
         job = self._job
         self._tracker.attach(self._crawler)
         mend_close(self._crawler)
@@ -100,7 +100,7 @@ class JobScheduler(BaseScheduler):
         self._crawler.signals.connect(
             self._tracker.reached_downloader, signal=signals.request_reached_downloader
         )
-        job.opened()
+        job.opens()
 
     def has_pending_requests(self) -> bool:
         """Return False once the master says that nothing is left."""

@@ -18,6 +18,7 @@ from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Job, Process, Role
 from dscrapy.frontier.state import State
+from dscrapy.frontier.verdict import verdict_of
 from dscrapy.frontier.workers import Worker
 from dscrapy.model import SLOT_NEEDED, JobSpec
 
@@ -87,10 +88,14 @@ def _free_workers(state: State) -> Iterator[Worker]:
 def _worker_for(state: State, job: Job) -> Worker | None:
     # Where the job's processes died at once they may do so again.
     return max(
-        (one for one in _free_workers(state) if one.may_take(job.id)),
+        (one for one in _free_workers(state) if _may_have(one, job)),
         key=lambda one: (-one.failed.get(job.id, 0), one.free),
         default=None,
     )
+
+
+def _may_have(worker: Worker, job: Job) -> bool:
+    return worker.may_take(job.id) if job.processes else worker.may_begin(job.id)
 
 
 def _is_barred(state: State, job: Job) -> bool:
@@ -125,7 +130,7 @@ def _make_room(state: State, job: Job) -> Decision | None:
 
 
 def _could_take(worker: Worker | None, job: Job) -> bool:
-    return worker is not None and worker.may_take(job.id)
+    return worker is not None and worker.may_begin(job.id)
 
 
 def _further_process(state: State, now: Now) -> Decision | None:
@@ -185,6 +190,13 @@ def _start(state: State, job: Job, worker: Worker, role: Role, now: Now) -> Deci
         spec=msgspec.json.decode(job.spec, type=JobSpec),
         digest="" if course is None else course.digest,
         hash_seed=zlib.crc32(job.id.encode()),
+        came_to_end=role == "crawl" or _came_to_end(state, job),
     )
     decision.send(worker.session, start)
     return decision
+
+
+def _came_to_end(state: State, job: Job) -> bool:
+    """Whether the crawl whose feeds are to be written did its work, or still does."""
+    verdict = verdict_of(job.begin(), state.crawls[job.id].frontier.poisoned)
+    return verdict is None or verdict.ending.came_to_end

@@ -13,6 +13,7 @@ from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Job
 from dscrapy.frontier.state import State
+from dscrapy.frontier.verdict import CANCELLED
 from dscrapy.jobfile import check_every, check_spec
 from dscrapy.model import (
     ID_PATTERN,
@@ -197,7 +198,7 @@ def _cancel(
     if job.course is not None and job.course.cancelling:
         return f"job {job.id} is already being cancelled"
     if not job.has_processes:
-        decision.end_job(job, "cancelled", "cancelled", now)
+        decision.end_job(job, CANCELLED, now)
         return None
     decision.records.append(r.CancelAsked(job=job.id))
     decision.stop_all(state, job, "cancelled")

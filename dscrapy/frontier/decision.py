@@ -1,7 +1,5 @@
 """What a decision consists of, and the commands that come from the master itself."""
 
-from typing import Literal
-
 import attrs
 
 from dscrapy.frontier import records as r
@@ -9,6 +7,7 @@ from dscrapy.frontier.clock import Now
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.state import State
+from dscrapy.frontier.verdict import Verdict
 from dscrapy.messages import Message, Refused, Stop, ToProcess
 from dscrapy.model import Outcome
 
@@ -83,26 +82,39 @@ class Decision:
     ) -> None:
         """Let the spider close for this reason in all processes of the job.
 
-        Process ``but`` closes its own already.
+        Process ``but`` closes its own already. One that closes may say so more than
+        once, also with a ``failure`` that comes to light later.
         """
         opened = state.crawls[job.id].opened.values()
-        has_feeds = failure is None and any(one.has_feeds for one in opened)
+        has_feeds = job.begin().has_feeds or any(one.has_feeds for one in opened)
         self.records.append(
             r.Closes(job=job.id, reason=reason, failure=failure, has_feeds=has_feeds)
         )
         self.stop_all(state, job, reason, but=but)
 
-    def end_job(
-        self,
-        job: Job,
-        end: Literal["succeeded", "failed", "cancelled"],
-        reason: str,
-        now: Now,
-        traceback: str = "",
-    ) -> None:
+    def fail_feeds(self, job: Job, failure: Outcome) -> None:
+        """The job's feeds cannot be written; its crawl is over already."""
+        self.records.append(
+            r.Closes(
+                job=job.id,
+                reason=job.begin().closing,
+                failure=failure,
+                has_feeds=False,
+                of_feeds=True,
+            )
+        )
+
+    def end_job(self, job: Job, verdict: Verdict, now: Now) -> None:
         """Bring the job to a final state."""
+        ending = verdict.ending
+        assert ending.state
         self.records.append(
             r.JobEnded(
-                job=job.id, state=end, reason=reason, traceback=traceback, at=now.wall
+                job=job.id,
+                state=ending.state,
+                reason=verdict.reason,
+                traceback=verdict.traceback,
+                at=now.wall,
+                came_to_end=ending.came_to_end,
             )
         )

@@ -14,8 +14,9 @@ from dscrapy.model import Outcome
 AT_ONCE_MAX = 2
 # So many requests set aside without one page in between are the spider's doing.
 POISONED_IN_A_ROW_MAX = 3
-# What another worker may have that this one lacks: the project, a package.
-_MAY_HELP_ELSEWHERE = frozenset({"unknown_project", "import_error"})
+# What another worker may have that this one lacks: the project, a package, what a
+# pipeline opens.
+_MAY_HELP_ELSEWHERE = frozenset({"unknown_project", "import_error", "open_error"})
 
 
 def decide_ended(
@@ -75,8 +76,12 @@ def decide_ended(
         failure = _poisoned(course, len(proven), command.text)
     elif counted and not under_way:
         failure = _died(state, process, command.text, deaths_max, decision)
-    if failure is not None and not course.cancelling:
-        reason = course.closing or failure.failure
+    if failure is None or course.cancelling:
+        return
+    if process.role == "export":
+        decision.fail_feeds(job, failure)
+    else:
+        reason = failure.failure
         decision.close_job(state, job, reason, failure, but=process.number)
 
 
@@ -89,7 +94,7 @@ def _cannot_begin(
 ) -> Outcome | None:
     failure = command.outcome
     if failure is not None and goes_elsewhere(state, process, failure, deaths_max):
-        bar(process, failure.text, decision)
+        bar_unfit(state, process, failure.text, decision)
         return None
     return failure
 
@@ -126,7 +131,7 @@ def goes_elsewhere(
     What fails on ``deaths_max`` workers is the job's own fault; to look for a folder
     costs nothing.
     """
-    if _runs_elsewhere(state, process):
+    if is_disproved(state, process):
         return True
     if failure.failure not in _MAY_HELP_ELSEWHERE or not _untried(state, process):
         return False
@@ -134,19 +139,43 @@ def goes_elsewhere(
     return failure.failure == "unknown_project" or barred + 1 < deaths_max
 
 
-def _runs_elsewhere(state: State, process: Process) -> bool:
-    """Whether others prove that the job can run, so that a worker where it does not
-    open cannot run it."""
-    others = set(state.by_job.get(process.job, ())) - {process.number}
-    crawl = state.crawls[process.job]
-    return bool(others & (crawl.opened.keys() | state.unknown))
-
-
-def bar(process: Process, why: str, decision: Decision) -> None:
-    """Let the process's worker get nothing more of its job."""
-    decision.records.append(
-        r.WorkerBarred(name=process.worker, job=process.job, why=why)
+def is_disproved(state: State, process: Process) -> bool:
+    """Whether others prove that the job can run, or are about to, so that it is no
+    fault of the job's that this process did not open."""
+    course, crawl = state.jobs[process.job].begin(), state.crawls[process.job]
+    if course.closing and course.opened_at is not None:
+        # It was one process too many: the job was open, and is about to end.
+        return True
+    others = [one for one in state.processes_of(process.job) if one is not process]
+    proof = crawl.opened.keys() | state.unknown
+    return any(
+        one.number in proof or (one.worker != process.worker and not one.closed)
+        for one in others
     )
+
+
+def bar(
+    process: Process, why: str, decision: Decision, *, beside: bool = False
+) -> None:
+    """Let the process's worker get nothing more of its job; with ``beside`` only as
+    long as another process of it is there."""
+    decision.records.append(
+        r.WorkerBarred(name=process.worker, job=process.job, why=why, beside=beside)
+    )
+
+
+def bar_unfit(state: State, process: Process, why: str, decision: Decision) -> None:
+    """Bar the worker where a process did not open.
+
+    Where another one of the job is open it can run one, but not two of them: what a
+    pipeline opens may be for one process alone.
+    """
+    crawl = state.crawls[process.job]
+    beside = any(
+        one.worker == process.worker and one.number in crawl.opened
+        for one in state.processes_of(process.job)
+    )
+    bar(process, why, decision, beside=beside)
 
 
 def _bar_if_unfit(

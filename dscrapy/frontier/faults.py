@@ -8,11 +8,13 @@ had died, a registration without what it holds. The rest goes on.
 """
 
 from dscrapy import messages as m
+from dscrapy.endings import ENDINGS
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision, OnClosed, OnTick
 from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
+from dscrapy.frontier.verdict import Verdict
 from dscrapy.model import Outcome
 
 TIMES_MAX = 3
@@ -60,7 +62,7 @@ class Faults:
         if known is None or known.is_final:
             return decision
         if self._count(("follow_up", job)) >= TIMES_MAX:
-            decision.end_job(known, "failed", TEXT, now)
+            decision.end_job(known, Verdict(ENDINGS["internal_error"], TEXT), now)
             decision.stop_all(state, known, "failed")
         return decision
 
@@ -123,7 +125,10 @@ class Faults:
         deaths = job.begin().deaths + 1
         if not job.is_final and deaths >= self._machine.start_deaths_max:
             failure = Outcome(failure="died", text=TEXT)
-            decision.close_job(state, job, "died", failure, but=process.number)
+            if process.role == "export":
+                decision.fail_feeds(job, failure)
+            else:
+                decision.close_job(state, job, "died", failure, but=process.number)
 
 
 def _page_of(command: Command) -> m.Commit | None:

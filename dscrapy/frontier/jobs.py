@@ -9,6 +9,7 @@ from typing import Literal
 
 import attrs
 
+from dscrapy.frontier.records import Closes
 from dscrapy.model import FINAL_STATES, JobSpec, JobState, Outcome
 
 Status = Literal["ready", "running", "succeeded", "failed", "cancelled"]
@@ -25,11 +26,13 @@ class Course:
     ``tagged_bytes`` are the lengths of the job's derived files. ``start_done``:
     ``start()`` is exhausted, or raised ``start_failure``. ``opened``: what
     ``spider_opened`` asked for is there. ``finish`` numbers the last idle unit.
-    ``closing`` is the finish reason once the spider closes in all processes, with
-    ``failure`` if the job fails for it. ``feeds`` are the lengths of the project's
-    feeds before the job wrote to them; ``feeds_done`` when they need not be written
-    (any more). ``stats`` is a JSON object by operation, final; ``errors`` follows from
-    it as it grows, and is None only in a snapshot of a master that did not count them.
+    ``closing`` is the first finish reason once the spider closes in all processes,
+    ``failure`` the first failure that belongs to the job, which may come later.
+    ``has_feeds``: the project asks for FEEDS; ``feeds`` are their lengths before the
+    job wrote to them, ``feeds_done`` when they need not be written (any more),
+    ``feeds_failure`` if they could not be. ``came_to_end``: see ``endings``. ``stats``
+    is a JSON object by operation, final; ``errors`` follows from it as it grows, and
+    is None only in a snapshot of a master that did not count them.
     """
 
     processes_count: int = 0
@@ -49,8 +52,11 @@ class Course:
     cancelling: bool = False
     closing: str = ""
     failure: Outcome | None = None
+    has_feeds: bool = False
     feeds: dict[str, int] | None = None
     feeds_done: bool = True
+    feeds_failure: Outcome | None = None
+    came_to_end: bool = False
     reason: str = ""
     traceback: str = ""
     stats: bytes = b"{}"
@@ -58,6 +64,18 @@ class Course:
     started_at: float | None = None
     opened_at: float | None = None
     finished_at: float | None = None
+
+    def close(self, record: Closes) -> None:
+        """Let the job close, or take what comes to light while it does."""
+        self.closing = self.closing or record.reason
+        if record.of_feeds:
+            self.feeds_failure = record.failure
+            self.feeds_done = True
+            return
+        self.failure = self.failure or record.failure
+        if record.has_feeds:
+            self.has_feeds = True
+            self.feeds_done = False
 
     @property
     def role(self) -> Role:

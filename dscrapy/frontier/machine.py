@@ -22,7 +22,7 @@ from dscrapy.frontier.assignment import assign
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.commits import decide_commits
 from dscrapy.frontier.decision import Decision, OnClosed, OnTick
-from dscrapy.frontier.ends import bar, decide_ended, goes_elsewhere
+from dscrapy.frontier.ends import bar_unfit, decide_ended, goes_elsewhere
 from dscrapy.frontier.jobs import Process, Schedule
 from dscrapy.frontier.running import Running
 from dscrapy.frontier.state import State
@@ -272,7 +272,7 @@ class Machine:
             return
         running = self._running(held.job, now, decision)
         if held.closing and not process.closed:
-            running.close_by_itself(process, held.closing)
+            running.closes(process, held.closing, held.failure)
         decision.records.append(r.ProcessKnown(held=held, at=now.wall))
         if not held.closing:
             running.resync(process)
@@ -348,7 +348,10 @@ class Machine:
             case m.Opened():
                 _check(command)
                 if running.job.begin().opened_at is None:
-                    decision.records.append(r.CrawlOpened(job=job, at=now.wall))
+                    has_feeds = command.has_feeds
+                    decision.records.append(
+                        r.CrawlOpened(job=job, at=now.wall, has_feeds=has_feeds)
+                    )
                 decision.records.append(r.ProcessOpened(opened=command))
                 reason = running.stop_reason(process)
                 if reason:
@@ -364,7 +367,7 @@ class Machine:
                     )
                 )
             case m.Closing():
-                running.close_by_itself(process, command.reason)
+                running.closes(process, command.reason, command.failure)
                 decision.records.append(r.ProcessCloses(job=job, process=number))
             case m.Offer():
                 if len(command.fingerprints) % m.FINGERPRINT_BYTES:
@@ -435,20 +438,19 @@ class Machine:
         if commit.kind != "closed":
             return
         running = self._running(process.job, now, decision)
-        job, crawl = running.job, running.crawl
-        if not end.failure:
+        if process.role == "export":
+            if end.failure:
+                decision.fail_feeds(running.job, end)
+        elif not end.failure or end.failure == end.finish_reason == "start_error":
+            # What start() raised stands in the unit that said it is over.
             running.close_by_itself(process, end.finish_reason)
-        elif process.role == "export":
-            reason = job.begin().closing
-            decision.close_job(self.state, job, reason, end, but=process.number)
-        elif process.number not in crawl.opened and goes_elsewhere(
+        elif process.number not in running.crawl.opened and goes_elsewhere(
             self.state, process, end, self.start_deaths_max
         ):
             # It is this worker that cannot run it.
-            bar(process, end.text, decision)
-        elif job.is_crawling:
-            reason = end.finish_reason or end.failure
-            decision.close_job(self.state, job, reason, end, but=process.number)
+            bar_unfit(self.state, process, end.text, decision)
+        else:
+            running.fail_by(process, end)
 
     # ---- ends of processes ------------------------------------------------------
 

@@ -71,11 +71,17 @@ class ProcessStarted(
     at: float
 
 
-class CrawlOpened(_Fact, tag="crawl_opened", kw_only=True, frozen=True):
-    """The job's first crawl process is open: its spans of time begin."""
+class CrawlOpened(
+    _Fact, tag="crawl_opened", kw_only=True, frozen=True, omit_defaults=True
+):
+    """The job's first crawl process is open: its spans of time begin.
+
+    ``has_feeds``: the project asks for FEEDS.
+    """
 
     job: str
     at: float
+    has_feeds: bool = False
 
 
 class CodeSeen(_Fact, tag="code_seen", kw_only=True, frozen=True):
@@ -134,17 +140,19 @@ class FeedsBegun(_Fact, tag="feeds_begun", kw_only=True, frozen=True):
     lengths: dict[str, int]
 
 
-class Closes(_Fact, tag="closes", kw_only=True, frozen=True):
+class Closes(_Fact, tag="closes", kw_only=True, frozen=True, omit_defaults=True):
     """The job's spider closes for this reason, in all its processes.
 
-    The job ends so when it has no process left, with ``has_feeds`` after these are
-    written; with ``failure`` it fails.
+    Of several the first reason and the first failure count. What the job's end is, is
+    decided when all have closed. ``has_feeds``: there are feeds to write then. With
+    ``of_feeds`` it is these that could not be written.
     """
 
     job: str
     reason: str
     failure: Outcome | None
     has_feeds: bool
+    of_feeds: bool = False
 
 
 class ProcessEnded(
@@ -178,14 +186,15 @@ class RequestPoisoned(_Fact, tag="request_poisoned", kw_only=True, frozen=True):
     text: str
 
 
-class JobEnded(_Fact, tag="job_ended", kw_only=True, frozen=True):
-    """The job is in a final state."""
+class JobEnded(_Fact, tag="job_ended", kw_only=True, frozen=True, omit_defaults=True):
+    """The job is in a final state. ``came_to_end``: see ``endings``."""
 
     job: str
     state: Literal["succeeded", "failed", "cancelled"]
     reason: str
     traceback: str
     at: float
+    came_to_end: bool = False
 
 
 class JobAgain(_Fact, tag="job_again", kw_only=True, frozen=True):
@@ -275,11 +284,15 @@ class WorkerDrains(_Fact, kw_only=True, frozen=True):
 
 
 class WorkerBarred(_Fact, kw_only=True, frozen=True):
-    """The worker gets nothing more of the job; ``why`` is for people."""
+    """The worker gets nothing more of the job; ``why`` is for people.
+
+    With ``beside`` nothing beside another process of the job.
+    """
 
     name: str
     job: str
     why: str
+    beside: bool = False
 
 
 class WorkerFailed(_Fact, kw_only=True, frozen=True):

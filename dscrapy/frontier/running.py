@@ -11,13 +11,13 @@ import attrs
 
 from dscrapy.frontier import limits
 from dscrapy.frontier import records as r
-from dscrapy.frontier.blame import Poisoned
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.crawls import Crawl
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.limits import Watch
 from dscrapy.frontier.state import State
+from dscrapy.frontier.verdict import verdict_of, wants_export
 from dscrapy.messages import (
     DIGEST_BYTES,
     Done,
@@ -27,7 +27,6 @@ from dscrapy.messages import (
     StartMay,
 )
 from dscrapy.model import (
-    FAILURES,
     JOB_PAUSES,
     PROCESS_IDLES,
     PROCESS_REASONS,
@@ -241,6 +240,13 @@ class Running:
             self.crawl.watch = Watch.begin(self.crawl.counters.items, opened_at)
         return self.crawl.watch
 
+    def closes(self, process: Process, reason: str, failure: Outcome | None) -> None:
+        """A process begins to close its spider."""
+        if failure is None:
+            self.close_by_itself(process, reason)
+        else:
+            self.fail_by(process, failure)
+
     def close_by_itself(self, process: Process, reason: str) -> None:
         """A process closes its spider, for a reason that may be the job's."""
         job = self.job
@@ -261,18 +267,35 @@ class Running:
             return
         self.decision.close_job(self.state, job, reason, but=process.number)
 
+    def fail_by(self, process: Process, failure: Outcome) -> None:
+        """Close the job for a failure of this process that belongs to it, whatever it
+        closes for already."""
+        job = self.job
+        if job.is_final:
+            return
+        reason = failure.finish_reason
+        if not reason or reason in PROCESS_REASONS:
+            reason = failure.failure
+        self.decision.close_job(self.state, job, reason, failure, but=process.number)
+
     def _conclude(self) -> None:
         """End a job without an open process, or let it be: it waits for another."""
         job, course = self.job, self.job.begin()
-        if course.cancelling:
-            self.decision.end_job(job, "cancelled", "cancelled", self.now)
-        elif course.failure is not None:
-            self.fail(course.failure)
-        elif course.closing and course.feeds_done:
-            if poisoned := self.crawl.frontier.poisoned:
-                self.decision.end_job(job, "failed", _told(poisoned), self.now)
-                return
-            self.decision.end_job(job, "succeeded", course.closing, self.now)
+        verdict = verdict_of(course, self.crawl.frontier.poisoned)
+        if verdict is None:
+            return
+        if verdict.ending.retry_helps and job.retries_left > 0:
+            self.decision.records.append(
+                r.JobAgain(
+                    job=job.id,
+                    fresh=False,
+                    automatic=True,
+                    reason=f"retry after: {verdict.reason}",
+                    at=self.now.wall,
+                )
+            )
+        elif not wants_export(course, verdict.ending):
+            self.decision.end_job(job, verdict, self.now)
 
     def _dismiss(self, processes: list[Process]) -> None:
         """Let those end that have committed their last; the last one of a crawl
@@ -292,23 +315,6 @@ class Running:
             )
             done = Done(job=self.job.id, process=process.number, stats=stats)
             self.decision.tell(self.state, process, done)
-
-    def fail(self, outcome: Outcome) -> None:
-        """Fail the job, or run it again if that may help."""
-        job = self.job
-        helps = FAILURES.get(outcome.failure, False)
-        if helps and job.retries_left > 0 and not job.begin().cancelling:
-            self.decision.records.append(
-                r.JobAgain(
-                    job=job.id,
-                    fresh=False,
-                    automatic=True,
-                    reason=f"retry after: {outcome.text}",
-                    at=self.now.wall,
-                )
-            )
-            return
-        self.decision.end_job(job, "failed", outcome.text, self.now, outcome.traceback)
 
     # ---- what comes from outside ------------------------------------------------
 
@@ -373,12 +379,3 @@ class Running:
         reason = watch.expired(self._limits, items, self.now.wall)
         if reason:
             self.decision.close_job(self.state, self.job, reason)
-
-
-def _told(poisoned: dict[int, Poisoned]) -> str:
-    request, first = next(iter(poisoned.items()))
-    what = "1 request is poisoned" if len(poisoned) == 1 else "requests are poisoned"
-    if len(poisoned) > 1:
-        what = f"{len(poisoned)} {what}, the first"
-    url = first.url or f"request {request}"
-    return f"{what}: {url} ({first.text}); the rest is done"

@@ -231,7 +231,8 @@ class State:
         process = self.processes.get(record.process)
         is_export = process is not None and process.role == "export"
         if is_export and record.end is not None:
-            course.feeds_done = not record.end.failure
+            # Or given up; then it says why.
+            course.feeds_done = True
         self.crawls[record.job].publish(record, course, process)
         self.touched[record.job] = None
         self._note_due(self.jobs[record.job])
@@ -280,16 +281,14 @@ class State:
         match record:
             case r.CrawlOpened():
                 job.begin().opened_at = record.at
+                job.begin().has_feeds = record.has_feeds
             case r.CodeSeen():
                 job.begin().digest = record.digest
             case r.FeedsBegun():
                 feeds = job.begin().feeds or {}
                 job.begin().feeds = {**feeds, **record.lengths}
             case r.Closes():
-                course = job.begin()
-                course.closing = record.reason
-                course.failure = record.failure
-                course.feeds_done = not record.has_feeds
+                job.begin().close(record)
             case r.JobEnded():
                 self._end_job(job, record)
             case r.JobAgain():
@@ -316,6 +315,7 @@ class State:
         course.traceback = record.traceback
         course.finished_at = record.at
         course.cancelling = False
+        course.came_to_end = record.came_to_end
         crawl = self.crawls.get(job.id)
         if crawl is not None:
             reason = course.closing or record.reason
@@ -332,10 +332,11 @@ class State:
 
     def _again(self, job: Job, record: r.JobAgain) -> None:
         job.status = "ready"
-        job.paused = False
         course = job.begin()
         if record.automatic:
             job.retries_left -= 1
+        else:
+            job.paused = False
         if record.fresh:
             # The next process begins another, or one that has not gone yet needs it.
             self.crawls.pop(job.id, None)
@@ -354,6 +355,7 @@ class State:
             again.digest = ""
             for worker in self.workers.values():
                 worker.barred.pop(job.id, None)
+                worker.beside.discard(job.id)
                 worker.failed.pop(job.id, None)
         if again.start_failure is not None:
             again.start_done = False
@@ -363,6 +365,8 @@ class State:
         again.closing = ""
         again.failure = None
         again.feeds_done = True
+        again.feeds_failure = None
+        again.came_to_end = False
         again.deaths = 0
         again.reason = record.reason
         again.traceback = ""
@@ -388,7 +392,12 @@ class State:
             case r.WorkerDrains():
                 self.workers[record.name].draining = True
             case r.WorkerBarred():
-                self.workers[record.name].barred[record.job] = record.why
+                worker = self.workers[record.name]
+                worker.barred[record.job] = record.why
+                if record.beside:
+                    worker.beside.add(record.job)
+                else:
+                    worker.beside.discard(record.job)
             case r.WorkerFailed():
                 failed = self.workers[record.name].failed
                 failed[record.job] = failed.get(record.job, 0) + 1
@@ -509,6 +518,7 @@ class State:
             processes=known.processes if known is not None else set(),
             exports=known.exports if known is not None else set(),
             barred=known.barred if known is not None and same else {},
+            beside=known.beside if known is not None and same else set(),
             failed=known.failed if known is not None and same else {},
         )
         self.sessions[record.session] = said.name

@@ -57,6 +57,7 @@ def view_job(state: State, job: Job) -> JobView:
         submitted_at=job.submitted_at,
         started_at=course.started_at,
         finished_at=course.finished_at,
+        came_to_end=job.is_final and (course.came_to_end or job.status == "succeeded"),
     )
 
 
@@ -74,7 +75,7 @@ def _why_waiting(state: State, job: Job) -> str:
     live = [one for one in state.workers.values() if one.session is not None]
     if not live:
         return "no worker is connected"
-    if all(job.id in one.barred for one in live):
+    if all(job.id in one.barred and job.id not in one.beside for one in live):
         return "no worker that is connected can run it: `dscrapy workers` says why"
     return ""
 

@@ -28,8 +28,9 @@ class Worker:
     it, of the instance ``expected``, holds processes, and since this master's start it
     has not been heard of.
     ``exports`` are those of its ``processes`` that write feeds.
-    ``barred`` are jobs of which it gets nothing more, and why; ``failed`` counts the
-    processes of a job that died there before they were open.
+    ``barred`` are jobs of which it gets nothing more, and why; those ``beside`` may
+    have their first process there all the same. ``failed`` counts the processes of a
+    job that died there before they were open.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Worker:
     processes: set[int] = attrs.field(factory=set)
     exports: set[int] = attrs.field(factory=set)
     barred: dict[str, str] = attrs.field(factory=dict)
+    beside: set[str] = attrs.field(factory=set)
     failed: dict[str, int] = attrs.field(factory=dict)
 
     @property
@@ -71,6 +73,10 @@ class Worker:
     def may_take(self, job: str) -> bool:
         """Whether it may have processes of the job, once it has room for one."""
         return not self.draining and job not in self.barred
+
+    def may_begin(self, job: str) -> bool:
+        """Whether it may have a process of a job that has no other."""
+        return not self.draining and (job not in self.barred or job in self.beside)
 
     def take_in(self, process: int, role: Role) -> None:
         """Count on it for one more process."""

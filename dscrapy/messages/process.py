@@ -24,7 +24,8 @@ START_REQUEST = 2
 
 
 class Opened(Message, tag="opened", kw_only=True, frozen=True):
-    """A crawl process is open: what its project's settings ask of the frontier.
+    """A crawl process is open, its pipelines too: what its project's settings ask of
+    the frontier.
 
     ``window`` bounds the leases it holds at a time. ``lifo`` and ``start_lifo`` say
     which end of a queue is taken first. ``limits`` count for the whole job.
@@ -116,11 +117,15 @@ class Release(Message, tag="release", kw_only=True, frozen=True):
 
 
 class Closing(Message, tag="closing", kw_only=True, frozen=True):
-    """The spider closes for this reason: no further leases; ``closed`` follows."""
+    """The spider closes for this reason: no further leases; ``closed`` follows.
+
+    ``failure``: it closes for one that belongs to the job.
+    """
 
     job: str
     process: int
     reason: str
+    failure: Outcome | None = None
 
 
 class Offer(Message, tag="offer", kw_only=True, frozen=True):
@@ -300,12 +305,13 @@ class ReadSeen(Message, tag="read_seen", kw_only=True, frozen=True):
 
 
 class Run(Message, tag="run", kw_only=True, frozen=True):
-    """First message: what to run."""
+    """First message: what to run; ``came_to_end`` as in ``Start``."""
 
     job: str
     process: int
     role: Literal["crawl", "export"]
     spec: JobSpec
+    came_to_end: bool = True
 
 
 class Valid(Message, tag="valid", kw_only=True, frozen=True):

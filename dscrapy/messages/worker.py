@@ -13,7 +13,8 @@ class Held(Message, kw_only=True, frozen=True, omit_defaults=True):
     """A crawl process that a worker still has something to say about.
 
     ``requests`` are those leased to it, or with a commit that is not acknowledged.
-    ``leads``: it was told ``Lead``. ``closing`` is the reason that it told, if any.
+    ``leads``: it was told ``Lead``. ``closing`` is the reason that it told, if any,
+    with the ``failure`` it closes for.
     """
 
     job: str
@@ -22,6 +23,7 @@ class Held(Message, kw_only=True, frozen=True, omit_defaults=True):
     opened: Opened | None = None
     leads: bool = False
     closing: str = ""
+    failure: Outcome | None = None
 
 
 class Register(Message, tag="register", kw_only=True, frozen=True):
@@ -132,7 +134,9 @@ class Start(Message, tag="start", kw_only=True, frozen=True):
 
     ``digest`` is empty until a first process has told it; later a worker whose
     copy of the project differs answers ``Ended`` with ``other_code``.
-    ``hash_seed`` is the job's ``PYTHONHASHSEED``, which follows from its id.
+    ``hash_seed`` is the job's ``PYTHONHASHSEED``, which follows from its id. Feeds of
+    a crawl that has not ``came_to_end`` leave older files as they are: they go to
+    NAME.failed.
     """
 
     job: str
@@ -141,6 +145,7 @@ class Start(Message, tag="start", kw_only=True, frozen=True):
     spec: JobSpec
     digest: str
     hash_seed: int
+    came_to_end: bool = True
 
 
 class Drain(Message, tag="drain", kw_only=True, frozen=True):

@@ -12,6 +12,7 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
+from dscrapy.model import Outcome
 from dscrapy.worker.process import MESSAGES_WAITING_MAX, Death
 
 
@@ -40,6 +41,7 @@ class Held:
     opened: m.Opened | None = None
     leads: bool = False
     closing: str = ""
+    failure: Outcome | None = None
     leased: set[int] = attrs.field(factory=set)
     pages: int = 0
     items: int = 0
@@ -102,6 +104,7 @@ class Held:
                 self.opened = message
             case m.Closing():
                 self.closing = message.reason
+                self.failure = message.failure
             case m.Offer() | m.Feeds() | m.Read():
                 pass
 
@@ -141,6 +144,7 @@ class Held:
             opened=self.opened,
             leads=self.leads,
             closing=self.closing,
+            failure=self.failure,
         )
 
 

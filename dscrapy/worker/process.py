@@ -95,6 +95,7 @@ class CrawlProcess:
                 process=start.process,
                 role=start.role,
                 spec=start.spec,
+                came_to_end=start.came_to_end,
             )
         )
         self._is_valid_told = not math.isfinite(self.valid_until)
