@@ -6,16 +6,15 @@ would help, and gives its slot back when a job of at least its priority has none
 Processes that write feeds take no slot, so they wait for nobody's.
 """
 
-import heapq
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
 from dscrapy import messages as m
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision
+from dscrapy.frontier.decision import Decision, deciding_on
 from dscrapy.frontier.jobs import Job, Process, Role
 from dscrapy.frontier.state import State
 from dscrapy.frontier.verdict import verdict_of
@@ -23,62 +22,60 @@ from dscrapy.frontier.workers import Worker
 from dscrapy.model import SLOT_NEEDED, JobSpec
 
 
-def assign(state: State, now: Now) -> Decision | None:
+def assign(state: State, now: Now, but: Collection[str] = ()) -> Decision | None:
     """Decide the next assignment, or None when there is none to make.
 
-    Apply the decision, then ask again.
+    Apply the decision, then ask again. ``but`` are jobs that are left out. Raises
+    ``StepError`` for the job at which it raises.
     """
-    decision = _export(state, now)
+    decision = _export(state, now, but)
     if decision is None:
-        decision = _first_process(state, now)
+        decision = _first_process(state, now, but)
     if decision is None:
-        decision = _further_process(state, now)
+        decision = _further_process(state, now, but)
     return decision
 
 
-def _export(state: State, now: Now) -> Decision | None:
+def _export(state: State, now: Now, but: Collection[str]) -> Decision | None:
     """Start a process that writes the feeds of a job, whatever slots are free."""
     for identity in state.exports_due:
-        job = state.jobs[identity]
-        beside = not job.begin().closing
-        worker = max(
-            (
-                one
-                for one in state.workers.values()
-                if one.free_exports(beside=beside) and one.may_take(identity)
-            ),
-            key=lambda one: (
-                -one.failed.get(identity, 0),
-                one.free_exports(beside=beside),
-            ),
-            default=None,
-        )
-        if worker is not None:
-            return _start(state, job, worker, "export", now)
+        if identity in but:
+            continue
+        with deciding_on("job", identity):
+            job = state.jobs[identity]
+            beside = not job.begin().closing
+            worker = max(
+                (
+                    one
+                    for one in state.workers.values()
+                    if one.free_exports(beside=beside) and one.may_take(identity)
+                ),
+                key=lambda one: (
+                    -one.failed.get(identity, 0),
+                    one.free_exports(beside=beside),
+                ),
+                default=None,
+            )
+            if worker is not None:
+                return _start(state, job, worker, "export", now)
     return None
 
 
-def _first_process(state: State, now: Now) -> Decision | None:
-    set_aside = []
-    decision = None
-    while state.ready and decision is None:
-        entry = state.ready[0]
-        job = state.jobs[entry[2]]
-        if job.is_assignable and not any(_free_workers(state)):
-            decision = _make_room(state, job)
-            if decision is not None or not _is_barred(state, job):
-                break
-        heapq.heappop(state.ready)
-        if not job.is_assignable:
+def _first_process(state: State, now: Now, but: Collection[str]) -> Decision | None:
+    for identity in state.ready:
+        if identity in but:
             continue
-        worker = _worker_for(state, job)
-        if worker is None:
-            set_aside.append(entry)
-        else:
-            decision = _start(state, job, worker, "crawl", now)
-    for entry in set_aside:
-        heapq.heappush(state.ready, entry)
-    return decision
+        with deciding_on("job", identity):
+            job = state.jobs[identity]
+            if not any(_free_workers(state)):
+                decision = _make_room(state, job)
+                if decision is not None or not _is_barred(state, job):
+                    return decision
+                continue
+            worker = _worker_for(state, job)
+            if worker is not None:
+                return _start(state, job, worker, "crawl", now)
+    return None
 
 
 def _free_workers(state: State) -> Iterator[Worker]:
@@ -133,16 +130,19 @@ def _could_take(worker: Worker | None, job: Job) -> bool:
     return worker is not None and worker.may_begin(job.id)
 
 
-def _further_process(state: State, now: Now) -> Decision | None:
+def _further_process(state: State, now: Now, but: Collection[str]) -> Decision | None:
     """Start one more process of a running job where it would help."""
     if not state.wide or not any(_free_workers(state)):
         return None
     for identity in state.wide:
-        job = state.jobs[identity]
-        if has_room(job) and would_help(state, job):
-            worker = _worker_for(state, job)
-            if worker is not None:
-                return _start(state, job, worker, "crawl", now)
+        if identity in but:
+            continue
+        with deciding_on("job", identity):
+            job = state.jobs[identity]
+            if has_room(job) and would_help(state, job):
+                worker = _worker_for(state, job)
+                if worker is not None:
+                    return _start(state, job, worker, "crawl", now)
     return None
 
 

@@ -42,14 +42,19 @@ class _Frame:
 def decide_commits(
     state: State, worker: str, command: m.Commits, decision: Decision
 ) -> m.CommitsSeen:
-    """Return the answer to a worker's commits; raises ``RemoteProtocolError``."""
-    for commit in command.commits:
-        _check(commit)
+    """Return the answer to a worker's commits.
+
+    Raises ``RemoteProtocolError`` for what a process that is here may not commit. What
+    one that is gone may not have committed is settled: it cannot be given up again.
+    """
     job = state.jobs.get(command.job)
     crawl = state.crawls.get(command.job)
     process = state.processes.get(command.process)
     if process is not None and (process.job, process.worker) != (command.job, worker):
         raise RemoteProtocolError("bad_commit", "a process of another's")
+    problems = [_problem_of(commit, process) for commit in command.commits]
+    if process is not None and any(problems):
+        raise RemoteProtocolError("bad_commit", next(filter(None, problems)))
     results: list[Result] = ["settled"] * len(command.commits)
     if job is not None and crawl is not None and not job.is_final:
         course = job.begin()
@@ -62,7 +67,8 @@ def decide_commits(
             finish=course.finish,
         )
         results = [
-            _decide(command.job, commit, frame, decision) for commit in command.commits
+            "settled" if problem else _decide(command.job, commit, frame, decision)
+            for commit, problem in zip(command.commits, problems, strict=True)
         ]
     return m.CommitsSeen(
         job=command.job,
@@ -74,8 +80,8 @@ def decide_commits(
     )
 
 
-def _check(commit: m.Commit) -> None:
-    """Raise ``RemoteProtocolError`` for a commit that contradicts itself."""
+def _problem_of(commit: m.Commit, process: Process | None) -> str:
+    """Return what is wrong with a commit that contradicts itself or the ones before."""
     problem = ""
     if commit.tagged and len(commit.tagged) != len(commit.items):
         problem = "tagged and items differ in length"
@@ -91,8 +97,9 @@ def _check(commit: m.Commit) -> None:
         problem = "the columns of its requests differ"
     elif commit.kind == "start" and len(commit.digest) != m.DIGEST_BYTES:
         problem = "an element of start() has a digest"
-    if problem:
-        raise RemoteProtocolError("bad_commit", problem)
+    elif process is not None and commit.unit > process.last_unit + m.UNITS_AHEAD_MAX:
+        problem = f"a unit far beyond the last one, {process.last_unit}"
+    return problem
 
 
 def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Result:

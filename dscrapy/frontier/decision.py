@@ -1,5 +1,9 @@
 """What a decision consists of, and the commands that come from the master itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
 import attrs
 
 from dscrapy.frontier import records as r
@@ -11,10 +15,34 @@ from dscrapy.frontier.verdict import Verdict
 from dscrapy.messages import Message, Refused, Stop, ToProcess
 from dscrapy.model import Outcome
 
+# Whose handling raises: "job", "worker" or "schedule", and its id or name.
+Culprit = tuple[Literal["job", "worker", "schedule"], str]
+
+
+class StepError(Exception):
+    """Deciding about one of many has raised, as ``__cause__`` says: a bug of ours."""
+
+    def __init__(self, culprit: Culprit) -> None:
+        super().__init__(" ".join(culprit))
+        self.culprit = culprit
+
+
+@contextmanager
+def deciding_on(
+    kind: Literal["job", "worker", "schedule"], name: str
+) -> Iterator[None]:
+    """Name whose handling raises, so that it can be left out and the others decided."""
+    try:
+        yield
+    except Exception as error:
+        raise StepError((kind, name)) from error
+
 
 @attrs.frozen
 class OnTick:
-    """A deadline may have passed."""
+    """A deadline may have passed. ``but`` are left out: looking at them raises."""
+
+    but: frozenset[Culprit] = frozenset()
 
 
 @attrs.frozen

@@ -1,17 +1,19 @@
-"""What is decided instead when ``decide`` has raised: a bug met in one command must not
-end the others.
+"""What is decided instead when the core has raised: a bug met in one command, or at one
+job, must not end the others.
 
 The state is as it was then. A client is told ``internal_error``. A worker offers what
 is not answered again, on its next session and for ever, so the ``TIMES_MAX``-th time
 the command is set aside: a page's request as if it were poisoned, a process as if it
-had died, a registration without what it holds. The rest goes on.
+had died, a registration without what it holds. A job that cannot be assigned or looked
+at is left out, and the ``TIMES_MAX``-th time it fails. The rest goes on.
 """
 
 from dscrapy import messages as m
 from dscrapy.endings import ENDINGS
+from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick
+from dscrapy.frontier.decision import Culprit, Decision, OnClosed, OnTick
 from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.verdict import Verdict
@@ -49,21 +51,99 @@ class Faults:
         elif isinstance(command, m.Register) and times >= TIMES_MAX:
             return self._machine.register_empty(session, command, now)
         else:
-            decision.closes.append(session)
+            worker = self._machine.state.sessions.get(session)
+            _end_session(session, worker, decision, now)
             if process is not None and times >= TIMES_MAX:
-                self._give_up(process, decision, now)
+                self._give_up(process, TEXT, decision, now)
+        return decision
+
+    def instead_of_refused(
+        self, session: int, command: Command, error: RemoteProtocolError, now: Now
+    ) -> Decision:
+        """Return the decision for what may not be said: its session ends.
+
+        Offered again it would end the next one, so the process that said it is given
+        up at once, and nothing else of its worker's.
+        """
+        decision = Decision()
+        decision.refuse(session, -1, error.code, error.detail)
+        worker = self._machine.state.sessions.get(session)
+        _end_session(session, worker, decision, now)
+        if not isinstance(command, m.FromWorker):
+            return decision
+        process = self._process_of(session, command)
+        if process is not None:
+            text = f"it broke the protocol ({error})"
+            self._give_up(process, text, decision, now)
         return decision
 
     def instead_of_follow_up(self, job: str, now: Now) -> Decision:
         """Return the decision for a job of which following up raised."""
+        return self._fail_in_the_end("follow_up", job, now)
+
+    def instead_of_assign(self, culprit: Culprit, now: Now) -> Decision:
+        """Return the decision for a job that could not be assigned."""
+        return self._fail_in_the_end("assign", culprit[1], now)
+
+    def instead_of_tick(self, culprit: Culprit, now: Now) -> Decision:
+        """Return the decision for whom a tick raised; the tick goes on without it."""
+        kind, name = culprit
+        return self._fail_in_the_end("tick", name, now) if kind == "job" else Decision()
+
+    def instead_of_complete(self, decision: Decision, now: Now) -> Decision:
+        """Return what makes up for completing a decision that has been applied.
+
+        What was shown is refused. Leases that were not told are lost like those of a
+        connection that breaks: the next registration takes them back. Apply the
+        records; there is nothing to complete.
+        """
+        machine, instead = self._machine, Decision()
+        state = machine.state
+        shows = list(decision.shows)
+        for record in decision.records:
+            if isinstance(record, r.JobEnded):
+                shows += [
+                    (*entry, record.job) for entry in state.waiters.pop(record.job, [])
+                ]
+        answered = {
+            (session, message.call)
+            for session, message in decision.sends
+            if isinstance(message, m.Shown)
+        }
+        for session, call, _ in shows:
+            if (session, call) not in answered:
+                instead.refuse(session, call, "internal_error", TEXT)
+        told = {id(granted) for _, _, granted in decision.grants}
+        lost = [one for one in state.granted if id(one[1]) not in told]
+        state.granted.clear()
+        for process in {one.number: one for one, _ in lost}.values():
+            self._lose_grants(process, instead, now)
+        return instead
+
+    def _lose_grants(self, process: Process, instead: Decision, now: Now) -> None:
+        worker = self._machine.state.workers.get(process.worker)
+        if worker is not None and worker.session is not None:
+            _end_session(worker.session, worker.name, instead, now)
+        failing = self._fail_in_the_end("complete", process.job, now)
+        instead.records += failing.records
+        instead.sends += failing.sends
+        for record in failing.records:
+            if isinstance(record, r.JobEnded):
+                waiting = self._machine.state.waiters.pop(record.job, [])
+                for session, call in waiting:
+                    instead.refuse(session, call, "internal_error", TEXT)
+
+    def _fail_in_the_end(self, step: str, job: str, now: Now) -> Decision:
+        """Let a job fail at which a step has raised ``TIMES_MAX`` times."""
         decision = Decision()
         state = self._machine.state
         known = state.jobs.get(job)
         if known is None or known.is_final:
             return decision
-        if self._count(("follow_up", job)) >= TIMES_MAX:
+        if self._count((step, job)) >= TIMES_MAX:
             decision.end_job(known, Verdict(ENDINGS["internal_error"], TEXT), now)
-            decision.stop_all(state, known, "failed")
+            if job in state.crawls:
+                decision.stop_all(state, known, "failed")
         return decision
 
     def _count(self, key: Key) -> int:
@@ -107,7 +187,9 @@ class Faults:
                 r.Released(job=job, process=number, requests=(request,), at=now.wall)
             )
 
-    def _give_up(self, process: Process, decision: Decision, now: Now) -> None:
+    def _give_up(
+        self, process: Process, text: str, decision: Decision, now: Now
+    ) -> None:
         """Let the process be lost, by its job's own doing; its worker kills it when it
         is back."""
         state = self._machine.state
@@ -118,17 +200,29 @@ class Faults:
                 process=process.number,
                 how="lost",
                 counted=True,
-                text=TEXT,
+                text=text,
                 at=now.wall,
             )
         )
         deaths = job.begin().deaths + 1
         if not job.is_final and deaths >= self._machine.start_deaths_max:
-            failure = Outcome(failure="died", text=TEXT)
+            failure = Outcome(failure="died", text=text)
             if process.role == "export":
                 decision.fail_feeds(job, failure)
             else:
                 decision.close_job(state, job, "died", failure, but=process.number)
+
+
+def _end_session(
+    session: int, worker: str | None, decision: Decision, now: Now
+) -> None:
+    """End a session; its worker takes nothing until it is back.
+
+    A start that it was sent now would find the slots still taken by what it holds.
+    """
+    decision.closes.append(session)
+    if worker is not None:
+        decision.records.append(r.WorkerAway(name=worker, now=now.run))
 
 
 def _page_of(command: Command) -> m.Commit | None:

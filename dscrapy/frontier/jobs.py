@@ -5,11 +5,13 @@ assigned; the rest (``Course``, and a ``Crawl`` beside it) is made when its firs
 process starts. What stands here survives a restart; a crawl's volatile part does not.
 """
 
+from bisect import bisect_left, insort
 from typing import Literal
 
 import attrs
 
 from dscrapy.frontier.records import Closes
+from dscrapy.messages import UNITS_AHEAD_MAX
 from dscrapy.model import FINAL_STATES, JobSpec, JobState, Outcome
 
 Status = Literal["ready", "running", "succeeded", "failed", "cancelled"]
@@ -171,7 +173,8 @@ class Spool:
 class Process:
     """A process that the master counts on.
 
-    All units up to ``units`` have effect, and those of ``units_beyond``; ``starts``
+    All units up to ``units`` are settled, and those of ``units_beyond``, which rise;
+    of these there are at most ``UNITS_AHEAD_MAX``. ``starts``
     of them were elements of ``start()``. ``spools`` holds commits of which parts are
     stored, by ``spool_key``. ``closed``: it has committed its last. ``instance`` is
     that of the worker which has it, empty where an older master started it.
@@ -190,14 +193,26 @@ class Process:
 
     def has_unit(self, unit: int) -> bool:
         """Whether this unit has effect already."""
-        return unit <= self.units or unit in self.units_beyond
+        at = bisect_left(self.units_beyond, unit)
+        return unit <= self.units or self.units_beyond[at : at + 1] == [unit]
 
     def add_unit(self, unit: int) -> None:
         """Let the unit be one that has effect; one sent in parts may be overtaken."""
-        self.units_beyond.append(unit)
-        while self.units + 1 in self.units_beyond:
+        beyond = self.units_beyond
+        insort(beyond, unit)
+        if len(beyond) > UNITS_AHEAD_MAX:
+            # So many have come since: one without effect is not under way any more.
+            self.units = beyond[0] - 1
+        passed = 0
+        while passed < len(beyond) and beyond[passed] == self.units + 1:
             self.units += 1
-            self.units_beyond.remove(self.units)
+            passed += 1
+        del beyond[:passed]
+
+    @property
+    def last_unit(self) -> int:
+        """The highest unit that has effect."""
+        return self.units_beyond[-1] if self.units_beyond else self.units
 
 
 def spool_key(request: int, unit: int) -> str:

@@ -8,7 +8,7 @@ Which side a command is on shows in its module: clients' calls in ``calls``, wha
 workers say here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import assert_never
 
 import attrs
@@ -21,7 +21,7 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier.assignment import assign
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.commits import decide_commits
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick
+from dscrapy.frontier.decision import Decision, OnClosed, OnTick, deciding_on
 from dscrapy.frontier.ends import bar_unfit, decide_ended, goes_elsewhere
 from dscrapy.frontier.jobs import Process, Schedule
 from dscrapy.frontier.running import Running
@@ -36,12 +36,9 @@ SLOTS_MAX = 10_000
 WINDOW_MAX = 1_000_000
 
 
-def _check(opened: m.Opened) -> None:
-    """Raise ``RemoteProtocolError`` for what no project's settings ask for."""
-    if not 1 <= opened.window <= WINDOW_MAX:
-        raise RemoteProtocolError(
-            "bad_opened", f"a window of 1 to {WINDOW_MAX:,} leases: {opened.window}"
-        )
+def _is_sound(opened: m.Opened) -> bool:
+    """Whether a project's settings may ask for that."""
+    return 1 <= opened.window <= WINDOW_MAX
 
 
 @attrs.define(kw_only=True)
@@ -70,7 +67,7 @@ class Machine:
         """
         match command:
             case OnTick():
-                return self._tick(now)
+                return self._tick(command, now)
             case OnClosed():
                 return self._closed(session, now)
             case m.Register():
@@ -126,7 +123,10 @@ class Machine:
         return self._process_of(message.process, message.job, worker) is not None
 
     def next_deadline_s(self, now: Now) -> float:
-        """Return in how many seconds ``OnTick`` may have something to do."""
+        """Return in how many seconds ``OnTick`` may have something to do.
+
+        When it raises, ``OnTick`` finds out for whom.
+        """
         waits = [
             self.spans.deadline(worker) - now.run
             for worker in self.state.workers.values()
@@ -135,7 +135,11 @@ class Machine:
             0.0 if schedule.is_due(now.wall) else schedule.next_at - now.wall
             for schedule in self._waiting_schedules()
         ]
-        waits += [running.wait_s() for running in self._crawling(now, Decision())]
+        # There are no more jobs that crawl than slots.
+        waits += [
+            self._running(identity, now, Decision()).wait_s()
+            for identity in self.state.by_job
+        ]
         return max(min(waits, default=float("inf")), 0.0)
 
     # ---- time -----------------------------------------------------------------
@@ -147,30 +151,24 @@ class Machine:
             if not schedule.cancelled and (latest is None or latest.is_final):
                 yield schedule
 
-    def _tick(self, now: Now) -> Decision:
-        decision = Decision()
+    def _tick(self, command: OnTick, now: Now) -> Decision:
+        """Raises ``StepError`` for whom it raises at."""
+        decision, but = Decision(), command.but
         for worker in self.state.workers.values():
-            if now.run >= self.spans.deadline(worker):
-                self._reap(worker, decision, now)
+            if ("worker", worker.name) not in but:
+                with deciding_on("worker", worker.name):
+                    if now.run >= self.spans.deadline(worker):
+                        self._reap(worker, decision, now)
         for schedule in self._waiting_schedules():
-            if schedule.is_due(now.wall):
-                decision.records.append(
-                    r.JobAdded(
-                        id=f"{schedule.id}-{schedule.runs + 1}",
-                        spec=msgspec.json.decode(schedule.spec, type=JobSpec),
-                        at=now.wall,
-                        schedule=schedule.id,
-                        next_at=schedule.next_after(now.wall),
-                    )
-                )
-        for running in self._crawling(now, decision):
-            running.tick()
-        return decision
-
-    def _crawling(self, now: Now, decision: Decision) -> Iterator[Running]:
-        """Yield the jobs that crawl: there are no more of them than slots."""
+            if ("schedule", schedule.id) not in but:
+                with deciding_on("schedule", schedule.id):
+                    if schedule.is_due(now.wall):
+                        decision.records.append(_run_of(schedule, now))
         for identity in self.state.by_job:
-            yield self._running(identity, now, decision)
+            if ("job", identity) not in but:
+                with deciding_on("job", identity):
+                    self._running(identity, now, decision).tick()
+        return decision
 
     def _running(self, job: str, now: Now, decision: Decision) -> Running:
         state = self.state
@@ -226,9 +224,6 @@ class Machine:
         if known is not None and its and its != command.instance:
             # Its processes may live, and start what they hold, until it is given up.
             return self._refuse_name(session, known, now)
-        for entry in command.held:
-            if entry.opened is not None:
-                _check(entry.opened)
         decision = Decision()
         if known is not None and known.session is not None:
             decision.closes.append(known.session)
@@ -237,7 +232,11 @@ class Machine:
         )
         decision.came[name] = session
         said = {entry.process for entry in command.held}
-        told = () if is_empty else command.held
+        told = tuple(
+            entry
+            for entry in command.held
+            if not is_empty and (entry.opened is None or _is_sound(entry.opened))
+        )
         held = {entry.process for entry in told}
         mine = set(known.processes) if known is not None else set()
         decision.send(
@@ -346,7 +345,10 @@ class Machine:
         running = self._running(job, now, decision)
         match command:
             case m.Opened():
-                _check(command)
+                if not _is_sound(command):
+                    raise RemoteProtocolError(
+                        "bad_opened", f"a window is of 1 to {WINDOW_MAX:,} leases"
+                    )
                 if running.job.begin().opened_at is None:
                     has_feeds = command.has_feeds
                     decision.records.append(
@@ -487,9 +489,20 @@ class Machine:
         self._running(job, now, decision).follow_up()
         return decision
 
-    def assign(self, now: Now) -> Decision | None:
+    def assign(self, now: Now, but: Collection[str] = ()) -> Decision | None:
         """Decide the next assignment, or None when there is none to make.
 
-        Apply the decision, then ask for what is touched again.
+        Apply the decision, then ask for what is touched again. ``but`` are jobs that
+        are left out. Raises ``StepError`` for the job at which it raises.
         """
-        return assign(self.state, now)
+        return assign(self.state, now, but)
+
+
+def _run_of(schedule: Schedule, now: Now) -> r.JobAdded:
+    return r.JobAdded(
+        id=f"{schedule.id}-{schedule.runs + 1}",
+        spec=msgspec.json.decode(schedule.spec, type=JobSpec),
+        at=now.wall,
+        schedule=schedule.id,
+        next_at=schedule.next_after(now.wall),
+    )

@@ -7,7 +7,6 @@ same state. Indexes (counts, what is ready) follow from the jobs.
 ``apply`` trusts its records: what is wrong with one is our own bug and asserts.
 """
 
-import heapq
 import struct
 from collections import Counter, deque
 from sys import intern
@@ -26,6 +25,7 @@ from dscrapy.frontier.jobs import (
     Status,
     project_label,
 )
+from dscrapy.frontier.ready import ReadyJobs
 from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.totals import Totals
 from dscrapy.frontier.workers import Worker
@@ -60,7 +60,7 @@ class State:
     order: list[Job] = attrs.field(factory=list)
     counts: Counter[str] = attrs.field(factory=Counter)
     failed: deque[str] = attrs.field(factory=lambda: deque(maxlen=FAILED_SHOWN_MAX))
-    ready: list[tuple[int, int, str]] = attrs.field(factory=list)
+    ready: ReadyJobs = attrs.field(factory=ReadyJobs)
     # Jobs with something to see to, and leases to send; the machine empties both.
     touched: dict[str, None] = attrs.field(factory=dict)
     granted: list[tuple[Process, Granted]] = attrs.field(factory=list)
@@ -160,8 +160,11 @@ class State:
         self._queue(job)
 
     def _queue(self, job: Job) -> None:
+        entry = (-job.priority, job.number, job.id)
         if job.is_assignable:
-            heapq.heappush(self.ready, (-job.priority, job.number, job.id))
+            self.ready.add(entry)
+        else:
+            self.ready.discard(entry)
 
     def _start_process(self, record: r.ProcessStarted) -> None:
         job = self.jobs[record.job]
@@ -185,6 +188,7 @@ class State:
         if course.started_at is None:
             course.started_at = record.at
         self._set_status(job, "running")
+        self._queue(job)
         worker = self.workers.get(record.worker)
         if worker is not None:
             worker.take_in(process.number, process.role)
@@ -305,8 +309,7 @@ class State:
         self._note_wide(job)
         self._note_due(job)
         self.touched[job.id] = None
-        if isinstance(record, r.JobAgain | r.JobPaused):
-            self._queue(job)
+        self._queue(job)
 
     def _end_job(self, job: Job, record: r.JobEnded) -> None:
         job.status = record.state
@@ -576,6 +579,8 @@ class State:
         for job in snapshot.jobs:
             state._count_errors(job)
         for process in snapshot.processes:
+            # Earlier formats had them in the order in which they came.
+            process.units_beyond.sort()
             state._take_in(process)
         for job in snapshot.jobs:
             state._note_due(job)

@@ -5,9 +5,9 @@ applied in turn, their records are appended to the journal as one record and syn
 in a thread, and only then do answers and assignments leave. Meanwhile the next group
 gathers.
 
-A ``decide`` that raises leaves the state as it was; ``frontier.faults`` says what comes
-of its command. An error in ``apply``, the journal or a sync stops the master:
-replay makes that safe.
+A step of the core that raises leaves the state as it was; ``frontier.faults`` says what
+comes of its command or job. An error in ``apply``, the journal or a sync stops the
+master: replay makes that safe.
 """
 
 import logging
@@ -26,7 +26,7 @@ from dscrapy import messages as m
 from dscrapy.errors import JournalFullError, RemoteProtocolError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now, RunClock
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick
+from dscrapy.frontier.decision import Decision, OnClosed, OnTick, StepError
 from dscrapy.frontier.derive import Write, coalesced, writes_of
 from dscrapy.frontier.faults import Faults
 from dscrapy.frontier.jobs import Process
@@ -34,6 +34,7 @@ from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.state import State
 from dscrapy.master.bodies import Bodies
+from dscrapy.master.buglog import BugLogger
 from dscrapy.master.files import Barrier, JobFiles
 from dscrapy.master.journal import Journal
 from dscrapy.master.storage import Storage
@@ -101,6 +102,7 @@ class Committer:
     ) -> None:
         self.machine = machine
         self._faults = Faults(machine)
+        self._bug_logger = BugLogger()
         self.status: Callable[[m.GetStatus, Now], m.Status]
         self._journal = journal
         # The snapshot is written by the files' task, between two groups.
@@ -161,7 +163,8 @@ class Committer:
     async def run(self) -> None:
         """Commit groups until cancelled; raises ``JournalError``."""
         group = _Group()
-        self._carry_out(self.machine.begin(self.now()), group)
+        now = self.now()
+        self._carry_out(self.machine.begin(now), now, group)
         await self._commit(group)
         while True:
             batch = await self._next_commands()
@@ -199,25 +202,52 @@ class Committer:
             self._decide(session, command, now, group)
             if isinstance(command, _READERS):
                 group.readings.append(group.decisions[-1])
-        if group.records and self.machine.next_deadline_s(now) == 0:
+        if group.records and self.next_deadline_s(now) == 0:
             self._decide(-1, OnTick(), now, group)
         self._follow_up(now, group)
         return group
 
     def _follow_up(self, now: Now, group: _Group) -> None:
         machine = self.machine
+        left_out: set[str] = set()
         while True:
             while (job := machine.next_touched()) is not None:
                 try:
                     decision = machine.follow_up(job, now)
                 except Exception:
-                    logger.exception("internal error in following up job %s", job)
+                    self._bug_logger.exception("following up a job", job)
                     decision = self._faults.instead_of_follow_up(job, now)
-                self._carry_out(decision, group)
-            assigned = machine.assign(now)
+                self._carry_out(decision, now, group)
+            assigned = self._assign(now, left_out)
             if assigned is None:
                 return
-            self._carry_out(assigned, group)
+            self._carry_out(assigned, now, group)
+
+    def _assign(self, now: Now, left_out: set[str]) -> Decision | None:
+        """Return the next assignment; a job at which that raises is added to
+        ``left_out``, so that the others are assigned."""
+        try:
+            return self.machine.assign(now, left_out)
+        except StepError as error:
+            self._bug_logger.exception("assigning", error)
+            left_out.add(error.culprit[1])
+            return self._faults.instead_of_assign(error.culprit, now)
+        except Exception:
+            # At none in particular: tried again with the next group.
+            self._bug_logger.exception("assigning")
+            return None
+
+    def next_deadline_s(self, now: Now) -> float:
+        """Return in how many seconds ``OnTick`` may have something to do.
+
+        Where that raises one is due: it leaves out whom it raises at, and the others
+        get their turn at every beat of the clock.
+        """
+        try:
+            return self.machine.next_deadline_s(now)
+        except Exception:
+            self._bug_logger.exception("looking for the next deadline")
+            return 0.0
 
     def _decide(self, session: int, command: Command, now: Now, group: _Group) -> None:
         try:
@@ -232,8 +262,15 @@ class Committer:
                 decision = self.machine.decide(session, command, now)
         except RemoteProtocolError as error:
             logger.warning("session %d ends: %s", session, error)
-            decision = Decision(closes=[session])
-            decision.refuse(session, -1, error.code, error.detail)
+            decision = self._faults.instead_of_refused(session, command, error, now)
+        except StepError as error:
+            assert isinstance(command, OnTick)
+            self._bug_logger.exception("looking at", error)
+            decision = self._faults.instead_of_tick(error.culprit, now)
+            self._carry_out(decision, now, group)
+            rest = OnTick(but=command.but | {error.culprit})
+            self._decide(session, rest, now, group)
+            return
         except Exception:
             # A bug met in one command must not end the others'.
             if isinstance(command, m.Commits) and len(command.commits) > 1:
@@ -241,9 +278,9 @@ class Committer:
                     one = msgspec.structs.replace(command, commits=(commit,))
                     self._decide(session, one, now, group)
                 return
-            logger.exception("internal error in %s", type(command).__name__)
+            self._bug_logger.exception("deciding", type(command).__name__)
             decision = self._faults.instead(session, command, now)
-        self._carry_out(decision, group)
+        self._carry_out(decision, now, group)
 
     def _is_refused(self, command: Command) -> TypeGuard[m.Submit | m.ChangeJob]:
         """Whether there is no room for that: new work, or anything while stuck.
@@ -258,7 +295,21 @@ class Committer:
         )
         return makes_work or (self._stuck and isinstance(command, _CHANGES))
 
-    def _carry_out(self, decision: Decision, group: _Group) -> None:
+    def _carry_out(self, decision: Decision, now: Now, group: _Group) -> None:
+        """Apply, and complete what is to leave."""
+        self._apply(decision, group)
+        try:
+            self.machine.complete(decision)
+        except Exception:
+            self._bug_logger.exception("completing a decision")
+            instead = self._faults.instead_of_complete(decision, now)
+            self._apply(instead, group)
+            # Before what has been decided since: it may be shown in one line with it.
+            decision.sends += instead.sends
+            decision.closes += instead.closes
+        group.decisions.append(decision)
+
+    def _apply(self, decision: Decision, group: _Group) -> None:
         """Apply; the derived writes are worked out just before each record."""
         state = self.machine.state
         for record in decision.records:
@@ -272,8 +323,6 @@ class Committer:
             if isinstance(record, r.JobEnded | r.ProcessEnded):
                 self._files.wake_readers(record.job)
             _log(record)
-        self.machine.complete(decision)
-        group.decisions.append(decision)
 
     # ---- committing -------------------------------------------------------------
 

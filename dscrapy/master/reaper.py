@@ -18,5 +18,5 @@ async def reap(committer: Committer) -> None:
     """Run until cancelled."""
     while True:
         await trio.sleep(BEAT_S)
-        if committer.machine.next_deadline_s(committer.now()) == 0:
+        if committer.next_deadline_s(committer.now()) == 0:
             await committer.submit(NO_SESSION, OnTick())

@@ -14,6 +14,9 @@ from dscrapy.model import CloseLimits, HostLimits, JobSpec, Outcome, Stats, Valu
 FINGERPRINT_BYTES = 20
 # Bytes of the digest of an element of start().
 DIGEST_BYTES = 8
+# A process numbers its units one after another. Those that it has under way fit into a
+# few messages of 1 MiB, so a unit so far beyond the latest is none that follows it.
+UNITS_AHEAD_MAX = 10_000
 # Flags of a request: not looked up in nor added to what is seen, as in Scrapy; and
 # one that start() gave, which has a queue of its own.
 DONT_FILTER = 1

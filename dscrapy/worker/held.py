@@ -30,7 +30,8 @@ class Held:
     """A process of ours that the master may still be told about.
 
     ``leased`` are the requests granted to it that it has neither given back nor
-    committed whole; ``pages`` and ``items`` count what it has committed.
+    committed whole; ``pages`` and ``items`` count what it has committed; ``units`` is
+    the last unit of which it has committed anything.
     """
 
     start: m.Start
@@ -45,6 +46,7 @@ class Held:
     leased: set[int] = attrs.field(factory=set)
     pages: int = 0
     items: int = 0
+    units: int = 0
     is_stopping: bool = False
     # Said before there is a process: a Stop, and what little the master says to one
     # that has not told that it is open.
@@ -92,7 +94,8 @@ class Held:
     def hear(self, message: m.FromProcess) -> None:
         """Take note of what the process says, unless it may not say that.
 
-        Raises ``RemoteProtocolError`` for a request that it does not hold.
+        Raises ``RemoteProtocolError`` for a request that it does not hold, and for a
+        unit that does not follow the last one.
         """
         match message:
             case m.Commits():
@@ -121,6 +124,12 @@ class Held:
                 if commit.last:
                     self.leased.discard(commit.request)
                     self.pages += 1
+            elif self.units <= commit.unit <= self.units + 1:
+                self.units = commit.unit
+            else:
+                raise RemoteProtocolError(
+                    "bad_commit", f"a unit that does not follow {self.units}"
+                )
             self.items += len(commit.items)
 
     def leased_of(self, under_way: Iterable[m.UnderWay]) -> tuple[m.UnderWay, ...]:

@@ -151,6 +151,7 @@ WRONG: dict[str, m.Commit] = {
     ),
     "short seen": m.Commit(request=1, seen=b"x"),
     "a negative part": m.Commit(request=1, part=-1),
+    "a unit far beyond": m.Commit(unit=HUGE, kind="late"),
     "a negative request": m.Commit(request=-1),
     "a negative unit": m.Commit(request=1, unit=-HUGE),
     "both": m.Commit(request=1, unit=1),
@@ -161,24 +162,45 @@ WRONG: dict[str, m.Commit] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
-async def test_columns_that_contradict_each_other_end_the_session(
+async def test_a_commit_that_cannot_be_costs_its_process_alone(
     wrong: m.Commit, autojump_clock: MockClock
 ) -> None:
-    """Nothing of that message has effect; the process may go on with the next one."""
+    """Nothing of that message has effect. The process is given up at once: offered
+    again on the next session, as a worker does, it ends no further one."""
     async with running() as master:
         crawl, _ = await crawl_and_thief(master)
-        lasting = master.committer.machine.state.encode_snapshot()
-        await crawl.send(m.Commit(request=2), wrong)
+        client = await master.connect("client")
+        await master.ask(client, submit(2))
+        said = m.Commits(
+            job=crawl.job,
+            process=crawl.process,
+            commits=(m.Commit(request=2, last=False), wrong),
+        )
+        await crawl.worker.send(said)
         assert (await crawl.hear(m.Refused)).code == "bad_commit"
         assert await crawl.worker.receive() is None
-        assert master.committer.machine.state.encode_snapshot() == lasting
+        state = master.committer.machine.state
+        course = state.jobs[crawl.job].begin()
+        assert (course.deaths, course.items) == (1, 0)
+        frontier = state.crawls[crawl.job].frontier
+        assert frontier.is_open(1)
+        assert frontier.is_open(2)
+        again = await master.connect("worker")
+        held = m.Held(job=crawl.job, process=crawl.process, requests=(1, 2))
+        await again.send(registration("owner", held=(held,)))
+        registered = await receive(again, m.Registered)
+        assert registered.drop == (crawl.process,)
+        await again.send(said)
+        seen = (await receive(again, m.CommitsSeen)).seen
+        assert [one.result for one in seen] == ["settled"] * 2
+        await again.send(m.Heartbeat(number=1))
+        await receive(again, m.HeartbeatSeen)
         await assert_serves(master)
 
 
 STRANGE: dict[str, tuple[m.Commit, str]] = {
     "a huge request": (m.Commit(request=HUGE), "settled"),
     "a huge part": (m.Commit(request=1, part=HUGE), "settled"),
-    "a huge unit": (m.Commit(unit=HUGE, kind="late"), "published"),
     "a huge finish": (m.Commit(unit=3, kind="idle", finish=HUGE), "settled"),
     "huge priorities and flags": (
         m.Commit(

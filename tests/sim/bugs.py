@@ -95,11 +95,11 @@ BUGS: tuple[Bug, ...] = (
             COMMITTER,
             _DECIDES_IN_TURN,
             "        carry_out, late = self._carry_out, []\n"
-            "        self._carry_out = lambda decision, group: late.append(decision)\n"
+            "        self._carry_out = lambda decision, *_: late.append(decision)\n"
             f"{_DECIDES_IN_TURN}"
             "        self._carry_out = carry_out\n"
             "        for decision in late:\n"
-            "            carry_out(decision, group)\n",
+            "            carry_out(decision, now, group)\n",
         ),
     ),
     _bug(

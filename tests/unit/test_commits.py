@@ -1,5 +1,6 @@
 """Commits: the first of a request wins, parts and units count once, whoever says it."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.decision import OnTick
+from dscrapy.frontier.jobs import Process
 from dscrapy.model import Outcome, Stats
 from tests.unit.frontier_values import (
     FINISHED,
@@ -265,6 +267,36 @@ def test_units_count_once_though_one_in_parts_is_overtaken() -> None:
     known = machine.state.processes[process]
     assert (known.units, known.units_beyond) == (5, [])
     assert machine.state.jobs[ID].begin().items == 4
+
+
+def test_a_unit_far_beyond_the_last_one_is_refused() -> None:
+    """Whatever a process says of its units, a few of them are remembered."""
+    machine, start = crawling(0)
+    with pytest.raises(RemoteProtocolError, match="far beyond"):
+        commit(machine, start.process, unit(2 + m.UNITS_AHEAD_MAX + 1))
+    process = machine.state.processes[start.process]
+    assert (process.units, process.units_beyond) == (2, [])
+    ahead = 2 + m.UNITS_AHEAD_MAX
+    assert results(commit(machine, start.process, unit(ahead))) == ["published"]
+    assert process.units_beyond == [ahead]
+
+
+def test_units_with_gaps_cost_little_and_are_bounded() -> None:
+    """Units that were settled leave gaps: a process that goes on for long is not
+    remembered unit by unit, and each is looked up at once."""
+    process = Process(number=1, job=ID, worker="w")
+    last = 6 * m.UNITS_AHEAD_MAX
+    began = time.process_time()
+    for number in range(2, last, 2):
+        process.add_unit(number)
+        assert process.has_unit(number)
+    assert len(process.units_beyond) <= m.UNITS_AHEAD_MAX
+    assert process.last_unit == last - 2
+    # One that is given up is settled, one that may still come is not.
+    assert process.has_unit(1)
+    assert not process.has_unit(last - 3)
+    # Some 0.1 s; half a minute where each looks at all of them.
+    assert time.process_time() - began < 5
 
 
 def test_only_the_leader_starts_opens_and_idles() -> None:

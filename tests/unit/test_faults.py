@@ -5,25 +5,33 @@ from typing import Any
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier.decision import OnTick
+from dscrapy.frontier import records as r
+from dscrapy.frontier.decision import Decision, OnTick, StepError
 from dscrapy.frontier.faults import KEYS_MAX, TEXT, TIMES_MAX, Faults
 from dscrapy.frontier.machine import Machine
+from tests.doubles.bugs import plant_in_start, plant_in_tick
 from tests.unit.frontier_values import (
     CLIENT,
     ID,
     ITEM,
     NOW,
+    OTHER,
     WORKER,
     answers,
+    ask,
     carry_out,
     commits,
     crawling,
     ended,
+    later,
     leases,
+    new_machine,
     opened,
     page,
     registration,
     started,
+    submit,
+    submit_other,
     told,
     unit,
 )
@@ -40,6 +48,12 @@ def raised(
 ) -> Any:
     """Let deciding the command have raised; carry out what is decided instead."""
     return carry_out(machine, faults.instead(session, command, NOW))
+
+
+def back(machine: Machine, session: int, process: int) -> Decision:
+    """Let the worker come back with this process of its."""
+    held = m.Held(job=ID, process=process, opened=opened(process), leads=True)
+    return ask(machine, registration(held=(held,)), session)
 
 
 def test_a_client_is_told_each_time(machine: Machine) -> None:
@@ -84,15 +98,17 @@ def test_what_cannot_be_done_again_alone_ends_its_process(
     """Offered again it ends the session; the third time its process is given up, and
     its pages are done by another one."""
     faults = Faults(machine)
-    for _ in range(TIMES_MAX - 1):
-        decision = raised(machine, faults, command)
-        assert decision.closes == [WORKER]
+    for session in range(WORKER, WORKER + TIMES_MAX):
         assert 1 in machine.state.processes
-    decision = raised(machine, faults, command)
-    assert decision.closes == [WORKER]
+        decision = raised(machine, faults, command, session)
+        assert decision.closes == [session]
+        # Its slot is not free before the worker has dropped what it holds.
+        assert told(decision, m.Start) == []
+        again = back(machine, session + 1, 1)
     assert 1 not in machine.state.processes
     assert machine.state.jobs[ID].begin().deaths == 1
-    assert started(decision).process == 2
+    assert told(again, m.Registered)[0].drop == (1,)
+    assert started(again).process == 2
 
 
 def test_a_job_whose_processes_are_given_up_again_and_again_fails(
@@ -100,13 +116,14 @@ def test_a_job_whose_processes_are_given_up_again_and_again_fails(
 ) -> None:
     """As if they had died by its own doing."""
     faults = Faults(machine)
-    process = 1
-    for _ in range(machine.start_deaths_max):
+    session = WORKER
+    for process in range(1, machine.start_deaths_max + 1):
         for _ in range(TIMES_MAX):
-            decision = raised(machine, faults, opened(process))
-        process += 1
+            raised(machine, faults, opened(process), session)
+            session += 1
+            again = back(machine, session, process)
     job = machine.state.jobs[ID]
-    assert told(decision, m.Start)
+    assert told(again, m.Start)
     # It has a retry, with a clean record.
     assert job.retries_left == 0
     assert job.begin().deaths == 0
@@ -154,3 +171,88 @@ def test_what_is_remembered_is_bounded(machine: Machine) -> None:
     for request in range(1, KEYS_MAX + 50):
         faults.instead(WORKER, commits(77, page(request), job="j"), NOW)
     assert len(faults._times) == KEYS_MAX
+
+
+# ---- one job of many ---------------------------------------------------------------
+
+
+def test_a_raise_in_assign_takes_nothing_from_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Deciding is pure: the job at which it raises is named and stays ready, and the
+    others are assigned without it."""
+    machine = new_machine()
+    ask(machine, submit())
+    ask(machine, submit_other())
+    register_silently(machine, slots=4)
+    plant_in_start(monkeypatch, ID)
+    before = list(machine.state.ready)
+    for _ in range(3):
+        with pytest.raises(StepError) as raised:
+            machine.assign(NOW)
+        assert raised.value.culprit == ("job", ID)
+        assert list(machine.state.ready) == before == [ID, OTHER]
+    decision = machine.assign(NOW, {ID})
+    assert decision is not None
+    assert started(decision).job == OTHER
+    monkeypatch.undo()
+    assert [one.job for one in told(carry_out(machine, Decision()), m.Start)] == [
+        ID,
+        OTHER,
+    ]
+
+
+def test_a_job_that_cannot_be_assigned_fails_the_third_time() -> None:
+    """Also one that has never begun."""
+    machine = new_machine()
+    ask(machine, submit())
+    faults = Faults(machine)
+    for _ in range(TIMES_MAX - 1):
+        assert faults.instead_of_assign(("job", ID), NOW).records == []
+    carry_out(machine, faults.instead_of_assign(("job", ID), NOW))
+    assert machine.state.jobs[ID].status == "failed"
+    assert list(machine.state.ready) == []
+
+
+def test_a_tick_names_whom_it_raises_at(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left out, the others get their turn."""
+    ask(machine, submit_other())
+    silent = later(100.0)
+    plant_in_tick(monkeypatch, ID)
+    with pytest.raises(StepError) as raised:
+        machine.decide(0, OnTick(), silent)
+    assert raised.value.culprit == ("job", ID)
+    rest = machine.decide(0, OnTick(but=frozenset({("job", ID)})), silent)
+    assert r.WorkerGone(name="w") in rest.records
+
+
+def test_what_is_not_completed_is_refused_and_granted_anew(machine: Machine) -> None:
+    """The leases that were taken and not told are the worker's to deny when it is
+    back; whoever waited for an answer gets one."""
+    state = machine.state
+    faults = Faults(machine)
+    decision = machine.decide(WORKER, m.Release(job=ID, process=1, requests=(2,)), NOW)
+    for record in decision.records:
+        state.apply(record)
+    assert machine.next_touched() == ID
+    granting = machine.follow_up(ID, NOW)
+    for record in granting.records:
+        state.apply(record)
+    assert state.granted
+    granting.shows.append((CLIENT, 7, ID))
+    instead = carry_out(machine, faults.instead_of_complete(granting, NOW))
+    assert not state.granted
+    (refused,) = answers(instead, CLIENT)
+    assert (refused.call, refused.code) == (7, "internal_error")
+    assert instead.closes == [WORKER]
+    held = m.Held(job=ID, process=1, requests=(1, 3), opened=opened(1), leads=True)
+    assert leases(ask(machine, registration(held=(held,)), 6)) == {1: [2]}
+
+
+def register_silently(machine: Machine, slots: int) -> None:
+    """Let a worker come, and look for nothing that follows."""
+    came = machine.decide(WORKER, registration(slots=slots), NOW)
+    for record in came.records:
+        machine.state.apply(record)
