@@ -26,7 +26,7 @@ from dscrapy.cli.feeds import (
     copy_file,
     fetch,
     parse_feeds,
-    write_feeds,
+    write_results,
 )
 from dscrapy.cli.jobs import place_of
 from dscrapy.cli.parser import PROGRAM
@@ -399,16 +399,24 @@ def _finish(run: _Run, started: float) -> int:
     job = run.shown.job
     if run.shown.traceback and not run.shows_all_log:
         sys.stderr.write(clean_lines(run.shown.traceback.rstrip("\n") + "\n"))
-    _prepare_appends(run)
-    write_feeds(run.feeds, run.fetched, run.folder, run.shown.spec, run.crawl.project)
+    # Stopped, it has the items so far and goes on later.
+    undone = job.state if run.is_over and not job.came_to_end else ""
+    _prepare_appends(run, must=not undone)
+    written = write_results(
+        run.feeds,
+        run.fetched,
+        run.folder,
+        run.shown.spec,
+        run.crawl.project,
+        undone=undone,
+    )
     run.record.done = run.is_over
     if not run.is_over:
         _note_written(run)
     run.crawl.save(run.record)
     _say(_summary(run, job, time.monotonic() - started))
-    for feed in run.feeds:
-        if feed.path is not None:
-            _say(f"wrote {feed.path}")
+    for line in written:
+        _say(line)
     if not run.feeds and job.items:
         where = run.config.state / "jobs" / job.id / "items.jsonl"
         _say(f"no -o FILE was given: the items are in {where} until the next crawl")
@@ -426,11 +434,12 @@ def _summary(run: _Run, job: JobView, elapsed_s: float) -> str:
     return text
 
 
-def _prepare_appends(run: _Run) -> None:
+def _prepare_appends(run: _Run, *, must: bool) -> None:
     """Note how long each file of ``-o`` is; undo an append of this crawl from before.
 
-    It was cut short, or held the items so far. Raises ``UserError`` for a file that
-    somebody else has written to since: what they wrote is not ours to remove.
+    It was cut short, or held the items so far. What somebody else has written since
+    is not ours to remove: raises ``UserError`` for such a file if it ``must`` be
+    written to.
     """
     for feed in run.feeds:
         if feed.path is None or feed.overwrite:
@@ -443,6 +452,8 @@ def _prepare_appends(run: _Run) -> None:
         before = min(run.record.appended.get(name, size), size)
         run.record.appended[name] = before
         if run.record.written.pop(name, size) != size > before:
+            if not must:
+                continue
             raise UserError(
                 f"{name} has changed since this crawl wrote to it: move it away and "
                 "run the same command again"

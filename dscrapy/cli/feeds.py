@@ -12,6 +12,7 @@ from typing import Literal
 
 import attrs
 
+from dscrapy.cli.render import plural
 from dscrapy.cli.screen import Bytes
 from dscrapy.client import CHUNK_BYTES, Client
 from dscrapy.errors import UsageError, UserError
@@ -23,6 +24,8 @@ from dscrapy.model import JobSpec
 LINES_FORMATS = frozenset({"jsonl", "jl", "jsonlines"})
 FORMATS = LINES_FORMATS | {"json", "csv", "xml", "marshal", "pickle"}
 STDOUT = "-"
+# Where the items of a job go that did not do its work, beside the file it was to write.
+FAILED_SUFFIX = ".failed"
 
 
 @attrs.frozen(kw_only=True)
@@ -163,6 +166,50 @@ async def fetch(
     with tagged.open("wb") as file:
         await copy_file(client, job, "tagged", file.write)
     return Fetched(lines=lines, tagged=tagged)
+
+
+def write_results(
+    feeds: tuple[Feed, ...],
+    fetched: Fetched,
+    folder: Path,
+    spec: JobSpec,
+    project: Path | None,
+    *,
+    undone: str = "",
+) -> list[str]:
+    """Write each file, as ``write_feeds``; return a line for people about each.
+
+    ``undone`` is the state of a job that ended without having done its work: then
+    files of this name stay as they are, whatever is in them, and what there is goes
+    beside them.
+    """
+    if not undone:
+        write_feeds(feeds, fetched, folder, spec, project)
+        return [f"wrote {feed.path}" for feed in feeds if feed.path is not None]
+    with fetched.lines.open("rb") as lines:
+        count = sum(1 for _ in lines)
+    said = []
+    for feed in feeds:
+        if _has_no_past(feed):
+            write_feeds((feed,), fetched, folder, spec, project)
+            continue
+        assert feed.path is not None
+        stands = "is as it was" if feed.path.exists() else "was not written"
+        how = f"the job {undone if undone == 'failed' else f'was {undone}'}"
+        if not count:
+            said.append(f"{how} without items: {feed.path} {stands}")
+            continue
+        beside = feed.path.with_name(f"{feed.path.name}{FAILED_SUFFIX}")
+        aside = attrs.evolve(feed, path=beside, overwrite=True)
+        write_feeds((aside,), fetched, folder, spec, project)
+        wrote = f"wrote {plural(count, 'item')} to {beside}"
+        said.append(f"{wrote}: {how}, {feed.path} {stands}")
+    return said
+
+
+def _has_no_past(feed: Feed) -> bool:
+    """Whether a feed replaces nothing: stdout, a pipe, a device."""
+    return feed.path is None or (feed.path.exists() and not feed.path.is_file())
 
 
 def write_feeds(

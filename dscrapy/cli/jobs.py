@@ -18,7 +18,7 @@ from dscrapy.cli.feeds import (
     copy_file,
     fetch,
     parse_feeds,
-    write_feeds,
+    write_results,
 )
 from dscrapy.cli.parser import PROGRAM
 from dscrapy.cli.render import (
@@ -85,7 +85,7 @@ def submit(options: Namespace) -> int:
         code = trio.run(converse)
         if feeds:
             (submission,) = submissions
-            _write(config, submission, feeds, Path(folder))
+            _write(config, submission, feeds, Path(folder), heeds_end=True)
         return code
 
 
@@ -281,21 +281,30 @@ def items(options: Namespace) -> int:
 
 
 def _write(
-    config: Config, job: Submission, feeds: tuple[Feed, ...], folder: Path
+    config: Config,
+    job: Submission,
+    feeds: tuple[Feed, ...],
+    folder: Path,
+    *,
+    heeds_end: bool = False,
 ) -> None:
-    """Fetch a job's items and write them to files."""
+    """Fetch a job's items and write them to files; with ``heeds_end`` beside them if
+    the job did not do its work."""
 
-    async def converse() -> Fetched:
+    async def converse() -> tuple[Fetched, JobView | None]:
         async with make_client(config) as client:
-            return await fetch(client, job.id, folder, feeds)
+            fetched = await fetch(client, job.id, folder, feeds)
+            return fetched, (await client.show(job.id)).job
 
-    fetched = trio.run(converse)
+    fetched, view = trio.run(converse)
+    undone = ""
+    if heeds_end and view is not None and not view.came_to_end:
+        undone = view.state
     project = Path(job.spec.project_dir or config.projects_root / job.spec.project)
     is_here = project.is_dir()
-    write_feeds(feeds, fetched, folder, job.spec, project if is_here else None)
-    for feed in feeds:
-        if feed.path is not None:
-            note(f"{PROGRAM}: wrote {feed.path}")
+    home = project if is_here else None
+    for line in write_results(feeds, fetched, folder, job.spec, home, undone=undone):
+        note(f"{PROGRAM}: {line}")
 
 
 def logs(options: Namespace) -> int:
