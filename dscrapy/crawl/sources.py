@@ -1,0 +1,343 @@
+"""The source of classes, as trees: methods, attributes, and how they hang together.
+
+Classes of Scrapy, of the standard library and ours are left out: it is known what these
+do.
+"""
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+_MAKERS = frozenset({"from_crawler", "from_settings"})
+# Parameters that are the same for every page.
+_SAME_ALWAYS = frozenset({"self", "cls", "spider", "crawler", "settings", "info"})
+# By name: what is imported from where is not looked up.
+_CONTAINERS = frozenset(
+    {
+        *("set", "dict", "list", "bytearray", "defaultdict", "Counter", "deque"),
+        *("OrderedDict", "WeakSet", "WeakKeyDictionary", "WeakValueDictionary"),
+        *("LRUCache", "TTLCache", "BloomFilter", "ScalableBloomFilter"),
+        *("Dict", "List", "Set", "DefaultDict", "Deque", "MutableMapping"),
+    }
+)
+
+
+class Sources:
+    """Trees of modules, each read once."""
+
+    def __init__(self) -> None:
+        self._trees: dict[str, ast.Module | None] = {}
+
+    def body(self, cls: type) -> "Body":
+        """Return what the class and its bases are made of, where there is source."""
+        body = Body()
+        for base in cls.__mro__:
+            module = sys.modules.get(base.__module__)
+            if module is None or is_library(base.__module__):
+                continue
+            tree = self._tree(module)
+            node = None if tree is None else _class_node(base, tree)
+            if tree is not None and node is not None:
+                body.read(node, tree)
+        return body
+
+    def _tree(self, module: ModuleType) -> ast.Module | None:
+        name = module.__name__
+        if name not in self._trees:
+            try:
+                self._trees[name] = ast.parse(inspect.getsource(module))
+            except (OSError, TypeError, ValueError, SyntaxError):
+                # Compiled, made at run time, or changed since.
+                self._trees[name] = None
+        return self._trees[name]
+
+
+def is_library(module: str) -> bool:
+    """Whether a module is of Scrapy, of the standard library or ours."""
+    top = module.partition(".")[0]
+    return top in ("scrapy", "dscrapy") or top in sys.stdlib_module_names
+
+
+def _class_node(cls: type, tree: ast.Module) -> ast.ClassDef | None:
+    scope: ast.AST = tree
+    for name in cls.__qualname__.split("."):
+        if name == "<locals>":
+            continue
+        inner = [
+            node
+            for node in ast.walk(scope)
+            if isinstance(node, ast.ClassDef | Function) and node.name == name
+        ]
+        if not inner:
+            return None
+        # The last definition of a name is the one that counts.
+        scope = inner[-1]
+    return scope if isinstance(scope, ast.ClassDef) else None
+
+
+class Body:
+    """The methods of a class and its bases by name, and their attributes.
+
+    ``values`` has what is written to an attribute or annotates it, wherever;
+    ``tested`` are attributes on the right of an ``in``, ``globals`` containers of the
+    modules.
+    """
+
+    def __init__(self) -> None:
+        self.methods: dict[str, list[Function]] = {}
+        self.values: dict[str, list[ast.expr]] = {}
+        self.tested: set[str] = set()
+        self.globals: set[str] = set()
+        self._names: set[str] = set()
+
+    def read(self, node: ast.ClassDef, module: ast.Module) -> None:
+        """Add a class; one that comes earlier stands before it in the look-up."""
+        self._names.add(node.name)
+        self.globals.update(
+            name for name, value in _assigned(module.body) if is_container(value)
+        )
+        for name, value in _assigned(node.body):
+            self.values.setdefault(name, []).append(value)
+        for function in node.body:
+            if isinstance(function, Function):
+                self.methods.setdefault(function.name, []).append(function)
+                if function.name in _MAKERS:
+                    _MadeIsSelf(function)
+        for part in ast.walk(node):
+            if isinstance(part, ast.Compare):
+                for operator, right in zip(part.ops, part.comparators, strict=True):
+                    if isinstance(operator, ast.In | ast.NotIn):
+                        self.tested.update(filter(None, [self.attribute(right)]))
+            for target, given in targets(part):
+                name = self.attribute(target)
+                if name and given is not None:
+                    self.values.setdefault(name, []).append(given)
+
+    def attribute(self, node: ast.AST) -> str:
+        """Return the name of the attribute that ``node`` is, else nothing."""
+        if not isinstance(node, ast.Attribute):
+            return ""
+        match node.value:
+            case ast.Name(id=name):
+                is_own = name in ("self", "cls") or name in self._names
+            case ast.Call(func=ast.Name(id="type"), args=[ast.Name(id="self")]):
+                is_own = True
+            case ast.Attribute(attr="__class__", value=ast.Name(id="self")):
+                is_own = True
+            case _:
+                is_own = False
+        return node.attr if is_own else ""
+
+    def root(self, node: ast.AST, aliases: dict[str, str]) -> str:
+        """Return the attribute that an expression is a part of, else nothing;
+        ``aliases`` are locals that stand for one."""
+        while True:
+            name = self.attribute(node)
+            if name:
+                return name
+            match node:
+                case ast.Attribute(value=inner) | ast.Subscript(value=inner):
+                    node = inner
+                case ast.Call(func=ast.Attribute(value=inner)):
+                    node = inner
+                case ast.Name(id=name):
+                    return aliases.get(name, "")
+                case _:
+                    return ""
+
+    def aliases(self, function: Function) -> dict[str, str]:
+        """Return locals that are an attribute or a part of one, and globals."""
+        found = {name: name for name in self.globals - given(function)}
+        for node in ast.walk(function):
+            for target, value in targets(node):
+                if not isinstance(target, ast.Name):
+                    continue
+                name = ""
+                if isinstance(value, ast.Attribute | ast.Subscript):
+                    name = self.root(value, {})
+                if name:
+                    found[target.id] = name
+        return found
+
+    def is_read(self, node: ast.AST, name: str) -> bool:
+        """Whether ``node`` reads the attribute."""
+        return (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Load)
+            and self.attribute(node) == name
+        )
+
+    def is_filled(self, name: str) -> bool:
+        """Whether an attribute or global can be filled, as far as one can see."""
+        if name in self.tested or name in self.globals:
+            return True
+        return any(map(is_container, self.values.get(name, ())))
+
+    def functions(self) -> Iterator[Function]:
+        """Yield all methods."""
+        for functions in self.methods.values():
+            yield from functions
+
+    def receivers(self, signals: frozenset[str]) -> list[str]:
+        """Return the methods that receive these signals, and those of their names."""
+        found = [name for name in self.methods if name in signals]
+        for function in self.functions():
+            for call in calls(function):
+                if last(call.func) != "connect" or not call.args:
+                    continue
+                told = [*call.args[1:2], *(word.value for word in call.keywords)]
+                receiver = call.args[0]
+                if signals.intersection(map(last, told)):
+                    found.append(last(receiver))
+        return found
+
+    def reached(self, names: Iterable[str]) -> list[Function]:
+        """Return methods, and all of the class that they call or hand on."""
+        waiting, found = list(names), dict[str, None]()
+        while waiting:
+            name = waiting.pop()
+            if name in found or name not in self.methods:
+                continue
+            found[name] = None
+            for function in self.methods[name]:
+                waiting += filter(None, map(self.attribute, ast.walk(function)))
+        return [function for name in found for function in self.methods[name]]
+
+
+class _MadeIsSelf(ast.NodeTransformer):
+    """Names ``self`` what ``from_crawler`` makes and returns: it sets attributes of
+    it, and connects its methods."""
+
+    def __init__(self, function: Function) -> None:
+        self._made = {
+            target.id
+            for node in ast.walk(function)
+            for target, value in targets(node)
+            if isinstance(target, ast.Name)
+            and isinstance(value, ast.Call)
+            and names(value.func) & {"cls", "super"}
+        }
+        self.visit(function)
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        if node.id in self._made:
+            node.id = "self"
+        return node
+
+
+# ---- trees --------------------------------------------------------------------------
+
+
+def targets(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr | None]]:
+    """Yield what a statement writes to, with the value if there is one."""
+    match node:
+        case ast.Assign(targets=several, value=value):
+            for target in several:
+                yield from _unpacked(target, value)
+        case ast.AugAssign(target=target) | ast.NamedExpr(target=target):
+            yield target, node.value
+        case ast.AnnAssign(target=target):
+            yield target, node.value
+        case ast.For(target=target) | ast.AsyncFor(target=target):
+            yield from _unpacked(target, node.iter)
+        case ast.withitem(optional_vars=ast.expr() as target, context_expr=value):
+            yield from _unpacked(target, value)
+        case ast.Delete(targets=several):
+            for target in several:
+                yield target, None
+        case _:
+            return
+
+
+def _unpacked(
+    target: ast.expr, value: ast.expr
+) -> Iterator[tuple[ast.expr, ast.expr | None]]:
+    if not isinstance(target, ast.Tuple | ast.List):
+        yield target, value
+        return
+    values: list[ast.expr] = [value] * len(target.elts)
+    if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts):
+        values = value.elts
+    for one, part in zip(target.elts, values, strict=True):
+        yield from _unpacked(one, part)
+
+
+def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the names that a module or class body sets, with values and annotations."""
+    for statement in body:
+        for target, value in targets(statement):
+            if not isinstance(target, ast.Name):
+                continue
+            if value is not None:
+                yield target.id, value
+            if isinstance(statement, ast.AnnAssign):
+                yield target.id, statement.annotation
+
+
+def calls(node: ast.AST) -> Iterator[ast.Call]:
+    """Yield all calls in a tree."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call):
+            yield part
+
+
+def names(node: ast.AST) -> set[str]:
+    """Return the names that a tree mentions."""
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def last(node: ast.AST) -> str:
+    """Return the last part of a dotted name."""
+    match node:
+        case ast.Attribute(attr=name) | ast.Name(id=name):
+            return name
+    return ""
+
+
+def given(function: Function) -> set[str]:
+    """Return what a call is about: its parameters, and what is made of them."""
+    arguments = function.args
+    found = {
+        argument.arg
+        for argument in (
+            *arguments.posonlyargs,
+            *arguments.args,
+            *arguments.kwonlyargs,
+            *filter(None, [arguments.vararg, arguments.kwarg]),
+        )
+    }
+    found -= _SAME_ALWAYS
+    for node in ast.walk(function):
+        for target, value in targets(node):
+            if isinstance(target, ast.Name) and value is not None:
+                found |= {target.id} if names(value) & found else set()
+    return found
+
+
+def is_container(value: ast.expr) -> bool:
+    """Whether a value or annotation is of a set, list, dict or the like."""
+    match value:
+        case ast.List() | ast.Dict() | ast.Set():
+            return True
+        case ast.ListComp() | ast.DictComp() | ast.SetComp():
+            return True
+        case ast.BoolOp(values=parts):
+            return any(map(is_container, parts))
+        case ast.IfExp(body=one, orelse=other):
+            return is_container(one) or is_container(other)
+        case ast.Call(func=function, keywords=words):
+            # dataclasses.field(default_factory=set), attrs.field(factory=dict)
+            made = [word.value for word in words if "factory" in (word.arg or "")]
+            return any(_names_container(one) for one in (function, *made))
+    return _names_container(value)
+
+
+def _names_container(node: ast.expr) -> bool:
+    if isinstance(node, ast.Subscript):
+        # list[str], Counter[str]()
+        node = node.value
+    return last(node) in _CONTAINERS
