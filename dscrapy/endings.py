@@ -6,9 +6,10 @@ shows the same rows, and a test compares them.
 
 from typing import Literal, NamedTuple
 
-# What becomes of the project's FEEDS and of the files of -o and -O: ``written`` as
-# plain Scrapy writes them; ``failed``: older files stay as they are, and what there is
-# goes to NAME.failed; ``kept``: nothing is written.
+# What becomes of the project's FEEDS: ``written`` as plain Scrapy writes them;
+# ``failed``: older files stay as they are, and what there is goes to NAME.failed;
+# ``kept``: nothing is written. Files of -o and -O are written, or go to NAME.failed, by
+# ``came_to_end``: who asked for them is there and may have what there is.
 Files = Literal["written", "failed", "kept"]
 
 
