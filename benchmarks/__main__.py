@@ -14,6 +14,7 @@ NAMES = (
     "many_jobs",
     "commands",
     "cpu_per_page",
+    "cpu_of_start",
 )
 
 

@@ -187,6 +187,8 @@ class Sender:
         self._send = send
         self._soon = soon
         self._ride = ride
+        # Called with each work whose last part is answered.
+        self.answered: Callable[[Work], None] = lambda work: None
         self._works: dict[tuple[int, int], Work] = {}
         self._units: deque[Work] = deque()
         self._next_unit = 1
@@ -225,6 +227,7 @@ class Sender:
             work.unseen.discard(one.part)
             if work.sent_last and not work.unseen:
                 del self._works[one.request, one.unit]
+                self.answered(work)
             elif work.request:
                 self._send_parts(work)
         self._send_units()

@@ -316,7 +316,9 @@ class CrawlRun:
     def _flush_soon(self) -> None:
         loop = asyncio.get_running_loop()
         # With nothing else to do here nothing else comes to be gathered.
-        is_busy = self.tracker.in_flight > 0 or self.leading.is_pulling
+        leading = self.leading
+        is_taking = leading.is_pulling and not leading.stands
+        is_busy = self.tracker.in_flight > 0 or is_taking
         delay = COMMIT_DELAY_S if is_busy else 0.0
         loop.call_later(delay, self.sender.flush, context=self.tracker.context)
 

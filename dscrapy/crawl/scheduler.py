@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _NO_FINGERPRINT = bytes(FINGERPRINT_BYTES)
+# Turns of the event loop between two requests while start() is consumed: as many as
+# Scrapy's engine takes from one element to the next. Leases come many at a time; given
+# out in one turn they would let the engine hold back where Scrapy's does not.
+REST_TURNS = 3
 # Larger priorities are alike; messages hold numbers of 64 bits.
 PRIORITY_MAX = 2**53
 # Requests of spider_idle handlers that are known to be seen: a handler that asks for
@@ -54,6 +58,8 @@ class JobScheduler(BaseScheduler):
         self._sequence = 0
         self._idle_known: set[bytes] = set()
         self._is_closed = False
+        # Turns for which nothing is given out.
+        self._rests = 0
         self._codec: RequestCodec
         self._rooms: Rooms
         self.locals: Locals
@@ -109,10 +115,16 @@ class JobScheduler(BaseScheduler):
 
     def next_request(self) -> Request | None:
         """Return a request that its slot can send now, as the running work."""
-        request = self._next() if self._job.may_start else None
+        may_start = self._job.may_start and not self._rests
+        request = self._next() if may_start else None
         if request is None:
             # What runs next in this context (spider_idle) belongs to no lease.
             CURRENT.set(None)
+            if self._inbox:
+                # They wait for room, which may let start() go on.
+                self._job.gate.changed()
+        elif self._job.leading.is_pulling:
+            self._rest(REST_TURNS)
         return request
 
     def enqueue_request(self, request: Request) -> bool:
@@ -147,6 +159,30 @@ class JobScheduler(BaseScheduler):
         )
         self._tracker.grown(work)
         return True
+
+    # ---- start() --------------------------------------------------------------
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the engine can start no more requests for now.
+
+        What waits here for room in its slot would wait in the downloader, where
+        Scrapy's engine counts it.
+        """
+        engine = self._crawler.engine
+        assert engine is not None
+        if self._rests:
+            return False
+        return engine.needs_backout() or self._inbox.is_stuck(self._rooms.has_room)
+
+    def _rest(self, turns: int) -> None:
+        self._rests = turns
+        if turns:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._rest, turns - 1, context=self._tracker.context)
+        else:
+            wake(self._crawler)
+            self._job.gate.changed()
 
     # ---- the link -------------------------------------------------------------
 

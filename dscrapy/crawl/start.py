@@ -1,7 +1,9 @@
 """``start()`` in the process that leads, and in no other.
 
 The outermost spider middleware consumes what ``start()`` gives, element by element,
-each a unit of its own. What an earlier leader has committed is skipped by digest.
+each a unit of its own, as Scrapy's engine does: while it holds back, as fast as they
+come, up to the master's bound; else no further ahead than what could be started now.
+What an earlier leader has committed is skipped by digest.
 Elsewhere the middleware waits, so that no line of ``start()`` runs and the spider is
 never idle.
 """
@@ -24,9 +26,9 @@ from dscrapy.messages import DIGEST_BYTES, Lead, Skip, StartMay
 if TYPE_CHECKING:
     from dscrapy.crawl.run import CrawlRun
 
-# Skipped elements between two turns of the event loop, which has probes to answer:
-# some ms of a start() that never awaits.
-SKIPS_PER_TURN = 100
+# Elements between two turns of the event loop, which has probes to answer: some ms of
+# a start() that never awaits.
+ELEMENTS_PER_TURN = 100
 
 
 class Leading:
@@ -34,9 +36,12 @@ class Leading:
 
     def __init__(self) -> None:
         self.lead: Lead | None = None
+        # Start units in all: while the engine holds back, and at any time.
         self.upto = 0
-        # Whether start() is being consumed.
+        self.upto_free = 0
+        # Whether start() is being consumed, and whether it stands still for now.
         self.is_pulling = False
+        self.stands = False
         self._skip: Counter[bytes] = Counter()
 
     def on_skip(self, message: Skip) -> None:
@@ -60,8 +65,9 @@ class Leading:
         return True
 
     def on_start_may(self, message: StartMay) -> None:
-        """Take the bound on start units."""
+        """Take the bounds on start units."""
         self.upto = max(self.upto, message.upto)
+        self.upto_free = max(self.upto_free, message.upto_free)
 
     def skips(self, digest: bytes) -> bool:
         """Whether this element is committed already; once for each time it is."""
@@ -78,6 +84,9 @@ class StartMiddleware:
         self._job = job
         self._tracker = job.tracker
         self._count = 0
+        # Items among them whose units are not answered: they take nobody's place.
+        self._items: set[Work] = set()
+        job.sender.answered = self._items.discard
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> "StartMiddleware":
@@ -93,9 +102,10 @@ class StartMiddleware:
         if not leading.lead.start:
             return
         leading.is_pulling = True
-        skipped = 0
+        taken = 0
         while True:
-            await job.gate.wait_until(lambda: job.may_pull_start)
+            if not self._may_pull():
+                await self._stand()
             try:
                 element = await anext(start)
             except StopAsyncIteration:
@@ -107,22 +117,36 @@ class StartMiddleware:
                 await self._exhausted(error)
                 raise
             digest = self._digest(element)
-            if leading.skips(digest):
-                skipped += 1
-                if skipped % SKIPS_PER_TURN == 0:
-                    await asyncio.sleep(0)
-                continue
-            if self._count >= leading.upto:
-                # More is allowed when what there is has been committed.
-                job.sender.flush()
-                await job.gate.wait_until(lambda: self._count < leading.upto)
-            self._count += 1
-            work = self._begin(element, digest)
-            yield element
-            CURRENT.set(None)
-            # Scrapy has taken the request up, or dropped it; an item is held apart.
-            self._tracker.release(work)
+            if not leading.skips(digest):
+                self._count += 1
+                work = self._begin(element, digest)
+                yield element
+                CURRENT.set(None)
+                # Scrapy has taken the request up, or dropped it; an item is held apart.
+                self._tracker.release(work)
+            taken += 1
+            if taken % ELEMENTS_PER_TURN == 0:
+                await asyncio.sleep(0)
         await self._exhausted(None)
+
+    def _may_pull(self) -> bool:
+        """Whether ``start()`` may be asked for its next element."""
+        job, leading = self._job, self._job.leading
+        if not job.may_pull_start or self._count >= leading.upto:
+            return False
+        is_free = self._count - len(self._items) < leading.upto_free
+        return is_free or job.scheduler.holds_back
+
+    async def _stand(self) -> None:
+        job, leading = self._job, self._job.leading
+        leading.stands = True
+        if not self._tracker.in_flight:
+            # More is allowed when what there is has been committed.
+            job.sender.flush()
+        try:
+            await job.gate.wait_until(self._may_pull)
+        finally:
+            leading.stands = False
 
     def _begin(self, element: Any, digest: bytes) -> Work:
         work = self._tracker.begin(Work("start", digest=digest))
@@ -131,6 +155,7 @@ class StartMiddleware:
         hop.stage = "scraped"
         if not isinstance(element, Request):
             self._tracker.hold(work)
+            self._items.add(work)
             hop.element = element
             hop.holds_item = True
         # A generator runs in the context of whoever consumes it: the engine's task.

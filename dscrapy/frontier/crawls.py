@@ -43,7 +43,8 @@ class Crawl:
     stopping: set[int] = attrs.field(factory=set)
     dismissed: set[int] = attrs.field(factory=set)
     idle_since: dict[int, float] = attrs.field(factory=dict)
-    start_may: int = 0
+    # ``StartMay`` as the leader was told: upto, upto_free.
+    start_may: tuple[int, int] = (0, 0)
     finish_sent: int = 0
     counters: Counters = attrs.field(factory=Counters)
     watch: Watch | None = None
@@ -156,7 +157,7 @@ class Crawl:
         self.idle_since.pop(number, None)
         if self.leader == number:
             self.leader = None
-            self.start_may = self.finish_sent = 0
+            self.start_may, self.finish_sent = (0, 0), 0
 
     def snapshot(self) -> CrawlSnapshot:
         """Return what survives a restart."""

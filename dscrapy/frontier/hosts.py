@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from dscrapy.frontier.queues import APART, Entry, Heads, Key, Queues, returned
-from dscrapy.frontier.rules import Rests, Rules
+from dscrapy.frontier.rules import Rests, Rules, at_once
 from dscrapy.messages import Opened, Share
 
 # Above this part of its window a process gets nothing: so grants come in batches, yet
@@ -263,6 +263,31 @@ class Hosts:
         if any(len(process.busy) > 1 for process in self._processes.values()):
             return True
         return bool(self._free) and not any(map(self.room, self._processes))
+
+    def spare_places(self) -> int:
+        """Return how many requests beyond those that are pending the open processes
+        could start at once; 1 where these take all places: one may stand ready.
+
+        What is pending counts as what is leased: it may be so a moment later. Less
+        than 0 if there are more than places.
+        """
+        pending = len(self.entries) - self.leased_count - len(self._aside)
+        places = sum(map(self._places, self._processes.values()))
+        # Suspects wait for a process of their own: they take nobody's place.
+        return (places - (pending - len(self._suspects))) or 1
+
+    def waits_for_others(self, number: int) -> bool:
+        """Tell whether a process could start more, and all that is pending waits for
+        hosts of others."""
+        self._place_touched()
+        process = self._processes[number]
+        is_able = self._places(process) > 0 and not process.busy
+        return is_able and self._first(process) is None
+
+    def _places(self, process: Process) -> int:
+        if process.closing or process.number == self._isolator:
+            return 0
+        return at_once(process.window) - len(process.leases)
 
     # ---- suspects ----------------------------------------------------------
 

@@ -366,6 +366,7 @@ class StartMayGiven(_Fact, kw_only=True, frozen=True):
 
     job: str
     upto: int
+    upto_free: int
 
 
 class FinishSent(_Fact, kw_only=True, frozen=True):

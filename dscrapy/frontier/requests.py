@@ -322,6 +322,15 @@ class Frontier:
         """Return how many leases the process has."""
         return self._hosts.leased_by(process)
 
+    def spare_places(self) -> int:
+        """Return how many requests more than are pending could be started at once."""
+        return self._hosts.spare_places()
+
+    def waits_for_others(self, process: int) -> bool:
+        """Tell whether a process has places, and all that is pending waits for hosts
+        of others."""
+        return self._hosts.waits_for_others(process)
+
     def wants_process(self) -> bool:
         """Tell whether one more process would find work."""
         return self._hosts.wants_process()

@@ -17,6 +17,12 @@ PREFETCH_MIN = 4
 DELAYED_PREFETCH = 2
 
 
+def at_once(window: int) -> int:
+    """Return how many of a window's leases a process can have under way: those
+    beyond are there so that it need not wait for the next ones."""
+    return (2 * window + 2) // 3
+
+
 @attrs.frozen(kw_only=True)
 class Rules:
     """What the project's settings ask for, as an open process told."""

@@ -194,19 +194,37 @@ class Running:
         self.decision.tell(self.state, process, lead)
 
     def _let_start(self, process: Process) -> None:
-        """Raise how far ``start()`` may go, in steps of half of what is ahead."""
+        """Raise how far ``start()`` may go, as Scrapy's engine would take it.
+
+        While the leader's engine holds back, which only its process knows: as far as
+        ``START_AHEAD`` allows, raised in steps of half of that. Otherwise: as far as
+        what it gives can be started at once. Where all that is pending waits for hosts
+        of other processes, Scrapy's one engine, which has those requests in its slots,
+        would hold back.
+        """
         crawl = self.crawl
+        frontier = crawl.frontier
         if self.job.begin().start_done:
             return
-        if crawl.frontier.pending_count >= START_PENDING_MAX:
-            return
         is_new = crawl.leader != process.number
-        given = 0 if is_new else crawl.start_may
-        upto = process.starts + START_AHEAD
-        if upto - given < START_AHEAD // 2:
+        told = (0, 0) if is_new else crawl.start_may
+        upto, upto_free = told
+        if frontier.pending_count < START_PENDING_MAX:
+            upto = process.starts + START_AHEAD
+        spare = frontier.spare_places()
+        if spare > 0:
+            upto_free = max(upto_free, process.starts + spare)
+        elif upto - upto_free >= START_AHEAD // 2 and frontier.waits_for_others(
+            process.number
+        ):
+            upto_free = upto
+        if upto - told[0] < START_AHEAD // 2 and upto_free == told[1]:
             return
-        self.decision.records.append(r.StartMayGiven(job=self.job.id, upto=upto))
-        may = StartMay(job=self.job.id, process=process.number, upto=upto)
+        job = self.job.id
+        self.decision.records.append(
+            r.StartMayGiven(job=job, upto=upto, upto_free=upto_free)
+        )
+        may = StartMay(job=job, process=process.number, upto=upto, upto_free=upto_free)
         self.decision.tell(self.state, process, may)
 
     def _let_finish(self, process: Process) -> None:

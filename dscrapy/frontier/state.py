@@ -462,9 +462,9 @@ class State:
                 crawl.dismissed.add(record.process)
             case r.LeadGiven():
                 crawl.leader = record.process
-                crawl.start_may = crawl.finish_sent = 0
+                crawl.start_may, crawl.finish_sent = (0, 0), 0
             case r.StartMayGiven():
-                crawl.start_may = record.upto
+                crawl.start_may = record.upto, record.upto_free
             case r.FinishSent():
                 crawl.finish_sent = record.number
             case r.LeasesWanted():
@@ -499,7 +499,7 @@ class State:
             crawl.leader = None
         if crawl.leader in (None, held.process):
             # Whether these had arrived is not known.
-            crawl.start_may = crawl.finish_sent = 0
+            crawl.start_may, crawl.finish_sent = (0, 0), 0
 
     def _welcome(self, record: r.WorkerCame) -> None:
         said = record.register

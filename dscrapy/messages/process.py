@@ -221,11 +221,16 @@ class Lead(Message, tag="lead", kw_only=True, frozen=True):
 
 
 class StartMay(Message, tag="start_may", kw_only=True, frozen=True):
-    """The leading process may commit as many ``start`` units in all."""
+    """How many ``start`` units the leading process may commit in all.
+
+    ``upto``: while its engine holds back; ``upto_free``: at any time, since the job's
+    processes could start that much at once. The larger one counts.
+    """
 
     job: str
     process: int
     upto: int
+    upto_free: int
 
 
 class Finish(Message, tag="finish", kw_only=True, frozen=True):

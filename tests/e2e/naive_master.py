@@ -71,7 +71,7 @@ class Peer:
         self.parts: dict[tuple[int, int], list[Commit]] = {}
         self.last_unit = 0
         self.starts = 0
-        self.may = 0
+        self.may = (0, 0)
         self.closing = ""
         self.outcome: Outcome | None = None
 
@@ -79,13 +79,15 @@ class Peer:
 class NaiveMaster:
     """The state of one job.
 
-    ``start_window`` bounds start units ahead of those committed. ``is_granting``
+    ``start_window`` bounds start units ahead of those committed, ``places`` those that
+    are pending and leased, too, unless the engine holds back. ``is_granting``
     False holds leases back, ``is_finishing`` False the end; ``is_answering`` False
     leaves offers in ``offers`` until ``answer_offers``.
     """
 
-    def __init__(self, start_window: int = 50) -> None:
+    def __init__(self, start_window: int = 50, places: int | None = None) -> None:
         self.start_window = start_window
+        self.places = places
         self.is_granting = True
         self.is_finishing = True
         self.is_answering = True
@@ -203,10 +205,7 @@ class NaiveMaster:
         leader = self.leader
         if leader is None or leader.closing:
             return
-        may = leader.starts + self.start_window
-        if may > leader.may and not self.is_started:
-            leader.may = may
-            leader.send(StartMay(job=JOB, process=leader.process, upto=may))
+        self._let_start(leader)
         is_idle = not self.pending and not any(p.leases for p in self.peers.values())
         if (
             is_idle
@@ -218,6 +217,18 @@ class NaiveMaster:
             self.finish += 1
             self.is_finish_sent = True
             leader.send(Finish(job=JOB, process=leader.process, number=self.finish))
+
+    def _let_start(self, leader: Peer) -> None:
+        upto = leader.starts + self.start_window
+        free = upto
+        if self.places is not None:
+            taken = len(self.pending) + sum(len(p.leases) for p in self.peers.values())
+            free = max(leader.starts + self.places - taken, leader.may[1])
+        if (upto, free) != leader.may and not self.is_started:
+            leader.may = upto, free
+            leader.send(
+                StartMay(job=JOB, process=leader.process, upto=upto, upto_free=free)
+            )
 
     def _lead(self, peer: Peer) -> None:
         self.leader = peer

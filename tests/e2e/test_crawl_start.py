@@ -62,6 +62,38 @@ def test_start_is_pulled_no_further_than_the_master_allows(start: Start) -> None
     assert pulled() == process.master.start_window
 
 
+def test_start_goes_on_while_the_engine_holds_back(
+    site: SmallSite, start: Start
+) -> None:
+    """No further than there are places for what it gives; when the engine can start no
+    more, as fast as the elements come."""
+    master = NaiveMaster(start_window=20, places=3)
+    master.is_granting = False
+    process = start(
+        "starts.py",
+        FOLDER,
+        master=master,
+        settings={"CONCURRENT_REQUESTS": "2"},
+        args={"how": "many", "site": site.address, "count": "60", "ms": "60000"},
+    )
+    assert process.read_until(lambda: len(master.of_kind("start")) >= 3)
+    process.read_until(lambda: False, 1)
+    assert len(master.of_kind("start")) == 3
+    master.is_granting = True
+    master.advance()
+    assert process.read_until(lambda: len(master.of_kind("start")) == 60)
+    assert master.pages() == []
+    process.kill()
+
+
+def test_items_of_start_take_no_places(start: Start) -> None:
+    """They go through the pipelines together, however few requests may be ahead."""
+    master = NaiveMaster(places=1)
+    args = {"how": "slow_items", "count": "30"}
+    assert start("starts.py", FOLDER, master=master, args=args).finish() == 0
+    assert max(json.loads(line)["together"] for line in master.lines) == 30
+
+
 def test_a_hundred_thousand_start_requests_take_no_memory(start: Start) -> None:
     """All are with the master; the process is as large as after the first ones."""
     master = NaiveMaster(start_window=500)

@@ -173,7 +173,7 @@ told = [receive() for _ in range(3)]
 print(run["role"], told[0]["until"], [one["type"] for one in told])
 """
     process = process_of(script, heard, tmp_path, role, valid_until=1.0)
-    process.tell(m.StartMay(job=JOB, process=3, upto=1))
+    process.tell(m.StartMay(job=JOB, process=3, upto=1, upto_free=1))
     process.extend(2.0)
     process.tell(m.Finish(job=JOB, process=3, number=1))
     await run(process)

@@ -12,6 +12,7 @@ import msgspec
 
 from dscrapy import messages as m
 from dscrapy.frontier.derive import Append, Discard, Move
+from dscrapy.frontier.rules import at_once
 from dscrapy.model import CloseLimits, HostLimits, Outcome, Versions
 
 STARTS = 3
@@ -101,7 +102,8 @@ class Crawl:
     wants_start: bool = False
     skip: list[bytes] = attrs.field(factory=list)
     start_at: int = 0
-    start_may: int = 0
+    # ``StartMay``: while its engine holds back, and at any time.
+    start_may: tuple[int, int] = (0, 0)
     start_units: int = 0
     started: bool = False
     finish: int = 0
@@ -156,7 +158,7 @@ class Crawl:
                 assert not self.leads, "told twice"
                 self.leads, self.wants_start = True, message.start
             case m.StartMay():
-                self.start_may = message.upto
+                self.start_may = message.upto, message.upto_free
             case m.Finish():
                 assert self.leads
                 self.finish = message.number
@@ -222,7 +224,7 @@ class Crawl:
                 self.skip.remove(digest)
                 self.start_at += 1
                 continue
-            if self.start_units >= self.start_may:
+            if not self.may_take_start:
                 return None
             at, self.start_at = self.start_at, self.start_at + 1
             self.start_units += 1
@@ -232,8 +234,17 @@ class Crawl:
                 items=(msgspec.Raw(b'{"s":%d}' % at),),
                 children=children(at),
             )
+        if not self.may_take_start:
+            return None
         self.started = True
         return self.unit("started")
+
+    @property
+    def may_take_start(self) -> bool:
+        """Whether ``start()`` may be asked for its next element, or its end."""
+        upto, upto_free = self.start_may
+        holds_back = len(self.held) >= at_once(self.window)
+        return self.start_units < (max(upto, upto_free) if holds_back else upto_free)
 
     def next_of_finish(self) -> m.Commit | str | None:
         """Answer ``Finish``: what the idle handler pushes the first time, or that the

@@ -168,7 +168,7 @@ async def test_what_comes_before_its_process_is_not_lost(
         early = [
             m.Skip(job=JOB, process=1, part=0, digests=b"d" * 8),
             LEAD,
-            m.StartMay(job=JOB, process=1, upto=5),
+            m.StartMay(job=JOB, process=1, upto=5, upto_free=5),
             stop(),
         ]
         await master.say(start(), *early)
@@ -187,7 +187,7 @@ async def test_a_process_that_never_begins_is_given_up_when_too_much_waits(
     slow = Slow()
     async with ordered(tmp_path, in_thread=slow) as (master, _, _, crawls):
         may = [
-            m.StartMay(job=JOB, process=1, upto=number)
+            m.StartMay(job=JOB, process=1, upto=number, upto_free=number)
             for number in range(MESSAGES_WAITING_MAX + 1)
         ]
         await master.say(start(), *may[:-1])

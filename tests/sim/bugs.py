@@ -278,7 +278,7 @@ BUGS: tuple[Bug, ...] = (
             STATE,
             "        if crawl.leader in (None, held.process):\n"
             "            # Whether these had arrived is not known.\n"
-            "            crawl.start_may = crawl.finish_sent = 0\n",
+            "            crawl.start_may, crawl.finish_sent = (0, 0), 0\n",
             "",
         ),
     ),

@@ -77,7 +77,7 @@ class SimCrawl:
     _element: int = 0
     _element_at: float = 0.0
     _starts: int = 0
-    _start_may: int = 0
+    _start_may: tuple[int, int] = (0, 0)
     _finish: int = 0
     _stop_reason: str = ""
     _closing: str = ""
@@ -245,7 +245,7 @@ class SimCrawl:
             case m.Lead():
                 self._take_lead(message)
             case m.StartMay():
-                self._start_may = message.upto
+                self._start_may = message.upto, message.upto_free
             case m.Finish():
                 self._finish = message.number
             case m.Stop():
@@ -300,10 +300,12 @@ class SimCrawl:
         is_over = self._element > len(self.site.elements)
         if self._lead is None or not self._lead.start or is_over or self._closing:
             return False
-        if self._element == len(self.site.elements):
-            return True
-        digest = self.site.elements[self._element].digest
-        return bool(self._skip[digest]) or self._starts < self._start_may
+        upto, upto_free = self._start_may
+        holds_back = len(self.working) >= self.site.at_once
+        may = self._starts < (max(upto, upto_free) if holds_back else upto_free)
+        if may or self._element == len(self.site.elements):
+            return may
+        return bool(self._skip[self.site.elements[self._element].digest])
 
     def _lead_on(self, now: float) -> None:
         while self._may_pull() and self._element_at <= now:

@@ -3,7 +3,7 @@
 import pytest
 
 from dscrapy.frontier.requests import Frontier
-from dscrapy.frontier.rules import DELAYED_PREFETCH, Rests
+from dscrapy.frontier.rules import DELAYED_PREFETCH, Rests, at_once
 from dscrapy.messages import START_REQUEST, Share
 from dscrapy.model import HostLimits
 from tests.unit.request_values import children, opened
@@ -44,6 +44,63 @@ def test_order_is_priority_then_scrapys_queues() -> None:
     )
     frontier.open_process(1, opened(lifo=True))
     assert frontier.lease(1, 9, 0.0).requests == (5, 6, 3, 2, 1, 4, 7)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 4, 5, 16, 17])
+def test_places_are_those_of_the_downloader(concurrency: int) -> None:
+    """A window is half as much again: what is beyond is there to be next."""
+    assert at_once(concurrency + concurrency // 2) == concurrency
+
+
+def test_spare_places_are_of_all_open_processes_less_what_is_pending() -> None:
+    """Leased or pending is the same; one stands ready where all places are taken."""
+    frontier = with_hosts("a", each=3)
+    frontier.open_process(1, opened(window=6))
+    frontier.open_process(2, opened(window=3))
+    assert frontier.spare_places() == 4 + 2 - 3
+    frontier.lease(1, 2, 0.0)
+    assert frontier.spare_places() == 3
+    frontier.close_process(2)
+    assert frontier.spare_places() == 1
+    frontier.add(children("b0", hosts=["b"]))
+    assert frontier.spare_places() == 1
+    frontier.add(children("b1", hosts=["b"]))
+    assert frontier.spare_places() == -1
+
+
+def test_suspects_take_no_place() -> None:
+    """Who consumes start() cannot have them, so it must come to its end without."""
+    frontier = with_hosts("a", each=1)
+    frontier.open_process(1, opened(window=1))
+    assert frontier.lease(1, 1, 0.0).requests == (1,)
+    frontier.blame((1,), alone=False)
+    frontier.blame((1,), alone=False)
+    frontier.end_process(1, 0.0)
+    frontier.open_process(2, opened(window=6))
+    assert frontier.wants_isolator
+    assert frontier.spare_places() == 4
+    frontier.isolate(2)
+    # The isolator takes nothing else.
+    frontier.open_process(3, opened(window=3))
+    assert frontier.spare_places() == 2
+
+
+def test_places_are_free_and_what_is_pending_waits_for_others() -> None:
+    """Not where a host is free, nor where it waits for a host of the process's own,
+    which knows by itself whether that is busy."""
+    frontier = with_hosts("a", each=9)
+    frontier.open_process(1, opened(window=6, concurrency=1, delay_s=9.0))
+    frontier.open_process(2, opened(2, window=6, concurrency=1, delay_s=9.0))
+    assert not frontier.waits_for_others(2)
+    assert len(frontier.lease(1, 6, 0.0).requests) == 1 + DELAYED_PREFETCH
+    assert [frontier.waits_for_others(one) for one in (1, 2)] == [False, True]
+    frontier.add(children("b0", hosts=["b"]))
+    assert not frontier.waits_for_others(2)
+    frontier.add(children(*"cdef", hosts=[*"cdef"]))
+    assert len(frontier.lease(2, 4, 0.0).requests) == 4
+    frontier.lease(1, 6, 0.0)
+    # All its places are taken.
+    assert not frontier.waits_for_others(2)
 
 
 def test_other_rules_count_from_when_they_are_told() -> None:

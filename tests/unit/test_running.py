@@ -1,11 +1,14 @@
 """What a running job needs next: who leads, how far ``start()`` goes, when it ends."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier.decision import OnClosed, OnTick
+from dscrapy.frontier.decision import Decision, OnClosed, OnTick
 from dscrapy.frontier.machine import Machine
+from dscrapy.frontier.rules import at_once
 from dscrapy.frontier.running import (
     PROCESS_IDLE_S,
     SKIP_DIGESTS,
@@ -19,6 +22,7 @@ from dscrapy.model import (
     SLOT_NEEDED,
     WORKER_DRAINS,
     CloseLimits,
+    HostLimits,
     Outcome,
     Stats,
 )
@@ -55,6 +59,9 @@ from tests.unit.frontier_values import (
     wide,
 )
 
+# What a process with the window of ``opened`` can have under way.
+AT_ONCE = at_once(16)
+
 
 def closing(machine: Machine, process: int, reason: str) -> list[m.Stop]:
     """Let a process close its spider; return who is stopped for that."""
@@ -74,7 +81,7 @@ def test_the_first_open_process_leads_alone() -> None:
     assert answers(decision, WORKER) == [
         m.Skip(job=ID, process=1, part=0, digests=b""),
         m.Lead(job=ID, process=1, start=True, opened=True),
-        m.StartMay(job=ID, process=1, upto=START_AHEAD),
+        m.StartMay(job=ID, process=1, upto=START_AHEAD, upto_free=AT_ONCE),
     ]
     # Saying it again changes nothing.
     assert answers(ask(machine, opened(start.process), WORKER), WORKER) == []
@@ -129,17 +136,75 @@ def test_many_digests_travel_in_parts() -> None:
     )
 
 
+def free(decision: Decision) -> list[int]:
+    """Return how far ``start()`` was let on at any time."""
+    return [one.upto_free for one in told(decision, m.StartMay)]
+
+
 def test_start_is_let_on_in_steps_and_by_what_it_committed() -> None:
-    """``StartMay`` is absolute: so many units of this process in all."""
-    machine, start = running()
+    """While its engine holds back: absolute, so many units of this process in all."""
+    machine, start = running(window=1)
     half = START_AHEAD // 2
-    given = [unit(number, "start") for number in range(1, START_AHEAD + 1)]
+    given = [unit(1, "start", children=children(1, 2))]
+    given += [unit(number, "start") for number in range(2, START_AHEAD + 1)]
     assert told(commit(machine, start.process, *given[: half - 1]), m.StartMay) == []
     decision = commit(machine, start.process, given[half - 1])
-    may = m.StartMay(job=ID, process=start.process, upto=half + START_AHEAD)
+    may = m.StartMay(
+        job=ID, process=start.process, upto=half + START_AHEAD, upto_free=1
+    )
     assert told(decision, m.StartMay) == [may]
     decision = commit(machine, start.process, *given[half:])
     assert [one.upto for one in told(decision, m.StartMay)] == [2 * START_AHEAD]
+
+
+def test_start_is_not_further_ahead_than_the_free_places() -> None:
+    """Not answered and pending together: less than what processes could start, at
+    least one; what gives no request takes no place."""
+    machine, start = running()
+    process = start.process
+    # Nothing to say while what is committed has taken its places.
+    first = [unit(n, "start", children=children(n)) for n in range(1, AT_ONCE)]
+    assert free(commit(machine, process, *first)) == []
+    # A duplicate, an item: the same place is free.
+    same = unit(AT_ONCE, "start", children=children(1))
+    assert free(commit(machine, process, same)) == [AT_ONCE + 1]
+    # All are taken: one may stand ready, but no more then.
+    last = unit(AT_ONCE + 1, "start", children=children(AT_ONCE))
+    assert free(commit(machine, process, last)) == [AT_ONCE + 2]
+    ahead = unit(AT_ONCE + 2, "start", children=children(*range(20, 30)))
+    assert free(commit(machine, process, ahead)) == []
+    # Ten more than places; the page whose end leaves one free lets it on.
+    done = [commit(machine, process, page(number)) for number in range(1, 13)]
+    assert [free(one) for one in done[:9]] == [[]] * 9
+    assert [free(one) for one in done[9:]] == [[AT_ONCE + 3], [], [AT_ONCE + 4]]
+
+
+def test_each_open_process_has_places_for_start() -> None:
+    """Also one that does not lead; what is pending takes some of them."""
+    spec = msgspec.structs.replace(SPEC, parallelism=2)
+    machine, first = running(spec, slots=2, window=2)
+    given = [unit(n, "start", children=children(n, host=f"h{n}")) for n in range(1, 5)]
+    second = started(commit(machine, first.process, *given))
+    # The two that are pending are for the new one.
+    decision = ask(machine, opened(second.process, window=8), WORKER)
+    assert free(decision) == [4 + at_once(8) - 2]
+
+
+def test_start_goes_on_where_what_is_pending_waits_for_others() -> None:
+    """Scrapy's one engine, which has those in its slots, would hold back."""
+    limits = HostLimits(concurrency=8, delay_s=60.0)
+    values: dict[str, Any] = {"window": 3, "default_host": limits}
+    spec = msgspec.structs.replace(SPEC, parallelism=2)
+    machine, first = running(spec, slots=2, **values)
+    given = [unit(n, "start", children=children(n, host=f"h{n}")) for n in range(1, 6)]
+    second = started(commit(machine, first.process, *given))
+    decision = ask(machine, opened(second.process, **values), WORKER)
+    assert leases(decision) == {second.process: [4, 5]}
+    # Eight more for a host of the other process, of which that may have three.
+    more = unit(6, "start", children=children(*range(10, 18), host="h4"))
+    assert free(commit(machine, first.process, more)) == []
+    done = commit(machine, first.process, page(1), page(2), page(3))
+    assert free(done) == [6 + START_AHEAD]
 
 
 def test_start_waits_while_too_much_is_pending() -> None:

@@ -23,11 +23,20 @@ class Enough:
 
 
 class Pipeline:
-    """Slow or dropping, as the item asks."""
+    """Slow or dropping, as the item asks; tells how many went through together."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
 
     async def process_item(self, item: Any) -> Any:
         """Return the item."""
+        self.now += 1
+        self.most = max(self.most, self.now)
         await asyncio.sleep(item.get("slow", 0))
+        self.now -= 1
+        if "together" in item:
+            item["together"] = self.most
         if item.get("drop"):
             raise DropItem("asked for")
         return item
@@ -82,6 +91,11 @@ class StartsSpider(scrapy.Spider):
         yield {"item": 1, "slow": 0.3}
         yield {"item": 2, "drop": True}
         yield {"item": 3}
+
+    async def slow_items(self) -> AsyncIterator[Any]:
+        """Yield items that all take a second."""
+        for number in range(self.count):
+            yield {"item": number, "slow": 1.0, "together": 0}
 
     async def mixed(self) -> AsyncIterator[Any]:
         """Yield an off-site request, one with a lambda, and ask the engine itself."""
