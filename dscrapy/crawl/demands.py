@@ -6,6 +6,7 @@ from typing import Any
 from scrapy import squeues
 from scrapy.core.scheduler import Scheduler
 from scrapy.dupefilters import BaseDupeFilter, RFPDupeFilter
+from scrapy.extensions.closespider import CloseSpider
 from scrapy.pqueues import DownloaderAwarePriorityQueue, ScrapyPriorityQueue
 from scrapy.settings import BaseSettings
 from scrapy.utils.misc import load_object
@@ -18,14 +19,6 @@ _logger = logging.getLogger(__name__)
 
 # Leases where CONCURRENT_REQUESTS is 0, no limit: as many as keep a fast line busy.
 WINDOW_UNLIMITED = 100
-_CLOSE_SETTINGS = (
-    "CLOSESPIDER_TIMEOUT",
-    "CLOSESPIDER_TIMEOUT_NO_ITEM",
-    "CLOSESPIDER_ITEMCOUNT",
-    "CLOSESPIDER_PAGECOUNT",
-    "CLOSESPIDER_PAGECOUNT_NO_ITEM",
-    "CLOSESPIDER_ERRORCOUNT",
-)
 
 
 class Demands:
@@ -43,14 +36,7 @@ class Demands:
             (DownloaderAwarePriorityQueue, ScrapyPriorityQueue),
         )
         self.filters = load_object(settings["DUPEFILTER_CLASS"]) is not BaseDupeFilter
-        self.limits = CloseLimits(
-            timeout_s=settings.getfloat("CLOSESPIDER_TIMEOUT"),
-            timeout_no_item_s=settings.getfloat("CLOSESPIDER_TIMEOUT_NO_ITEM"),
-            items=settings.getint("CLOSESPIDER_ITEMCOUNT"),
-            pages=settings.getint("CLOSESPIDER_PAGECOUNT"),
-            pages_no_item=settings.getint("CLOSESPIDER_PAGECOUNT_NO_ITEM"),
-            errors=settings.getint("CLOSESPIDER_ERRORCOUNT"),
-        )
+        self.limits = _close_limits(settings)
         self.has_feeds = bool(settings.getdict("FEEDS") or settings["FEED_URI"])
         self.dumps_stats = settings.getbool("STATS_DUMP")
         # With a job folder Scrapy keeps requests in its other queues.
@@ -62,9 +48,11 @@ class Demands:
 
     @staticmethod
     def override(settings: BaseSettings) -> None:
-        """Switch off what counts for the whole job, not for this process."""
-        for name in _CLOSE_SETTINGS:
-            settings.set(name, 0, "cmdline")
+        """Switch off what counts for the whole job, not for this process.
+
+        The settings stay: an extension of the project's own may read them.
+        """
+        settings.set_in_component_priority_dict("EXTENSIONS", CloseSpider, None)
 
     def opened(self, run: Run, settings: BaseSettings) -> Opened:
         """Return the message that opens the process; ``settings`` are complete."""
@@ -106,6 +94,24 @@ def host_limits(settings: BaseSettings) -> tuple[HostLimits, dict[str, HostLimit
         for host, slot in settings.getdict("DOWNLOAD_SLOTS").items()
     }
     return default, hosts
+
+
+def _close_limits(settings: BaseSettings) -> CloseLimits:
+    """Return what Scrapy's extension would close the spider for, where it is enabled.
+
+    A subclass of it is an extension of the project's own, which counts by itself.
+    """
+    enabled = settings.get_component_priority_dict_with_base("EXTENSIONS")
+    if not any(load_object(one) is CloseSpider for one in enabled):
+        return CloseLimits()
+    return CloseLimits(
+        timeout_s=settings.getfloat("CLOSESPIDER_TIMEOUT"),
+        timeout_no_item_s=settings.getfloat("CLOSESPIDER_TIMEOUT_NO_ITEM"),
+        items=settings.getint("CLOSESPIDER_ITEMCOUNT"),
+        pages=settings.getint("CLOSESPIDER_PAGECOUNT"),
+        pages_no_item=settings.getint("CLOSESPIDER_PAGECOUNT_NO_ITEM"),
+        errors=settings.getint("CLOSESPIDER_ERRORCOUNT"),
+    )
 
 
 def _check_own(settings: BaseSettings, name: str, known: tuple[type, ...]) -> None:

@@ -96,10 +96,6 @@ class Waiting(Generic[T]):
         self._count -= 1
         return value
 
-    def is_stuck(self, has_room: Callable[[str], bool]) -> bool:
-        """Whether there are values, and no host of theirs has room."""
-        return self._count > 0 and not any(map(has_room, self._hosts))
-
     def take_all(self) -> list[T]:
         """Return all values and keep none."""
         values = [value for heap in self._hosts.values() for _, value in sorted(heap)]

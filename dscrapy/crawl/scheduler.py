@@ -58,8 +58,10 @@ class JobScheduler(BaseScheduler):
         self._sequence = 0
         self._idle_known: set[bytes] = set()
         self._is_closed = False
-        # Turns for which nothing is given out.
+        # Turns for which nothing is given out; whether the engine was seen to hold
+        # back and has not been short of requests since.
         self._rests = 0
+        self._is_busy = False
         self._codec: RequestCodec
         self._rooms: Rooms
         self.locals: Locals
@@ -115,16 +117,13 @@ class JobScheduler(BaseScheduler):
 
     def next_request(self) -> Request | None:
         """Return a request that its slot can send now, as the running work."""
-        may_start = self._job.may_start and not self._rests
-        request = self._next() if may_start else None
+        request = None
+        if self._job.may_start and not self._rests:
+            request = self._next()
+            self._note(request is not None)
         if request is None:
             # What runs next in this context (spider_idle) belongs to no lease.
             CURRENT.set(None)
-            if self._inbox:
-                # They wait for room, which may let start() go on.
-                self._job.gate.changed()
-        elif self._job.leading.is_pulling:
-            self._rest(REST_TURNS)
         return request
 
     def enqueue_request(self, request: Request) -> bool:
@@ -164,16 +163,24 @@ class JobScheduler(BaseScheduler):
 
     @property
     def holds_back(self) -> bool:
-        """Whether the engine can start no more requests for now.
+        """Whether the engine has all the requests that it can start for now."""
+        return self._is_busy or (not self._rests and self._needs_backout())
 
-        What waits here for room in its slot would wait in the downloader, where
-        Scrapy's engine counts it.
-        """
+    def _needs_backout(self) -> bool:
         engine = self._crawler.engine
         assert engine is not None
-        if self._rests:
-            return False
-        return engine.needs_backout() or self._inbox.is_stuck(self._rooms.has_room)
+        return engine.needs_backout()
+
+    def _note(self, has_given: bool) -> None:
+        """Note what the engine got, while start() is consumed."""
+        if not self._job.leading.is_pulling:
+            return
+        if not has_given:
+            # What waits here for room in its slot would wait in the downloader, where
+            # Scrapy's engine counts it.
+            self._set_busy(bool(self._inbox))
+        elif not self._is_busy:
+            self._rest(REST_TURNS)
 
     def _rest(self, turns: int) -> None:
         self._rests = turns
@@ -182,6 +189,12 @@ class JobScheduler(BaseScheduler):
             loop.call_soon(self._rest, turns - 1, context=self._tracker.context)
         else:
             wake(self._crawler)
+            self._set_busy(self._needs_backout())
+
+    def _set_busy(self, is_busy: bool) -> None:
+        has_become = is_busy and not self._is_busy
+        self._is_busy = is_busy
+        if has_become:
             self._job.gate.changed()
 
     # ---- the link -------------------------------------------------------------

@@ -124,12 +124,35 @@ def test_one_request_at_a_time_is_plain_scrapys_order(
     site: SmallSite, tmp_path: Path
 ) -> None:
     """The first element goes out before the others are known; then priorities count,
-    of those and of what the pages ask for."""
+    of those and of what a page asks for."""
     arguments = {"how": "ordered", "site": f"{site.address}/p/"}
     settings = {"CONCURRENT_REQUESTS": "1"}
     plain("begins.py", tmp_path, arguments, settings)
     theirs, site.paths = site.paths, []
     ours("begins.py", tmp_path, arguments, settings)
     assert site.paths == theirs
-    assert len(theirs) == 8 * 3
+    assert len(theirs) == 8 + 2
     assert theirs[0] == "/p/0?ms=30"
+
+
+# ---- CLOSESPIDER_* ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("who", "reason", "items"),
+    [
+        ("off", "finished", 30),
+        ("replaced", "closespider_itemcount", 6),
+        ("scrapys", "closespider_itemcount", 3),
+    ],
+)
+def test_closespider_counts_where_the_extension_is_enabled(
+    tmp_path: Path, who: str, reason: str, items: int
+) -> None:
+    """Switched off: all items; replaced by a class of the project's: as that says."""
+    theirs = plain("closers.py", tmp_path, {"who": who})
+    mine = ours("closers.py", tmp_path, {"who": who})
+    for result in (theirs, mine):
+        assert result.stats["finish_reason"] == reason, result.log
+        # What is under way at the close is finished.
+        assert items <= len(result.items) <= items + (reason != "finished"), result.log

@@ -7,7 +7,9 @@ import pytest
 from scrapy import Request, Spider
 from scrapy.core.downloader import Downloader, Slot
 from scrapy.crawler import Crawler
+from scrapy.extensions.closespider import CloseSpider as STOCK
 from scrapy.settings import Settings
+from scrapy.utils.misc import load_object
 from twisted.internet.defer import Deferred
 
 from dscrapy.crawl.demands import WINDOW_UNLIMITED, Demands, window
@@ -15,6 +17,8 @@ from dscrapy.crawl.hosts import Rooms, Waiting
 from dscrapy.crawl.mend import mended_downloader
 from dscrapy.crawl.tracking import UnsupportedError, check_engine
 from dscrapy.model import CloseLimits
+
+PATH = "scrapy.extensions.closespider.CloseSpider"
 
 FIFO = "scrapy.squeues.FifoMemoryQueue"
 LIFO = "scrapy.squeues.LifoMemoryQueue"
@@ -174,7 +178,42 @@ def test_limits_are_read_and_switched_off() -> None:
         errors=6,
     )
     demands.override(settings)
-    assert not any(settings[f"CLOSESPIDER_{name}"] for name in names)
+    enabled = settings.get_component_priority_dict_with_base("EXTENSIONS")
+    assert STOCK not in map(load_object, enabled)
+    # Other components may read them.
+    assert [settings[f"CLOSESPIDER_{name}"] for name in names] == [1, 2, 3, 4, 5, 6]
+
+
+class OwnCloser(STOCK):
+    """An extension of a project's own."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts", "own"),
+    [
+        ({}, True, False),
+        ({"EXTENSIONS": {PATH: 7}}, True, False),
+        ({"EXTENSIONS": {STOCK: None}}, False, False),
+        ({"EXTENSIONS": {PATH: None}}, False, False),
+        ({"EXTENSIONS_BASE": {}}, False, False),
+        ({"EXTENSIONS_BASE": {PATH: None}}, False, False),
+        ({"EXTENSIONS_BASE": {}, "EXTENSIONS": {PATH: 0}}, True, False),
+        ({"EXTENSIONS": {PATH: None, OwnCloser: 0}}, False, True),
+        ({"EXTENSIONS": {OwnCloser: 0}}, True, True),
+    ],
+)
+def test_limits_count_where_scrapys_extension_is_enabled(
+    settings: dict[str, Any], counts: bool, own: bool
+) -> None:
+    """By any of Scrapy's ways; a project's own extension stays in force beside."""
+    made = Settings({**settings, "CLOSESPIDER_ITEMCOUNT": 3})
+    demands = Demands(made)
+    assert demands.limits == CloseLimits(items=3 if counts else 0)
+    demands.override(made)
+    enabled = made.get_component_priority_dict_with_base("EXTENSIONS")
+    classes = list(map(load_object, enabled))
+    assert (STOCK in classes, OwnCloser in classes) == (False, own)
+    assert made.getint("CLOSESPIDER_ITEMCOUNT") == 3
 
 
 @pytest.mark.parametrize("name", ["SCHEDULER", "DUPEFILTER_CLASS"])

@@ -55,11 +55,11 @@ class BeginsSpider(scrapy.Spider):
             yield scrapy.Request(url, priority=priority)
 
     def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
-        """Yield the page, and in ``ordered`` two more in the middle."""
+        """Yield the page; the first one in ``ordered`` asks for two in the middle."""
         name = response.url.removeprefix(self.site).partition("?")[0]
         self.seen.append(name)
         yield {"page": name}
-        if self.how == "ordered" and "." not in name:
+        if self.how == "ordered" and name == "0":
             for number, priority in enumerate((4, 0)):
                 url = response.urljoin(f"{name}.{number}?ms=30")
                 yield scrapy.Request(url, priority=priority)
