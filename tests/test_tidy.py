@@ -29,6 +29,7 @@ BASE = frozenset(
         "endings",
         "errors",
         "jobfile",
+        "lines",
         "messages",
         "model",
         "strict",

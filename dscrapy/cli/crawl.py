@@ -37,6 +37,7 @@ from dscrapy.client import Client, Target
 from dscrapy.config import Config, Endpoint, expanded, find_token, load, override
 from dscrapy.errors import RefusedError, UserError
 from dscrapy.jobfile import check_spec
+from dscrapy.lines import LineCutter
 from dscrapy.messages import ChangeJob, Shown
 from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
 
@@ -328,14 +329,13 @@ class _Warnings:
     _HEAD = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ([A-Z]+): ")
 
     def __init__(self) -> None:
-        self._cut = b""
+        self._lines = LineCutter()
         self._wanted = False
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the log and return those to show."""
-        *lines, self._cut = (self._cut + data).split(b"\n")
         shown = []
-        for line in lines:
+        for line in self._lines.feed(data):
             head = self._HEAD.match(line)
             if head is not None:
                 self._wanted = head[1] in (b"WARNING", b"ERROR", b"CRITICAL")

@@ -69,7 +69,7 @@ class UnencodableError(Exception):
 
 
 class TooDeepError(UnencodableError):
-    """The value nests deeper than ``DEPTH_MAX``, or contains itself."""
+    """The value nests deeper than may be, or contains itself."""
 
 
 class UndecodableError(Exception):
@@ -86,6 +86,7 @@ def tag(
     depth: int = 0,
     write: Write | None = None,
     seal: Seal | None = None,
+    depth_max: int = DEPTH_MAX,
 ) -> Any:
     """Return the JSON tree of ``value``.
 
@@ -95,14 +96,14 @@ def tag(
     returns stands there. ``fallback`` turns what has no tag into plain JSON data;
     without it, and for what nests too deep, ``UnencodableError`` is raised.
     """
-    if depth > DEPTH_MAX:
-        raise TooDeepError(f"nested deeper than {DEPTH_MAX}")
+    if depth > depth_max:
+        raise TooDeepError(f"nested deeper than {depth_max}")
     kind = type(value)
     if value is None or kind is bool or kind is int:
         return value
 
     def down(child: Any) -> Any:
-        return tag(child, fallback, depth + 1, write, seal)
+        return tag(child, fallback, depth + 1, write, seal, depth_max)
 
     writer = _WRITERS.get(kind)
     tree = NO_TAG
@@ -120,7 +121,7 @@ def tag(
         return tree if seal is None else seal(tree)
     if fallback is None:
         raise UnencodableError(f"no tag for {kind.__module__}.{kind.__qualname__}")
-    return tag(fallback(value), None, depth + 1)
+    return tag(fallback(value), None, depth + 1, depth_max=depth_max)
 
 
 def untag(

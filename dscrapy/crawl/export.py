@@ -15,6 +15,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import IO, Any
 
+import attrs
 from scrapy import Spider
 from scrapy.crawler import Crawler
 from scrapy.exporters import BaseItemExporter, JsonLinesItemExporter
@@ -23,12 +24,16 @@ from scrapy.utils.conf import feed_complete_default_values_from_settings
 from scrapy.utils.misc import build_from_crawler, load_object
 
 from dscrapy.crawl import codec
-from dscrapy.crawl.items import join, line_encoding, lossy
+from dscrapy.crawl.items import item_of, line_encoding, lossy
 from dscrapy.crawl.load import Failed, load_for_export, project_modules
+from dscrapy.crawl.whole import whole_items
 from dscrapy.errors import UserError
 from dscrapy.model import JobSpec
 
 _logger = logging.getLogger(__name__)
+
+# What is shown of why the first item is missing.
+_REASON_CHARS_MAX = 500
 
 
 def check_ending(path: Path) -> None:
@@ -48,13 +53,14 @@ def export(
     append: bool = False,
     spec: JobSpec | None = None,
 ) -> int:
-    """Write items to ``path``; return how many.
+    """Write items to ``path``; return how many it holds of them.
 
     ``lines`` are those of ``items.jsonl``; ``tagged`` as many tagged forms, or
     ``null`` for each item that is its line. With ``spec`` the project in the
     current folder is loaded; where that fails, a warning says so and the items
-    are exported without it. Unless ``append``, the file appears whole or not at
-    all. Raises ``UserError`` for an unknown ending and for lines that are no JSON.
+    are exported without it, as warnings say what of an item is not as it was. Unless
+    ``append``, the file appears whole or not at all. Raises ``UserError`` for an
+    unknown ending.
     """
     crawler, find_class = _project(spec)
     name = _format_of(path, crawler.settings)
@@ -111,7 +117,7 @@ def _exporter(
     crawler: Crawler, name: str, feed: dict[str, Any], file: IO[bytes]
 ) -> BaseItemExporter:
     exporter: BaseItemExporter = build_from_crawler(
-        _exporters(crawler.settings)[name],
+        whole_items(_exporters(crawler.settings)[name]),
         crawler,
         file,
         fields_to_export=feed["fields"],
@@ -126,38 +132,105 @@ def _export_items(
     pairs: Iterable[tuple[bytes, bytes]],
     find_class: codec.FindClass,
 ) -> int:
-    count = failed = 0
+    count = 0
+    bad = _Bad()
     for line, form in pairs:
-        count += 1
-        try:
-            item = codec.untag(join(line, form), find_class, lenient=True)
-        except (ValueError, codec.UndecodableError) as error:
-            raise UserError(f"item {count} cannot be read: {error}") from error
         # The project's serializers, or a value that the format cannot hold.
         try:
-            exporter.export_item(item)
+            exporter.export_item(_read(line, form, find_class, bad))
+        except _UnreadableError:
+            continue
         except Exception:  # noqa: BLE001 - user code
-            failed += 1
-            exporter.export_item(lossy(json.loads(line)))
-    if failed:
-        _logger.warning(
-            "%d items hold what this format cannot; they stand as in the job's lines",
-            failed,
-        )
+            try:
+                exporter.export_item(lossy(item_of(line, None, find_class)))
+            except Exception as error:  # noqa: BLE001 - user code
+                bad.missing += 1
+                bad.first = bad.first or f"{type(error).__name__}: {error}"
+                continue
+            bad.as_lines += 1
+        count += 1
+    bad.tell()
     return count
+
+
+class _UnreadableError(Exception):
+    """Neither the line nor the tagged form is what it should be."""
+
+
+@attrs.define
+class _Bad:
+    """Items of an export that are not in the file as they were: counts."""
+
+    as_lines: int = 0
+    untyped: int = 0
+    missing: int = 0
+    first: str = ""
+
+    def tell(self) -> None:
+        """Log a warning for each kind that there is."""
+        if self.as_lines:
+            _logger.warning(
+                "%d items hold what this format cannot; they stand as in the job's "
+                "lines",
+                self.as_lines,
+            )
+        if self.untyped:
+            _logger.warning(
+                "the types in %d items cannot be read; they stand as in the job's "
+                "lines",
+                self.untyped,
+            )
+        if self.missing:
+            _logger.error(
+                "%d items are missing, since they cannot be read or written: %s",
+                self.missing,
+                self.first[:_REASON_CHARS_MAX],
+            )
+
+
+def _read(line: bytes, form: bytes, find_class: codec.FindClass, bad: _Bad) -> Any:
+    try:
+        return item_of(line, form, find_class)
+    except codec.UndecodableError as error:
+        try:
+            item = item_of(line, None, find_class)
+        except codec.UndecodableError:
+            bad.missing += 1
+            bad.first = bad.first or str(error)
+            raise _UnreadableError from error
+        bad.untyped += 1
+        return item
 
 
 def _copy_lines(lines: Iterable[bytes], file: IO[bytes], encoding: str | None) -> int:
     count = 0
+    bad = _Bad()
     for line in lines:
         text = line.removesuffix(b"\n")
-        if encoding is not None:
-            text = text.decode().encode(encoding)
-            file.write(text + "\n".encode(encoding))
-        else:
+        if encoding is None:
             file.write(text + b"\n")
+            count += 1
+            continue
+        try:
+            data = _recoded(text, encoding)
+        except (ValueError, RecursionError, codec.UndecodableError) as error:
+            bad.missing += 1
+            bad.first = bad.first or f"{type(error).__name__}: {error}"
+            continue
+        file.write(data)
         count += 1
+    bad.tell()
     return count
+
+
+def _recoded(line: bytes, encoding: str) -> bytes:
+    """Return a line in another encoding; what that cannot hold is escaped."""
+    text = line.decode() + "\n"
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError:
+        item = item_of(line, None, codec.no_classes)
+        return (json.dumps(item) + "\n").encode(encoding)
 
 
 def _other_encoding(settings: BaseSettings) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from scrapy import Spider
 from scrapy.crawler import Crawler
 from scrapy.extensions.feedexport import FeedExporter, FileFeedStorage
 from scrapy.settings import BaseSettings
@@ -27,7 +28,7 @@ from dscrapy.crawl import codec
 from dscrapy.crawl.addon import install_addon
 from dscrapy.crawl.errors import count_errors
 from dscrapy.crawl.feedfiles import FeedFiles, PartStorage
-from dscrapy.crawl.items import join
+from dscrapy.crawl.items import item_of
 from dscrapy.crawl.link import Link
 from dscrapy.crawl.load import (
     Failed,
@@ -39,6 +40,8 @@ from dscrapy.crawl.load import (
 )
 from dscrapy.crawl.process import ignore_signals
 from dscrapy.crawl.stats import Delta, recording
+from dscrapy.crawl.whole import whole_items
+from dscrapy.lines import LineCutter
 from dscrapy.messages import (
     Alive,
     Commit,
@@ -183,6 +186,12 @@ class Export:
             _set_beside(settings)
         given = settings.getdict("FEED_STORAGES")
         settings.set("FEED_STORAGES", {**given, **local}, force)
+        exporters = {
+            name: whole_items(load_object(exporter))
+            for name, exporter in settings.getwithbase("FEED_EXPORTERS").items()
+            if exporter is not None
+        }
+        settings.set("FEED_EXPORTERS", exporters, force)
 
     # ---- items to feeds -----------------------------------------------------------
 
@@ -199,25 +208,55 @@ class Export:
             # A name that cannot be filled in, a function of the project's own.
             _logger.error("The project's FEEDS are not written", exc_info=True)
             return
-        # One of the project's own may be asynchronous.
-        handle: Callable[..., Any] = exporter.item_scraped
         find_class = codec.class_finder(project_modules(Path.cwd()))
         lines, forms = _Lines(self, "items"), _Lines(self, "tagged")
         while (line := await lines.next()) is not None:
             form = await forms.next()
-            # The project's filters and serializers; and as where Scrapy calls it, an
-            # item that a feed cannot take is missing there and nowhere else.
             try:
-                item = codec.untag(join(line, form), find_class, lenient=True)
-                taken = handle(item, spider)
-                if taken is not None:
-                    await taken
-            except Exception:
-                _logger.error(
-                    "An item is not in the feeds: %.500r", line, exc_info=True
-                )
-                self._stats.write("sum", "feedexport/item_error_count", 1)
+                item = item_of(line, form, find_class)
+            except Exception:  # noqa: BLE001 - the project's classes are built
+                self._lost(line, "the feeds")
+            else:
+                await self._hand_on(item, line, exporter, spider)
         await exporter.close_spider(spider)
+
+    async def _hand_on(
+        self, item: Any, line: bytes, exporter: FeedExporter, spider: Spider
+    ) -> None:
+        """Let each feed take an item: where one cannot it is missing, nowhere else."""
+        # One of the project's own may be asynchronous.
+        handle: Callable[..., Any] = exporter.item_scraped
+        if type(exporter).item_scraped is not FeedExporter.item_scraped:
+            await self._hand_to(handle, item, line, "the feeds", spider)
+            return
+        # Scrapy's gives it to one feed after the other; an error in one of them (the
+        # project's filters and serializers) would keep it from those behind.
+        slots, taken = exporter.slots, []
+        for slot in slots:
+            exporter.slots = [slot]
+            await self._hand_to(handle, item, line, slot.uri, spider)
+            # A full batch is followed by the slot of the next one.
+            taken += exporter.slots
+        exporter.slots = taken
+
+    async def _hand_to(
+        self,
+        handle: Callable[..., Any],
+        item: Any,
+        line: bytes,
+        feed: str,
+        spider: Spider,
+    ) -> None:
+        try:
+            taken = handle(item, spider)
+            if taken is not None:
+                await taken
+        except Exception:  # noqa: BLE001 - user code
+            self._lost(line, feed)
+
+    def _lost(self, line: bytes, feed: str) -> None:
+        _logger.error("An item is not in %s: %r", feed, line[:500], exc_info=True)
+        self._stats.write("sum", "feedexport/item_error_count", 1)
 
     # ---- questions and answers ----------------------------------------------------
 
@@ -300,8 +339,8 @@ class _Lines:
         self._export = export
         self._file: Literal["items", "tagged"] = file
         self._offset = 0
+        self._cutter = LineCutter()
         self._lines: deque[bytes] = deque()
-        self._cut = b""
 
     async def next(self) -> bytes | None:
         """Return the next line without its end, None behind the last one."""
@@ -310,6 +349,5 @@ class _Lines:
             if not data:
                 return None
             self._offset += len(data)
-            *lines, self._cut = (self._cut + data).split(b"\n")
-            self._lines.extend(lines)
+            self._lines.extend(self._cutter.feed(data))
         return self._lines.popleft()

@@ -3,11 +3,16 @@
 The line is what Scrapy's JSON lines exporter writes under the project's settings,
 except that it is always UTF-8. What the exporter cannot write becomes its ``repr``
 in the line; the tagged form may still hold it.
+
+What nests too deep for a message travels as a string that holds it, and what nests too
+deep for the interpreter's own limit is written and read by ``deeply``: first the plain
+way is tried, which nearly all items take.
 """
 
 import codecs
 import contextlib
 import json
+import sys
 from collections.abc import Iterable
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -22,7 +27,18 @@ from scrapy.utils.misc import build_from_crawler, load_object
 from scrapy.utils.serialize import ScrapyJSONEncoder
 
 from dscrapy.crawl import codec
+from dscrapy.crawl.deep import deeply
 
+# Items nest no deeper: the deepest that any of Scrapy's formats writes (marshal). It
+# ends cycles, too. What requests hold nests less deep (``codec.DEPTH_MAX``).
+DEPTH_MAX = 2_000
+# Bytes of an item's line, or of its tagged form, unless the project sets another limit:
+# some copies of it are in memory at a time, here and wherever it is exported.
+ITEM_BYTES_MAX = 64 * 1024 * 1024
+ITEM_BYTES_SETTING = "DSCRAPY_ITEM_BYTES_MAX"
+# The interpreter's own; a project may raise it, and so would blur what a message can
+# hold where nobody has raised it.
+_RECURSION_LIMIT = 1000
 # A line is checked inside as many more arrays as a message or a reader may put
 # around it, since their decoders recurse.
 _MARGIN = 64
@@ -31,11 +47,17 @@ REPR_CHARS_MAX = 10_000
 
 
 class Encoded(NamedTuple):
-    """``line`` and ``tagged`` as they travel; ``is_lossy`` when a repr stands in."""
+    """``line`` and ``tagged`` as they stand in the job's files, where a tagged form
+    that is None stands as ``null``; ``is_lossy`` when a repr stands in."""
 
     line: bytes
     tagged: bytes | None
     is_lossy: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of the longer form: what ``DSCRAPY_ITEM_BYTES_MAX`` limits."""
+        return max(len(self.line), len(self.tagged or b""))
 
 
 class ItemEncoder:
@@ -49,47 +71,66 @@ class ItemEncoder:
         """Return the item's forms; ``TypeError`` for what is no item at all."""
         if not ItemAdapter.is_item(item):
             raise TypeError(f"{type(item).__name__} is no item: {item!r:.200}")
+        try:
+            return self._encode(item, codec.DEPTH_MAX)
+        except (RecursionError, codec.TooDeepError):
+            return deeply(lambda: self._encode(item, DEPTH_MAX))
+
+    def _encode(self, item: Any, depth_max: int) -> Encoded:
+        """Return the item's forms; only with ``DEPTH_MAX`` however deep it is."""
+        may_raise = depth_max < DEPTH_MAX
         is_lossy = False
         # The exporter calls the project's own serializers: any error may come.
         try:
-            text = self._plain_line(item)
-        except Exception:  # noqa: BLE001 - user code
+            line = self._plain_line(item)
+        except Exception as error:
+            if may_raise and isinstance(error, RecursionError):
+                raise
             is_lossy = True
-            text = json.dumps(self._lossy_fields(item))
-        return Encoded(wire_line(text), self._tagged(item, text), is_lossy)
-
-    def _plain_line(self, item: Any) -> str:
-        self._file.seek(0)
-        self._file.truncate()
-        self._exporter.export_item(item)
-        text = self._file.getvalue().decode().removesuffix("\n")
-        if "\n" in text:
-            raise ValueError("the exporter wrote more than one line")
-        return text
-
-    def _tagged(self, item: Any, line: str) -> bytes | None:
+            line = json.dumps(self._lossy_fields(item)).encode()
         # The project's own repr, items and properties may be called: any error.
         try:
-            tree = codec.tag(item, self._as_in_line)
-            if self._exporter.encoder.encode(tree) == line:
-                return None
-            if isinstance(tree, dict) and "$i" in tree:
-                path, fields, values = tree["$i"]
-                if self._exporter.encoder.encode(values) == line:
-                    # The line holds the values; only the class is to be told.
-                    tree = {"$i": [path, fields]}
-            text = json.dumps(
-                tree, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-            )
-            data = text.encode()
-        except Exception:  # noqa: BLE001 - user code
+            tagged = self._tagged(item, line, depth_max)
+        except Exception as error:
+            if may_raise and isinstance(error, RecursionError | codec.TooDeepError):
+                raise
+            tagged = None
+        return Encoded(line, tagged, is_lossy)
+
+    def _plain_line(self, item: Any) -> bytes:
+        try:
+            self._exporter.export_item(item)
+            line = self._file.getvalue().removesuffix(b"\n")
+        finally:
+            # What was written goes now: a large item's is not to stay until the next.
+            self._file.seek(0)
+            self._file.truncate()
+        if b"\n" in line:
+            raise ValueError("the exporter wrote more than one line")
+        return line
+
+    def _tagged(self, item: Any, line: bytes, depth_max: int) -> bytes | None:
+        tree = codec.tag(item, self._as_in_line, depth_max=depth_max)
+        if self._is_line(tree, line):
             return None
-        return data if is_wire_json(data) else None
+        if isinstance(tree, dict) and "$i" in tree:
+            path, fields, values = tree["$i"]
+            if self._is_line(values, line):
+                # The line holds the values; only the class is to be told.
+                tree = {"$i": [path, fields]}
+        return json.dumps(
+            tree, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode()
+
+    def _is_line(self, tree: Any, line: bytes) -> bool:
+        return self._exporter.encoder.encode(tree).encode() == line
 
     def _as_in_line(self, value: Any) -> Any:
         # What has no tag is told as the line tells it: a str subclass as a str.
         try:
             return json.loads(self._exporter.encoder.encode(value))
+        except RecursionError:
+            raise
         except Exception:  # noqa: BLE001 - user code
             return lossy(value)
 
@@ -103,35 +144,85 @@ class ItemEncoder:
         return {_lossy_key(name): lossy(value) for name, value in fields}
 
 
-def join(line: bytes, tagged: bytes | None) -> Any:
+def item_of(line: bytes, tagged: bytes | None, find_class: codec.FindClass) -> Any:
+    """Return the item of its two forms, leniently as ``codec.untag`` does.
+
+    Raises ``UndecodableError`` for what is neither, whatever it holds.
+    """
+    try:
+        return _item_of(line, tagged, find_class)
+    except (ValueError, RecursionError, codec.UndecodableError):
+        # Perhaps it is too deep; what is bad is found to be so again.
+        return deeply(lambda: _read_deep(line, tagged, find_class))
+
+
+def _read_deep(line: bytes, tagged: bytes | None, find_class: codec.FindClass) -> Any:
+    try:
+        return _item_of(line, tagged, find_class)
+    except (ValueError, RecursionError, codec.UnencodableError) as error:
+        text = f"{type(error).__name__}: {error}"
+        raise codec.UndecodableError(text[:REPR_CHARS_MAX]) from None
+
+
+def _item_of(line: bytes, tagged: bytes | None, find_class: codec.FindClass) -> Any:
+    if tagged is None or tagged == b"null":
+        return json.loads(line)
+    return codec.untag(join(line, tagged), find_class, lenient=True)
+
+
+def join(line: bytes, tagged: bytes) -> Any:
     """Return the tagged tree of an item from its two forms, ready for ``untag``.
 
-    Raises ``ValueError`` if the line is no JSON.
+    Raises ``ValueError`` if one of them is no JSON.
     """
-    if tagged is None or tagged == b"null":
-        return _escape(json.loads(line))
     tree = json.loads(tagged)
+    if isinstance(tree, str):
+        tree = json.loads(tree)
     if isinstance(tree, dict) and len(tree.get("$i", ())) == 2:
-        values = {name: _escape(value) for name, value in json.loads(line).items()}
+        values = {
+            name: codec.tag(value, depth_max=DEPTH_MAX)
+            for name, value in json.loads(line).items()
+        }
         return {"$i": [*tree["$i"], values]}
     return tree
 
 
-def wire_line(text: str) -> bytes:
+def wire_line(line: bytes) -> bytes:
     """Return the line as a JSON value: itself, or a string that holds it."""
-    data = text.encode()
-    if data.startswith(b"{") and is_wire_json(data):
-        return data
-    return json.dumps(text).encode()
+    if line.startswith(b"{") and is_wire_json(line):
+        return line
+    return json.dumps(line.decode()).encode()
+
+
+def wire_form(tagged: bytes | None) -> bytes | None:
+    """Return a tagged form as it can stand in a message: itself, or in a string."""
+    if tagged is None or is_wire_json(tagged):
+        return tagged
+    return json.dumps(tagged.decode()).encode()
 
 
 def is_wire_json(data: bytes) -> bool:
     """Whether a message can carry these bytes as a JSON value wherever it nests."""
+    margin = _MARGIN + max(0, sys.getrecursionlimit() - _RECURSION_LIMIT)
     try:
-        msgspec.json.decode(b"[" * _MARGIN + data + b"]" * _MARGIN, type=_Probe)
+        msgspec.json.decode(b"[" * margin + data + b"]" * margin, type=_Probe)
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
+
+
+def item_bytes_max(settings: BaseSettings) -> int:
+    """Return the project's limit of an item's bytes; raises ``ValueError``."""
+    value = settings.get(ITEM_BYTES_SETTING, ITEM_BYTES_MAX)
+    try:
+        limit = int(value)
+    except (TypeError, ValueError):
+        limit = 0
+    if limit < 1:
+        raise ValueError(
+            f"{ITEM_BYTES_SETTING} must be a number of bytes over 0, not {value!r:.80}"
+        )
+    return limit
 
 
 # Decoding to a Raw checks the syntax and builds nothing.
@@ -170,11 +261,6 @@ def _safe_repr(value: Any) -> str:
         return repr(value)[:REPR_CHARS_MAX]
     except Exception:  # noqa: BLE001 - user code
         return object.__repr__(value)
-
-
-def _escape(value: Any) -> Any:
-    """Return the tagged tree of data that came from plain JSON."""
-    return codec.tag(value)
 
 
 def _jsonlines_exporter(crawler: Crawler, file: BytesIO) -> JsonLinesItemExporter:

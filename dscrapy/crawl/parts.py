@@ -4,8 +4,11 @@ No I/O and no clock. A ``Work`` gathers what one leased request or one unit give
 large lease travels in numbered parts as it grows, at most ``PARTS_UNSEEN_MAX`` of them
 unanswered; whoever adds items is told by ``is_full`` to wait meanwhile. A unit gets
 its number when it is finished, since the master takes units strictly in order; until
-then all of it is held here. Commits gather until ``flush`` into frames of about
-``FRAME_BYTES``. What is sent is forgotten: the worker keeps it until it is answered.
+then all of it is held here. An item that no part can hold goes in pieces, each in a
+part of its own. All works together have at most about ``BYTES_UNSEEN_MAX`` unanswered;
+those that could go on beyond that take turns, one part at a time. Commits gather until
+``flush`` into frames of about ``FRAME_BYTES``. What is sent is forgotten: the worker
+keeps it until it is answered.
 """
 
 from collections import deque
@@ -14,10 +17,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from dscrapy.crawl.items import wire_form, wire_line
 from dscrapy.crawl.stats import Delta
-from dscrapy.messages import Children, Commit, Commits, CommitsSeen, Message, Run
+from dscrapy.messages import Children, Commit, Commits, CommitsSeen, Message, Piece, Run
 from dscrapy.model import Outcome
-from dscrapy.proto.framing import FRAME_BYTES_MAX
 
 # A part goes when this much has gathered: large enough that a part's fsync is
 # shared by many items, small enough that memory stays small.
@@ -27,9 +30,12 @@ PART_BYTES_MAX = 256 * 1024
 PARTS_UNSEEN_MAX = 4
 # Commits that gather into one frame; precedent: nsq's --max-msg-size.
 FRAME_BYTES = 1024 * 1024
-# The frame around the items: ids, an outcome with its traceback, JSON escapes.
-ENVELOPE_BYTES_MAX = 64 * 1024
-ITEM_BYTES_MAX = FRAME_BYTES_MAX - ENVELOPE_BYTES_MAX
+# Bytes of an item in one part; a larger item goes in pieces of that size. As JSON they
+# are a third more, far below the longest frame.
+PIECE_BYTES_MAX = FRAME_BYTES
+# What parts of all works hold that the master has not acknowledged: the worker keeps
+# it for us. Two of the largest works at full speed, or thousands of pages.
+BYTES_UNSEEN_MAX = 8 * 1024 * 1024
 # What a child costs in a commit beside its body and host: fingerprint, numbers.
 _CHILD_BYTES = 48
 # What a commit costs beside what it holds.
@@ -38,15 +44,6 @@ _COMMIT_BYTES = 200
 _STAT_BYTES = 50
 
 _NULL = msgspec.Raw(b"null")
-
-
-class ItemTooLargeError(Exception):
-    """One item alone is larger than a message may be."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(
-            f"one item is {size} bytes as JSON, the limit is {ITEM_BYTES_MAX}"
-        )
 
 
 class Child(NamedTuple):
@@ -59,11 +56,38 @@ class Child(NamedTuple):
     body: bytes
 
 
+class _Whole(NamedTuple):
+    """An item that fits a part, as it travels; ``size`` counts both forms."""
+
+    line: bytes
+    tagged: bytes | None
+    size: int
+
+
+class _InPieces:
+    """What is left of an item that does not fit a part."""
+
+    __slots__ = ("_line", "_tagged")
+
+    def __init__(self, line: bytes, tagged: bytes) -> None:
+        self._line = memoryview(line)
+        self._tagged = memoryview(tagged)
+
+    def take(self) -> Piece:
+        """Return the next piece."""
+        line, self._line = _split(self._line, PIECE_BYTES_MAX)
+        room = PIECE_BYTES_MAX - len(line)
+        tagged, self._tagged = _split(self._tagged, room)
+        is_end = not self._line and not self._tagged
+        return Piece(line=bytes(line), tagged=bytes(tagged), end=is_end)
+
+
 class Work:
     """A leased request (``request`` > 0) or a unit of this kind, and what it gave."""
 
     __slots__ = (
         "_children",
+        "_in_pieces",
         "_items",
         "bytes",
         "child_fingerprints",
@@ -71,6 +95,7 @@ class Work:
         "digest",
         "end",
         "finish",
+        "is_queued",
         "is_settled",
         "kind",
         "local_count",
@@ -107,31 +132,46 @@ class Work:
         self.is_settled = False
         self.child_fingerprints: set[bytes] = set()
         self.seen: list[bytes] = []
-        # On its way: its number as a unit, its next part, the unanswered ones.
+        # On its way: its number as a unit, its next part, the sizes of the unanswered
+        # ones; and whether it stands in line for its turn.
         self.unit = 0
         self.next_part = 0
-        self.unseen: set[int] = set()
+        self.unseen: dict[int, int] = {}
+        self.is_queued = False
         self.sent_last = False
         self.bytes = 0
-        self._items: deque[tuple[bytes, bytes | None, int]] = deque()
+        self._items: deque[_Whole | _InPieces] = deque()
+        self._in_pieces = 0
         self._children: deque[tuple[Child, int]] = deque()
 
     @property
-    def has_credit(self) -> bool:
-        """Whether a part of it may be sent now."""
-        return len(self.unseen) < PARTS_UNSEEN_MAX
+    def may_send(self) -> bool:
+        """Whether it has a part to send and credit for that."""
+        if self.sent_last or len(self.unseen) >= PARTS_UNSEEN_MAX:
+            return False
+        return self.is_settled or self.bytes >= PART_BYTES_MAX
+
+    @property
+    def fits_part(self) -> bool:
+        """Whether one part can hold all that is left."""
+        return not self._in_pieces and self.bytes <= PART_BYTES_MAX
 
     @property
     def is_full(self) -> bool:
-        """Whether whoever adds items should wait for credit first."""
-        return self.request > 0 and not self.has_credit and self.bytes >= PART_BYTES_MAX
+        """Whether whoever adds items should wait until some of it has left."""
+        return self.request > 0 and self.bytes >= PART_BYTES_MAX
 
     def add_item(self, line: bytes, tagged: bytes | None) -> None:
-        """Take an item's forms; ``ItemTooLargeError`` when no message can hold it."""
+        """Take an item's line and tagged form, as they are to stand in the files."""
         size = len(line) + len(tagged or b"null") + 2
-        if size > ITEM_BYTES_MAX:
-            raise ItemTooLargeError(size)
-        self._items.append((line, tagged, size))
+        if size > PIECE_BYTES_MAX:
+            self._items.append(_InPieces(line, tagged or b"null"))
+            self._in_pieces += 1
+            size -= 2
+        else:
+            line, tagged = wire_line(line), wire_form(tagged)
+            size = len(line) + len(tagged or b"null") + 2
+            self._items.append(_Whole(line, tagged, size))
         self.bytes += size
 
     def add_child(self, child: Child) -> None:
@@ -142,14 +182,17 @@ class Work:
 
     def take_part(self) -> tuple[dict[str, Any], int]:
         """Return the fields of the next part and its size: at least one thing."""
-        items: list[tuple[bytes, bytes | None, int]] = []
+        fields: dict[str, Any] = {}
+        if self._items and isinstance(self._items[0], _InPieces):
+            fields["piece"], total = self._take_piece(self._items[0])
+        else:
+            items = self._take_whole()
+            total = sum(item.size for item in items)
+            if items:
+                fields["items"] = tuple(msgspec.Raw(item.line) for item in items)
+                if any(item.tagged is not None for item in items):
+                    fields["tagged"] = tuple(_raw(item.tagged) for item in items)
         children: list[Child] = []
-        total = 0
-        while self._items and (
-            not items or total + self._items[0][2] <= PART_BYTES_MAX
-        ):
-            items.append(self._items.popleft())
-            total += items[-1][2]
         while not self._items and self._children:
             child, size = self._children[0]
             if total and total + size > PART_BYTES_MAX:
@@ -157,15 +200,31 @@ class Work:
             children.append(child)
             self._children.popleft()
             total += size
-        self.bytes -= total
-        fields: dict[str, Any] = {}
-        if items:
-            fields["items"] = tuple(msgspec.Raw(line) for line, _, _ in items)
-            if any(tagged is not None for _, tagged, _ in items):
-                fields["tagged"] = tuple(_raw(tagged) for _, tagged, _ in items)
         if children:
             fields["children"] = columns(children)
+        self.bytes -= total
         return fields, total
+
+    def _take_whole(self) -> list[_Whole]:
+        items: list[_Whole] = []
+        total = 0
+        while self._items:
+            item = self._items[0]
+            if isinstance(item, _InPieces):
+                break
+            if items and total + item.size > PART_BYTES_MAX:
+                break
+            self._items.popleft()
+            items.append(item)
+            total += item.size
+        return items
+
+    def _take_piece(self, item: _InPieces) -> tuple[Piece, int]:
+        piece = item.take()
+        if piece.end:
+            self._items.popleft()
+            self._in_pieces -= 1
+        return piece, len(piece.line) + len(piece.tagged)
 
 
 class Sender:
@@ -192,6 +251,9 @@ class Sender:
         self._works: dict[tuple[int, int], Work] = {}
         self._units: deque[Work] = deque()
         self._next_unit = 1
+        # Works that may send, in the order of their turns.
+        self._queue: deque[Work] = deque()
+        self._unseen_bytes = 0
         self._gathered: list[Commit] = []
         self._gathered_bytes = 0
 
@@ -202,8 +264,9 @@ class Sender:
 
     def grown(self, work: Work) -> None:
         """Send full parts of an unfinished lease, as far as there is credit."""
-        if work.request and work.bytes >= PART_BYTES_MAX:
-            self._send_parts(work)
+        if work.request:
+            self._queue_up(work)
+            self._send_queued()
 
     def settled(self, work: Work) -> None:
         """Send the rest of a finished work, as soon as there is credit for each part.
@@ -213,10 +276,11 @@ class Sender:
         assert not work.is_settled
         work.is_settled = True
         if work.request:
-            self._send_parts(work)
+            self._queue_up(work)
         else:
             self._units.append(work)
-            self._send_units()
+            self._queue_unit()
+        self._send_queued()
 
     def seen(self, answer: CommitsSeen) -> None:
         """Take the master's answers; each may come more than once."""
@@ -224,13 +288,13 @@ class Sender:
             work = self._works.get((one.request, one.unit))
             if work is None:
                 continue
-            work.unseen.discard(one.part)
+            self._unseen_bytes -= work.unseen.pop(one.part, 0)
             if work.sent_last and not work.unseen:
                 del self._works[one.request, one.unit]
                 self.answered(work)
-            elif work.request:
-                self._send_parts(work)
-        self._send_units()
+            else:
+                self._queue_up(work)
+        self._send_queued()
 
     def flush(self) -> None:
         """Send what has gathered."""
@@ -242,29 +306,36 @@ class Sender:
                 Commits(job=self._run.job, process=self._run.process, commits=commits)
             )
 
-    def _send_units(self) -> None:
-        while self._units:
+    def _queue_up(self, work: Work) -> None:
+        if work.may_send and not work.is_queued:
+            work.is_queued = True
+            self._queue.append(work)
+
+    def _queue_unit(self) -> None:
+        """Let the first unit that is not sent whole have its turns."""
+        while self._units and self._units[0].sent_last:
+            self._units.popleft()
+        if self._units:
             work = self._units[0]
             if not work.unit:
                 work.unit = self._next_unit
                 self._next_unit += 1
-            if not self._send_parts(work):
-                return
-            self._units.popleft()
+            self._queue_up(work)
 
-    def _send_parts(self, work: Work) -> bool:
-        """Send parts as far as they are full or the work is settled; True at its end.
+    def _send_queued(self) -> None:
+        """Send a part of each work in turn, as long as there is credit for all.
 
         The rest of a settled work that fits one part goes with the last.
         """
-        while not work.sent_last and work.has_credit:
-            is_last = work.is_settled and work.bytes <= PART_BYTES_MAX
-            if not is_last and work.bytes < PART_BYTES_MAX:
-                break
-            self._send_part(work, is_last)
-        return work.sent_last
+        while self._queue and self._unseen_bytes < BYTES_UNSEEN_MAX:
+            work = self._queue.popleft()
+            work.is_queued = False
+            self._send_part(work, is_last=work.is_settled and work.fits_part)
+            self._queue_up(work)
+            if work.unit and work.sent_last:
+                self._queue_unit()
 
-    def _send_part(self, work: Work, is_last: bool) -> None:
+    def _send_part(self, work: Work, *, is_last: bool) -> None:
         fields, size = work.take_part()
         if is_last:
             assert work.bytes == 0
@@ -284,7 +355,8 @@ class Sender:
             )
         number = work.next_part
         work.next_part += 1
-        work.unseen.add(number)
+        work.unseen[number] = size + _COMMIT_BYTES
+        self._unseen_bytes += work.unseen[number]
         self._works[work.request, work.unit] = work
         self._gather(
             Commit(
@@ -299,7 +371,7 @@ class Sender:
                 end=work.end if is_last else None,
                 **fields,
             ),
-            size + _COMMIT_BYTES,
+            work.unseen[number],
         )
 
     def _gather(self, commit: Commit, size: int) -> None:
@@ -331,6 +403,10 @@ def columns(children: Iterable[Child]) -> Children:
         flags=tuple(flags),
         bodies=tuple(bodies),
     )
+
+
+def _split(data: memoryview, at: int) -> tuple[memoryview, memoryview]:
+    return data[:at], data[at:]
 
 
 def _raw(form: bytes | None) -> msgspec.Raw:

@@ -25,7 +25,12 @@ from dscrapy.crawl.addon import install_addon, lay_over
 from dscrapy.crawl.demands import Demands
 from dscrapy.crawl.errors import count_errors
 from dscrapy.crawl.gate import Gate
-from dscrapy.crawl.items import ItemEncoder
+from dscrapy.crawl.items import (
+    ITEM_BYTES_MAX,
+    ITEM_BYTES_SETTING,
+    ItemEncoder,
+    item_bytes_max,
+)
 from dscrapy.crawl.link import Link
 from dscrapy.crawl.load import (
     TEXT_CHARS_MAX,
@@ -38,7 +43,7 @@ from dscrapy.crawl.load import (
     project_modules,
 )
 from dscrapy.crawl.marks import Marks
-from dscrapy.crawl.parts import ItemTooLargeError, Sender, Work
+from dscrapy.crawl.parts import Sender, Work
 from dscrapy.crawl.process import ignore_signals
 from dscrapy.crawl.requests import clean_text
 from dscrapy.crawl.scheduler import JobScheduler
@@ -157,6 +162,7 @@ class CrawlRun:
         self._encoder: ItemEncoder | None = None
         # ``open_spider`` of the pipelines may run; it has gone through.
         self._is_opening = False
+        self._item_bytes_max = ITEM_BYTES_MAX
         self._is_open = False
         self._is_started = False
         self._is_closing = False
@@ -223,6 +229,10 @@ class CrawlRun:
     def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
         """Lay ours over the settings, offer the job's URLs, connect signals."""
         check_reactor(settings)
+        try:
+            self._item_bytes_max = item_bytes_max(settings)
+        except ValueError as error:
+            raise UnsupportedError(str(error)) from None
         self.demands = lay_over(settings, self.tracker.delta_now)
         spider: Any = crawler.spider
         if self.run.spec.urls and not getattr(spider, "start_urls", None):
@@ -290,16 +300,28 @@ class CrawlRun:
         if encoded.is_lossy:
             self._crawler.stats.inc_value("dscrapy/unencodable_items")
             self._warn_of_repr(item)
-        work = self.tracker.work_now()
-        try:
-            work.add_item(encoded.line, encoded.tagged)
-        except ItemTooLargeError as error:
-            self.fail(str(error))
+        if encoded.size > self._item_bytes_max:
+            self._drop_too_large(item, encoded.size)
             return None
+        work = self.tracker.work_now()
+        work.add_item(encoded.line, encoded.tagged)
+        # What was sent is to be let go, not held by this frame while it waits.
+        del encoded
         self.tracker.grown(work)
         if work.is_full:
             return self.gate.wait_until(lambda: not work.is_full)
         return None
+
+    def _drop_too_large(self, item: Any, size: int) -> None:
+        assert self._crawler is not None
+        self._crawler.stats.inc_value("dscrapy/items_too_large")
+        _logger.error(
+            "An item of type %s is not kept: it is %d bytes as JSON, and %s is %d",
+            type(item).__qualname__,
+            size,
+            ITEM_BYTES_SETTING,
+            self._item_bytes_max,
+        )
 
     def _warn_of_repr(self, item: Any) -> None:
         if self._has_warned:

@@ -34,6 +34,8 @@ class _Frame:
     process: Process | None
     number: int
     parts: dict[str, int] = attrs.field(factory=dict)
+    # Commits whose last part holds a piece of an item, not its end.
+    open_items: dict[str, bool] = attrs.field(factory=dict)
     settled: set[str] = attrs.field(factory=set)
     opened: bool = False
     finish: int = 0
@@ -85,6 +87,8 @@ def _problem_of(commit: m.Commit, process: Process | None) -> str:
     problem = ""
     if commit.tagged and len(commit.tagged) != len(commit.items):
         problem = "tagged and items differ in length"
+    elif commit.piece is not None and not _is_sound_piece(commit):
+        problem = "a piece is of one item, in a part of its own"
     elif (commit.request > 0) == (commit.unit > 0) or (
         min(commit.request, commit.unit, commit.part) < 0
     ):
@@ -102,6 +106,14 @@ def _problem_of(commit: m.Commit, process: Process | None) -> str:
     return problem
 
 
+def _is_sound_piece(commit: m.Commit) -> bool:
+    piece = commit.piece
+    assert piece is not None
+    # A line end inside would make two lines of one item in one of its files.
+    is_one_line = b"\n" not in piece.line and b"\n" not in piece.tagged
+    return is_one_line and not commit.items and (piece.end or not commit.last)
+
+
 def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Result:
     key = spool_key(commit.request, commit.unit)
     if key in frame.settled or _is_settled(commit, frame):
@@ -115,8 +127,12 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
     if commit.part > parts or (process is None and not commit.last):
         # Earlier parts went with a process that was given up.
         return "settled"
+    is_open = frame.open_items.get(key, spool is not None and spool.is_open)
+    if is_open and commit.piece is None:
+        raise RemoteProtocolError("bad_commit", "an item in pieces has no end")
     children, filtered = frame.crawl.frontier.unseen(commit.children)
     if not commit.last:
+        frame.open_items[key] = commit.piece is not None and not commit.piece.end
         frame.parts[key] = parts + 1
         decision.records.append(
             r.PartStored(
@@ -127,6 +143,7 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
                 part=commit.part,
                 items=commit.items,
                 tagged=commit.tagged,
+                piece=commit.piece,
                 children=children,
                 filtered=filtered,
             )
@@ -146,6 +163,7 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
             finish=commit.finish,
             items=commit.items,
             tagged=commit.tagged,
+            piece=commit.piece,
             children=children,
             filtered=filtered,
             seen=commit.seen,

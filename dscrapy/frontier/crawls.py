@@ -60,9 +60,11 @@ class Crawl:
         spool = process.spools.setdefault(key, Spool())
         assert spool.parts == record.part
         spool.parts += 1
-        spool.items += len(record.items)
-        spool.items_bytes += len(r.lines_of(record.items))
-        spool.tagged_bytes += len(r.tagged_lines_of(record.items, record.tagged))
+        lines, forms = r.texts_of(record)
+        spool.items += r.items_in(record)
+        spool.items_bytes += len(lines)
+        spool.tagged_bytes += len(forms)
+        spool.is_open = record.piece is not None and not record.piece.end
         spool.filtered += record.filtered
         stored = self.frontier.store(record.children)
         self.stored.setdefault(process.number, {}).setdefault(key, []).append(stored)
@@ -86,10 +88,10 @@ class Crawl:
         self.frontier.see(record.seen)
         self._merge(record.stats)
         self._count(self.frontier.next_request - before, filtered, record.request)
-        course.items += spool.items + len(record.items)
-        course.items_bytes += spool.items_bytes + len(r.lines_of(record.items))
-        tagged = r.tagged_lines_of(record.items, record.tagged)
-        course.tagged_bytes += spool.tagged_bytes + len(tagged)
+        lines, forms = r.texts_of(record)
+        course.items += spool.items + r.items_in(record)
+        course.items_bytes += spool.items_bytes + len(lines)
+        course.tagged_bytes += spool.tagged_bytes + len(forms)
         course.pages = self.totals.count("response_received_count")
         course.errors = self.totals.errors
         if record.request:

@@ -136,11 +136,6 @@ def writes_of(state: State, record: r.Record | r.Volatile) -> list[Write]:
             return []
 
 
-def _lines(record: r.PartStored | r.Published) -> tuple[bytes, bytes]:
-    lines = r.lines_of(record.items)
-    return lines, r.tagged_lines_of(record.items, record.tagged)
-
-
 def _bodies(state: State, record: r.PartStored | r.Published) -> list[Write]:
     bodies = record.children.bodies
     if not bodies:
@@ -160,7 +155,7 @@ def _store(state: State, record: r.PartStored) -> list[Write]:
     spool = _spool_of(state, record)
     key = spool_key(record.request, record.unit)
     items, tagged = spool_names(record.process, key)
-    lines, forms = _lines(record)
+    lines, forms = r.texts_of(record)
     return [
         Append(items, spool.items_bytes, lines),
         Append(tagged, spool.tagged_bytes, forms),
@@ -171,7 +166,7 @@ def _publish(state: State, record: r.Published) -> list[Write]:
     course = state.jobs[record.job].course
     assert course is not None
     spool = _spool_of(state, record)
-    if not spool.items and not record.items and record.kind != "closed":
+    if not spool.items and not r.items_in(record) and record.kind != "closed":
         return []
     spools = spool_names(record.process, spool_key(record.request, record.unit))
     names = (items_name(record.job), tagged_name(record.job))
@@ -179,7 +174,7 @@ def _publish(state: State, record: r.Published) -> list[Write]:
     spooled = (spool.items_bytes, spool.tagged_bytes)
     writes: list[Write] = []
     for name, start, source, count, data in zip(
-        names, starts, spools, spooled, _lines(record), strict=True
+        names, starts, spools, spooled, r.texts_of(record), strict=True
     ):
         if count:
             writes += [Move(name, start, source, count), Discard(source)]

@@ -159,14 +159,15 @@ class Job:
 
 @attrs.define(kw_only=True)
 class Spool:
-    """Stored parts of one commit: so many, holding these items and bytes of lines
-    and of tagged forms."""
+    """Stored parts of one commit: so many, holding these whole items and bytes of
+    lines and of tagged forms. ``is_open``: the last of these are a piece of an item."""
 
     parts: int = 0
     items: int = 0
     items_bytes: int = 0
     tagged_bytes: int = 0
     filtered: int = 0
+    is_open: bool = False
 
 
 @attrs.define(kw_only=True)

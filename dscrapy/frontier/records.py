@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from dscrapy.messages import Children, Held, Opened, Register
+from dscrapy.messages import Children, Held, Opened, Piece, Register
 from dscrapy.model import JobSpec, Outcome, Stats
 
 
@@ -91,10 +91,13 @@ class CodeSeen(_Fact, tag="code_seen", kw_only=True, frozen=True):
     digest: str
 
 
-class PartStored(_Fact, tag="part_stored", kw_only=True, frozen=True):
+class PartStored(
+    _Fact, tag="part_stored", kw_only=True, frozen=True, omit_defaults=True
+):
     """A part of a commit, provisional: no effect until ``Published``.
 
-    ``children`` leaves out those that were seen already; ``filtered`` counts them.
+    ``piece`` is as in ``messages.Commit``. ``children`` leaves out those that were
+    seen already; ``filtered`` counts them.
     """
 
     job: str
@@ -104,6 +107,7 @@ class PartStored(_Fact, tag="part_stored", kw_only=True, frozen=True):
     part: int
     items: tuple[msgspec.Raw, ...]
     tagged: tuple[msgspec.Raw, ...]
+    piece: Piece | None = None
     children: Children
     filtered: int
 
@@ -125,6 +129,7 @@ class Published(_Fact, tag="published", kw_only=True, frozen=True, omit_defaults
     finish: int = 0
     items: tuple[msgspec.Raw, ...] = ()
     tagged: tuple[msgspec.Raw, ...] = ()
+    piece: Piece | None = None
     children: Children = Children()
     filtered: int = 0
     seen: bytes = b""
@@ -471,3 +476,18 @@ def tagged_lines_of(
     if tagged:
         return b"".join(bytes(form) + b"\n" for form in tagged)
     return b"null\n" * len(items)
+
+
+def texts_of(record: PartStored | Published) -> tuple[bytes, bytes]:
+    """Return what a record adds to the lines of items, and to their tagged forms."""
+    piece = record.piece
+    if piece is None:
+        lines = lines_of(record.items)
+        return lines, tagged_lines_of(record.items, record.tagged)
+    end = b"\n" if piece.end else b""
+    return piece.line + end, piece.tagged + end
+
+
+def items_in(record: PartStored | Published) -> int:
+    """Return how many items a record completes."""
+    return len(record.items) + (record.piece is not None and record.piece.end)

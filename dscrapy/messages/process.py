@@ -62,6 +62,16 @@ class Children(Value, kw_only=True, frozen=True, omit_defaults=True):
     bodies: tuple[msgspec.Raw, ...] = ()
 
 
+class Piece(Value, kw_only=True, frozen=True, omit_defaults=True):
+    """Bytes of an item that is too large for one part, as they stand in the job's
+    files: of its line, and of its tagged form. With ``end`` both are complete.
+    """
+
+    line: bytes = b""
+    tagged: bytes = b""
+    end: bool = False
+
+
 class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     """What a leased request or a unit gave, in parts numbered from 0.
 
@@ -79,10 +89,12 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     ``items`` are the lines of ``items.jsonl``: a JSON object as it stands, or a
     JSON string that holds the line where the line is no JSON (NaN). ``tagged``
     is empty, or as long as ``items`` with each item's tagged form, null where
-    that is the line itself. ``seen`` holds fingerprints of requests that never left
-    the process. Only the part with ``last`` carries ``outcome`` (for people: a
-    status, "request" for a redirect or retry, or an error's type), ``stats`` (what
-    it adds to the job's) and ``end``; before it nothing has effect.
+    that is the line itself. A ``piece`` of one large item stands in their place, and
+    the parts after it hold the others, to its end. ``seen`` holds fingerprints of
+    requests that never left the process. Only the part with ``last`` carries
+    ``outcome`` (for people: a status, "request" for a redirect or retry, or an error's
+    type), ``stats`` (what it adds to the job's) and ``end``; before it nothing has
+    effect.
     """
 
     request: int = 0
@@ -96,6 +108,7 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     finish: int = 0
     items: tuple[msgspec.Raw, ...] = ()
     tagged: tuple[msgspec.Raw, ...] = ()
+    piece: Piece | None = None
     children: Children = Children()
     seen: bytes = b""
     outcome: str = ""

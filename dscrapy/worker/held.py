@@ -131,6 +131,7 @@ class Held:
                     "bad_commit", f"a unit that does not follow {self.units}"
                 )
             self.items += len(commit.items)
+            self.items += commit.piece is not None and commit.piece.end
 
     def leased_of(self, under_way: Iterable[m.UnderWay]) -> tuple[m.UnderWay, ...]:
         """Return those that the process holds: it may have marked anything."""

@@ -127,7 +127,7 @@ class NaiveMaster:
             Page(
                 json.loads(self.requests[parts[-1].request].body),
                 parts[-1].outcome,
-                [json.loads(line_of(raw)) for part in parts for raw in part.items],
+                [json.loads(line) for line, _ in items_of(parts)],
                 [
                     json.loads(bytes(raw))
                     for part in parts
@@ -312,9 +312,9 @@ class NaiveMaster:
         self.seen.update(chunks(last.seen))
         for part in parts:
             self._add(part.children)
-            self.lines += map(line_of, part.items)
-            assert len(part.tagged) in (0, len(part.items))
-            self.tagged += map(bytes, part.tagged or (b"null",) * len(part.items))
+        for line, form in items_of(parts):
+            self.lines.append(line)
+            self.tagged.append(form)
         self._merge(last.stats)
         match last.kind:
             case "start":
@@ -386,6 +386,25 @@ def chunks(data: bytes) -> list[bytes]:
         data[place : place + FINGERPRINT_BYTES]
         for place in range(0, len(data), FINGERPRINT_BYTES)
     ]
+
+
+def items_of(parts: list[Commit]) -> list[tuple[str, bytes]]:
+    """Return the lines of a commit's items, each with its tagged form."""
+    items: list[tuple[str, bytes]] = []
+    line = form = b""
+    for part in parts:
+        assert len(part.tagged) in (0, len(part.items))
+        forms = map(bytes, part.tagged or (b"null",) * len(part.items))
+        items += zip(map(line_of, part.items), forms, strict=True)
+        if part.piece is None:
+            assert not line, "an item in pieces goes on to its end"
+            continue
+        line, form = line + part.piece.line, form + part.piece.tagged
+        if part.piece.end:
+            items.append((line.decode(), form))
+            line = form = b""
+    assert not line
+    return items
 
 
 def line_of(raw: msgspec.Raw) -> str:

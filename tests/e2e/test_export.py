@@ -1,14 +1,25 @@
 """Items of a crawl process, exported, against ``scrapy crawl -O``."""
 
+import csv
+import json
+import marshal
 import os
 import pickle
 from collections.abc import Iterator
+from contextlib import suppress
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from scrapy import Spider
+from scrapy.crawler import Crawler
+from scrapy.settings import Settings
+from scrapy.utils.misc import load_object
 
 from dscrapy.crawl.export import check_ending, export
+from dscrapy.crawl.items import ItemEncoder, wire_form
 from dscrapy.errors import UserError
 from dscrapy.model import JobSpec
 from tests.e2e.crawl_harness import PROJECT, CrawlProcess, plain_scrapy, running_site
@@ -100,10 +111,11 @@ def test_append_and_replace(tmp_path: Path) -> None:
     assert export(lines, None, path, append=True) == 2
     assert path.read_bytes() == b"".join(lines * 2)
     assert export(lines[:1], None, path) == 1
-    with pytest.raises(UserError, match="item 2 cannot be read"):
-        export([b"{}", b"{"], None, path.with_suffix(".json"))
+    (path.parent / "taken.json").mkdir()
+    with pytest.raises(UserError, match="directory"):
+        export([b"{}"], None, path.parent / "taken.json")
     assert path.read_bytes() == lines[0]
-    assert os.listdir(path.parent) == ["items.jsonl"]
+    assert sorted(os.listdir(path.parent)) == ["items.jsonl", "taken.json"]
 
 
 def test_an_empty_job_writes_what_scrapy_writes(tmp_path: Path) -> None:
@@ -138,3 +150,147 @@ def test_a_project_that_fails_to_load_is_a_warning(
     spec = JobSpec(project_dir=str(tmp_path), spider="missing.py")
     assert export([b'{"a": 1}'], None, tmp_path / "items.csv", spec=spec) == 1
     assert "without the project" in caplog.text
+
+
+# ---- one bad item ------------------------------------------------------------
+
+
+def nested(depth: int, kind: str) -> Any:
+    """Return an item so deep, of dicts or of lists and dicts in turn."""
+    value: Any = {"i": 0}
+    for _ in range(depth):
+        value = {"i": 0, "d": value if kind == "dicts" else [value]}
+    return value
+
+
+FORMATS = ("json", "jsonl", "csv", "xml", "pickle", "marshal")
+
+
+def plainly(name: str, items: list[Any]) -> tuple[bytes, int]:
+    """Write items by Scrapy's exporter as its feeds do; return also how many."""
+    file = BytesIO()
+    count = 0
+    exporters = Settings().getwithbase("FEED_EXPORTERS")
+    exporter = load_object(exporters[name])(file, indent=0)
+    exporter.start_exporting()
+    for item in items:
+        with suppress(RecursionError, ValueError):
+            exporter.export_item(item)
+            count += 1
+    exporter.finish_exporting()
+    return file.getvalue(), count
+
+
+def forms_of(items: list[Any]) -> tuple[list[bytes], list[bytes]]:
+    """Return the items as a job keeps them: lines and tagged forms."""
+    encoder = ItemEncoder(Crawler(Spider, Settings()))
+    encoded = [encoder.encode(item) for item in items]
+    forms = [wire_form(one.tagged) or b"null" for one in encoded]
+    return [one.line for one in encoded], forms
+
+
+@pytest.mark.parametrize("kind", ["dicts", "lists"])
+@pytest.mark.parametrize("depth", [90, 105, 150, 450, 500, 900])
+def test_deep_items_are_in_each_format_in_which_plain_writes_them(
+    depth: int, kind: str, tmp_path: Path
+) -> None:
+    """Byte for byte; where a format cannot hold one, the others are there all the
+    same."""
+    items = [{"i": 1}, nested(depth, kind), {"i": 2}]
+    lines, forms = forms_of(items)
+    for name in FORMATS:
+        plain, count = plainly(name, items)
+        path = tmp_path / f"ours.{name}"
+        assert export(lines, forms, path) >= count
+        if count < len(items):
+            assert_holds(path, [items[0], items[2]])
+        elif name in ("pickle", "marshal"):
+            # Their bytes depend on which values are one object.
+            found = [marshal.dumps(one, 0) for one in objects_in(path)]
+            assert found == [marshal.dumps(one, 0) for one in items]
+        else:
+            assert path.read_bytes() == plain, name
+
+
+@pytest.mark.parametrize("depth", [90, 300])
+def test_deep_items_keep_their_types(depth: int, tmp_path: Path) -> None:
+    """What JSON cannot hold is read back, however deep it is."""
+    value: Any = b"\xff"
+    for _ in range(depth):
+        value = {"v": (value,)}
+    lines, forms = forms_of([value])
+    assert export(lines, forms, tmp_path / "ours.marshal") == 1
+    assert marshal.loads((tmp_path / "ours.marshal").read_bytes()) == value  # noqa: S302 - our own file
+
+
+def test_an_item_that_no_format_holds_is_an_item_less(tmp_path: Path) -> None:
+    """5,000 and 100,000 deep: no crash of the process, and the others are there."""
+    for depth in (5_000, 100_000):
+        items = [{"i": 1}, nested(depth, "lists"), {"i": 2}]
+        lines, forms = forms_of(items)
+        for name in FORMATS:
+            path = tmp_path / f"ours.{name}"
+            assert export(lines, forms, path) >= 2, (depth, name)
+            assert_holds(path, [items[0], items[2]])
+
+
+def objects_in(path: Path) -> list[Any]:
+    """Return what is in a file of pickles or marshalled objects."""
+    if path.suffix == ".pickle":
+        return unpickled(path)
+    objects = []
+    with path.open("rb") as file:
+        while file.peek(1):
+            objects.append(marshal.load(file))  # noqa: S302 - our own file
+    return objects
+
+
+def assert_holds(path: Path, items: list[Any]) -> None:
+    """A file is well formed and holds these items, beside others perhaps."""
+    data = path.read_bytes()
+    match path.suffix:
+        case ".json":
+            found = json.loads(data)
+        case ".jsonl":
+            found = [json.loads(line) for line in data.splitlines() if len(line) < 99]
+        case ".csv":
+            rows = csv.reader(StringIO(data.decode()))
+            found = [{"i": int(row[0])} for row in list(rows)[1:] if row[0].isdigit()]
+        case ".xml":
+            root = ElementTree.fromstring(data)  # noqa: S314 - our own file
+            found = [{"i": int(item.findtext("i") or 0)} for item in root]
+        case _:
+            found = objects_in(path)
+    assert [one for one in found if one in items] == items
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_line_that_cannot_be_read_ends_no_export(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is missing, a warning counts; a form that cannot be read gives way to the
+    line."""
+    lines = [b'{"i": 1}', b"{", b"\xff", b'{"i": 3}', b'{"i": 2}']
+    forms = [b"null", b"null", b"null", b'{"$nonsense": 1}', b"null"]
+    path = tmp_path / f"ours.{name}"
+    if name == "jsonl":
+        assert export(lines, forms, path) == 5
+        assert path.read_bytes() == b"\n".join(lines) + b"\n"
+        return
+    assert export(lines, forms, path) == 3
+    assert_holds(path, [{"i": 1}, {"i": 3}, {"i": 2}])
+    assert "2 items are missing" in caplog.text
+    assert "types in 1 items" in caplog.text
+
+
+def test_a_character_beyond_the_encoding_is_escaped(
+    site: str, tmp_path: Path, in_project: None
+) -> None:
+    """Plain Scrapy loses such an item of JSON lines; here it is there, escaped."""
+    settings = {"FEED_EXPORT_ENCODING": "latin-1"}
+    spec = JobSpec(
+        project_dir=str(PROJECT), spider="pages", args={"site": site}, settings=settings
+    )
+    path = tmp_path / "ours.jsonl"
+    assert export(['{"a": "é€"}'.encode(), b'{"a": "x"}'], None, path, spec=spec) == 2
+    assert path.read_bytes() == b'{"a": "\\u00e9\\u20ac"}\n{"a": "x"}\n'

@@ -195,10 +195,13 @@ class Crawl:
         """Return the next part of a page, or the whole of what is left of it."""
         key, part = self.held[request], self.parts.get(request, 0)
         self.parts[request] = part + 1
-        # The item comes with the first part, what the page gives with every part.
-        items = (msgspec.Raw(b'{"k":%d}' % key),) if part == 0 else ()
+        # What the page gives comes with every part.
         commit = m.Commit(
-            request=request, part=part, last=last, items=items, children=given_by(key)
+            request=request,
+            part=part,
+            last=last,
+            children=given_by(key),
+            **_item_of(key, part, last=last),
         )
         self.unacked.append(commit)
         return commit
@@ -293,3 +296,18 @@ class Peer:
         self.instance += 1
         self.crawls.clear()
         self.zombies.clear()
+
+
+def _item_of(key: int, part: int, *, last: bool) -> dict[str, Any]:
+    """Return what a part of a page holds of its item: all with the first one, or
+    pieces in the first two."""
+    line = b'{"k":%d}' % key
+    if key % 2 == 0 or (part == 0 and last):
+        return {"items": (msgspec.Raw(line),)} if part == 0 else {}
+    match part:
+        case 0:
+            return {"piece": m.Piece(line=line[:3], tagged=b"nu")}
+        case 1:
+            return {"piece": m.Piece(line=line[3:], tagged=b"ll", end=True)}
+        case _:
+            return {}

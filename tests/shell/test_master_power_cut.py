@@ -120,6 +120,9 @@ async def run_job(
         if not parts:
             await commit(number, whole)
             continue
+        if number == 3:
+            await commit(number, *in_pieces(request, b'{"n":3}'))
+            continue
         if number == 2:
             snapshot_soon(master)
         await commit(
@@ -130,6 +133,22 @@ async def run_job(
     await crawl.hear(m.Finish)
     await crawl.finish()
     known.succeeded.add(job)
+
+
+def in_pieces(request: int, line: bytes) -> list[m.Commit]:
+    """Return the parts that hold an item in pieces; the last one has none."""
+    pieces = [
+        m.Piece(line=line[:2]),
+        m.Piece(line=line[2:], tagged=b"nu"),
+        m.Piece(tagged=b"ll", end=True),
+    ]
+    return [
+        *(
+            m.Commit(request=request, part=part, last=False, piece=piece)
+            for part, piece in enumerate(pieces)
+        ),
+        m.Commit(request=request, part=len(pieces)),
+    ]
 
 
 async def next_lease(crawl: CrawlInMemory) -> int:
@@ -172,6 +191,8 @@ async def check(storage: MemoryStorage, known: Known) -> None:
         for identity, job in state.jobs.items():
             data = await master.files.read(identity, "items", 0, 1000)
             lines = data.splitlines()
+            forms = await master.files.read(identity, "tagged", 0, 1000)
+            assert forms == b"null\n" * len(lines)
             asked = known.asked.get(identity, [])
             acknowledged = known.items.get(identity, [])
             if identity == known.fresh:

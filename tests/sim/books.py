@@ -57,6 +57,8 @@ class Books:
     shadow: State = attrs.field(factory=State)
     jobs: dict[str, JobBook] = attrs.field(factory=dict)
     parts: dict[tuple[int, str], list[Line]] = attrs.field(factory=dict)
+    # The beginning of an item of which the last part holds a piece.
+    cut: dict[tuple[int, str], Line] = attrs.field(factory=dict)
     # Process, commit, part: also those that are void by now.
     stored: set[tuple[int, str, int]] = attrs.field(factory=set)
 
@@ -81,7 +83,7 @@ class Books:
         match record:
             case r.PartStored():
                 key = (record.process, spool_key(record.request, record.unit))
-                self.parts.setdefault(key, []).extend(_lines(record))
+                self.parts.setdefault(key, []).extend(self._lines(key, record))
                 self.stored.add((*key, record.part))
             case r.Published():
                 self._publish(record)
@@ -89,6 +91,7 @@ class Books:
                 self.ended(record)
                 for key in [key for key in self.parts if key[0] == record.process]:
                     del self.parts[key]
+                    self.cut.pop(key, None)
             case r.RequestPoisoned():
                 self.poisoned(record)
             case r.JobAgain(fresh=True):
@@ -101,7 +104,9 @@ class Books:
 
     def _publish(self, record: r.Published) -> None:
         key = (record.process, spool_key(record.request, record.unit))
-        lines = self.parts.pop(key, []) + _lines(record)
+        lines = self.parts.pop(key, []) + self._lines(key, record)
+        if key in self.cut:
+            self.broken("half an item has effect", f"{record.job} {key}")
         book = self.book(record.job)
         if self.has(record.job, record.process, record.request, record.unit):
             self.broken("a commit has effect twice", f"{record.job} {key}")
@@ -118,6 +123,21 @@ class Books:
                     f"{record.job} {line!r}: {book.counts[line]}, not {expected[line]}"
                 )
                 self.broken("an item too many", text)
+
+    def _lines(
+        self, key: tuple[int, str], record: r.PartStored | r.Published
+    ) -> list[Line]:
+        """Return the items that a record completes."""
+        if record.piece is None:
+            lines = [r.line_of(item) for item in record.items]
+            forms = [bytes(form) for form in record.tagged] or [b"null"] * len(lines)
+            return list(zip(lines, forms, strict=True))
+        line, form = self.cut.pop(key, (b"", b""))
+        so_far = (line + record.piece.line, form + record.piece.tagged)
+        if record.piece.end:
+            return [so_far]
+        self.cut[key] = so_far
+        return []
 
     # ---- against a master and its disk ---------------------------------------------
 
@@ -152,12 +172,6 @@ class Books:
                 if found != book.content(form):
                     return f"{name}: {found!r}, not {book.content(form)!r}"
         return ""
-
-
-def _lines(record: r.PartStored | r.Published) -> list[Line]:
-    lines = [r.line_of(item) for item in record.items]
-    forms = [bytes(form) for form in record.tagged] or [b"null"] * len(lines)
-    return list(zip(lines, forms, strict=True))
 
 
 def _difference(state: State, shadow: State) -> str:

@@ -50,6 +50,11 @@ class Page:
     redirect: int | None = None
     kills: bool = False
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether its only item comes in pieces, one in each part."""
+        return self.parts > 1 and self.items == 1
+
     def item(self, index: int) -> msgspec.Raw:
         """Return one of its items, as a commit carries it."""
         if self.form == "text":
@@ -71,6 +76,11 @@ class Page:
         if self.redirect is not None:
             refs = (Ref(page=self.redirect),)
         fields: dict[str, object] = {"children": children(*refs)}
+        if self.is_cut:
+            line, form = (_slice(text, number, self.parts) for text in self.lines()[0])
+            is_end = number == self.parts - 1
+            fields["piece"] = m.Piece(line=line, tagged=form, end=is_end)
+            return fields
         if indices:
             fields["items"] = tuple(map(self.item, indices))
         if indices and self.form == "tagged":
@@ -125,6 +135,11 @@ class Site:
         expected, is_deadly = _crawled(self)
         object.__setattr__(self, "expected", expected)
         object.__setattr__(self, "is_deadly", is_deadly)
+
+
+def _slice(text: bytes, number: int, count: int) -> bytes:
+    """Return one of so many slices of a text."""
+    return text[len(text) * number // count : len(text) * (number + 1) // count]
 
 
 def children(*refs: Ref, start: bool = False) -> m.Children:

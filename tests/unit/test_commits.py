@@ -10,12 +10,14 @@ from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.decision import OnTick
+from dscrapy.frontier.derive import Append, Move, items_name, tagged_name, writes_of
 from dscrapy.frontier.jobs import Process
 from dscrapy.model import Outcome, Stats
 from tests.unit.frontier_values import (
     FINISHED,
     ID,
     ITEM,
+    NOW,
     SPEC,
     WORKER,
     ask,
@@ -187,6 +189,87 @@ def test_stored_parts_give_way_to_another_processes_commit() -> None:
     assert results(decision) == ["published"]
     assert results(commit(machine, first.process, part(1, last=True))) == ["settled"]
     assert machine.state.jobs[ID].begin().items == 0
+
+
+# ---- an item in pieces ---------------------------------------------------------------
+
+
+def piece(number: int, last: bool = False, **fields: Any) -> m.Commit:
+    """Return a part of request 1 that holds a piece."""
+    return page(1, part=number, last=last, piece=m.Piece(**fields))
+
+
+def test_an_item_in_pieces_is_one_item_with_both_its_lines() -> None:
+    """However its two texts are cut, and among whole ones; counted with its end."""
+    machine, start = crawling(1)
+    said = [
+        part(0),
+        piece(1, line=b'{"a"', tagged=b""),
+        piece(2, line=b": 1}", tagged=b'{"$i'),
+        piece(3, tagged=b'":["m:C",["a"]]}', end=True),
+        piece(4, line=b"{}", tagged=b"null", end=True),
+        part(5),
+        piece(6, last=True, line=b"{}", tagged=b"null", end=True),
+    ]
+    files: dict[str, bytes] = {}
+    decisions: list[str] = []
+    for one in (*said[:3], said[2], *said[3:]):
+        decision = machine.decide(WORKER, commits(start.process, one), NOW)
+        decisions += results(decision)
+        for record in decision.records:
+            for write in writes_of(machine.state, record):
+                do(write, files)
+            machine.state.apply(record)
+    assert decisions == ["stored"] * 7 + ["published"]
+    lines = b'%s\n{"a": 1}\n{}\n%s\n{}\n'
+    (raw,) = ITEM
+    assert files[items_name(ID)] == lines % (bytes(raw), bytes(raw))
+    assert files[tagged_name(ID)].splitlines() == [
+        b"null",
+        b'{"$i":["m:C",["a"]]}',
+        *[b"null"] * 3,
+    ]
+    course = machine.state.jobs[ID].begin()
+    assert course.items == 5
+    assert course.items_bytes == len(files[items_name(ID)])
+    assert course.tagged_bytes == len(files[tagged_name(ID)])
+
+
+def do(write: object, files: dict[str, bytes]) -> None:
+    """Do a write as the master's files do."""
+    match write:
+        case Append(name=name, at=at, data=data):
+            files[name] = files.get(name, b"")[:at] + data
+        case Move(name=name, at=at, spool=spool, count=count):
+            files[name] = files.get(name, b"")[:at] + files[spool][:count]
+        case _:
+            pass
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [piece(0, line=b"{\n}", tagged=b"null", end=True)],
+        [piece(0, line=b"{}", tagged=b"nu\nll", end=True)],
+        [piece(0, line=b"{", last=True)],
+        [piece(0, line=b"{"), part(1)],
+        [piece(0, line=b"{"), page(1, part=1)],
+        [msgspec.structs.replace(piece(0, line=b"{"), items=ITEM)],
+    ],
+)
+@pytest.mark.parametrize("is_one_message", [True, False])
+def test_half_an_item_is_an_error_of_its_process(
+    said: list[m.Commit], is_one_message: bool
+) -> None:
+    """Two lines in one, no end, or something else in between would spoil the files."""
+    machine, start = crawling(1)
+    count = 0 if is_one_message else len(said) - 1
+    for one in said[:count]:
+        commit(machine, start.process, one)
+    before = machine.state.encode_snapshot()
+    with pytest.raises(RemoteProtocolError, match="bad_commit"):
+        commit(machine, start.process, *said[count:])
+    assert machine.state.encode_snapshot() == before
 
 
 # ---- children and counts -------------------------------------------------------------

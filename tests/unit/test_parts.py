@@ -8,15 +8,16 @@ import msgspec
 import pytest
 
 from dscrapy.crawl.parts import (
+    BYTES_UNSEEN_MAX,
     FRAME_BYTES,
-    ITEM_BYTES_MAX,
     PART_BYTES_MAX,
     PARTS_UNSEEN_MAX,
+    PIECE_BYTES_MAX,
     Child,
-    ItemTooLargeError,
     Sender,
     Work,
 )
+from dscrapy.frontier.records import PartStored, texts_of
 from dscrapy.messages import Commit, Commits, CommitsSeen, Message, Run, Seen
 from dscrapy.model import JobSpec, Outcome
 from dscrapy.proto.codec import encode
@@ -68,6 +69,35 @@ def numbers(raws: tuple[msgspec.Raw, ...]) -> list[int]:
     return [json.loads(bytes(raw))["n"] for raw in raws]
 
 
+def texts(parts: list[Commit]) -> tuple[bytes, bytes]:
+    """Return what the master makes of parts: lines, and their tagged forms."""
+    lines, forms = zip(*map(texts_of, map(stored, parts)), strict=True)
+    return b"".join(lines), b"".join(forms)
+
+
+def stored(part: Commit) -> PartStored:
+    return PartStored(
+        job=RUN.job,
+        process=1,
+        request=part.request,
+        unit=part.unit,
+        part=part.part,
+        items=part.items,
+        tagged=part.tagged,
+        piece=part.piece,
+        children=part.children,
+        filtered=0,
+    )
+
+
+def size_of(part: Commit) -> int:
+    raws = (*part.items, *part.tagged, *part.children.bodies)
+    texts = [bytes(raw) for raw in raws]
+    if part.piece is not None:
+        texts += [part.piece.line, part.piece.tagged]
+    return sum(map(len, texts))
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_every_line_and_child_travels_once_and_in_order(seed: int) -> None:
     """Whatever sizes, answers and flushes: all of it, one last part, credit kept."""
@@ -75,6 +105,7 @@ def test_every_line_and_child_travels_once_and_in_order(seed: int) -> None:
     master = Master()
     works = [Work("page", request=number) for number in (1, 2, 3)]
     given = {work.request: 0 for work in works}
+    sizes: dict[tuple[int, int], tuple[int, bytes]] = {}
     unseen: list[Commit] = []
     answered = 0
 
@@ -87,13 +118,19 @@ def test_every_line_and_child_travels_once_and_in_order(seed: int) -> None:
             master.see(unseen.pop(rng.randrange(len(unseen))))
         for request, held in Counter(one.request for one in unseen).items():
             assert held <= PARTS_UNSEEN_MAX, request
+        # All but the last one left while there was room.
+        assert sum(map(size_of, unseen[:-1])) < BYTES_UNSEEN_MAX
 
     for _ in range(300):
         work = rng.choice(works)
         size = rng.choice([1, 1000, 100_000, 600_000])
+        if rng.random() < 0.03:
+            size = rng.choice([PIECE_BYTES_MAX, 3 * PIECE_BYTES_MAX + 7])
         number = given[work.request] = given[work.request] + 1
         if number % 2:
-            work.add_item(line(number, size), None if number % 3 else b"{}")
+            tagged = None if number % 3 else b'{"t":%d}' % number
+            work.add_item(line(number, size), tagged)
+            sizes[work.request, number] = size, tagged or b"null"
         else:
             work.add_child(child(number, size // 4, HOSTS[number % 3]))
         master.sender.grown(work)
@@ -109,8 +146,13 @@ def test_every_line_and_child_travels_once_and_in_order(seed: int) -> None:
         assert [one.last for one in parts] == [False] * (len(parts) - 1) + [True]
         assert parts[-1].outcome == "200"
         count = given[work.request] + 1
-        items = [number for one in parts for number in numbers(one.items)]
-        assert items == list(range(1, count, 2))
+        items = [
+            (line(number, sizes[work.request, number][0]), *sizes[work.request, number])
+            for number in range(1, count, 2)
+        ]
+        lines, forms = texts(parts)
+        assert lines.splitlines() == [item[0] for item in items]
+        assert forms.splitlines() == [item[2] for item in items]
         kept = [number for one in parts for number in numbers(one.children.bodies)]
         assert kept == list(range(2, count, 2))
         for one in parts:
@@ -239,13 +281,80 @@ def test_answers_may_repeat_and_come_for_nothing() -> None:
     assert master.commits == [commit]
 
 
-def test_an_item_over_the_limit_is_refused() -> None:
-    """The largest that fits a message still travels."""
+@pytest.mark.parametrize("tagged", [None, b'{"t":"%s"}' % (b"y" * PIECE_BYTES_MAX)])
+def test_an_item_too_large_for_a_part_goes_in_pieces(tagged: bytes | None) -> None:
+    """Of a unit too, with whole ones before and behind it; no frame is a long one."""
+    master = Master()
+    work = Work("start", digest=b"12345678")
+    large = line(2, 5 * PIECE_BYTES_MAX)
+    for text, form in ((line(1, 10), None), (large, tagged), (line(3, 10), b"{}")):
+        work.add_item(text, form)
+    work.add_child(child(1))
+    master.sender.settled(work)
+    while not master.sender.is_quiet:
+        for one in master.commits:
+            master.see(one)
+    lines, forms = texts(master.commits)
+    assert lines.splitlines() == [line(1, 10), large, line(3, 10)]
+    assert forms.splitlines() == [b"null", tagged or b"null", b"{}"]
+    assert [one.last for one in master.commits[:-1]] == [False] * (
+        len(master.commits) - 1
+    )
+    assert len(master.commits[-1].children.bodies) == 1
+    assert max(len(encode(frame)) for frame in master.frames) < 2 * FRAME_BYTES
+
+
+def test_what_cannot_be_a_json_value_of_a_message_is_a_string_there() -> None:
+    """A line that is no JSON and a form that nests too deep; the files hold them."""
     master = Master()
     work = Work("page", request=1)
-    envelope = len(line(1, 0)) + len(b"null") + 2
-    with pytest.raises(ItemTooLargeError):
-        work.add_item(line(1, ITEM_BYTES_MAX - envelope + 1), None)
-    work.add_item(line(1, ITEM_BYTES_MAX - envelope), None)
+    deep = b'{"$t":' * 2000 + b"[]" + b"}" * 2000
+    work.add_item(b'{"a": NaN}', deep)
     master.sender.settled(work)
-    assert [len(one.items) for one in master.commits] == [1, 0]
+    (commit,) = master.commits
+    lines, forms = texts([commit])
+    assert lines == b'{"a": NaN}\n'
+    assert json.loads(forms) == deep.decode()
+
+
+def test_all_works_together_have_a_bound_and_take_turns() -> None:
+    """Whoever holds most does not keep a small one waiting for longer than its turn."""
+    master = Master()
+    large = [Work("page", request=number) for number in (1, 2, 3)]
+    for work in large:
+        work.add_item(line(1, 20 * PIECE_BYTES_MAX), None)
+        master.sender.settled(work)
+    assert sum(map(size_of, master.commits[:-1])) < BYTES_UNSEEN_MAX
+    assert {one.request for one in master.commits} == {1, 2}
+    begun = len(master.commits)
+    small = Work("page", request=4)
+    small.add_item(line(1, 10), None)
+    master.sender.settled(small)
+    assert len(master.commits) == begun
+    for one in master.commits[: len(large)]:
+        master.see(one)
+    assert [one.last for one in master.commits if one.request == 4] == [True]
+    assert 3 in {one.request for one in master.commits}
+
+
+def test_a_waiting_unit_goes_on_beside_leases() -> None:
+    """It was out of turn when there was no room at all; units keep their order."""
+    master = Master()
+    for request in (1, 2):
+        page = Work("page", request=request)
+        page.add_item(line(1, 20 * PIECE_BYTES_MAX), None)
+        master.sender.settled(page)
+    units = [Work("late"), Work("late")]
+    for unit in units:
+        unit.add_item(line(1, 2 * PIECE_BYTES_MAX), None)
+        master.sender.settled(unit)
+    seen = 0
+    while not master.sender.is_quiet:
+        fresh = master.commits[seen:]
+        seen += len(fresh)
+        assert fresh, "nobody goes on"
+        for one in fresh:
+            master.see(one)
+    parts = [(one.unit, one.part) for one in master.commits if one.unit]
+    assert parts == sorted(parts)
+    assert {unit for unit, _ in parts} == {1, 2}

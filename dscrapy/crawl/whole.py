@@ -1,0 +1,62 @@
+"""Exporters that write an item whole or not at all.
+
+Those of Scrapy that write as they go leave half an item in their file when a value
+turns out to be one that they cannot write, and with it a file that nobody reads.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from scrapy.exporters import BaseItemExporter, PickleItemExporter, XmlItemExporter
+
+# The others encode an item before they write the first byte of it.
+_WRITE_AS_THEY_GO = (PickleItemExporter, XmlItemExporter)
+
+
+class _HeldFile:
+    """A file that keeps back what is written to it while ``item`` lasts."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._held: list[bytes] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: Any) -> int:
+        if self._held is None:
+            return self._file.write(data)
+        self._held.append(bytes(data))
+        return len(self._held[-1])
+
+    @contextmanager
+    def item(self) -> Iterator[None]:
+        """Write what comes meanwhile at the end, or nothing if there is an error."""
+        held: list[bytes] = []
+        self._held = held
+        try:
+            yield
+        finally:
+            self._held = None
+        for data in held:
+            self._file.write(data)
+
+
+def whole_items(base: type[BaseItemExporter]) -> type[BaseItemExporter]:
+    """Return an exporter like ``base``, the project's or Scrapy's, that does so."""
+    if not issubclass(base, _WRITE_AS_THEY_GO):
+        return base
+
+    class WholeItems(base):  # type: ignore[misc, valid-type]  # a base of run time
+        def __init__(self, file: IO[bytes], *args: Any, **kwargs: Any) -> None:
+            self._whole = _HeldFile(file)
+            super().__init__(self._whole, *args, **kwargs)
+
+        def export_item(self, item: Any) -> Any:
+            with self._whole.item():
+                return super().export_item(item)
+
+    WholeItems.__name__ = base.__name__
+    WholeItems.__qualname__ = base.__qualname__
+    return WholeItems
