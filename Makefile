@@ -13,8 +13,8 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 .DEFAULT_GOAL := help
 SEEDS ?= 1000
 
-.PHONY: help demo check test equivalence sim sim-bite chaos chaos-tools fuzz bench \
-	lock clean setup
+.PHONY: help demo check test equivalence sim sim-bite chaos chaos-tools fuzz foreign \
+	bench lock clean setup
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -70,6 +70,13 @@ fuzz: $(READY) ## hostile bytes for every decoder and port, a quarter of an hour
 	@$(PIP) install -c constraints.txt --only-binary atheris -e '.[dev,fuzz]' || \
 		echo "no atheris for this Python: mutations are random, not guided" >&2
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+foreign: $(READY) ## Scrapy's own test spiders, plain and here; SCRAPY=folder of its sources
+	@[ -n "$(SCRAPY)" ] || { \
+		echo "name a folder of Scrapy's sources: make foreign SCRAPY=/path/to/scrapy-2.19.0" >&2; \
+		echo "(python3 -m pip download --no-deps --no-binary scrapy scrapy==2.19.0 gets them)" >&2; \
+		exit 1; }
+	$(BIN)/python -m tests.foreign $(SCRAPY) $(ARGS)
 
 bench: $(READY) ## measure; prints machine, versions, command and result
 	$(BIN)/python -m benchmarks

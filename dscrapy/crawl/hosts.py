@@ -6,7 +6,8 @@ what is on its way to it through the downloader's middlewares.
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from scrapy.crawler import Crawler
@@ -17,11 +18,15 @@ T = TypeVar("T")
 
 
 class Lease(NamedTuple):
-    """A leased request that has not been started."""
+    """A leased request that has not been started.
+
+    ``values``: digest -> JSON of all that its body refers to, and perhaps of more.
+    """
 
     request: int
     host: str
     body: bytes
+    values: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class Rooms:

@@ -12,14 +12,15 @@ keeps it until it is answered.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
+from dscrapy.crawl.children import NO_VALUES, Child, ChildQueue
 from dscrapy.crawl.items import wire_form, wire_line
 from dscrapy.crawl.stats import Delta
-from dscrapy.messages import Children, Commit, Commits, CommitsSeen, Message, Piece, Run
+from dscrapy.messages import Commit, Commits, CommitsSeen, Message, Piece, Run
 from dscrapy.model import Outcome
 
 # A part goes when this much has gathered: large enough that a part's fsync is
@@ -36,24 +37,12 @@ PIECE_BYTES_MAX = FRAME_BYTES
 # What parts of all works hold that the master has not acknowledged: the worker keeps
 # it for us. Two of the largest works at full speed, or thousands of pages.
 BYTES_UNSEEN_MAX = 8 * 1024 * 1024
-# What a child costs in a commit beside its body and host: fingerprint, numbers.
-_CHILD_BYTES = 48
 # What a commit costs beside what it holds.
 _COMMIT_BYTES = 200
 # What a number costs in a commit's stats, with its key.
 _STAT_BYTES = 50
 
 _NULL = msgspec.Raw(b"null")
-
-
-class Child(NamedTuple):
-    """A request that a lease or unit gave; fields as in ``messages.Children``."""
-
-    fingerprint: bytes
-    host: str
-    priority: int
-    flags: int
-    body: bytes
 
 
 class _Whole(NamedTuple):
@@ -142,7 +131,7 @@ class Work:
         self.bytes = 0
         self._items: deque[_Whole | _InPieces] = deque()
         self._in_pieces = 0
-        self._children: deque[tuple[Child, int]] = deque()
+        self._children = ChildQueue()
 
     @property
     def may_send(self) -> bool:
@@ -174,11 +163,15 @@ class Work:
             self._items.append(_Whole(line, tagged, size))
         self.bytes += size
 
-    def add_child(self, child: Child) -> None:
-        """Take a request that the master is to keep."""
-        size = len(child.body) + len(child.host) + _CHILD_BYTES
-        self._children.append((child, size))
-        self.bytes += size
+    def add_child(
+        self, child: Child, values: Mapping[bytes, bytes] = NO_VALUES
+    ) -> None:
+        """Take a request that the master is to keep, with the values of its body."""
+        self.bytes += self._children.add(child, values)
+
+    def forget_values(self) -> None:
+        """Nothing follows any more that could refer to them."""
+        self._children.clear()
 
     def take_part(self) -> tuple[dict[str, Any], int]:
         """Return the fields of the next part and its size: at least one thing."""
@@ -192,16 +185,12 @@ class Work:
                 fields["items"] = tuple(msgspec.Raw(item.line) for item in items)
                 if any(item.tagged is not None for item in items):
                     fields["tagged"] = tuple(_raw(item.tagged) for item in items)
-        children: list[Child] = []
-        while not self._items and self._children:
-            child, size = self._children[0]
-            if total and total + size > PART_BYTES_MAX:
-                break
-            children.append(child)
-            self._children.popleft()
+        if not self._items and self._children:
+            room = PART_BYTES_MAX - total
+            children, size = self._children.take(room, at_least_one=not total)
             total += size
-        if children:
-            fields["children"] = columns(children)
+            if children.bodies:
+                fields["children"] = children
         self.bytes -= total
         return fields, total
 
@@ -348,6 +337,7 @@ class Sender:
             fields["seen"] = b"".join(work.seen)
             work.seen.clear()
             work.child_fingerprints.clear()
+            work.forget_values()
             size += len(fields["seen"]) * 2 + sum(
                 _STAT_BYTES + len(bytes(value))
                 for group in fields["stats"].values()
@@ -383,26 +373,6 @@ class Sender:
             self.flush()
         elif len(self._gathered) == 1:
             self._soon()
-
-
-def columns(children: Iterable[Child]) -> Children:
-    """Return requests as they travel."""
-    places: dict[str, int] = {}
-    fingerprints, host_of, priorities, flags, bodies = [], [], [], [], []
-    for child in children:
-        fingerprints.append(child.fingerprint)
-        host_of.append(places.setdefault(child.host, len(places)))
-        priorities.append(child.priority)
-        flags.append(child.flags)
-        bodies.append(msgspec.Raw(child.body))
-    return Children(
-        fingerprints=b"".join(fingerprints),
-        hosts=tuple(places),
-        host_of=tuple(host_of),
-        priorities=tuple(priorities),
-        flags=tuple(flags),
-        bodies=tuple(bodies),
-    )
 
 
 def _split(data: memoryview, at: int) -> tuple[memoryview, memoryview]:

@@ -13,14 +13,17 @@ from scrapy.core.scheduler import BaseScheduler
 from scrapy.crawler import Crawler
 from scrapy.utils.httpobj import urlparse_cached
 
-from dscrapy.crawl.codec import UndecodableError, UnencodableError
+from dscrapy.crawl.children import Child
+from dscrapy.crawl.codec import UndecodableError, UnencodableError, UnreadableError
 from dscrapy.crawl.gate import gate_downloads
 from dscrapy.crawl.hosts import Lease, Rooms, Waiting
+from dscrapy.crawl.load import TEXT_CHARS_MAX
 from dscrapy.crawl.local import Locals
 from dscrapy.crawl.mend import mend_close
-from dscrapy.crawl.parts import Child, Work
+from dscrapy.crawl.parts import Work
 from dscrapy.crawl.requests import RequestCodec, clean_text, wire_fingerprint
 from dscrapy.crawl.tracking import CURRENT, Hop, wake
+from dscrapy.crawl.values import value_digest
 from dscrapy.messages import (
     DONT_FILTER,
     FINGERPRINT_BYTES,
@@ -140,7 +143,7 @@ class JobScheduler(BaseScheduler):
             self._crawler.stats.inc_value("dupefilter/filtered")
             return False
         try:
-            body = self._codec.encode(request, automatic).inlined()
+            encoded = self._codec.encode(request, automatic)
         except UnencodableError as error:
             return self.locals.keep(request, host, fingerprint, error)
         work = self._tracker.work_now()
@@ -153,9 +156,16 @@ class JobScheduler(BaseScheduler):
                 self._remember_idle(fingerprint)
         # A bool is an int for Scrapy, not for a message; the body has it as it is.
         priority = max(-PRIORITY_MAX, min(int(request.priority), PRIORITY_MAX))
-        work.add_child(
-            Child(fingerprint or _NO_FINGERPRINT, host, priority, flags, body)
+        child = Child(
+            fingerprint=fingerprint or _NO_FINGERPRINT,
+            host=host,
+            priority=priority,
+            flags=flags,
+            body=encoded.body,
+            kind=encoded.kind,
+            values=tuple(encoded.values),
         )
+        work.add_child(child, encoded.values)
         self._tracker.grown(work)
         return True
 
@@ -213,24 +223,31 @@ class JobScheduler(BaseScheduler):
                 loop.call_later(
                     share.wait_s, wake, self._crawler, context=self._tracker.context
                 )
+        values = {value_digest(data): data for data in map(bytes, grant.values)}
         for number, place, body in zip(
             grant.requests, grant.host_of, grant.bodies, strict=True
         ):
             self._sequence += 1
             host = grant.hosts[place]
-            self._inbox.add(host, (0, self._sequence), Lease(number, host, bytes(body)))
+            lease = Lease(number, host, bytes(body), values)
+            self._inbox.add(host, (0, self._sequence), lease)
 
     def give_back(self) -> None:
         """Release what was not started, and take nothing any more."""
         self._is_closed = True
         self._release([lease.request for lease in self._inbox.take_all()])
 
-    def _release(self, requests: list[int]) -> None:
-        if requests:
-            run = self._job.run
-            self._job.link.send(
-                Release(job=run.job, process=run.process, requests=tuple(requests))
-            )
+    def _release(self, requests: list[int], unreadable: str = "") -> None:
+        if not requests:
+            return
+        run = self._job.run
+        release = Release(
+            job=run.job,
+            process=run.process,
+            requests=tuple(requests),
+            unreadable=unreadable,
+        )
+        self._job.link.send(release)
 
     # ---- requests -------------------------------------------------------------
 
@@ -249,12 +266,19 @@ class JobScheduler(BaseScheduler):
         return None
 
     def _begin(self, lease: Lease) -> Request | None:
-        work = self._tracker.begin(Work("page", request=lease.request))
-        hop = Hop(work, lease.host)
+        # What it holds may crash the process that builds it.
         self._job.marks.add(lease.request, "")
         try:
-            request = self._codec.decode(lease.body)
+            request = self._codec.decode(lease.body, lease.values)
+        except UnreadableError as error:
+            why = clean_text(str(error))[:TEXT_CHARS_MAX]
+            _logger.warning("Request %d cannot be read here: %s", lease.request, why)
+            self._job.marks.remove(lease.request)
+            self._release([lease.request], why)
+            return None
         except UndecodableError as error:
+            work = self._tracker.begin(Work("page", request=lease.request))
+            hop = Hop(work, lease.host)
             # Only a project that changed under a running job gets here.
             CURRENT.set(hop)
             _logger.error("Request %d cannot be read: %s", lease.request, error)
@@ -263,6 +287,8 @@ class JobScheduler(BaseScheduler):
             work.outcome = "UndecodableError"
             self._tracker.release(work)
             return None
+        work = self._tracker.begin(Work("page", request=lease.request))
+        hop = Hop(work, lease.host)
         self._job.marks.add(lease.request, request.url)
         if "download_slot" not in request.meta:
             hop.automatic_slot = lease.host

@@ -16,7 +16,7 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier.crawls import Crawl
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Course, Process, spool_key
-from dscrapy.frontier.requests import is_sound
+from dscrapy.frontier.requests import is_sound, uses_are_sound
 from dscrapy.frontier.state import State
 
 Result = Literal["stored", "published", "settled"]
@@ -36,6 +36,7 @@ class _Frame:
     parts: dict[str, int] = attrs.field(factory=dict)
     # Commits whose last part holds a piece of an item, not its end.
     open_items: dict[str, bool] = attrs.field(factory=dict)
+    values: dict[str, int] = attrs.field(factory=dict)
     settled: set[str] = attrs.field(factory=set)
     opened: bool = False
     finish: int = 0
@@ -130,7 +131,11 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
     is_open = frame.open_items.get(key, spool is not None and spool.is_open)
     if is_open and commit.piece is None:
         raise RemoteProtocolError("bad_commit", "an item in pieces has no end")
+    _check_values(commit, key, frame)
     children, filtered = frame.crawl.frontier.unseen(commit.children)
+    if commit.last and not children.bodies:
+        # Nobody refers to its values.
+        children = m.Children()
     if not commit.last:
         frame.open_items[key] = commit.piece is not None and not commit.piece.end
         frame.parts[key] = parts + 1
@@ -172,6 +177,16 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
         )
     )
     return "published"
+
+
+def _check_values(commit: m.Commit, key: str, frame: _Frame) -> None:
+    """Raise ``RemoteProtocolError`` for a request whose values have not come."""
+    stored = frame.crawl.stored.get(frame.number, {}).get(key, [])
+    known = frame.values.get(key, sum(len(part.value_lengths) for part in stored))
+    known += len(commit.children.values)
+    frame.values[key] = known
+    if not uses_are_sound(commit.children, known):
+        raise RemoteProtocolError("bad_commit", "a request without its values")
 
 
 def _is_settled(commit: m.Commit, frame: _Frame) -> bool:

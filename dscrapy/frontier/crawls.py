@@ -14,8 +14,8 @@ from dscrapy.frontier.blame import Poisoned
 from dscrapy.frontier.jobs import Course, Process, Spool, spool_key
 from dscrapy.frontier.limits import Counters, Watch
 from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
-from dscrapy.frontier.totals import POISONED_KEY, Totals
-from dscrapy.messages import DIGEST_BYTES, Opened
+from dscrapy.frontier.totals import POISONED_KEY, UNREADABLE_KEY, Totals
+from dscrapy.messages import DIGEST_BYTES, Held, Opened
 from dscrapy.model import Stats
 
 
@@ -82,9 +82,11 @@ class Crawl:
                 process.add_unit(record.unit)
         filtered = spool.filtered + record.filtered
         before = self.frontier.next_request
-        for part in parts:
-            filtered += self.frontier.add_stored(part)
-        filtered += self.frontier.add(record.children)
+        parts.append(self.frontier.store(record.children))
+        if process is not None:
+            kinds = {kind for part in parts for kind in part.kinds if kind}
+            self.frontier.wrote(process.number, kinds)
+        filtered += self.frontier.add_all(parts)
         self.frontier.see(record.seen)
         self._merge(record.stats)
         self._count(self.frontier.next_request - before, filtered, record.request)
@@ -147,6 +149,41 @@ class Crawl:
         self.totals.inc(POISONED_KEY, 1)
         course.poisoned_streak += 1
         course.errors = self.totals.errors
+
+    def fail(self, record: r.RequestFailed, course: Course) -> None:
+        """Let a request be done that nobody could read."""
+        is_open = self.frontier.done(record.request)
+        assert is_open
+        self.totals.inc("scheduler/dequeued", 1)
+        self.totals.inc(UNREADABLE_KEY, 1)
+        course.errors = self.totals.errors
+
+    def know(self, held: Held, at: float) -> None:
+        """Take over what a worker says of its process; all else was forgotten."""
+        if held.opened is not None:
+            self.opened[held.process] = held.opened
+            self.frontier.open_process(held.process, held.opened)
+        self.dismissed.discard(held.process)
+        self.frontier.hold(held.process, held.requests, at)
+        if held.closing:
+            self.stopping.add(held.process)
+            self.frontier.close_process(held.process)
+        if held.leads and self.leader is None:
+            self.leader = held.process
+        elif not held.leads and self.leader == held.process:
+            # It was never told.
+            self.leader = None
+        if self.leader in (None, held.process):
+            # Whether these had arrived is not known.
+            self.start_may, self.finish_sent = (0, 0), 0
+
+    def take_back(self, record: r.Released) -> None:
+        """Let leases be pending again, for others if the process cannot read them."""
+        process, requests, why = record.process, record.requests, record.unreadable
+        if why:
+            self.frontier.refuse(process, requests, why, record.at)
+        else:
+            self.frontier.release(process, requests, record.at)
 
     def forget_process(self, process: Process, now: float) -> None:
         """Take back what a process had: leases, the lead, parts without effect."""

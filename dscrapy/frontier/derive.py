@@ -14,6 +14,7 @@ import attrs
 
 from dscrapy.frontier import records as r
 from dscrapy.frontier.jobs import Spool, spool_key
+from dscrapy.frontier.requests import payloads
 from dscrapy.frontier.state import State
 
 SPOOL_FOLDER = "spool"
@@ -137,11 +138,11 @@ def writes_of(state: State, record: r.Record | r.Volatile) -> list[Write]:
 
 
 def _bodies(state: State, record: r.PartStored | r.Published) -> list[Write]:
-    bodies = record.children.bodies
-    if not bodies:
+    found = payloads(record.children)
+    if not found:
         return []
     at = state.crawls[record.job].frontier.body_bytes
-    data = b"".join(bytes(body) + b"\n" for body in bodies)
+    data = b"".join(bytes(one) + b"\n" for one in found)
     return [Append(requests_name(record.job), at, data)]
 
 

@@ -11,68 +11,26 @@ places every touched host where it belongs: with its owner's, with the free ones
 nowhere while it may not be leased. So adding is cheap, and a lease costs the logarithm
 of the number of hosts. Owners, leases and marks are volatile: a snapshot has none.
 
-Requests that are *apart* stand in no queue: suspects (``frontier.blame``), and those
-that are set aside. One process at a time, the *isolator*, has the suspects, one after
-another, and nothing beside them; a host that another one owns is given up for it.
+Requests that are *apart* stand in no queue: suspects (``frontier.blame``), those that
+are set aside, and those that a process could not read (``frontier.readers``). One
+process at a time, the *isolator*, has the suspects, one after another, and nothing
+beside them; a host that another one owns is given up for it. So it is for a process
+that may have what others could not read.
 """
 
 from collections.abc import Iterable, Sequence
 
 import attrs
 
-from dscrapy.frontier.queues import APART, Entry, Heads, Key, Queues, returned
+from dscrapy.frontier.owners import Host, Process
+from dscrapy.frontier.queues import APART, Entry, Heads, Key, returned
+from dscrapy.frontier.readers import Readers
 from dscrapy.frontier.rules import Rests, Rules, at_once
 from dscrapy.messages import Opened, Share
 
 # Above this part of its window a process gets nothing: so grants come in batches, yet
 # it has left what its downloader takes at a time (two thirds of a window).
 LOW_WATER = 0.75
-
-
-@attrs.define(eq=False, kw_only=True)
-class Host:
-    """A host with open requests; ``pending`` and ``leased`` count them, ``suspects``
-    those apart that are neither.
-
-    ``draining``: its owner gets no further leases. ``reserved``: the process that it
-    is given up for. ``last_owner`` may have sent it a request at ``rest_at``.
-    ``heads`` lists it now.
-    """
-
-    name: str
-    queues: Queues = attrs.field(factory=Queues)
-    pending: int = 0
-    leased: int = 0
-    suspects: int = 0
-    owner: int | None = None
-    draining: bool = False
-    reserved: int | None = None
-    last_owner: int | None = None
-    rest_at: float | None = None
-    heads: Heads | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing of it can ever go out."""
-        return not (self.pending or self.leased or self.suspects)
-
-
-@attrs.define(eq=False, kw_only=True)
-class Process:
-    """A process that is open or holds leases; ``window`` is 0 until it is open.
-
-    It owns ``hosts``; those that are ``busy`` have pending requests and are not being
-    given up. ``reserved`` is given up for it.
-    """
-
-    number: int
-    window: int = 0
-    closing: bool = False
-    leases: set[int] = attrs.field(factory=set)
-    hosts: dict[str, None] = attrs.field(factory=dict)
-    busy: dict[str, None] = attrs.field(factory=dict)
-    heads: Heads = attrs.field(factory=Heads)
-    reserved: str | None = None
 
 
 @attrs.define(eq=False)
@@ -85,8 +43,11 @@ class Hosts:
 
     entries: dict[int, Entry] = attrs.field(init=False, factory=dict)
     leased_count: int = attrs.field(init=False, default=0)
+    readers: Readers = attrs.field(init=False, factory=Readers)
     # Suspects that nobody has leased, those that are leased too, and what is set aside.
     _suspects: dict[int, None] = attrs.field(init=False, factory=dict)
+    # What a process could not read, and nobody has leased since.
+    _refused: dict[int, None] = attrs.field(init=False, factory=dict)
     _watched: set[int] = attrs.field(init=False, factory=set)
     _aside: set[int] = attrs.field(init=False, factory=set)
     _isolator: int | None = attrs.field(init=False, default=None)
@@ -116,6 +77,7 @@ class Hosts:
         entry = self.entries.pop(number, None)
         if entry is None:
             return False
+        self.readers.forget(number)
         if number in self._aside:
             self._aside.remove(number)
             return True
@@ -139,9 +101,9 @@ class Hosts:
         if number in self._watched or number in self._aside:
             return
         self._watched.add(number)
-        if entry.process is None:
+        if not entry.process:
             host = self._hosts[entry.host]
-            host.pending -= 1
+            self._take_out(number, entry, host)
             self._put_apart(number, entry, host)
 
     def set_aside(self, number: int) -> None:
@@ -218,6 +180,7 @@ class Hosts:
         for name in list(process.hosts):
             self._disown(self._hosts[name])
         self._unreserve(process)
+        self.readers.forget_process(number)
         del self._processes[number]
         self._end_isolation()
 
@@ -312,14 +275,67 @@ class Hosts:
         for request in self._suspects:
             if self._may_own(self._hosts[self.entries[request].host], process):
                 return request
-        if process.reserved is None:
-            for request in self._suspects:
-                host = self._hosts[self.entries[request].host]
-                if host.reserved is None:
-                    host.reserved, process.reserved = process.number, host.name
-                    self._drain(host)
-                    break
+        for request in self._suspects:
+            host = self._hosts[self.entries[request].host]
+            self._reserve(host, process)
+            if self._may_own(host, process):
+                return request
         return None
+
+    # ---- what a process could not read ---------------------------------------
+
+    def refuse(
+        self, number: int, requests: Sequence[int], why: str, now: float
+    ) -> None:
+        """Take back leases that a process cannot read; another one may have them."""
+        for request in requests:
+            entry = self.entries.get(request)
+            if entry is not None and entry.process == number:
+                self.readers.refuse(request, number, why)
+        self.release(number, requests, now)
+
+    def hopeless(self) -> dict[int, str]:
+        """Return requests that no open process can read, and why; none while no
+        process is open."""
+        able = self._able_processes()
+        if not able:
+            return {}
+        return {
+            request: self.readers.refused[request]
+            for request in self.readers.refused
+            if not self.entries[request].process
+            and not self.readers.able(request, able)
+        }
+
+    def _able_processes(self) -> list[int]:
+        return [
+            process.number
+            for process in self._processes.values()
+            if process.window and not process.closing
+        ]
+
+    def _next_refused(self, process: Process) -> int | None:
+        """Return a request that others could not read and this process may have."""
+        able = self._able_processes() if self._refused else []
+        for request in self._refused:
+            if process.number not in self.readers.able(request, able):
+                continue
+            host = self._hosts[self.entries[request].host]
+            if not self._may_own(host, process):
+                self._reserve(host, process)
+            if self._may_own(host, process) and not self._is_full(host, process):
+                return request
+        return None
+
+    def _is_full(self, host: Host, process: Process) -> bool:
+        assert self._rules is not None
+        return host.leased >= self._rules.bound(host.name, process.window)
+
+    def _reserve(self, host: Host, process: Process) -> None:
+        """Have a host given up for a process, unless either waits for another."""
+        if process.reserved is None and host.reserved is None:
+            host.reserved, process.reserved = process.number, host.name
+            self._drain(host)
 
     @staticmethod
     def _may_own(host: Host, process: Process) -> bool:
@@ -375,6 +391,8 @@ class Hosts:
     def _next_for(self, process: Process) -> int | None:
         if process.number == self._isolator:
             return None if process.leases else self._next_suspect(process)
+        if (refused := self._next_refused(process)) is not None:
+            return refused
         while (first := self._first(process)) is None:
             if not self._give_up_for(process):
                 return None
@@ -412,8 +430,7 @@ class Hosts:
         if len(donor.busy) < 2:
             return False
         host = self._hosts[next(reversed(donor.busy))]
-        host.reserved, process.reserved = process.number, host.name
-        self._drain(host)
+        self._reserve(host, process)
         self._place(host)
         return True
 
@@ -433,16 +450,19 @@ class Hosts:
     def _take_out(self, request: int, entry: Entry, host: Host) -> None:
         """Count a request that nobody has leased out of where it stands."""
         if entry.process == APART:
-            del self._suspects[request]
-            host.suspects -= 1
+            del (self._suspects if request in self._suspects else self._refused)[
+                request
+            ]
+            host.apart -= 1
         else:
             host.pending -= 1
         self._touched[host.name] = None
 
     def _put_apart(self, request: int, entry: Entry, host: Host) -> None:
         entry.process = APART
-        self._suspects[request] = None
-        host.suspects += 1
+        among = self._suspects if request in self._watched else self._refused
+        among[request] = None
+        host.apart += 1
         self._touched[host.name] = None
 
     def _lease(self, request: int, entry: Entry, host: Host, process: Process) -> None:
@@ -471,6 +491,9 @@ class Hosts:
             self._put_apart(request, entry, host)
             # What has begun to be proven goes on.
             self._suspects = {request: None, **self._suspects}
+            return
+        if request in self.readers.refused:
+            self._put_apart(request, entry, host)
             return
         entry.process = None
         host.queues.push(request, entry.rank)

@@ -360,14 +360,7 @@ class Machine:
                     # It was decided before there was anybody to hear it.
                     decision.stop(self.state, process, reason)
             case m.Release():
-                decision.records.append(
-                    r.Released(
-                        job=job,
-                        process=number,
-                        requests=command.requests,
-                        at=now.wall,
-                    )
-                )
+                running.take_back(process, command)
             case m.Closing():
                 running.closes(process, command.reason, command.failure)
                 decision.records.append(r.ProcessCloses(job=job, process=number))

@@ -191,6 +191,17 @@ class RequestPoisoned(_Fact, tag="request_poisoned", kw_only=True, frozen=True):
     text: str
 
 
+class RequestFailed(_Fact, tag="request_failed", kw_only=True, frozen=True):
+    """An open request is done without having run: no process of its job can read it.
+
+    ``text`` (why) is for people.
+    """
+
+    job: str
+    request: int
+    text: str
+
+
 class JobEnded(_Fact, tag="job_ended", kw_only=True, frozen=True, omit_defaults=True):
     """The job is in a final state. ``came_to_end``: see ``endings``."""
 
@@ -250,6 +261,7 @@ Record = (
     | Closes
     | ProcessEnded
     | RequestPoisoned
+    | RequestFailed
     | JobEnded
     | JobAgain
     | JobPaused
@@ -394,12 +406,16 @@ class LeasesWanted(_Fact, kw_only=True, frozen=True):
 
 
 class Released(_Fact, kw_only=True, frozen=True):
-    """These leases of the process are pending again."""
+    """These leases of the process are pending again.
+
+    With ``unreadable`` the process cannot read them, and this is why.
+    """
 
     job: str
     process: int
     requests: tuple[int, ...]
     at: float
+    unreadable: str = ""
 
 
 class WaiterAdded(_Fact, kw_only=True, frozen=True):

@@ -22,31 +22,42 @@ from dscrapy.frontier.queues import flags_of, priority_of, rank_of
 from dscrapy.messages import (
     DONT_FILTER,
     FINGERPRINT_BYTES,
+    KIND_MAX,
     Children,
     Opened,
     Share,
 )
+
+# Offset and length in the job's file of bodies.
+Place = tuple[int, int]
 
 
 @attrs.frozen
 class Granted:
     """Leases in columns of one length, in the order in which they are to start.
 
-    ``places`` are (offset, length) in the job's file of bodies; ``shares`` names the
-    hosts that the process did not own before.
+    ``places`` are those of bodies; ``values`` has, for requests that refer to some,
+    the places of these. ``shares`` names the hosts that the process did not own before.
     """
 
     requests: tuple[int, ...]
     hosts: tuple[str, ...]
-    places: tuple[tuple[int, int], ...]
+    places: tuple[Place, ...]
     shares: dict[str, Share]
+    values: dict[int, tuple[Place, ...]] = attrs.field(factory=dict)
+
+    @property
+    def all_places(self) -> tuple[Place, ...]:
+        """Whatever has to be read, once each."""
+        values = (place for places in self.values.values() for place in places)
+        return tuple(dict.fromkeys((*self.places, *values)))
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Children without effect yet, in columns as in ``Children``.
 
-    Their bodies stand in the file from ``offset`` on, each with a newline behind it
-    that ``lengths`` do not count.
+    Their bodies, and then the values of this part, stand in the file from ``offset``
+    on, each with a newline behind it that lengths do not count.
     """
 
     fingerprints: bytes
@@ -56,6 +67,18 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     flags: tuple[int, ...]
     offset: int
     lengths: tuple[int, ...]
+    kinds: tuple[int, ...] = ()
+    value_lengths: tuple[int, ...] = ()
+    uses: tuple[tuple[int, ...], ...] = ()
+
+    def value_places(self) -> list[Place]:
+        """Return where the values of this part stand."""
+        offset = self.offset + sum(self.lengths) + len(self.lengths)
+        places = []
+        for length in self.value_lengths:
+            places.append((offset, length))
+            offset += length + 1
+        return places
 
 
 class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +86,8 @@ class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     ``numbers``, ``host_of``, ``offsets`` and ``lengths`` are packed, 8 bytes each,
     ``flags`` one byte each. Open are also those that are ``poisoned``; ``deaths`` are
-    what requests are blamed for.
+    what requests are blamed for. ``kinds`` and ``values`` (places) have only those
+    requests that have some.
     """
 
     next_request: int
@@ -78,6 +102,8 @@ class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     lengths: bytes
     deaths: dict[int, Deaths] = {}
     poisoned: dict[int, Poisoned] = {}
+    kinds: dict[int, int] = {}
+    values: dict[int, tuple[Place, ...]] = {}
 
 
 @attrs.define(eq=False)
@@ -130,8 +156,21 @@ def is_sound(children: Children) -> bool:
         and len(children.host_of) == count
         and len(children.priorities) == count
         and len(children.flags) == count
+        and len(children.kinds) in (0, count)
+        and len(children.uses) in (0, count)
         and all(0 <= host < len(children.hosts) for host in children.host_of)
+        and all(0 <= kind <= KIND_MAX for kind in children.kinds)
     )
+
+
+def uses_are_sound(children: Children, values: int) -> bool:
+    """Tell whether all refer to the first ``values`` values of their commit."""
+    return all(0 <= at < values for use in children.uses for at in use)
+
+
+def payloads(children: Children) -> tuple[msgspec.Raw, ...]:
+    """Return what of them goes to the job's file of bodies, in order."""
+    return children.bodies + children.values
 
 
 @attrs.define(eq=False)
@@ -143,6 +182,7 @@ class Frontier:
 
     next_request: int = 1
     body_bytes: int = 0
+    _values: dict[int, tuple[Place, ...]] = attrs.field(init=False, factory=dict)
     _seen: Seen = attrs.field(init=False, factory=Seen)
     _hosts: Hosts = attrs.field(init=False, factory=Hosts)
     _blame: Blame = attrs.field(init=False, factory=Blame)
@@ -168,7 +208,7 @@ class Frontier:
 
         The body of each, also of the others, takes its place in the file.
         """
-        return self.add_stored(self.store(children))
+        return self.add_all([self.store(children)])
 
     def store(self, children: Children) -> Stored:
         """Give each body its place in the file, without any other effect."""
@@ -181,25 +221,46 @@ class Frontier:
             flags=children.flags,
             offset=self.body_bytes,
             lengths=lengths,
+            kinds=children.kinds,
+            value_lengths=tuple(len(bytes(value)) for value in children.values),
+            uses=children.uses,
         )
-        self.body_bytes += sum(lengths) + len(lengths)
+        every = (*lengths, *stored.value_lengths)
+        self.body_bytes += sum(every) + len(every)
         return stored
 
-    def add_stored(self, stored: Stored) -> int:
-        """Number those not seen by now and make them pending; count the others."""
+    def add_all(self, parts: Sequence[Stored]) -> int:
+        """Number the requests of a commit's parts that are not seen by now and make
+        them pending; count the others."""
+        values: list[Place] = []
+        filtered = 0
+        for part in parts:
+            values += part.value_places()
+            filtered += self._add_stored(part, values)
+        return filtered
+
+    def _add_stored(self, stored: Stored, values: Sequence[Place]) -> int:
         offset, filtered = stored.offset, 0
-        for is_new, host, priority, flags, length in zip(
+        kinds = stored.kinds or (0,) * len(stored.lengths)
+        uses = stored.uses or ((),) * len(stored.lengths)
+        for is_new, host, priority, flags, length, kind, use in zip(
             self._record(stored),
             stored.host_of,
             stored.priorities,
             stored.flags,
             stored.lengths,
+            kinds,
+            uses,
             strict=True,
         ):
             if is_new:
                 place = range(offset, offset + length)
                 rank = rank_of(priority, flags)
                 self._hosts.add(self.next_request, stored.hosts[host], rank, place)
+                if kind:
+                    self._hosts.readers.kinds[self.next_request] = kind
+                if use:
+                    self._values[self.next_request] = tuple(values[at] for at in use)
                 self.next_request += 1
             else:
                 filtered += 1
@@ -213,6 +274,7 @@ class Frontier:
     def done(self, request: int, now: float | None = None) -> bool:
         """Let a request be done; False if it was not open."""
         self._blame.forget(request)
+        self._values.pop(request, None)
         return self._hosts.done(request, now)
 
     def blame(self, requests: Sequence[int], *, alone: bool) -> None:
@@ -303,12 +365,35 @@ class Frontier:
             requests=tuple(requests),
             hosts=tuple(entry.host for entry in entries),
             places=tuple((entry.offset, entry.length) for entry in entries),
+            values={
+                request: self._values[request]
+                for request in requests
+                if request in self._values
+            },
             shares=shares,
         )
 
     def release(self, process: int, requests: Sequence[int], now: float) -> None:
         """Make leases of the process pending again; ignore what is not its own."""
         self._hosts.release(process, requests, now)
+
+    def wrote(self, process: int, kinds: Iterable[int]) -> None:
+        """Note that a process has written requests of these kinds."""
+        self._hosts.readers.wrote(process, kinds)
+
+    def refuse(
+        self, process: int, requests: Sequence[int], why: str, now: float
+    ) -> None:
+        """Let leases that the process cannot read go to one that may read them."""
+        self._hosts.refuse(process, requests, why, now)
+
+    def hopeless(self) -> dict[int, str]:
+        """Return requests that no open process can read, and why."""
+        return self._hosts.hopeless()
+
+    def is_suspect(self, request: int) -> bool:
+        """Tell whether the request goes out alone."""
+        return self._blame.is_suspect(request)
 
     def hold(self, process: int, requests: Sequence[int], now: float) -> None:
         """Note that a process holds exactly these, of those that nobody else has."""
@@ -378,6 +463,8 @@ class Frontier:
             lengths=_pack(entry.length for entry in values),
             deaths=dict(self._blame.deaths),
             poisoned=dict(self._blame.poisoned),
+            kinds=dict(self._hosts.readers.kinds),
+            values=dict(self._values),
         )
 
     @classmethod
@@ -397,6 +484,8 @@ class Frontier:
             place = range(offset, offset + length)
             rank = rank_of(priority, flags)
             frontier._hosts.add(number, snapshot.hosts[host], rank, place)
+        frontier._hosts.readers.kinds.update(snapshot.kinds)
+        frontier._values.update(snapshot.values)
         frontier._blame = Blame(dict(snapshot.deaths), dict(snapshot.poisoned))
         for number in snapshot.deaths:
             if number in snapshot.poisoned:
@@ -416,6 +505,10 @@ def _select(children: Children, kept: list[int]) -> Children:
         priorities=tuple(children.priorities[at] for at in kept),
         flags=tuple(children.flags[at] for at in kept),
         bodies=tuple(children.bodies[at] for at in kept),
+        kinds=tuple(children.kinds[at] for at in kept) if children.kinds else (),
+        # All of them: later parts of the commit may refer to each by its number.
+        values=children.values,
+        uses=tuple(children.uses[at] for at in kept) if children.uses else (),
     )
 
 

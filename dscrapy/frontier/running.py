@@ -23,6 +23,7 @@ from dscrapy.messages import (
     Done,
     Finish,
     Lead,
+    Release,
     Skip,
     StartMay,
 )
@@ -81,6 +82,11 @@ class Running:
             # Asked again once that is so.
             return
         self._narrow(processes)
+        for request, why in self.crawl.frontier.hopeless().items():
+            self._fail_request(request, why)
+        if self.decision.records:
+            # Asked again once that is so.
+            return
         for process in processes:
             if self._may_take(process):
                 self._grant(process)
@@ -335,6 +341,30 @@ class Running:
             self.decision.tell(self.state, process, done)
 
     # ---- what comes from outside ------------------------------------------------
+
+    def take_back(self, process: Process, said: Release) -> None:
+        """A process gives leases back, perhaps since it cannot read them."""
+        frontier = self.crawl.frontier
+        # A suspect goes out alone: no other process is tried for what is wrong twice.
+        lost = [
+            one for one in said.requests if said.unreadable and frontier.is_suspect(one)
+        ]
+        for request in lost:
+            self._fail_request(request, said.unreadable)
+        self.decision.records.append(
+            r.Released(
+                job=self.job.id,
+                process=process.number,
+                requests=tuple(one for one in said.requests if one not in lost),
+                at=self.now.wall,
+                unreadable=said.unreadable,
+            )
+        )
+
+    def _fail_request(self, request: int, why: str) -> None:
+        self.decision.records.append(
+            r.RequestFailed(job=self.job.id, request=request, text=why)
+        )
 
     def resync(self, process: Process) -> None:
         """Say again what a process may have missed while it was away."""

@@ -104,6 +104,9 @@ class State:
                 course = self.jobs[record.job].begin()
                 self.crawls[record.job].set_aside(record, course)
                 self.touched[record.job] = None
+            case r.RequestFailed():
+                self.crawls[record.job].fail(record, self.jobs[record.job].begin())
+                self.touched[record.job] = None
             case (
                 r.CrawlOpened()
                 | r.CodeSeen()
@@ -433,7 +436,9 @@ class State:
         | r.Released,
     ) -> None:
         if isinstance(record, r.ProcessKnown):
-            self._know(record)
+            self.unknown.discard(record.held.process)
+            self.crawls[record.held.job].know(record.held, record.at)
+            self.touched[record.held.job] = None
             return
         if isinstance(record, r.ProcessOpened):
             job = record.opened.job
@@ -473,33 +478,10 @@ class State:
                     crawl.idle_since.pop(record.process, None)
                     self.granted.append((self.processes[record.process], granted))
             case r.Released():
-                crawl.frontier.release(record.process, record.requests, record.at)
+                crawl.take_back(record)
                 self.touched[record.job] = None
             case _:
                 assert_never(record)
-
-    def _know(self, record: r.ProcessKnown) -> None:
-        """Take over what a worker says of its process; all else was forgotten."""
-        held = record.held
-        crawl = self.crawls[held.job]
-        self.unknown.discard(held.process)
-        self.touched[held.job] = None
-        if held.opened is not None:
-            crawl.opened[held.process] = held.opened
-            crawl.frontier.open_process(held.process, held.opened)
-        crawl.dismissed.discard(held.process)
-        crawl.frontier.hold(held.process, held.requests, record.at)
-        if held.closing:
-            crawl.stopping.add(held.process)
-            crawl.frontier.close_process(held.process)
-        if held.leads and crawl.leader is None:
-            crawl.leader = held.process
-        elif not held.leads and crawl.leader == held.process:
-            # It was never told.
-            crawl.leader = None
-        if crawl.leader in (None, held.process):
-            # Whether these had arrived is not known.
-            crawl.start_may, crawl.finish_sent = (0, 0), 0
 
     def _welcome(self, record: r.WorkerCame) -> None:
         said = record.register

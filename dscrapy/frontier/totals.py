@@ -33,6 +33,7 @@ _OPERATIONS = ("sum", "max", "min", "last")
 _LOGGED = ("log_count/ERROR", "log_count/CRITICAL", "dscrapy/errors_logged")
 _RAISED = "spider_exceptions/count"
 POISONED_KEY = "dscrapy/poisoned_requests"
+UNREADABLE_KEY = "dscrapy/unreadable_requests"
 
 
 class _Moment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +87,8 @@ class Totals:
         so these are counted once, by the larger of both numbers.
         """
         logged = sum(self.count(key) for key in _LOGGED)
-        return max(logged, self.count(_RAISED), 0) + self.count(POISONED_KEY)
+        alone = self.count(POISONED_KEY) + self.count(UNREADABLE_KEY)
+        return max(logged, self.count(_RAISED), 0) + alone
 
     def final(self, finish_reason: str) -> Stats:
         """Return the stats as Scrapy has them when the job is done.

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Protocol, TypeGuard
 
@@ -31,7 +31,7 @@ from dscrapy.frontier.derive import Write, coalesced, writes_of
 from dscrapy.frontier.faults import Faults
 from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.requests import Granted
+from dscrapy.frontier.requests import Granted, Place, payloads
 from dscrapy.frontier.state import State
 from dscrapy.master.bodies import Bodies
 from dscrapy.master.buglog import BugLogger
@@ -316,7 +316,7 @@ class Committer:
             group.writes += writes_of(state, record)
             if isinstance(record, r.PartStored | r.Published):
                 at = state.crawls[record.job].frontier.body_bytes
-                self._bodies.keep(record.job, at, record.children.bodies)
+                self._bodies.keep(record.job, at, payloads(record.children))
             state.apply(record)
             if isinstance(record, r.Record):
                 group.records.append(record)
@@ -362,12 +362,14 @@ class Committer:
         """Send the group's leases: their records are on disk, their bodies at hand."""
         for decision in group.decisions:
             for session, process, granted in decision.grants:
-                read = partial(self._bodies.read, process.job, granted.places)
-                if self._bodies.has_all(process.job, granted.places):
-                    bodies = read()
+                places = granted.all_places
+                read = partial(self._bodies.read, process.job, places)
+                if self._bodies.has_all(process.job, places):
+                    found = read()
                 else:
-                    bodies = await self._in_thread(read)
-                for grant in _grants(process, granted, bodies):
+                    found = await self._in_thread(read)
+                payloads_at = dict(zip(places, found, strict=True))
+                for grant in _grants(process, granted, payloads_at):
                     self._sessions.send(session, grant)
         self._bodies.trim(self._files.done)
 
@@ -470,6 +472,9 @@ def _log(record: r.Record | r.Volatile) -> None:
         case r.RequestPoisoned(job=job, request=request, url=url, text=text):
             what = show(url or f"request {request}")
             logger.warning("job %s: %s is poisoned: %s", job, what, show(text))
+        case r.RequestFailed(job=job, request=request, text=text):
+            what = f"request {request} is not done, no process can read it"
+            logger.warning("job %s: %s: %s", job, what, show(text))
         case r.WorkerBarred(name=name, job=job, why=why):
             logger.warning("worker %s gets no more of job %s: %s", name, job, show(why))
         case _:
@@ -477,34 +482,44 @@ def _log(record: r.Record | r.Volatile) -> None:
 
 
 def _grants(
-    process: Process, granted: Granted, bodies: tuple[msgspec.Raw, ...]
+    process: Process, granted: Granted, found: dict[Place, msgspec.Raw]
 ) -> Iterator[m.Grant]:
     """Yield messages for these leases, each of a size that travels well."""
     start = size = 0
-    for index, body in enumerate(bodies):
-        length = len(bytes(body))
+    # Values of the message that is being filled; each travels once in it.
+    values: dict[Place, None] = {}
+    for index, (request, place) in enumerate(
+        zip(granted.requests, granted.places, strict=True)
+    ):
+        needed = granted.values.get(request, ())
+        length = place[1] + sum(one[1] for one in needed if one not in values)
         if index > start and size + length > GRANT_BYTES_MAX:
-            yield _grant_of(process, granted, bodies, start, index)
+            yield _grant_of(process, granted, found, values, range(start, index))
             start, size = index, 0
+            values = {}
+            length = place[1] + sum(one[1] for one in needed)
+        values.update(dict.fromkeys(needed))
         size += length
-    yield _grant_of(process, granted, bodies, start, len(bodies))
+    whole = range(start, len(granted.requests))
+    yield _grant_of(process, granted, found, values, whole)
 
 
 def _grant_of(
     process: Process,
     granted: Granted,
-    bodies: tuple[msgspec.Raw, ...],
-    start: int,
-    end: int,
+    found: dict[Place, msgspec.Raw],
+    values: Iterable[Place],
+    which: range,
 ) -> m.Grant:
-    hosts = granted.hosts[start:end]
+    hosts = [granted.hosts[at] for at in which]
     index = {host: number for number, host in enumerate(dict.fromkeys(hosts))}
     return m.Grant(
         job=process.job,
         process=process.number,
-        requests=granted.requests[start:end],
+        requests=tuple(granted.requests[at] for at in which),
         hosts=tuple(index),
         host_of=tuple(index[host] for host in hosts),
-        bodies=bodies[start:end],
+        bodies=tuple(found[granted.places[at]] for at in which),
         shares={host: granted.shares[host] for host in index if host in granted.shares},
+        values=tuple(found[place] for place in values),
     )

@@ -21,6 +21,8 @@ UNITS_AHEAD_MAX = 10_000
 # one that start() gave, which has a queue of its own.
 DONT_FILTER = 1
 START_REQUEST = 2
+# Kinds of bodies are positive numbers up to this.
+KIND_MAX = 2**31 - 1
 
 
 # ---- crawl process to master -------------------------------------------------
@@ -51,7 +53,13 @@ class Children(Value, kw_only=True, frozen=True, omit_defaults=True):
 
     ``fingerprints`` holds ``FINGERPRINT_BYTES`` for each; ``host_of`` an index into
     ``hosts`` (download-slot keys); ``priorities`` are Scrapy's, larger goes first;
-    ``flags`` are those above.
+    ``flags`` are those above. ``kinds`` is empty or tells of each which classes its
+    body needs beside those that any process has: 0 for none, equal numbers for equal
+    ones.
+
+    ``values`` are long values that bodies refer to; they are numbered from 0 through
+    the parts of a commit, and travel once in it. ``uses`` is empty or names for each
+    request the values of this commit, up to this part, that it needs.
     """
 
     fingerprints: bytes = b""
@@ -60,6 +68,9 @@ class Children(Value, kw_only=True, frozen=True, omit_defaults=True):
     priorities: tuple[int, ...] = ()
     flags: tuple[int, ...] = ()
     bodies: tuple[msgspec.Raw, ...] = ()
+    kinds: tuple[int, ...] = ()
+    values: tuple[msgspec.Raw, ...] = ()
+    uses: tuple[tuple[int, ...], ...] = ()
 
 
 class Piece(Value, kw_only=True, frozen=True, omit_defaults=True):
@@ -124,12 +135,17 @@ class Commits(Message, tag="commits", kw_only=True, frozen=True):
     commits: tuple[Commit, ...]
 
 
-class Release(Message, tag="release", kw_only=True, frozen=True):
-    """Give leases back; nothing of them was started."""
+class Release(Message, tag="release", kw_only=True, frozen=True, omit_defaults=True):
+    """Give leases back; nothing of them was started.
+
+    ``unreadable`` says why this process cannot read them, empty if that is not the
+    reason: then another process may.
+    """
 
     job: str
     process: int
     requests: tuple[int, ...]
+    unreadable: str = ""
 
 
 class Closing(Message, tag="closing", kw_only=True, frozen=True):
@@ -196,7 +212,7 @@ class Grant(Message, tag="grant", kw_only=True, frozen=True):
     """Leases, in columns, in the order in which they are to start.
 
     ``host_of`` is an index into ``hosts``. ``shares`` names hosts that the process
-    did not own before.
+    did not own before. ``values`` are all those that the bodies refer to.
     """
 
     job: str
@@ -206,6 +222,7 @@ class Grant(Message, tag="grant", kw_only=True, frozen=True):
     host_of: tuple[int, ...]
     bodies: tuple[msgspec.Raw, ...]
     shares: dict[str, Share] = msgspec.field(default_factory=dict)
+    values: tuple[msgspec.Raw, ...] = ()
 
 
 class Skip(Message, tag="skip", kw_only=True, frozen=True):

@@ -96,7 +96,7 @@ class FrontierModel(NaiveFrontier):
     def publish(self, data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(self.parts) - 1))
         stored, rows, offset = self.parts.pop(at)
-        assert self.frontier.add_stored(stored) == self.take(rows, offset)
+        assert self.frontier.add_all([stored]) == self.take(rows, offset)
 
     @rule(url=st.sampled_from(URLS))
     def see(self, url: str) -> None:

@@ -218,7 +218,7 @@ BUGS: tuple[Bug, ...] = (
             CRAWLS,
             "        stored = self.frontier.store(record.children)\n",
             "        stored = self.frontier.store(record.children)\n"
-            "        self.frontier.add_stored(stored)\n",
+            "        self.frontier.add_all([stored])\n",
         ),
     ),
     _bug(
@@ -257,9 +257,9 @@ BUGS: tuple[Bug, ...] = (
         "registration forgets leases",
         "what a process holds is pending again when its worker comes back",
         (
-            STATE,
-            "crawl.frontier.hold(held.process, held.requests, record.at)",
-            "crawl.frontier.hold(held.process, (), record.at)",
+            CRAWLS,
+            "self.frontier.hold(held.process, held.requests, at)",
+            "self.frontier.hold(held.process, (), at)",
         ),
     ),
     _bug(
@@ -275,10 +275,10 @@ BUGS: tuple[Bug, ...] = (
         "finish not said again",
         "what was lost with a connection is taken for said",
         (
-            STATE,
-            "        if crawl.leader in (None, held.process):\n"
+            CRAWLS,
+            "        if self.leader in (None, held.process):\n"
             "            # Whether these had arrived is not known.\n"
-            "            crawl.start_may, crawl.finish_sent = (0, 0), 0\n",
+            "            self.start_may, self.finish_sent = (0, 0), 0\n",
             "",
         ),
     ),

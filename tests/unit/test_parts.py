@@ -7,13 +7,13 @@ from collections import Counter
 import msgspec
 import pytest
 
+from dscrapy.crawl.children import Child
 from dscrapy.crawl.parts import (
     BYTES_UNSEEN_MAX,
     FRAME_BYTES,
     PART_BYTES_MAX,
     PARTS_UNSEEN_MAX,
     PIECE_BYTES_MAX,
-    Child,
     Sender,
     Work,
 )

@@ -106,7 +106,7 @@ def test_stored_parts_have_effect_when_they_are_added() -> None:
     assert frontier.add(children("b")) == 0
     decoded = msgspec.json.decode(msgspec.json.encode(stored), type=Stored)
     assert decoded == stored
-    assert frontier.add_stored(decoded) == 2
+    assert frontier.add_all([decoded]) == 2
     assert (frontier.pending_count, frontier.body_bytes) == (2, 16)
     frontier.open_process(1, opened())
     assert frontier.lease(1, 9, 0.0).places == ((12, 3), (0, 3))

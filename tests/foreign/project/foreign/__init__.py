@@ -1,0 +1,1 @@
+"""Scrapy's test spiders as a project."""

@@ -1,0 +1,133 @@
+"""Long values that requests refer to: once in a commit, once on disk, once a grant."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from dscrapy import messages as m
+from dscrapy.crawl.children import Child
+from dscrapy.crawl.parts import PART_BYTES_MAX, Sender, Work
+from dscrapy.crawl.values import value_digest
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.frontier.state import State
+from dscrapy.model import JobSpec
+from tests.unit import frontier_values as f
+
+
+def sharing(
+    *numbers: int, uses: tuple[int, ...], values: tuple[bytes, ...] = ()
+) -> m.Children:
+    """Return requests of which each refers to these values of its commit."""
+    return msgspec.structs.replace(
+        f.children(*numbers),
+        uses=(uses,) * len(numbers),
+        values=tuple(map(msgspec.Raw, values)),
+    )
+
+
+def test_values_of_an_earlier_part_are_granted_with_their_requests() -> None:
+    """They travel once in a commit, and stand once in the file of bodies."""
+    machine, start = f.crawling(1, window=4)
+    frontier = machine.state.crawls[f.ID].frontier
+    before = frontier.body_bytes
+    first = f.page(
+        1, part=0, last=False, children=sharing(11, uses=(0,), values=(b'"one"',))
+    )
+    second = f.page(1, part=1, children=sharing(12, 11, uses=(1, 0), values=(b"22",)))
+    f.commit(machine, start.process, first)
+    decision = f.commit(machine, start.process, second)
+    ((_, _, granted),) = decision.grants
+    bodies = [before, before + 15]
+    one, two = (before + 9, 5), (before + 33, 2)
+    assert [place[0] for place in granted.places] == bodies
+    assert granted.values == {2: (one,), 3: (two, one)}
+    assert set(granted.all_places) == {*granted.places, one, two}
+    assert frontier.body_bytes == before + 36
+
+
+def test_values_survive_a_snapshot() -> None:
+    """The next master hands them on."""
+    machine, start = f.crawling(1, window=4)
+    given = sharing(11, uses=(0,), values=(b'"one"',))
+    f.commit(machine, start.process, f.page(1, children=given))
+    crawl = machine.state.crawls[f.ID].snapshot()
+    state = State.decode_snapshot(machine.state.encode_snapshot())
+    assert state.crawls[f.ID].snapshot() == crawl
+    assert list(crawl.frontier.values) == [2]
+
+
+def test_a_request_whose_value_never_came_ends_the_session() -> None:
+    """Nothing of the commit has effect."""
+    machine, start = f.crawling(1)
+    for uses in ((0,), (-1,)):
+        commit = f.page(1, children=sharing(11, uses=uses))
+        with pytest.raises(RemoteProtocolError, match="without its values"):
+            f.commit(machine, start.process, commit)
+    assert machine.state.crawls[f.ID].frontier.is_open(1)
+
+
+def test_values_that_nobody_needs_are_not_kept() -> None:
+    """All its requests are seen already."""
+    machine, start = f.crawling(1)
+    before = machine.state.crawls[f.ID].frontier.body_bytes
+    given = sharing(1, uses=(0,), values=(b'"one"',))
+    f.commit(machine, start.process, f.page(1, children=given))
+    assert machine.state.crawls[f.ID].frontier.body_bytes == before
+
+
+# ---- from the crawl process -------------------------------------------------------
+
+
+def test_a_value_leaves_once_however_many_parts_there_are() -> None:
+    """Each part has what its requests need and no earlier one had, and all of it is
+    there."""
+    sent: list[m.Commit] = []
+
+    def send(message: Any) -> None:
+        sent.extend(message.commits)
+        seen = tuple(m.Seen(1, 0, one.part, "stored") for one in message.commits)
+        answers.append(m.CommitsSeen(job=run.job, process=1, seen=seen))
+
+    answers: list[m.CommitsSeen] = []
+    run = m.Run(job=f.ID, process=1, role="crawl", spec=JobSpec(spider="s"))
+    sender = Sender(run, send, lambda: None, lambda work: None)
+    work = Work("page", request=1)
+    every = {
+        value_digest(data): data
+        for data in (json.dumps(text * 90_000).encode() for text in "abcdef")
+    }
+    digests = list(every)
+    for number in range(200):
+        needed = (digests[number % 6], digests[number // 40])
+        child = Child(
+            number.to_bytes(m.FINGERPRINT_BYTES, "big"),
+            "h",
+            0,
+            0,
+            json.dumps("x" * 4000).encode(),
+            values=tuple(dict.fromkeys(needed)),
+        )
+        work.add_child(child, every)
+    sender.settled(work)
+    while not sender.is_quiet:
+        sender.flush()
+        for answer in list(answers):
+            answers.remove(answer)
+            sender.seen(answer)
+    assert len(sent) > 3
+    values: list[bytes] = []
+    number = 0
+    for commit in sent:
+        children = commit.children
+        assert sum(len(bytes(one)) for one in children.values) <= PART_BYTES_MAX
+        values += map(bytes, children.values)
+        for uses in children.uses:
+            expected = (digests[number % 6], digests[number // 40])
+            assert tuple(value_digest(values[at]) for at in uses) == tuple(
+                dict.fromkeys(expected)
+            )
+            number += 1
+    assert number == 200
+    assert len(values) == 6
