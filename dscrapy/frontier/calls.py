@@ -242,7 +242,13 @@ def _retry(
     state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
 ) -> str | None:
     if not job.is_final:
-        return f"job {job.id} has not ended: it is {job.state}"
+        if command.fresh or not state.is_held_against_workers(job.id):
+            return f"job {job.id} has not ended: it is {job.state}"
+        if not job.has_processes:
+            # Whoever asks may have mended the code; any copy may begin it.
+            decision.records.append(r.CodeSeen(job=job.id, digest=""))
+        decision.records.append(r.WorkersForgiven(job=job.id))
+        return None
     if not command.fresh and job.status == "succeeded":
         return f"job {job.id} succeeded: `retry --fresh` runs it again with empty items"
     decision.records.append(

@@ -319,6 +319,12 @@ class WorkerFailed(_Fact, kw_only=True, frozen=True):
     job: str
 
 
+class WorkersForgiven(_Fact, kw_only=True, frozen=True):
+    """All workers may have processes of the job again, whatever happened there."""
+
+    job: str
+
+
 class ProcessOpened(_Fact, kw_only=True, frozen=True):
     """The process can take leases."""
 
@@ -439,6 +445,7 @@ Volatile = (
     | WorkerDrains
     | WorkerBarred
     | WorkerFailed
+    | WorkersForgiven
     | ProcessOpened
     | ProcessCloses
     | ProcessKnown

@@ -359,10 +359,12 @@ class State:
         if not record.automatic:
             # Whoever asks for it may have mended the code; any copy may begin it.
             again.digest = ""
-            for worker in self.workers.values():
-                worker.barred.pop(job.id, None)
-                worker.beside.discard(job.id)
-                worker.failed.pop(job.id, None)
+            self._forgive(job.id)
+        elif not any(
+            one.may_begin(job.id) for one in self.workers.values() if one.session
+        ):
+            # Nobody would try it: that retry would be none.
+            self._forgive(job.id)
         if again.start_failure is not None:
             again.start_done = False
             again.start_failure = None
@@ -379,6 +381,18 @@ class State:
         again.finished_at = None
         if job.id in self.failed:
             self.failed.remove(job.id)
+
+    def is_held_against_workers(self, job: str) -> bool:
+        """Whether some worker gets no more of the job, or gets it last."""
+        return any(
+            job in one.barred or job in one.failed for one in self.workers.values()
+        )
+
+    def _forgive(self, job: str) -> None:
+        for worker in self.workers.values():
+            worker.barred.pop(job, None)
+            worker.beside.discard(job)
+            worker.failed.pop(job, None)
 
     def _apply_volatile(self, record: r.Volatile) -> None:
         match record:
@@ -407,6 +421,8 @@ class State:
             case r.WorkerFailed():
                 failed = self.workers[record.name].failed
                 failed[record.job] = failed.get(record.job, 0) + 1
+            case r.WorkersForgiven():
+                self._forgive(record.job)
             case r.WaiterAdded():
                 waiting = self.waiters.setdefault(record.job, [])
                 waiting.append((record.session, record.call))

@@ -40,7 +40,10 @@ def view_job(state: State, job: Job) -> JobView:
         project=job.project,
         spider=job.spider,
         state=job.state,
-        reason=course.reason or _why_waiting(state, job) or _why_narrow(state, job),
+        reason=_why_barred(state, job)
+        or course.reason
+        or _why_waiting(state, job)
+        or _why_narrow(state, job),
         priority=job.priority,
         parallelism=job.parallelism,
         pages=course.pages,
@@ -72,12 +75,28 @@ def _workers_of(state: State, job: Job, course: Course) -> tuple[str, ...]:
 def _why_waiting(state: State, job: Job) -> str:
     if job.status != "ready" or job.paused:
         return ""
-    live = [one for one in state.workers.values() if one.session is not None]
-    if not live:
+    if not any(one.session is not None for one in state.workers.values()):
         return "no worker is connected"
-    if all(job.id in one.barred and job.id not in one.beside for one in live):
-        return "no worker that is connected can run it: `dscrapy workers` says why"
     return ""
+
+
+def _why_barred(state: State, job: Job) -> str:
+    """Say why a job that could run does not: no worker that is here may have it."""
+    is_export = job.id in state.exports_due
+    if not (job.is_assignable or is_export):
+        return ""
+    live = [
+        one
+        for one in state.workers.values()
+        if one.session is not None and not one.draining
+    ]
+    may = [one.may_take(job.id) if is_export else one.may_begin(job.id) for one in live]
+    if any(may) or not live:
+        return ""
+    return (
+        f"no worker that is connected can run it ({live[0].barred[job.id]}): "
+        f"`dscrapy retry {job.id}` lets them try again, so does a new worker"
+    )
 
 
 def _why_narrow(state: State, job: Job) -> str:
