@@ -131,6 +131,7 @@ class Worker:
     _valid_until: float = -math.inf
     _is_leaving: bool = False
     _changed: trio.Event = attrs.field(factory=trio.Event)
+    _has_room: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
         self.link = Link(
@@ -256,12 +257,23 @@ class Worker:
         )
 
     def registered(self, registered: m.Registered) -> None:
+        self._tell_room()
         for number in registered.drop:
             held = self.held.get(number)
             if held is not None:
                 # What it has committed is still offered: the first commit wins.
                 logger.warning("process %d is dropped: it was given up", number)
                 held.scope.cancel()
+
+    async def wait_room(self) -> None:
+        """Wait until what crawl processes tell can be kept."""
+        while self.outbox.is_full:
+            await self._has_room.wait()
+
+    def _tell_room(self) -> None:
+        if not self.outbox.is_full:
+            self._has_room.set()
+            self._has_room = trio.Event()
 
     def lost(self) -> None:
         if not self._is_leaving:
@@ -292,6 +304,7 @@ class Worker:
                     held.hand_on(message)
         # An answer may have been the last thing to wait for.
         self._changed.set()
+        self._tell_room()
 
     # ---- processes --------------------------------------------------------------
 
@@ -354,6 +367,7 @@ class Worker:
             stop_grace_s=self.config.worker.stop_grace_s,
             on_message=partial(self._on_message, held),
             on_log=partial(self._on_log, start),
+            wait_room=self.wait_room,
             valid_until=self._valid_until,
         )
         held.begin(process)

@@ -2,8 +2,8 @@
 
 What the master answers (commits, questions, ends of processes) is retained until all
 of its answers have come, and offered again, in order, on every new session. What only
-holds on one session, and logs as far as they fit, is sent once. Nothing here waits: a
-slow master must not hold up the reading of crawl processes.
+holds on one session, and logs as far as they fit, is sent once. Nothing here waits, and
+nothing but log lines is dropped: whoever reads crawl processes asks ``is_full`` first.
 """
 
 from collections import deque
@@ -20,6 +20,15 @@ from dscrapy.proto.framing import encode_frame
 LOG_WAITING_BYTES_MAX = 1024 * 1024
 # Log bytes in one message, so that a flood never holds up what matters for long.
 LOG_MESSAGE_BYTES_MAX = 64 * 1024
+
+# Bytes that are kept in all, counted with their objects; then crawl processes are not
+# read until the master has answered. Some minutes of what a busy worker commits, so
+# that a master's restart holds up nobody.
+KEPT_BYTES_MAX = 256 * 1024 * 1024
+# What a retained frame costs beside its bytes, and each of its keys: rounded up from
+# what they take in CPython 3.11 to 3.13.
+ENTRY_BYTES = 600
+KEY_BYTES = 400
 
 # What an answer names: its kind, the process, and what tells it from others of both.
 Key = tuple[str | int, ...]
@@ -102,12 +111,18 @@ class _Entry:
 
     frame: bytes
     open: set[Key]
+    weight: int
 
 
 class Outbox:
-    """See the module. ``take`` gives frames to send, of this session's messages."""
+    """See the module. ``take`` gives frames to send, of this session's messages.
 
-    def __init__(self) -> None:
+    ``kept_bytes`` is what all but logs takes in memory, with its objects.
+    """
+
+    def __init__(self, *, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
+        self.kept_bytes = 0
+        self._kept_bytes_max = kept_bytes_max
         # By a number that counts them: the order in which they are offered.
         self._retained: dict[int, _Entry] = {}
         self._number_of: dict[Key, int] = {}
@@ -120,6 +135,11 @@ class Outbox:
     def is_settled(self) -> bool:
         """Whether the master has answered all that is retained."""
         return not self._retained
+
+    @property
+    def is_full(self) -> bool:
+        """Whether crawl processes should tell nothing more for now."""
+        return self.kept_bytes >= self._kept_bytes_max
 
     @property
     def has_more(self) -> bool:
@@ -142,6 +162,8 @@ class Outbox:
         To be called before the registration is made: what is told while that is
         under way is not in it, and belongs to the session that it begins.
         """
+        for frame in self._soon:
+            self.kept_bytes -= len(frame) + ENTRY_BYTES
         self._soon.clear()
         self._unsent = deque(self._retained)
 
@@ -160,7 +182,9 @@ class Outbox:
         number = self._next
         self._next += 1
         self._number_of.update(dict.fromkeys(keys, number))
-        self._retained[number] = _Entry(frame, keys)
+        weight = len(frame) + ENTRY_BYTES + KEY_BYTES * len(keys)
+        self._retained[number] = _Entry(frame, keys, weight)
+        self.kept_bytes += weight
         self._unsent.append(number)
 
     def add_end(self, end: m.Ended) -> None:
@@ -173,7 +197,9 @@ class Outbox:
 
     def add_soon(self, message: m.Message, frame: bytes | None = None) -> None:
         """Send a message of this session only, before anything else."""
-        self._soon.append(frame or encode_frame(encode(message)))
+        frame = frame or encode_frame(encode(message))
+        self._soon.append(frame)
+        self.kept_bytes += len(frame) + ENTRY_BYTES
 
     def add_log(self, job: str, process: int, data: bytes) -> None:
         """Take log bytes, as far as there is room."""
@@ -205,6 +231,7 @@ class Outbox:
         entry.open.discard(key)
         if not entry.open:
             del self._retained[number]
+            self.kept_bytes -= entry.weight
 
     # ---- sending ----------------------------------------------------------------
 
@@ -214,6 +241,7 @@ class Outbox:
         size = 0
         while self._soon:
             frames.append(self._soon.popleft())
+            self.kept_bytes -= len(frames[-1]) + ENTRY_BYTES
         while self._unsent and size < bytes_max:
             entry = self._retained.get(self._unsent.popleft())
             if entry is not None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import attrs
@@ -41,6 +41,8 @@ PROBES = 10
 # now and then. That is some hundreds; a process with more has stopped reading, and
 # none of them can be dropped, for one may be a lease.
 MESSAGES_WAITING_MAX = 4096
+# Bytes of these: a window of the longest requests.
+MESSAGES_WAITING_BYTES_MAX = 256 * 1024 * 1024
 # Time for the stack dump to reach the log.
 DUMP_S = 2.0
 _FROM_CRAWL: Decoder[m.FromCrawl] = Decoder(m.FromCrawl)
@@ -65,7 +67,8 @@ class CrawlProcess:
 
     ``on_message`` takes what it says to the master, with the frame to send on, and
     raises ``RemoteProtocolError`` for what it may not say; ``on_log`` takes its log.
-    Neither waits.
+    Neither waits. ``wait_room`` does, until what it says can be taken: it is not read
+    meanwhile, and its silence is not held against it.
     """
 
     start: m.Start
@@ -74,11 +77,15 @@ class CrawlProcess:
     stop_grace_s: float
     on_message: Callable[[m.FromProcess, bytes], None]
     on_log: Callable[[bytes], None]
+    wait_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     valid_until: float = math.inf
     command: tuple[str, ...] = COMMAND
     pid: int = 0
     _process: trio.Process | None = None
-    _waiting: deque[m.ToCrawl] = attrs.field(factory=deque)
+    _waiting: deque[bytes] = attrs.field(factory=deque)
+    _waiting_bytes: int = 0
+    # It is not read just now.
+    _is_held_up: bool = False
     _is_valid_told: bool = True
     _told: trio.Event = attrs.field(factory=trio.Event)
     _answered: int = 0
@@ -107,10 +114,16 @@ class CrawlProcess:
 
         One that does not read what it is told is killed.
         """
-        if len(self._waiting) >= MESSAGES_WAITING_MAX:
+        if (
+            len(self._waiting) >= MESSAGES_WAITING_MAX
+            or self._waiting_bytes > MESSAGES_WAITING_BYTES_MAX
+        ):
             self.kill("it does not read its messages")
             return
-        self._waiting.append(message)
+        # As a frame: a message of many small values costs many times as much.
+        frame = encode_frame(encode(message))
+        self._waiting.append(frame)
+        self._waiting_bytes += len(frame)
         self._told.set()
 
     def extend(self, until: float) -> None:
@@ -238,8 +251,9 @@ class CrawlProcess:
         frames = []
         size = 0
         while self._waiting and size < _WRITE_BYTES:
-            frames.append(encode_frame(encode(self._waiting.popleft())))
+            frames.append(self._waiting.popleft())
             size += len(frames[-1])
+        self._waiting_bytes -= size
         if not self._is_valid_told:
             self._is_valid_told = True
             frames.insert(1, encode_frame(encode(m.Valid(until=self.valid_until))))
@@ -248,7 +262,11 @@ class CrawlProcess:
     async def _read(self, stream: trio.SocketStream) -> None:
         frames = FrameReader()
         try:
-            while data := await stream.receive_some(_READ_BYTES):
+            while True:
+                await self._wait_room()
+                data = await stream.receive_some(_READ_BYTES)
+                if not data:
+                    return
                 frames.feed(data)
                 while (frame := frames.next_frame()) is not None:
                     self._take(_FROM_CRAWL.decode(frame), frame)
@@ -257,6 +275,11 @@ class CrawlProcess:
         except RemoteProtocolError as error:
             logger.error("process %d: %s", self.start.process, error)
             self.kill(f"it broke the protocol ({error})", counted=True)
+
+    async def _wait_room(self) -> None:
+        self._is_held_up = True
+        await self.wait_room()
+        self._is_held_up = False
 
     def _take(self, message: m.FromCrawl, frame: bytes) -> None:
         if isinstance(message, m.Alive):
@@ -281,20 +304,24 @@ class CrawlProcess:
         """Ask for signs of life; a process silent for too long is dumped and killed.
 
         Silence is counted in waits of our own, so time in which the worker itself
-        did not run is not held against the process.
+        did not run is not held against the process. Neither is time in which it was
+        not read: its answer may wait behind what it has said.
         """
         if not self.process_silent_s:
             return
         number = silent = 0
         while silent < PROBES:
             number += 1
+            was_held_up = self._is_held_up
             self.tell(m.Probe(number=number))
             with trio.move_on_after(self.process_silent_s / PROBES):
                 while self._answered < number:
                     await self._heard.wait()
                     self._heard = trio.Event()
                 await trio.sleep_forever()
-            silent = silent + 1 if self._answered < number else 0
+            is_held_up = was_held_up or self._is_held_up
+            is_silent = self._answered < number and not is_held_up
+            silent = silent + 1 if is_silent else 0
         logger.warning("process %d is silent: killed", self.start.process)
         self._signal(signal.SIGUSR1)
         await trio.sleep(DUMP_S)

@@ -382,3 +382,57 @@ async def test_a_worker_that_runs_out_of_files_loses_none_by_it(
         for filler in fillers:
             os.close(filler)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_process_that_is_not_read_is_not_taken_for_silent(
+    tmp_path: Path,
+) -> None:
+    """While there is no room for what it says its link fills, its answers to probes
+    wait in it, and it blocks in a write; it is no further than that, and lives. Read
+    again it goes on, and nothing that it said is lost."""
+    heard = Heard()
+    silent_s = 0.3
+    script = """
+import threading
+def answer():
+    while True:
+        asked = receive()
+        if asked["type"] == "probe":
+            with lock:
+                send(type="alive", number=asked["number"])
+lock = threading.Lock()
+threading.Thread(target=answer, daemon=True).start()
+for number in range(1, 201):
+    with lock:
+        commit({"unit": number, "kind": "late", "items": [{"n": "x" * 50000}]})
+print("all is said", flush=True)
+os._exit(5)
+"""
+    room = trio.Event()
+
+    async def wait_room() -> None:
+        if len(heard.messages) >= 10:
+            await room.wait()
+
+    process = process_of(
+        script, heard, tmp_path, process_silent_s=silent_s, wait_room=wait_room
+    )
+    deaths: list[Death] = []
+
+    async def live() -> None:
+        deaths.append(await run(process))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(live)
+        with trio.fail_after(WAIT_S):
+            while not process._is_held_up:  # noqa: ASYNC110 - no event tells it
+                await trio.sleep(0.01)
+        await trio.sleep(5 * silent_s)
+        assert deaths == []
+        assert b"all is said" not in heard.log
+        # What one read brings, and no more.
+        assert 10 <= len(heard.messages) <= 12
+        room.set()
+    (death,) = deaths
+    assert "exited with code 5" in death.text
+    assert len(heard.messages) == 200

@@ -13,7 +13,7 @@ from dscrapy.net.connection import Connection
 from dscrapy.projects import code_digest
 from dscrapy.proto.framing import FRAME_BYTES_MAX
 from dscrapy.worker.agent import LEAVE_S, LOG_DRAIN_S, PROJECTS_NAMED_MAX
-from dscrapy.worker.outbox import LOG_WAITING_BYTES_MAX
+from dscrapy.worker.outbox import LOG_WAITING_BYTES_MAX, Outbox
 from tests.shell.dictator import JOB, grant, ordered, seen, start
 from tests.shell.worker_in_memory import Crawls, serving
 
@@ -385,3 +385,50 @@ async def test_a_commit_of_any_size_goes_through(
         assert master.told(m.Commits) == [
             m.Commits(job=JOB, process=1, commits=(commit,))
         ]
+
+
+async def test_a_worker_that_keeps_much_reads_on_when_it_is_answered(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Without a master what processes commit is kept up to a bound; then they wait, and
+    the first answers let all of them go on. A new session offers it all."""
+    outbox = Outbox(kept_bytes_max=3_000)
+    async with ordered(tmp_path, outbox=outbox) as (master, worker, network, crawls):
+        await master.say(start())
+        (crawl,) = crawls.started
+        await network.cut()
+        for _ in range(2):
+            crawl.commit_unit("late", items=(msgspec.Raw(b'"%s"' % (b"x" * 1000)),))
+        reads = 0
+
+        async def read() -> None:
+            nonlocal reads
+            await worker.wait_room()
+            reads += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(read)
+            await trio.sleep(5)
+            assert reads == 0
+            assert len(master.told(m.Commits)) == 2
+            answer = m.Seen(0, 1, 0, "published")
+            await master.say(m.CommitsSeen(job=JOB, process=1, seen=(answer,)))
+            assert reads == 2
+
+
+async def test_a_session_that_begins_makes_room(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What only the last one was to hear is said by the registration: a process that
+    filled the room with it is read on."""
+    outbox = Outbox(kept_bytes_max=10_000)
+    async with ordered(tmp_path, outbox=outbox) as (master, worker, network, crawls):
+        await master.say(start(), grant(*range(1, 40)))
+        (crawl,) = crawls.started
+        await network.cut()
+        for request in range(1, 40):
+            crawl.say(m.Release(job=JOB, process=1, requests=(request,)))
+        with trio.fail_after(60):
+            await worker.wait_room()
+        assert not outbox.is_full

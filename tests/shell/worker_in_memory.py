@@ -280,6 +280,7 @@ class Crawl:
     stop_grace_s: float
     on_message: Callable[[m.FromProcess, bytes], None]
     on_log: Callable[[bytes], None]
+    wait_room: Callable[[], Awaitable[None]]
     valid_until: float = math.inf
     told: list[m.ToCrawl] = attrs.field(factory=list)
     worked: list[float] = attrs.field(factory=list)

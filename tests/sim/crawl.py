@@ -8,7 +8,7 @@ its death, and it goes on while its worker is stopped.
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ class SimCrawl:
     stop_grace_s: float
     on_message: Callable[[m.FromProcess, bytes], None]
     on_log: Callable[[bytes], None]
+    wait_room: Callable[[], Awaitable[None]]
     valid_until: float = math.inf
     program: Program = attrs.field(init=False)
     inbox: deque[tuple[int, Page]] = attrs.field(factory=deque)
@@ -159,6 +160,7 @@ class SimCrawl:
 
     async def _pump(self) -> None:
         while True:
+            await self.wait_room()
             self._hand_on()
             await self._spoke.wait()
 

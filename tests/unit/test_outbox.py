@@ -1,5 +1,8 @@
 """What a worker keeps for the master: until it is acknowledged, bounded, in order."""
 
+import gc
+import sys
+import tracemalloc
 from collections import deque
 from typing import Any, Literal
 
@@ -412,3 +415,53 @@ def test_the_master_misses_nothing_whatever_happens_on_the_way(
     answer(len(answers))
     assert heard == list(range(1, units + 1))
     assert outbox.is_settled
+
+
+# ---- how much is kept ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("many", [1, 50])
+def test_what_is_kept_is_counted_with_its_objects(many: int) -> None:
+    """Tiny commits cost many times their bytes: the count is never below what they
+    take, and answered it is nothing."""
+    outbox = Outbox()
+    messages = [
+        commit(1, *range(first, first + many)) for first in range(1, 10_000, many)
+    ]
+    frames = [encode_frame(encode(one)) for one in messages]
+    frames_bytes = sum(map(sys.getsizeof, frames))
+    gc.collect()
+    tracemalloc.start()
+    for message, frame in zip(messages, frames, strict=True):
+        outbox.retain(message, frame)
+    held = tracemalloc.get_traced_memory()[0] + frames_bytes
+    tracemalloc.stop()
+    assert held <= outbox.kept_bytes <= 3 * held
+    for message in messages:
+        outbox.hear(seen(message))
+    assert (outbox.kept_bytes, outbox.is_settled) == (0, True)
+
+
+def test_it_is_full_until_enough_is_answered() -> None:
+    """What is told in one session only counts too, until it is sent or another one
+    begins; the ends of processes are taken all the same."""
+    outbox = Outbox(kept_bytes_max=20_000)
+    first, second = commit(1, 1, size=15_000), commit(1, 2, size=15_000)
+    add(outbox, first)
+    assert not outbox.is_full
+    add(outbox, second)
+    assert outbox.is_full
+    outbox.add_end(end(1))
+    outbox.hear(seen(first))
+    assert not outbox.is_full
+    for _ in range(50):
+        outbox.add_soon(m.Release(job=JOB, process=1, requests=(1,)))
+    assert outbox.is_full
+    outbox.begin_session()
+    assert not outbox.is_full
+    for _ in range(50):
+        outbox.add_soon(m.Release(job=JOB, process=1, requests=(1,)))
+    outbox.take(1 << 30)
+    outbox.hear(seen(second))
+    outbox.hear(m.EndedSeen(process=1))
+    assert outbox.kept_bytes == 0
