@@ -14,6 +14,7 @@ from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Job
 from dscrapy.frontier.state import State
 from dscrapy.frontier.verdict import CANCELLED
+from dscrapy.frontier.workers import is_blamed
 from dscrapy.jobfile import check_every, check_spec
 from dscrapy.model import (
     ID_PATTERN,
@@ -242,7 +243,7 @@ def _retry(
     state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
 ) -> str | None:
     if not job.is_final:
-        if command.fresh or not state.is_held_against_workers(job.id):
+        if command.fresh or not is_blamed(state.workers.values(), job.id):
             return f"job {job.id} has not ended: it is {job.state}"
         if not job.has_processes:
             # Whoever asks may have mended the code; any copy may begin it.

@@ -28,7 +28,7 @@ from dscrapy.frontier.jobs import (
 from dscrapy.frontier.ready import ReadyJobs
 from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.totals import Totals
-from dscrapy.frontier.workers import Worker
+from dscrapy.frontier.workers import Worker, forgive
 from dscrapy.model import Stats
 
 # The failed jobs that ``status`` names.
@@ -359,12 +359,12 @@ class State:
         if not record.automatic:
             # Whoever asks for it may have mended the code; any copy may begin it.
             again.digest = ""
-            self._forgive(job.id)
-        elif not any(
-            one.may_begin(job.id) for one in self.workers.values() if one.session
-        ):
-            # Nobody would try it: that retry would be none.
-            self._forgive(job.id)
+            forgive(self.workers.values(), job.id)
+        else:
+            live = [one for one in self.workers.values() if one.session is not None]
+            if not any(one.may_begin(job.id) for one in live):
+                # Nobody who is here would try it: that retry would be none.
+                forgive(self.workers.values(), job.id)
         if again.start_failure is not None:
             again.start_done = False
             again.start_failure = None
@@ -381,18 +381,6 @@ class State:
         again.finished_at = None
         if job.id in self.failed:
             self.failed.remove(job.id)
-
-    def is_held_against_workers(self, job: str) -> bool:
-        """Whether some worker gets no more of the job, or gets it last."""
-        return any(
-            job in one.barred or job in one.failed for one in self.workers.values()
-        )
-
-    def _forgive(self, job: str) -> None:
-        for worker in self.workers.values():
-            worker.barred.pop(job, None)
-            worker.beside.discard(job)
-            worker.failed.pop(job, None)
 
     def _apply_volatile(self, record: r.Volatile) -> None:
         match record:
@@ -422,7 +410,7 @@ class State:
                 failed = self.workers[record.name].failed
                 failed[record.job] = failed.get(record.job, 0) + 1
             case r.WorkersForgiven():
-                self._forgive(record.job)
+                forgive(self.workers.values(), record.job)
             case r.WaiterAdded():
                 waiting = self.waiters.setdefault(record.job, [])
                 waiting.append((record.session, record.call))
@@ -502,26 +490,9 @@ class State:
     def _welcome(self, record: r.WorkerCame) -> None:
         said = record.register
         known = self.workers.get(said.name)
-        same = known is not None and known.instance == said.instance
         if known is not None and known.session is not None:
             self.sessions.pop(known.session, None)
-        self.workers[said.name] = Worker(
-            name=said.name,
-            since=record.now,
-            session=record.session,
-            instance=said.instance,
-            host=said.host,
-            port=said.port,
-            slots=said.slots,
-            draining=said.draining,
-            versions=said.versions,
-            heard_at=record.now,
-            processes=known.processes if known is not None else set(),
-            exports=known.exports if known is not None else set(),
-            barred=known.barred if known is not None and same else {},
-            beside=known.beside if known is not None and same else set(),
-            failed=known.failed if known is not None and same else {},
-        )
+        self.workers[said.name] = Worker.come(said, record.session, record.now, known)
         self.sessions[record.session] = said.name
 
     def expect_workers(self, now: float) -> None:

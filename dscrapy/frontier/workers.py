@@ -4,11 +4,13 @@ A worker only moves forward: expected or live, away, gone; draining is never tak
 back. Instants are of the run clock.
 """
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, Self
 
 import attrs
 
 from dscrapy.frontier.jobs import Role
+from dscrapy.messages import Register
 from dscrapy.model import Versions
 
 # Processes that write feeds take no slot, but each takes memory and, while it has
@@ -50,6 +52,35 @@ class Worker:
     beside: set[str] = attrs.field(factory=set)
     failed: dict[str, int] = attrs.field(factory=dict)
 
+    @classmethod
+    def come(
+        cls, said: Register, session: int, now: float, known: "Worker | None"
+    ) -> Self:
+        """Return a worker that has registered; ``known`` is what was known of it.
+
+        Its processes may be there in another life of it, too; what a former life could
+        not run this one may.
+        """
+        known = known or cls(name=said.name, since=now)
+        same = known.instance == said.instance
+        return cls(
+            name=said.name,
+            since=now,
+            session=session,
+            instance=said.instance,
+            host=said.host,
+            port=said.port,
+            slots=said.slots,
+            draining=said.draining,
+            versions=said.versions,
+            heard_at=now,
+            processes=known.processes,
+            exports=known.exports,
+            barred=known.barred if same else {},
+            beside=known.beside if same else set(),
+            failed=known.failed if same else {},
+        )
+
     @property
     def busy(self) -> int:
         """Slots that are taken: those of crawl processes."""
@@ -88,6 +119,19 @@ class Worker:
         """Count on it no more for this process."""
         self.processes.discard(process)
         self.exports.discard(process)
+
+
+def is_blamed(workers: Iterable[Worker], job: str) -> bool:
+    """Whether some worker gets no more of the job, or gets it last."""
+    return any(job in one.barred or job in one.failed for one in workers)
+
+
+def forgive(workers: Iterable[Worker], job: str) -> None:
+    """Let all workers have the job again, whatever happened to it there."""
+    for worker in workers:
+        worker.barred.pop(job, None)
+        worker.beside.discard(job)
+        worker.failed.pop(job, None)
 
 
 @attrs.frozen(kw_only=True)

@@ -38,6 +38,7 @@ from dscrapy.master.buglog import BugLogger
 from dscrapy.master.files import Barrier, JobFiles
 from dscrapy.master.journal import Journal
 from dscrapy.master.storage import Storage
+from dscrapy.net.room import Room
 from dscrapy.net.threads import InThread
 from dscrapy.strict import show
 
@@ -53,6 +54,21 @@ RETRY_S = 1.0
 GRANT_BYTES_MAX = 1024 * 1024
 
 Command = m.ClientCall | m.FromWorker | OnClosed | OnTick
+
+
+@attrs.frozen
+class _Waiting:
+    """A command that waits, and gives back the room that it takes when it is done."""
+
+    session: int
+    command: Command
+    room: Room | None = None
+    weight: int = 0
+
+    def give_back(self) -> None:
+        if self.room is not None:
+            self.room.give(self.weight)
+
 
 # Commits in one group: as many of the longest frames stay far below what one journal
 # record may hold.
@@ -121,12 +137,11 @@ class Committer:
         self._wall = wall
         self._full = ""
         # Read while the disk was full, and not yet decided.
-        self._kept: deque[tuple[int, Command]] = deque()
+        self._kept: deque[_Waiting] = deque()
         # Nothing can be appended now; the last try failed.
         self._stuck = False
         self._waiting: tuple[
-            trio.MemorySendChannel[tuple[int, Command]],
-            trio.MemoryReceiveChannel[tuple[int, Command]],
+            trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]
         ] = trio.open_memory_channel(WAITING_MAX)
 
     @property
@@ -156,9 +171,15 @@ class Committer:
         if self._journal.torn is not None:
             logger.warning("%s", self._journal.torn)
 
-    async def submit(self, session: int, command: Command) -> None:
-        """Hand over a command; waits while too many wait already."""
-        await self._waiting[0].send((session, command))
+    async def submit(
+        self, session: int, command: Command, room: Room | None = None, weight: int = 0
+    ) -> None:
+        """Hand over a command; waits while too many wait already.
+
+        ``weight`` is what has been taken of ``room`` for it: given back when it is
+        done. When this is cancelled it is the caller's still.
+        """
+        await self._waiting[0].send(_Waiting(session, command, room, weight))
 
     async def run(self) -> None:
         """Commit groups until cancelled; raises ``JournalError``."""
@@ -172,13 +193,16 @@ class Committer:
                 # Refused work appends nothing that would show that there is room.
                 self._watch_room(await self._in_thread(self._storage.free_bytes))
             await self._commit(self._decide_all(batch))
+            for one in batch:
+                one.give_back()
+            batch.clear()
 
-    async def _next_commands(self) -> list[tuple[int, Command]]:
+    async def _next_commands(self) -> list[_Waiting]:
         """Wait for a command; return it with those behind it, as far as one group goes.
 
         Those kept from a full disk come first.
         """
-        batch: list[tuple[int, Command]] = []
+        batch: list[_Waiting] = []
         commits = 0
         while len(batch) < GROUP_COMMANDS_MAX and commits < GROUP_COMMITS_MAX:
             if self._kept:
@@ -190,17 +214,17 @@ class Committer:
                     batch.append(self._waiting[1].receive_nowait())
                 except trio.WouldBlock:
                     break
-            commits += isinstance(batch[-1][1], m.Commits)
+            commits += isinstance(batch[-1].command, m.Commits)
         return batch
 
     # ---- deciding ---------------------------------------------------------------
 
-    def _decide_all(self, batch: list[tuple[int, Command]]) -> _Group:
+    def _decide_all(self, batch: list[_Waiting]) -> _Group:
         group = _Group()
         now = self.now()
-        for session, command in batch:
-            self._decide(session, command, now, group)
-            if isinstance(command, _READERS):
+        for one in batch:
+            self._decide(one.session, one.command, now, group)
+            if isinstance(one.command, _READERS):
                 group.readings.append(group.decisions[-1])
         if group.records and self.next_deadline_s(now) == 0:
             self._decide(-1, OnTick(), now, group)
@@ -422,17 +446,18 @@ class Committer:
         stuck.readings.clear()
         with trio.move_on_after(seconds):
             while len(self._kept) < WAITING_MAX:
-                session, command = await self._waiting[1].receive()
-                if isinstance(command, OnTick):
+                one = await self._waiting[1].receive()
+                if isinstance(one.command, OnTick):
                     # Decided later it would come before what is received by then, and
                     # find those silent who speak. The next one comes soon.
                     continue
-                if not isinstance(command, (*_READERS, *_CHANGES)):
-                    self._kept.append((session, command))
+                if not isinstance(one.command, (*_READERS, *_CHANGES)):
+                    self._kept.append(one)
                     continue
                 group = _Group()
-                self._decide(session, command, self.now(), group)
+                self._decide(one.session, one.command, self.now(), group)
                 self._answer(group)
+                one.give_back()
             await trio.sleep_forever()
 
     # ---- snapshots --------------------------------------------------------------

@@ -34,8 +34,11 @@ logger = logging.getLogger(__name__)
 COPY_BYTES = 1024 * 1024
 # Groups of writes that may wait for the disk before commits wait for them.
 WAITING_MAX = 64
-# Bytes of all these; a single group may be longer. Some seconds of a slow disk's work.
+# Bytes of all these, with their objects; a single group may be longer. Some seconds of
+# a slow disk's work.
 WAITING_BYTES_MAX = 256 * 1024 * 1024
+# What a write or a piece of log costs beside its data; its name is the longest part.
+WRITE_BYTES = 500
 # Log pieces that may wait; a flood beyond is dropped and counted. So are their bytes:
 # workers send pieces of 64 KiB, but a frame may hold 8 MiB.
 LOGS_WAITING_MAX = 256
@@ -167,7 +170,7 @@ class JobFiles:
         else:
             self.handed += 1
             self._logs_waiting += 1
-            self._logs_waiting_bytes += len(data)
+            self._logs_waiting_bytes += len(data) + WRITE_BYTES
 
     async def caught_up(self) -> None:
         """Wait until everything handed over so far is written."""
@@ -180,7 +183,7 @@ class JobFiles:
         async for work in self._work[1]:
             if isinstance(work, LogPiece):
                 self._logs_waiting -= 1
-                self._logs_waiting_bytes -= len(work.data)
+                self._logs_waiting_bytes -= len(work.data) + WRITE_BYTES
             await self._do(work)
             if not isinstance(work, LogPiece):
                 self._waiting_bytes -= _bytes_of(work)
@@ -341,7 +344,8 @@ def _bytes_of(work: list[Write] | Barrier) -> int:
     """Return what the work holds in memory; a move reads its bytes piece by piece."""
     if isinstance(work, Barrier):
         return 0
-    return sum(len(write.data) for write in work if isinstance(write, Append))
+    data = sum(len(write.data) for write in work if isinstance(write, Append))
+    return data + WRITE_BYTES * len(work)
 
 
 def _lines_in(data: bytes) -> int:

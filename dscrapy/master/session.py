@@ -6,6 +6,8 @@ queued is bounded: a peer that does not read its answers loses its session.
 
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,29 +16,50 @@ import trio
 from dscrapy import messages as m
 from dscrapy.errors import LocalProtocolError, RemoteProtocolError
 from dscrapy.frontier.decision import OnClosed
-from dscrapy.master.committer import Committer
+from dscrapy.master.committer import Command, Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.net.connection import Connection
 from dscrapy.net.entrance import NEWCOMERS_MAX, Entrance
+from dscrapy.net.room import Room, weight_of
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import encode_frame
+from dscrapy.proto.session import Role
 
 logger = logging.getLogger(__name__)
 
-# Answers that may wait for one peer, and bytes of files and bodies in them. A worker
-# with hundreds of processes is told some megabytes at once.
+# Answers that may wait for one peer, and bytes of them. A worker with hundreds of
+# processes is told some megabytes at once.
 OUTBOX_MAX = 4096
 OUTBOX_BYTES_MAX = 256 * 1024 * 1024
-# Messages that leave in one write.
-WRITE_MESSAGES_MAX = 64
+# Bytes of answers that wait for all clients together: some dozen that each ask for as
+# much as they may and read nothing. Workers have none of this.
+CLIENTS_OUTBOX_BYTES_MAX = 512 * 1024 * 1024
+# What a frame that waits costs beside its bytes.
+FRAME_BYTES = 150
+# Bytes of small frames that leave in one write.
+WRITE_BYTES = 256 * 1024
+# Bytes of frames that have begun to arrive, of all clients and of all workers: a few of
+# the longest. Reads of 64 KiB go without.
+CLIENTS_FRAMES_BYTES_MAX = 64 * 1024 * 1024
+WORKERS_FRAMES_BYTES_MAX = 256 * 1024 * 1024
+# Bytes of messages that wait for the committer, or are being decided, with their
+# objects. A message of 1 MiB of items counts some 10 MiB (``net.room.weight_of``), one
+# that is all small values 160 times its bytes; it is let in alone.
+CLIENTS_BYTES_MAX = 256 * 1024 * 1024
+WORKERS_BYTES_MAX = 1024 * 1024 * 1024
+# Messages below this go without: heartbeats, calls, the ends of processes. Of these
+# there are no more than may wait, and one for each connection.
+LIGHT_BYTES = 64 * 1024
+# While a worker's message waits for us it is heard as often as this.
+HEARD_S = 1.0
 # Jobs in one submission, in all its parts. They are held until the last one and then
 # decided at once, which takes some seconds for so many.
 SUBMISSIONS_MAX = 200_000
 # Parts of one submission; with the longest frames still far below what one journal
 # record may hold. Clients send parts of about 1 MiB.
 PARTS_MAX = 64
-# Bytes of unfinished submissions of all connections together: some hundred clients
-# that submit at once, or one that sends the largest submission there is.
+# Bytes of unfinished submissions of all connections together, with their objects: some
+# hundred clients that submit at once, or one that submits as much as it may.
 SUBMITTING_BYTES_MAX = 512 * 1024 * 1024
 # Reads of files that one connection may have under way, waiting ones included.
 READS_MAX = 16
@@ -60,58 +83,89 @@ class Sessions:
     """The sessions there are, by number; numbers are never used twice."""
 
     def __init__(self) -> None:
-        self._outboxes: dict[int, trio.MemorySendChannel[m.Message]] = {}
+        self._outboxes: dict[int, trio.MemorySendChannel[_Queued]] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
         self._waiting_bytes: Counter[int] = Counter()
+        # Of these the clients, and what waits for all of them.
+        self._clients: set[int] = set()
+        self.clients_bytes = 0
         self._next = 1
 
     def add(
-        self, outbox: trio.MemorySendChannel[m.Message], scope: trio.CancelScope
+        self,
+        outbox: "trio.MemorySendChannel[_Queued]",
+        scope: trio.CancelScope,
+        role: Role,
     ) -> int:
         """Register a session; ``scope`` ends it when it does not read."""
         number = self._next
         self._next += 1
         self._outboxes[number] = outbox
         self._scopes[number] = scope
+        if role == "client":
+            self._clients.add(number)
         return number
 
     def remove(self, session: int) -> None:
         """Forget a session; what is sent to it from now on goes nowhere."""
         self._outboxes.pop(session, None)
         self._scopes.pop(session, None)
-        del self._waiting_bytes[session]
+        self._forget_waiting(session)
 
     def send(self, session: int, message: m.Message) -> None:
         """Queue the message for the session, if it is still there."""
         outbox = self._outboxes.get(session)
         if outbox is None:
             return
+        queued = _Queued.of(message)
         try:
             if self._waiting_bytes[session] > OUTBOX_BYTES_MAX:
                 raise trio.WouldBlock
-            outbox.send_nowait(message)
-            self._waiting_bytes[session] += _weight_of(message)
+            outbox.send_nowait(queued)
         except trio.WouldBlock:
-            logger.warning("session %d ends: it does not read its answers", session)
-            self._scopes[session].cancel()
-            self.remove(session)
+            self._cut_off(session)
         except trio.BrokenResourceError:
             # Its writer has ended; its reader is about to find out.
             self.remove(session)
+        else:
+            self._count(session, queued.weight)
+            while self.clients_bytes > CLIENTS_OUTBOX_BYTES_MAX:
+                # Who has most reads least; whoever reads has none for long.
+                self._cut_off(max(self._clients, key=self._waiting_bytes.__getitem__))
 
-    def has_left(self, session: int, messages: list[m.Message]) -> None:
+    def has_left(self, session: int, queued: "list[_Queued]") -> None:
         """These messages are queued no more."""
-        if session in self._outboxes:
-            self._waiting_bytes[session] -= sum(map(_weight_of, messages))
+        if session in self._waiting_bytes:
+            self._count(session, -sum(one.weight for one in queued))
+
+    def _count(self, session: int, weight: int) -> None:
+        self._waiting_bytes[session] += weight
+        if session in self._clients:
+            self.clients_bytes += weight
+
+    def _forget_waiting(self, session: int) -> None:
+        self._count(session, -self._waiting_bytes[session])
+        del self._waiting_bytes[session]
+        self._clients.discard(session)
+
+    def _cut_off(self, session: int) -> None:
+        logger.warning("session %d ends: it does not read its answers", session)
+        scope = self._scopes.get(session)
+        if scope is not None:
+            scope.cancel()
+        self.remove(session)
 
     def close(self, session: int) -> None:
         """End the session once what is queued has left."""
-        del self._waiting_bytes[session]
         outbox = self._outboxes.pop(session, None)
         scope = self._scopes.pop(session, None)
         if outbox is not None and scope is not None:
             outbox.close()
+            # What is queued counts until it has left, or the session has.
+            self._scopes[session] = scope
             scope.deadline = trio.current_time() + CLOSE_S
+        else:
+            self._forget_waiting(session)
 
 
 @attrs.define(kw_only=True)
@@ -132,6 +186,18 @@ class SessionServer:
     connections: int = 0
     submitting_bytes: int = 0
     entrance: Entrance = attrs.field(init=False)
+    frames: dict[Role, Room] = attrs.field(
+        factory=lambda: {
+            "client": Room(CLIENTS_FRAMES_BYTES_MAX),
+            "worker": Room(WORKERS_FRAMES_BYTES_MAX),
+        }
+    )
+    rooms: dict[Role, Room] = attrs.field(
+        factory=lambda: {
+            "client": Room(CLIENTS_BYTES_MAX),
+            "worker": Room(WORKERS_BYTES_MAX),
+        }
+    )
 
     def __attrs_post_init__(self) -> None:
         self.entrance = Entrance(
@@ -160,10 +226,15 @@ class SessionServer:
             await trio.aclose_forcefully(stream)
 
     async def _serve(self, connection: Connection[Any]) -> None:
-        send, receive = trio.open_memory_channel[m.Message](OUTBOX_MAX)
+        send, receive = trio.open_memory_channel[_Queued](OUTBOX_MAX)
+        role = connection.role
         async with trio.open_nursery() as nursery:
-            session = self.sessions.add(send, nursery.cancel_scope)
-            peer = _Peer(session=session, role=connection.role, nursery=nursery)
+            session = self.sessions.add(send, nursery.cancel_scope, role)
+            peer = _Peer(
+                session=session, role=role, nursery=nursery, room=self.rooms[role]
+            )
+            connection.room = self.frames[role]
+            connection.admit = partial(self._admit, peer)
             nursery.start_soon(self._write, connection, receive, peer)
             try:
                 await self._read(connection, peer)
@@ -175,6 +246,7 @@ class SessionServer:
                 self.sessions.send(session, refused)
             finally:
                 self.submitting_bytes -= peer.submitting_bytes
+                peer.give_back()
                 self.sessions.close(session)
                 with trio.move_on_after(CLOSE_S, shield=True):
                     await self.committer.submit(session, OnClosed())
@@ -182,25 +254,70 @@ class SessionServer:
     async def _write(
         self,
         connection: Connection[Any],
-        outbox: trio.MemoryReceiveChannel[m.Message],
+        outbox: "trio.MemoryReceiveChannel[_Queued]",
         peer: "_Peer",
     ) -> None:
-        async with outbox:
-            async for message in outbox:
-                written = [message]
-                while len(written) < WRITE_MESSAGES_MAX:
+        try:
+            async with outbox:
+                async for first in outbox:
+                    written, size = [first], first.weight
+                    while size < WRITE_BYTES:
+                        try:
+                            written.append(outbox.receive_nowait())
+                        except (trio.WouldBlock, trio.EndOfChannel):
+                            break
+                        size += written[-1].weight
                     try:
-                        written.append(outbox.receive_nowait())
-                    except (trio.WouldBlock, trio.EndOfChannel):
+                        await connection.send_frame(
+                            b"".join(one.frame for one in written)
+                        )
+                    except _GONE:
                         break
-                self.sessions.has_left(peer.session, written)
-                try:
-                    frames = b"".join(map(_frame_of, written))
-                    await connection.send_frame(frames)
-                except _GONE:
-                    break
-                peer.has_read(written)
+                    self.sessions.has_left(peer.session, written)
+                    peer.has_read(written)
+        finally:
+            self.sessions.remove(peer.session)
         peer.nursery.cancel_scope.cancel()
+
+    async def _admit(self, peer: "_Peer", frame: bytes) -> None:
+        """Wait until there is room for what is made of the frame."""
+        peer.heft = weight_of(frame)
+        if peer.heft >= LIGHT_BYTES:
+            await self._take(peer, peer.heft)
+
+    async def _take(self, peer: "_Peer", weight: int) -> None:
+        async def take() -> None:
+            await peer.room.take(weight)
+            peer.weight = weight
+
+        await self._wait(peer, take)
+
+    async def _hand_over(self, peer: "_Peer", command: Command) -> None:
+        """Hand a command to the committer, with the room that it takes."""
+
+        async def submit() -> None:
+            room, weight = peer.room, peer.weight
+            await self.committer.submit(peer.session, command, room, weight)
+            peer.weight = 0
+
+        await self._wait(peer, submit)
+
+    async def _wait(self, peer: "_Peer", wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait for the committer: a worker that waits for us is not silent."""
+        with trio.move_on_after(HEARD_S) as scope:
+            await wait()
+        if not scope.cancelled_caught:
+            return
+        async with trio.open_nursery() as nursery:
+            if peer.role == "worker":
+                nursery.start_soon(self._keep_heard, peer.session)
+            await wait()
+            nursery.cancel_scope.cancel()
+
+    async def _keep_heard(self, session: int) -> None:
+        while True:
+            self.committer.machine.heard(session, self.committer.now())
+            await trio.sleep(HEARD_S)
 
     async def _read(self, connection: Connection[Any], peer: "_Peer") -> None:
         session = peer.session
@@ -210,14 +327,14 @@ class SessionServer:
             match message:
                 case m.Submit():
                     peer.has_asked(message)
-                    await self._submit(peer, message, connection.frame_bytes)
+                    await self._submit(peer, message)
                 case m.ReadFile():
                     peer.begins_read()
                     # It may wait for long; the end of the connection ends it.
                     peer.nursery.start_soon(self._read_file, peer, message)
                 case m.WaitJob():
                     peer.waits_for(message)
-                    await self.committer.submit(session, message)
+                    await self._hand_over(peer, message)
                 case m.Log():
                     # The job's id names a folder: only that of a process it holds.
                     if self.committer.machine.holds(session, message):
@@ -227,10 +344,11 @@ class SessionServer:
                         await self._read_for_process(session, message)
                 case _:
                     peer.has_asked(message)
-                    await self.committer.submit(session, message)
+                    await self._hand_over(peer, message)
+            peer.give_back()
             await peer.wait_room()
 
-    async def _submit(self, peer: "_Peer", message: m.Submit, size: int) -> None:
+    async def _submit(self, peer: "_Peer", message: m.Submit) -> None:
         """Gather the parts of a submission; the last one submits them all."""
         parts = peer.parts
         if message.part != len(parts):
@@ -243,8 +361,8 @@ class SessionServer:
                 f"more than {SUBMISSIONS_MAX} jobs (or {PARTS_MAX} parts) in one "
                 "submission: submit them in several",
             )
-        peer.submitting_bytes += size
-        self.submitting_bytes += size
+        peer.submitting_bytes += peer.heft
+        self.submitting_bytes += peer.heft
         if self.submitting_bytes > SUBMITTING_BYTES_MAX:
             raise RemoteProtocolError(
                 "too_many", "too many jobs are being submitted just now: try again"
@@ -260,9 +378,11 @@ class SessionServer:
             submissions=tuple(one for part in parts for one in part.submissions),
         )
         parts.clear()
+        peer.give_back()
+        await self._take(peer, peer.submitting_bytes)
         self.submitting_bytes -= peer.submitting_bytes
         peer.submitting_bytes = 0
-        await self.committer.submit(peer.session, whole)
+        await self._hand_over(peer, whole)
 
     async def _read_file(self, peer: "_Peer", call: m.ReadFile) -> None:
         """Answer with bytes; with ``wait``, when there are some or the job ended."""
@@ -315,6 +435,10 @@ class _Peer:
     session: int
     role: str
     nursery: trio.Nursery
+    room: Room
+    # What the message at hand may take, and what is taken of the room for it.
+    heft: int = 0
+    weight: int = 0
     parts: list[m.Submit] = attrs.field(factory=list)
     submitting_bytes: int = 0
     reads: int = 0
@@ -322,6 +446,11 @@ class _Peer:
     _waits: set[int] = attrs.field(factory=set)
     _asked: Counter[int] = attrs.field(factory=Counter)
     _has_read: trio.Event = attrs.field(factory=trio.Event)
+
+    def give_back(self) -> None:
+        """The message at hand is done with."""
+        self.room.give(self.weight)
+        self.weight = 0
 
     def begins_read(self) -> None:
         """Take note of a read, or raise for one too many; its end lowers ``reads``."""
@@ -340,15 +469,14 @@ class _Peer:
         if isinstance(message, m.ClientCall):
             self._asked[message.call] += 1
 
-    def has_read(self, messages: list[m.Message]) -> None:
+    def has_read(self, queued: "list[_Queued]") -> None:
         """Take note of what has left."""
-        for message in messages:
-            call = getattr(message, "call", -1)
-            self._waits.discard(call)
-            if self._asked[call] > 1:
-                self._asked[call] -= 1
+        for one in queued:
+            self._waits.discard(one.call)
+            if self._asked[one.call] > 1:
+                self._asked[one.call] -= 1
             else:
-                del self._asked[call]
+                del self._asked[one.call]
         self._has_read.set()
         self._has_read = trio.Event()
 
@@ -369,17 +497,22 @@ async def _turn_away(connection: Connection[Any], most: int) -> None:
             return
 
 
-def _weight_of(message: m.Message) -> int:
-    """Return the bytes of what makes a message long: a file's, or bodies."""
-    match message:
-        case m.Chunk() | m.ReadSeen():
-            return len(message.data)
-        case m.Grant():
-            return sum(len(memoryview(body)) for body in message.bodies)
-        case m.Offered():
-            return len(message.seen)
-        case _:
-            return 0
+@attrs.frozen
+class _Queued:
+    """An answer as a frame: its objects may take many times as much."""
+
+    frame: bytes
+    call: int
+
+    @classmethod
+    def of(cls, message: m.Message) -> "_Queued":
+        """Return the message's frame, and the call that it answers."""
+        return cls(_frame_of(message), getattr(message, "call", -1))
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes while it waits."""
+        return len(self.frame) + FRAME_BYTES
 
 
 def _frame_of(message: m.Message) -> bytes:

@@ -6,7 +6,9 @@ already arrived can still be read. The stream is anything trio calls a stream: T
 TLS later, memory in the tests.
 """
 
+import math
 import secrets
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +16,7 @@ import trio
 
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.messages import Message
+from dscrapy.net.room import Room
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import (
     FRAME_BYTES_MAX,
@@ -36,6 +39,8 @@ _READ_BYTES = 65536
 # One read before the proof: whoever has not proved the token makes us hold no more
 # than two frames of the handshake.
 _HANDSHAKE_READ_BYTES = LENGTH_BYTES + HANDSHAKE_FRAME_BYTES_MAX
+# A frame for which others wait has to arrive within this time.
+FRAME_TIMEOUT_S = 60.0
 # A peer that takes nothing for this long is as good as gone.
 SEND_TIMEOUT_S = 60.0
 
@@ -43,7 +48,9 @@ SEND_TIMEOUT_S = 60.0
 class Connection(Generic[T]):
     """Messages over one stream; ``T`` is what may arrive.
 
-    Use as an async context manager: leaving it closes the stream.
+    Use as an async context manager: leaving it closes the stream. Where peers are many,
+    ``room`` bounds what all their unfinished frames take (those longer than one read),
+    and ``admit`` waits, given a frame, until its message may be made of it.
     """
 
     def __init__(
@@ -61,8 +68,8 @@ class Connection(Generic[T]):
         self._frames = frames or FrameReader()
         self._frames.frame_bytes_max = FRAME_BYTES_MAX
         self._sending = trio.Lock()
-        # Bytes of the frame of the message that came last.
-        self.frame_bytes = 0
+        self.room: Room | None = None
+        self.admit: Callable[[bytes], Awaitable[None]] | None = None
 
     async def receive(self) -> T | None:
         """Return the next message, or None when the other side has ended.
@@ -71,11 +78,33 @@ class Connection(Generic[T]):
         ``trio.BrokenResourceError`` or ``trio.ClosedResourceError`` when the
         stream is gone.
         """
-        frame = await _next_frame(self._stream, self._frames)
+        frame = await self._receive_frame()
         if frame is None:
             return None
-        self.frame_bytes = len(frame)
+        if self.admit is not None:
+            await self.admit(frame)
         return self._decoder.decode(frame)
+
+    async def _receive_frame(self) -> bytes | None:
+        # As in ``_next_frame``.
+        await trio.lowlevel.checkpoint()
+        taken, deadline = 0, math.inf
+        try:
+            while (frame := self._frames.next_frame()) is None:
+                size = self._frames.announced
+                if self.room is not None and not taken and size > _READ_BYTES:
+                    await self.room.take(size)
+                    taken, deadline = size, trio.current_time() + FRAME_TIMEOUT_S
+                with trio.CancelScope(deadline=deadline) as scope:
+                    if not await _read(self._stream, self._frames, _READ_BYTES):
+                        return None
+                if scope.cancelled_caught:
+                    text = f"{size} bytes took more than {FRAME_TIMEOUT_S:g} s"
+                    raise RemoteProtocolError("too_slow", text)
+            return frame
+        finally:
+            if self.room is not None and taken:
+                self.room.give(taken)
 
     async def send(self, message: Message) -> None:
         """Send one message whole, or close the stream and raise.
@@ -195,12 +224,18 @@ async def _next_frame(
         frame = frames.next_frame()
         if frame is not None:
             return frame
-        data = await stream.receive_some(read_bytes)
-        if not data:
-            if frames.is_between_frames:
-                return None
-            raise RemoteProtocolError("cut_short", "the stream ended inside a frame")
+        if not await _read(stream, frames, read_bytes):
+            return None
+
+
+async def _read(stream: trio.abc.Stream, frames: FrameReader, read_bytes: int) -> bool:
+    """Read once; False at the end of the stream."""
+    data = await stream.receive_some(read_bytes)
+    if data:
         frames.feed(data)
+    elif not frames.is_between_frames:
+        raise RemoteProtocolError("cut_short", "the stream ended inside a frame")
+    return bool(data)
 
 
 def _nonce() -> str:

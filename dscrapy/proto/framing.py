@@ -58,6 +58,14 @@ class FrameReader:
         return frame
 
     @property
+    def announced(self) -> int:
+        """The length of the frame that has begun, 0 if none has."""
+        if len(self._buffer) < LENGTH_BYTES:
+            return 0
+        (length,) = _LENGTH.unpack_from(self._buffer)
+        return int(length)
+
+    @property
     def is_between_frames(self) -> bool:
         """Whether the stream may end here without a frame being cut short."""
         return not self._buffer

@@ -5,7 +5,7 @@ import pytest
 
 from dscrapy.errors import JournalError
 from dscrapy.frontier.derive import requests_name
-from dscrapy.master.bodies import READ_BYTES, Bodies
+from dscrapy.master.bodies import BODY_BYTES, READ_BYTES, Bodies
 from tests.doubles.storage import MemoryStorage
 
 ONE, TWO = msgspec.Raw(b"[1]"), msgspec.Raw(b"[22]")
@@ -42,7 +42,7 @@ def test_what_is_not_written_yet_stays_in_memory() -> None:
 
 def test_the_oldest_go_first_and_no_more_than_need_be() -> None:
     """The most recent ones are those that are leased next."""
-    bodies = Bodies(storage_with(b"[1]\n[22]\n"), kept_bytes_max=4)
+    bodies = Bodies(storage_with(b"[1]\n[22]\n"), kept_bytes_max=4 + BODY_BYTES)
     bodies.keep("j", 0, [ONE])
     bodies.keep("j", 4, [TWO])
     bodies.handed_over(1)
@@ -54,7 +54,7 @@ def test_the_oldest_go_first_and_no_more_than_need_be() -> None:
 
 def test_a_body_of_a_fresh_run_outlives_the_one_in_its_place() -> None:
     """The old one is forgotten by its age, the new one at the same place is not."""
-    bodies = Bodies(MemoryStorage(), kept_bytes_max=4)
+    bodies = Bodies(MemoryStorage(), kept_bytes_max=4 + BODY_BYTES)
     bodies.keep("j", 0, [ONE])
     bodies.handed_over(1)
     new = msgspec.Raw(b"[7]")

@@ -383,7 +383,7 @@ async def bodies_leased(master: MasterInMemory) -> dict[int, bytes]:
 # ---- leases and their bodies ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept_bytes_max", [0, 20, 1 << 20])
+@pytest.mark.parametrize("kept_bytes_max", [0, 1000, 1 << 20])
 async def test_leases_bring_the_bodies_that_were_committed(
     kept_bytes_max: int, autojump_clock: MockClock
 ) -> None:
@@ -468,7 +468,7 @@ async def test_a_fresh_run_has_bodies_of_its_own(autojump_clock: MockClock) -> N
     """They stand where those of the run before stood: neither memory nor file mixes
     them up."""
     storage = MemoryStorage()
-    async with running(storage, kept_bytes_max=20) as master:
+    async with running(storage, kept_bytes_max=1000) as master:
         client = await master.connect("client")
         await master.ask(client, submit(1))
         worker = await master.register("w")

@@ -47,8 +47,8 @@ _COMMIT_BEGINS = """        if group.records:
 _ANSWERS = """        self._answer(group)
         await self._grant(group)
 """
-_DECIDES_IN_TURN = """        for session, command in batch:
-            self._decide(session, command, now, group)
+_DECIDES_IN_TURN = """        for one in batch:
+            self._decide(one.session, one.command, now, group)
 """
 
 BUGS: tuple[Bug, ...] = (

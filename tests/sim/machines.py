@@ -59,7 +59,7 @@ class Settings:
             segment_bytes_max=rng.choice((1_500, 6_000, 1 << 20)),
             snapshot_after_bytes=rng.choice((1, 2_500, 8_000, 1 << 30)),
             disk_free_bytes_min=rng.choice((0, 0, 400)),
-            kept_bytes_max=rng.choice((0, 300, 1 << 20)),
+            kept_bytes_max=rng.choice((0, 2_000, 1 << 20)),
             disk_s=rng.choice((0.0, 0.002, 0.05)),
         )
 

@@ -1,0 +1,56 @@
+"""Bytes that several tasks may hold together; who wants more waits its turn."""
+
+import trio
+
+from dscrapy.proto.framing import FRAME_BYTES_MAX
+
+# What a value of a message takes in memory at most, with what holds it: measured for
+# each of the messages, in CPython 3.11 to 3.13 (an entry of stats is the largest).
+VALUE_BYTES = 160
+# The largest message there may be, decoded. A room of less lets it in alone.
+MESSAGE_BYTES_MAX = FRAME_BYTES_MAX * (1 + VALUE_BYTES)
+
+
+def weight_of(frame: bytes) -> int:
+    """Return how many bytes the frame's message takes at most once it is decoded.
+
+    Each value of it stands behind one of three signs; those inside of bodies, which
+    stay as they are, count too.
+    """
+    values = frame.count(b",") + frame.count(b"[") + frame.count(b"{")
+    return len(frame) + VALUE_BYTES * values
+
+
+class Room:
+    """``bytes_max`` for all; one that wants more gets it when nobody has anything."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.used = 0
+        # Fair: whoever wants much is not overtaken for ever by those who want little.
+        self._turn = trio.Lock()
+        self._given = trio.Event()
+
+    def take_nowait(self, count: int) -> bool:
+        """Take so many bytes; False if there are not so many, or others wait."""
+        if self._turn.locked() or not self._has(count):
+            return False
+        self.used += count
+        return True
+
+    async def take(self, count: int) -> None:
+        """Take so many bytes as soon as they are there."""
+        async with self._turn:
+            while not self._has(count):
+                await self._given.wait()
+            self.used += count
+
+    def give(self, count: int) -> None:
+        """Give back what was taken."""
+        self.used -= count
+        assert self.used >= 0, self.used
+        self._given.set()
+        self._given = trio.Event()
+
+    def _has(self, count: int) -> bool:
+        return not self.used or self.used + count <= self.bytes_max
