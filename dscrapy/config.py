@@ -197,6 +197,10 @@ class MasterConfig:
     handshake_timeout_s: float = _number(
         5.0, "seconds a connection has to prove the token", 0.1, 600
     )
+    pickles: bool = attrs.field(
+        default=True,
+        metadata={"about": "whether requests may carry pickles between processes"},
+    )
 
     def __attrs_post_init__(self) -> None:
         # One lost heartbeat must not cost a worker its jobs.

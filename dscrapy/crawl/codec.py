@@ -116,7 +116,7 @@ def tag(
     if tree is NO_TAG and write is not None:
         tree = write(value, down)
     if tree is NO_TAG:
-        tree = _tag_instance(value, down) if writer is None else writer(value, down)
+        tree = tag_instance(value, down) if writer is None else writer(value, down)
     if tree is not NO_TAG:
         return tree if seal is None else seal(tree)
     if fallback is None:
@@ -152,12 +152,15 @@ def untag(
         raise UndecodableError("nested too deep") from None
 
 
-def class_path(cls: type) -> str | None:
-    """Return ``module:qualname`` if that leads back to ``cls``, else None."""
+def class_path(cls: Any) -> str | None:
+    """Return ``module:qualname`` if that leads back to ``cls``, else None.
+
+    For a class, or a function.
+    """
     module = sys.modules.get(cls.__module__)
     if cls.__module__ == "__main__" or module is None:
         return None
-    if _walk(module, cls.__qualname__) is not cls:
+    if walk(module, cls.__qualname__) is not cls:
         return None
     return f"{cls.__module__}:{cls.__qualname__}"
 
@@ -170,7 +173,7 @@ def class_finder(is_allowed: Callable[[str], bool]) -> FindClass:
         if not is_allowed(module_name):
             return None
         try:
-            found = _walk(import_module(module_name), qualname)
+            found = walk(import_module(module_name), qualname)
         except ImportError:
             return None
         # The class must be the module's own: what it merely imports is not the
@@ -187,7 +190,8 @@ def no_classes(path: str) -> type | None:
     return None
 
 
-def _walk(module: Any, qualname: str) -> Any:
+def walk(module: Any, qualname: str) -> Any:
+    """Return what a dotted name leads to from ``module``, None if to nothing."""
     found = module
     for name in qualname.split("."):
         found = getattr(found, name, None)
@@ -265,7 +269,8 @@ _WRITERS: Mapping[type, Callable[[Any, Down], Any]] = {
 }
 
 
-def _tag_instance(value: Any, down: Down) -> Any:
+def tag_instance(value: Any, down: Down) -> Any:
+    """Return the tree of an item, enum or namedtuple of an importable class."""
     kind = type(value)
     if is_item_class(kind):
         return _tag_item(value, down)

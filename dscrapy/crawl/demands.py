@@ -38,6 +38,7 @@ class Demands:
         self.filters = load_object(settings["DUPEFILTER_CLASS"]) is not BaseDupeFilter
         self.limits = _close_limits(settings)
         self.has_feeds = bool(settings.getdict("FEEDS") or settings["FEED_URI"])
+        self.pickles = settings.getbool("DSCRAPY_PICKLE", True)
         self.dumps_stats = settings.getbool("STATS_DUMP")
         # With a job folder Scrapy keeps requests in its other queues.
         place = "DISK" if settings["JOBDIR"] else "MEMORY"

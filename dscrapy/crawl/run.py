@@ -44,6 +44,7 @@ from dscrapy.crawl.load import (
 )
 from dscrapy.crawl.marks import Marks
 from dscrapy.crawl.parts import Sender, Work
+from dscrapy.crawl.pickles import Pickles
 from dscrapy.crawl.process import ignore_signals
 from dscrapy.crawl.requests import clean_text
 from dscrapy.crawl.scheduler import JobScheduler
@@ -157,6 +158,7 @@ class CrawlRun:
         self.tracker.sender = self.sender
         self.is_project = project_modules(Path.cwd())
         self.demands: Demands
+        self.pickles: Pickles
         self.scheduler: JobScheduler
         self._crawler: Crawler | None = None
         self._encoder: ItemEncoder | None = None
@@ -234,6 +236,7 @@ class CrawlRun:
         except ValueError as error:
             raise UnsupportedError(str(error)) from None
         self.demands = lay_over(settings, self.tracker.delta_now)
+        self.pickles = Pickles(self.run.key if self.demands.pickles else b"")
         spider: Any = crawler.spider
         if self.run.spec.urls and not getattr(spider, "start_urls", None):
             spider.start_urls = list(self.run.spec.urls)

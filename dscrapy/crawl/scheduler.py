@@ -97,7 +97,7 @@ class JobScheduler(BaseScheduler):
         mend_close(self._crawler)
         gate_downloads(self._crawler, job.gate)
         loop = asyncio.get_running_loop()
-        self._codec = RequestCodec(spider, job.is_project)
+        self._codec = RequestCodec(spider, job.is_project, job.pickles)
         self._rooms = Rooms(self._crawler, loop.time)
         self._tracker.left = lambda hop: self._rooms.arrived(hop.host)
         self.locals = Locals(
@@ -142,8 +142,9 @@ class JobScheduler(BaseScheduler):
         if fingerprint is not None and self._is_idle_duplicate(fingerprint):
             self._crawler.stats.inc_value("dupefilter/filtered")
             return False
+        page = None if hop is None else hop.page
         try:
-            encoded = self._codec.encode(request, automatic)
+            encoded = self._codec.encode(request, automatic, page)
         except UnencodableError as error:
             return self.locals.keep(request, host, fingerprint, error)
         work = self._tracker.work_now()
@@ -279,7 +280,8 @@ class JobScheduler(BaseScheduler):
         except UndecodableError as error:
             work = self._tracker.begin(Work("page", request=lease.request))
             hop = Hop(work, lease.host)
-            # Only a project that changed under a running job gets here.
+            # A project that changed under a running job, or what no process of the
+            # job has written.
             CURRENT.set(hop)
             _logger.error("Request %d cannot be read: %s", lease.request, error)
             self._crawler.stats.inc_value("dscrapy/undecodable_requests")

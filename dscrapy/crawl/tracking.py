@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Literal
+from weakref import ref
 
 import scrapy
 from scrapy import Request
@@ -41,6 +42,7 @@ class Hop:
     """
 
     __slots__ = (
+        "_page",
         "automatic_slot",
         "element",
         "holds_item",
@@ -62,6 +64,17 @@ class Hop:
         # Until the response or failure goes to the scraper a request that comes
         # from here is a redirect or retry.
         self.stage: Literal["download", "scrape", "scraped"] = "download"
+        self._page: ref[Response] | None = None
+
+    @property
+    def page(self) -> Response | None:
+        """The response whose callback runs, while anybody has it."""
+        return None if self._page is None else self._page()
+
+    @page.setter
+    def page(self, response: Response) -> None:
+        # Contexts of tasks that outlive their callback keep the hop alive.
+        self._page = ref(response)
 
 
 CURRENT: ContextVar[Hop | None] = ContextVar("dscrapy_hop", default=None)
@@ -203,6 +216,8 @@ class Tracker:
         if hop is not None:
             self._unhand(hop)
             hop.stage = "scrape"
+            if isinstance(result, Response):
+                hop.page = result
             if not hop.is_local:
                 hop.work.outcome = _outcome(result)
         return hop

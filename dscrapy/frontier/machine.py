@@ -9,6 +9,7 @@ workers say here.
 """
 
 from collections.abc import Collection, Iterator
+from hashlib import blake2b
 from typing import assert_never
 
 import attrs
@@ -31,6 +32,8 @@ from dscrapy.model import NAME_PATTERN, WORKER_DRAINS, JobSpec, Outcome
 
 # More slots than this on one machine is a slip of the finger.
 SLOTS_MAX = 10_000
+# What the keys of jobs are for: those of another purpose would be others.
+KEY_PURPOSE = b"dscrapy pickles"
 # A crawl process holds as many requests as its downloader works on, times a small
 # factor; Scrapy's own default is 16.
 WINDOW_MAX = 1_000_000
@@ -43,11 +46,15 @@ def _is_sound(opened: m.Opened) -> bool:
 
 @attrs.define(kw_only=True)
 class Machine:
-    """The master's decisions."""
+    """The master's decisions.
+
+    ``secret`` is what the keys of jobs are made from; without one they have none.
+    """
 
     state: State = attrs.field(factory=State)
     spans: Spans = attrs.field(factory=Spans)
     start_deaths_max: int = 3
+    secret: bytes = attrs.field(default=b"", repr=False)
 
     def begin(self, now: Now) -> Decision:
         """Decide what a starting master says first, after the replay."""
@@ -488,7 +495,19 @@ class Machine:
         Apply the decision, then ask for what is touched again. ``but`` are jobs that
         are left out. Raises ``StepError`` for the job at which it raises.
         """
-        return assign(self.state, now, but)
+        decision = assign(self.state, now, but)
+        if decision is not None and self.secret:
+            decision.sends = [(to, self._keyed(one)) for to, one in decision.sends]
+        return decision
+
+    def _keyed(self, message: m.Message) -> m.Message:
+        """Add the key of its job to a start: the same in every life of the state."""
+        # Feeds are written from items, which hold no pickles.
+        if not isinstance(message, m.Start) or message.role != "crawl":
+            return message
+        job = message.job.encode()
+        key = blake2b(job, key=self.secret, person=KEY_PURPOSE).digest()
+        return msgspec.structs.replace(message, key=key)
 
 
 def _run_of(schedule: Schedule, now: Now) -> r.JobAdded:

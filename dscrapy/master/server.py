@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 # 192 bits; at least 128 are asked for.
 _TOKEN_BYTES = 24
+# Never told to anybody; crawl processes get keys that are made from it.
+SECRET_NAME = "pickle.key"  # noqa: S105 - the name of a file, not a secret
+_SECRET_BYTES = 32
 # Files open at the same time beside connections: journal, job files in threads,
 # modules being imported. Beyond the system's limit a commit could open none.
 _FILES_OPEN_MAX = 64
@@ -116,6 +119,7 @@ class _Master:
                 reconnect_grace_s=settings.reconnect_grace_s,
             ),
             start_deaths_max=settings.start_deaths_max,
+            secret=_secret(storage) if settings.pickles else b"",
         )
         sessions = Sessions()
         committer = Committer(
@@ -306,6 +310,22 @@ def _token(config: Config, storage: Storage) -> str:
             "makes a new one"
         )
     return token
+
+
+def _secret(storage: Storage) -> bytes:
+    """Return what the keys of jobs are made from: the state folder's, or a new one."""
+    try:
+        data = storage.read(SECRET_NAME, 0, 4096)
+    except FileNotFoundError:
+        data = secrets.token_bytes(_SECRET_BYTES)
+        storage.write_atomic(SECRET_NAME, data)
+    if len(data) != _SECRET_BYTES:
+        raise UserError(
+            f"{storage.path(SECRET_NAME)} is not what a master has written: put the "
+            "file back, or remove it, and requests of unfinished jobs that hold a "
+            "pickle count as failed"
+        )
+    return data
 
 
 def _announce(config: Config, endpoint: Endpoint) -> None:

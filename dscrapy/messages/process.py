@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from dscrapy.messages.base import Message
+from dscrapy.messages.base import Message, hidden
 from dscrapy.model import CloseLimits, HostLimits, JobSpec, Outcome, Stats, Value
 
 # Bytes of a fingerprint; a project's own of another length are hashed to this.
@@ -343,13 +343,17 @@ class ReadSeen(Message, tag="read_seen", kw_only=True, frozen=True):
 
 
 class Run(Message, tag="run", kw_only=True, frozen=True):
-    """First message: what to run; ``came_to_end`` as in ``Start``."""
+    """First message: what to run; ``came_to_end`` and ``key`` as in ``Start``."""
 
     job: str
     process: int
     role: Literal["crawl", "export"]
     spec: JobSpec
     came_to_end: bool = True
+    key: bytes = b""
+
+    def __repr__(self) -> str:
+        return hidden(self)
 
 
 class Valid(Message, tag="valid", kw_only=True, frozen=True):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from dscrapy.messages.base import Message
+from dscrapy.messages.base import Message, hidden
 from dscrapy.messages.process import Opened
 from dscrapy.model import JobSpec, Outcome, Value, Versions
 
@@ -136,7 +136,8 @@ class Start(Message, tag="start", kw_only=True, frozen=True):
     copy of the project differs answers ``Ended`` with ``other_code``.
     ``hash_seed`` is the job's ``PYTHONHASHSEED``, which follows from its id. Feeds of
     a crawl that has not ``came_to_end`` leave older files as they are: they go to
-    NAME.failed.
+    NAME.failed. ``key`` is the one of the job's pickles, empty where there are to be
+    none, and in no ``repr``.
     """
 
     job: str
@@ -146,6 +147,10 @@ class Start(Message, tag="start", kw_only=True, frozen=True):
     digest: str
     hash_seed: int
     came_to_end: bool = True
+    key: bytes = b""
+
+    def __repr__(self) -> str:
+        return hidden(self)
 
 
 class Drain(Message, tag="drain", kw_only=True, frozen=True):

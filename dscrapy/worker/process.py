@@ -103,6 +103,7 @@ class CrawlProcess:
                 role=start.role,
                 spec=start.spec,
                 came_to_end=start.came_to_end,
+                key=start.key,
             )
         )
         self._is_valid_told = not math.isfinite(self.valid_until)

@@ -18,7 +18,7 @@ from dscrapy.model import JobSpec, Outcome
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.worker.process import marks_file
-from tests.e2e.naive_master import JOB, NaiveMaster
+from tests.e2e.naive_master import JOB, KEY, NaiveMaster
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "tests" / "site"
@@ -151,7 +151,7 @@ class CrawlProcess:
         os.close(lifeline)
         self.master.came(number, self.send)
         self.peer = self.master.peers[number]
-        self.send(Run(job=JOB, process=number, role="crawl", spec=spec))
+        self.send(Run(job=JOB, process=number, role="crawl", spec=spec, key=KEY))
 
     @property
     def log(self) -> str:

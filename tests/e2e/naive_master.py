@@ -38,6 +38,8 @@ from dscrapy.messages import (
 from dscrapy.model import Outcome, Stats
 
 JOB = "1" * 16
+# The key of its pickles.
+KEY = b"k" * 32
 
 
 class Request(NamedTuple):

@@ -3,11 +3,15 @@
 import json
 import os
 import stat
+from base64 import b64encode
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
 
+from dscrapy.frontier.machine import KEY_PURPOSE
+from dscrapy.master.server import SECRET_NAME
 from dscrapy.messages import GetStatus
 from tests.e2e.cluster import CONF, Cluster, running_cluster
 from tests.e2e.commands import environment, run
@@ -64,6 +68,28 @@ def assert_in_no_file(secret: str, root: Path, but: Path) -> None:
     assert secret in but.read_text()
 
 
+def keys_of(state: Path) -> list[bytes]:
+    """Return the master's secret and the keys of the jobs whose folders are there."""
+    secret = (state / SECRET_NAME).read_bytes()
+    assert len(secret) == 32
+    jobs = [path.name for path in (state / "jobs").iterdir()]
+    made = (
+        blake2b(job.encode(), key=secret, person=KEY_PURPOSE).digest() for job in jobs
+    )
+    return [secret, *made]
+
+
+def assert_key_in_no_file(root: Path, state: Path) -> None:
+    """Check that of all files one alone holds the secret, and none a job's key."""
+    keys = keys_of(state)
+    for path in root.rglob("*"):
+        if path.is_file() and path != state / SECRET_NAME:
+            data = path.read_bytes()
+            for key in keys:
+                for form in (key, key[:16], key.hex().encode(), b64encode(key)):
+                    assert form not in data, path
+
+
 def crawl_shown(cluster: Cluster) -> list[str]:
     """Return arguments and environment of the crawl processes there are."""
     shown: list[str] = []
@@ -118,8 +144,12 @@ def test_the_token_is_in_one_file_alone(site: str, tmp_path: Path, umask: int) -
         printed.append(cluster.ok("show", job))
         assert_untold(secret, cluster.log(), *printed)
         assert_in_no_file(secret, tmp_path, cluster.state / "token")
+        assert_key_in_no_file(tmp_path, cluster.state)
+        for key in keys_of(cluster.state):
+            for form in (repr(key)[2:-1], key.hex(), b64encode(key).decode()):
+                assert_untold(form, *shown, *printed)
         names = assert_private(cluster.state)
-        assert {"token", "endpoint.json", "lock", "jobs", "spool"} <= names
+        assert {SECRET_NAME, "token", "endpoint.json", "lock", "jobs", "spool"} <= names
         assert {"items.jsonl", "requests.jsonl", "log.txt"} <= names
         assert any(name.startswith("snapshot-") for name in names)
         assert any(".torn" in name for name in names)

@@ -216,7 +216,8 @@ TAGS = (
     *("$b", "$ba", "$t", "$s", "$fs", "$d", "$f", "$u", "$p", "$n", "$q"),
     *("$da", "$ti", "$dt", "$td", "$D", "$U", "$c", "$r", "$e", "$i", "$x"),
     *("$od", "$dd", "$ct", "$dq", "$hs", "$ns", "$mp", "$F", "$ip", "$re", "$z"),
-    *("$v",),
+    *("$v", "$m", "$g", "$pa", "$cf", "$dz", "$df", "$P", "$H", "$L", "$R", "$IL"),
+    *("$S", "$SL"),
 )
 # Modules and names that no spider's peer may reach, and some that it may.
 HOSTILE_CLASSES = (
@@ -240,11 +241,26 @@ ZONES = (
     *("Europe/Paris", "America", "../../etc/passwd", "posix", "x" * 300, "", "."),
     *("UTC", "/etc/localtime", "a\0b", "zone.tab", "tzdata.zi", "Europe"),
 )
+# Keys that readers of tags look for; most are missing in most of what is drawn.
+FIELDS = (
+    *("type", "document", "path", "root", "namespaces", "_expr", "response", "class"),
+    *("url", "status", "headers", "body", "request", "certificate", "encoding"),
+    *("item", "shared", "context", "attributes", "parent", "state", "flags"),
+)
 WORDS = (
     *(None, True, 0, 1, -1, 10**30, 1.5, "", "a", "first", "second", "b"),
     *("2026-01-01", "2026-01-01T00:00:00", "12:00", "nan", "1e999999999", "AA=="),
     *("ff" * 16, "\ud800", "\0", "__class__", "__dict__", "parse", "http://a/"),
     *("from_crawler", "start", "close", "_set_crawler", "logger", "update_settings"),
+    *("list", "html", "xml", "json", "text", "xhtml", "<p>a<b>c", "HtmlResponse"),
+    *(
+        "scrapy",
+        "parsel",
+        "itemloaders",
+        "utf-8",
+        "selector",
+        "tests.unit.crawl_values",
+    ),
 )
 
 
@@ -252,7 +268,10 @@ def tree_of(draw: Draw, depth: int = 0) -> Any:
     """Return a JSON tree; most objects are tagged ones."""
     if depth > 5 or draw.is_empty:
         return draw.pick(WORDS)
-    match draw.below(6):
+    match draw.below(7):
+        case 6:
+            fields = draw.several(lambda: draw.pick(FIELDS), 4)
+            return {name: tree_of(draw, depth + 1) for name in fields}
         case 0 | 1:
             return {draw.pick(TAGS): tree_of(draw, depth + 1)}
         case 2:

@@ -84,6 +84,31 @@ def test_a_job_that_its_workers_cannot_run_holds_up_no_other() -> None:
     assert started(register(machine, 6, "v")).job == ID
 
 
+def test_a_process_is_given_the_key_of_its_job() -> None:
+    """The same after a restart, of that job only, shown in no text; none without a
+    secret."""
+    keys = {}
+    for secret in (b"s" * 32, b"t" * 32, b""):
+        for name in (ID, OTHER):
+            machine = new_machine()
+            machine.secret = secret
+            ask(machine, submit() if name == ID else submit_other())
+            start = started(register(machine))
+            keys[secret, name] = start.key
+            assert start.job == name
+            assert "key" not in repr(start)
+            assert repr(start.key)[2:-1] not in repr(start) or not start.key
+            again = new_machine()
+            again.secret = secret
+            ask(again, submit() if name == ID else submit_other())
+            assert started(register(again)).key == start.key
+            told_to = m.Run(job=name, process=1, role="crawl", spec=SPEC, key=b"keykey")
+            assert "key" not in repr(told_to)
+    assert keys.pop((b"", ID)) == keys.pop((b"", OTHER)) == b""
+    assert len(set(keys.values())) == 4
+    assert all(len(key) == 64 for key in keys.values())
+
+
 # ---- further ones --------------------------------------------------------------------
 
 

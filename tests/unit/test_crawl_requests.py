@@ -2,10 +2,10 @@
 
 import json
 import sys
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from scrapy.http.request import NO_CALLBACK
 
 from dscrapy.crawl.codec import LEAF_BYTES_MAX, UndecodableError, UnencodableError
 from dscrapy.crawl.requests import (
-    BODY_BYTES_MAX,
+    OWN_BYTES_MAX,
     RequestCodec,
     short_digest,
     wire_fingerprint,
@@ -31,7 +31,9 @@ from tests.unit.crawl_values import (
     OwnRequest,
     Point,
     PoorRequest,
+    SlottedRequest,
     Text,
+    top_level,
 )
 
 URL = "http://a.example/x?q=1"
@@ -104,6 +106,10 @@ def same(left: Request, right: Request) -> None:
             one, other = {**one, "request": 0}, {**other, "request": 0}
         assert type(one) is type(other), name
         assert one == other, name
+    if isinstance(left, PoorRequest):
+        assert left.needed == right.needed  # type: ignore[attr-defined]  # same class
+    if isinstance(left, SlottedRequest):
+        assert left.state() == right.state()  # type: ignore[attr-defined]  # same class
 
 
 @pytest.mark.parametrize(
@@ -147,6 +153,11 @@ def same(left: Request, right: Request) -> None:
         Request(URL, meta={"x": HTTPStatus.OK, "l": ["x" * 99, b"\xff"] * 300}),
         Request(URL, body="x" * 20_000, meta={"x": ["y" * 20_000, b"\xff" * 20_000]}),
         Request("data:," + "z" * 20_000),
+        PoorRequest(URL, needed=(1, b"x"), callback=spider.found, priority=3),
+        SlottedRequest(URL, cb_kwargs={"a": 1}),
+        Request(URL, callback=spider.static, errback=top_level),
+        Request(URL, meta={"classes": [Point, Declared, list, OrderedDict]}),
+        Request(URL, meta={"method": spider.found, "d": defaultdict(Base)}),
     ],
     ids=repr,
 )
@@ -224,20 +235,17 @@ def test_a_body_is_short() -> None:
     "request_",
     [
         Request(URL, callback=decorated(spider.found)),
-        Request(URL, callback=partial(spider.found)),
-        Request(URL, callback=spider.static),
         Request(URL, callback=OwnSpider().found),
         Request(URL, callback=spider.of_base()),
         Request(URL, errback=print),
         Request(URL, meta={"x": object()}),
         Request(URL, meta={"x": NotAnItem()}),
         Request(URL, cb_kwargs={"x": [lambda: 1]}),
-        # Classes that no other process would build.
+        # Classes that no other process would build: this codec has no key.
         Request(URL, meta={"x": urlsplit(URL)}),
         Request(URL, meta={"x": Request(URL, callback=print)}),
-        Request(URL, body="x" * BODY_BYTES_MAX),
+        Request(URL, body="x" * OWN_BYTES_MAX),
         Request(URL, meta={"x": ["x" * 70_000] * 1_000}),
-        PoorRequest(URL, needed=1),
         type("Nameless", (Request,), {})(URL),
     ],
     ids=repr,
@@ -287,6 +295,19 @@ def test_only_the_automatic_slot_of_the_parent_is_left_out() -> None:
         b'{"url":"http://a","callback":"nowhere"}',
         b'{"url":"http://a","callback":"name"}',
         b'{"url":"http://a","callback":"static"}',
+        b'{"url":"http://a","callback":{"$g":"os:system"}}',
+        b'{"url":"http://a","callback":{"$g":"tests.unit.crawl_values:attrs"}}',
+        b'{"url":"http://a","callback":{"$g":"tests.unit.crawl_values:dataclass"}}',
+        b'{"url":"http://a","callback":{"$g":"tests.unit.nowhere:x"}}',
+        b'{"url":"http://a","callback":{"$g":"eval"}}',
+        b'{"url":"http://a","callback":{"$g":7}}',
+        b'{"url":"http://a","callback":{"$m":"static"}}',
+        b'{"url":"http://a","callback":{"$pa":["found",[],{}]}}',
+        b'{"url":"http://a","callback":{"$t":[]}}',
+        b'{"url":"http://a","class":{"$g":"tests.unit.crawl_values:Data"}}',
+        b'{"url":"http://a","class":{"$g":"list"}}',
+        b'{"url":"http://a","state":[1]}',
+        b'{"url":"http://a","state":{"a":1}}',
         b'{"url":"http://a","callback":1}',
         b'{"url":"http://a","callback":"__class__"}',
         b'{"url":"http://a","callback":"from_crawler"}',
