@@ -51,9 +51,10 @@ class Outcome:
 
 @attrs.frozen(kw_only=True)
 class Bench:
-    """Where runs take place: Scrapy's sources, its server, a folder for files."""
+    """Where runs take place: the folder with Scrapy's tests, its server's ports, a
+    folder for files."""
 
-    sources: Path
+    path: Path
     http: str
     https: str
     folder: Path
@@ -82,7 +83,7 @@ class Bench:
         done = subprocess.run(
             words,
             cwd=project,
-            env=environment(self.sources),
+            env=environment(self.path),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -107,30 +108,38 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def environment(sources: Path) -> dict[str, str]:
+def only_tests(sources: Path, folder: Path) -> Path:
+    """Return a folder with Scrapy's ``tests`` alone: Scrapy is the installed one."""
+    path = folder / "path"
+    path.mkdir()
+    (path / "tests").symlink_to(sources / "tests")
+    return path
+
+
+def environment(path: Path) -> dict[str, str]:
     """Return an environment in which ``tests`` is Scrapy's."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("DSCRAPY_", "SCRAPY_"))
     }
-    return {**kept, "PYTHONPATH": str(sources), "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 @contextlib.contextmanager
-def server(sources: Path) -> Iterator[tuple[str, str]]:
+def server(path: Path) -> Iterator[tuple[str, str]]:
     """Run Scrapy's mock server; yield its ports for HTTP and HTTPS."""
     # As Scrapy's own test run does: the keys are in no release.
     subprocess.run(
         [sys.executable, "-c", "from tests import keys; keys.generate_keys()"],
-        cwd=sources,
-        env=environment(sources),
+        cwd=path,
+        env=environment(path),
         check=True,
     )
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "tests.mockserver.http"],
-        cwd=sources,
-        env=environment(sources),
+        cwd=path,
+        env=environment(path),
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
@@ -140,7 +149,7 @@ def server(sources: Path) -> Iterator[tuple[str, str]]:
                 process.stdout.readline().strip().rpartition(":")[2] for _ in range(2)
             )
             if not https:
-                sys.exit(f"the mock server of {sources} does not start: see above")
+                sys.exit(f"the mock server of {path} does not start: see above")
             yield http, https
         finally:
             process.kill()
@@ -185,20 +194,18 @@ def compare(bench: Bench, case: Case) -> tuple[str, bool]:
     return line.rstrip(), not problems
 
 
-def unknown_spiders(sources: Path) -> list[str]:
+def unknown_spiders(path: Path) -> list[str]:
     """Return the spiders of Scrapy's that no case runs."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "scrapy", "list"],
         cwd=PROJECT,
-        env=environment(sources),
+        env=environment(path),
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        sys.exit(
-            f"Scrapy's test spiders cannot be loaded from {sources}: {done.stderr}"
-        )
+        sys.exit(f"Scrapy's test spiders cannot be loaded from {path}: {done.stderr}")
     known = {case.spider for case in CASES} | NOT_RUN
     return sorted(set(done.stdout.split()) - known)
 
@@ -220,14 +227,15 @@ def main() -> int:
     print(f"Scrapy {scrapy.__version__}, test spiders of {sources.name}")  # noqa: T201 - a table for people
     good = True
     with tempfile.TemporaryDirectory(prefix="dscrapy-foreign-") as folder:
-        with server(sources) as (http, https):
-            bench = Bench(sources=sources, http=http, https=https, folder=Path(folder))
+        path = only_tests(sources, Path(folder))
+        with server(path) as (http, https):
+            bench = Bench(path=path, http=http, https=https, folder=Path(folder))
             cases = [case for case in CASES if options.only in case.name]
             with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
                 for line, is_good in pool.map(lambda one: compare(bench, one), cases):
                     print(line, flush=True)  # noqa: T201 - a table for people
                     good = good and is_good
-        for name in unknown_spiders(sources):
+        for name in unknown_spiders(path):
             print(f"NOT RUN  {name}: no case has it")  # noqa: T201 - a table for people
             good = False
     return 0 if good else 1

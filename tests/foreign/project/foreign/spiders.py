@@ -5,17 +5,16 @@ in front of it makes what the tests pass as objects from what a command line can
 """
 
 import inspect
-import zlib
 from importlib import import_module
 from typing import Any
 
 import attrs
 from scrapy import Spider
 
+from foreign.spread import host_of
+
 # Not those of this project: Scrapy's are first on the path there.
 foreign: Any = import_module("tests.spiders")
-# Hosts of the one server: a job of several processes shares them.
-HOSTS = 3
 
 
 @attrs.frozen
@@ -27,9 +26,8 @@ class Server:
 
     def url(self, path: str, is_secure: bool = False) -> str:
         """Return the URL of a path, on the host that is this path's."""
-        host = f"127.0.0.{1 + zlib.crc32(path.encode()) % HOSTS}"
         port = self.https if is_secure else self.http
-        return f"{'https' if is_secure else 'http'}://{host}:{port}{path}"
+        return f"{'https' if is_secure else 'http'}://{host_of(path)}:{port}{path}"
 
 
 def _value(text: str) -> Any:
