@@ -274,6 +274,7 @@ class JobScheduler(BaseScheduler):
         except UnreadableError as error:
             why = clean_text(str(error))[:TEXT_CHARS_MAX]
             _logger.warning("Request %d cannot be read here: %s", lease.request, why)
+            self._crawler.stats.inc_value("dscrapy/requests_passed_on")
             self._job.marks.remove(lease.request)
             self._release([lease.request], why)
             return None

@@ -198,6 +198,15 @@ CASES = (
     Case(name="idle", in_fast=True, items=13, requests=13),
     Case(name="opened", in_fast=True, items=12, requests=12),
     Case(name="wide", in_fast=True, items=81, requests=81, shared=True),
+    # Who dies with the class it made has nobody that can read what carries it.
+    Case(
+        name="one_sided",
+        in_fast=True,
+        items=81,
+        requests=81,
+        shared=True,
+        killed=False,
+    ),
 )
 
 # Where stock Scrapy is wrong these say so; dscrapy's side is right.

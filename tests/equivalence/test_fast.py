@@ -83,6 +83,17 @@ def test_three_processes_are_plain_scrapy(
         assert len(run.pids) >= TOGETHER, f"nothing was shared: {run.text}"
 
 
+def test_what_a_process_cannot_read_goes_to_one_that_can(
+    one_process: Runs, three_processes: Runs
+) -> None:
+    """With three processes some requests come to one that lacks their class."""
+    name = "one_sided"
+    assert "dscrapy/requests_passed_on" not in one_process[name].stats
+    run = three_processes[name]
+    assert run.stats["dscrapy/requests_passed_on"], run.text
+    assert "dscrapy/unreadable_requests" not in run.stats
+
+
 def test_robots_are_obeyed_by_a_burst(
     plain: Runs, one_process: Runs, three_processes: Runs
 ) -> None:

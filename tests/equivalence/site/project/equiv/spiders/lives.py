@@ -64,6 +64,31 @@ class WideSpider(ItemSpider):
             yield response.follow(link, meta={"together": self.together})
 
 
+class OneSidedSpider(WideSpider):
+    """Every other page carries an object of a class that only one process has: the one
+    that has run ``start()``."""
+
+    name = "one_sided"
+
+    async def start(self) -> AsyncIterator[Any]:
+        """Make the class where it can be found, and begin."""
+        globals()["Made"] = type("Made", (), {"__module__": __name__})
+        async for request in super().start():
+            yield request
+
+    def parse_hub(self, response: Response) -> Iterator[Any]:
+        """Follow, with and without."""
+        for number, request in enumerate(super().parse_hub(response)):
+            if number % 2 and isinstance(request, scrapy.Request):
+                request.meta["made"] = globals()["Made"]()
+            yield request
+
+    def parse(self, response: Response, **kwargs: Any) -> Any:
+        """Give the page, and what came along."""
+        carried = type(response.meta.get("made")).__name__
+        yield self.leaf(response, carried=carried)
+
+
 class IdleSpider(ItemSpider):
     """Asks for more each time that it is idle, three times."""
 
