@@ -13,15 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.crawl_harness import PROJECT, ROOT, child_environment
+from tests.hang import HANG_S
 
-# Longer than anything here takes on a busy machine.
-WAIT_S = 90.0
-# Short spans, so that tests wait little; conf.toml takes them as they are.
+WAIT_S = HANG_S
+# Spans of a machine so busy that nobody is given up who is alive.
 CONF = """
+[dscrapy.client]
+connect_timeout_s = 1000
+
+[dscrapy.master]
+heartbeat_s = 15
+reconnect_grace_s = 200
+die_after_s = 200
+handshake_timeout_s = 60
+"""
+# Short ones, for tests that wait until the dead are given up. On a busy machine the
+# living may be, too: what such a test asserts holds all the same.
+DYING = """
+[dscrapy.client]
+connect_timeout_s = 1000
+
 [dscrapy.master]
 heartbeat_s = 0.2
 reconnect_grace_s = 1.0
 die_after_s = 4.0
+handshake_timeout_s = 60
 """
 
 

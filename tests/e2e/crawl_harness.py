@@ -19,12 +19,12 @@ from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.worker.process import marks_file
 from tests.e2e.naive_master import JOB, KEY, NaiveMaster
+from tests.hang import HANG_S
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "tests" / "site"
 PROJECT = SITE / "project"
-# Longer than any of these crawls takes on a busy machine.
-WAIT_S = 60.0
+WAIT_S = HANG_S
 
 
 def child_environment() -> dict[str, str]:
@@ -57,6 +57,22 @@ def running_site(log: Path | None = None) -> Iterator[str]:
         site.stdin.close()
         site.wait(10)
         site.stdout.close()
+
+
+class Gate:
+    """Holds the site's pages numbered ``free`` and more until ``open``.
+
+    So a crawl that has these ``arguments`` is in its middle until the test says
+    otherwise, on any machine.
+    """
+
+    def __init__(self, folder: Path, free: int) -> None:
+        self._path = folder / "gate"
+        self.arguments = {"gate": str(self._path), "free": str(free)}
+
+    def open(self) -> None:
+        """Let all pages go, from now on."""
+        self._path.touch()
 
 
 def requests_in(log: Path) -> list[tuple[float, str]]:

@@ -21,9 +21,7 @@ from tests.e2e.commands import (
     run,
     running,
 )
-from tests.e2e.crawl_harness import PROJECT, plain_scrapy, running_site
-
-pytestmark = pytest.mark.timeout(240)
+from tests.e2e.crawl_harness import PROJECT, Gate, plain_scrapy, running_site
 
 # A port that nothing listens on: reserved, and we are no inetd.
 NOBODY = "127.0.0.1:1"
@@ -64,7 +62,7 @@ def test_a_job_from_submit_to_items(
     assert "'item_scraped_count': 20" in text
     assert f"{job}  succeeded" in cluster.ok("jobs")
     assert job not in cluster.ok("jobs", "--only", "failed", "--json")
-    assert "Spider closed (finished)" in cluster.ok("logs", job)
+    assert "Spider closed (finished)" in cluster.ok("logs", job, "-f")
     assert cluster.ok("logs", job, "-f") == cluster.ok("logs", job)
     (listed,) = [one for one in cluster.status()["jobs"] if one["id"] == job]
     assert (listed["name"], listed["state"], listed["items"]) == (
@@ -104,6 +102,9 @@ def test_submit_and_wait_writes_files(
 
 def test_many_jobs_and_a_schedule(cluster: Cluster, site: str, tmp_path: Path) -> None:
     """A file's ids come in its order; a schedule is told from its runs."""
+    gate = Gate(tmp_path, free=0)
+    # Both slots are taken, so that none of the file's begins.
+    blocking = [cluster.submit("pages", site=site, **gate.arguments) for _ in range(2)]
     file = tmp_path / "jobs.jsonl"
     jobs = [
         {
@@ -119,6 +120,8 @@ def test_many_jobs_and_a_schedule(cluster: Cluster, site: str, tmp_path: Path) -
     names = {one["id"]: one["name"] for one in cluster.status()["jobs"]}
     assert [names[one] for one in ids] == [job["name"] for job in jobs]
     cluster.run("cancel", *ids[1:])
+    gate.open()
+    cluster.ok("wait", *blocking)
     waited = cluster.run("wait", *ids)
     assert waited.returncode == 1
     assert [line.split()[0] for line in waited.stdout.splitlines()] == ids
@@ -129,14 +132,15 @@ def test_many_jobs_and_a_schedule(cluster: Cluster, site: str, tmp_path: Path) -
     assert json.loads(cluster.ok("show", schedule, "--json"))["state"] == "cancelled"
 
 
-def test_pause_resume_cancel_retry(cluster: Cluster, site: str) -> None:
+def test_pause_resume_cancel_retry(cluster: Cluster, site: str, tmp_path: Path) -> None:
     """Each change prints how the job stands; a change that cannot be is an error."""
-    arguments = {"site": site, "count": "200", "ms": "100"}
-    job = cluster.submit("pages", **arguments)
+    gate = Gate(tmp_path, free=10)
+    job = cluster.submit("pages", site=site, count="200", **gate.arguments)
     assert cluster.ok("pause", job).startswith(f"{job} paused")
     assert "already paused" in assert_user_error(cluster.run("pause", job), 1)
     assert cluster.ok("resume", job).startswith(job)
     cluster.ok("cancel", job)
+    gate.open()
     waited = cluster.run("wait", job)
     assert (waited.returncode, waited.stdout) == (1, f"{job} cancelled cancelled\n")
     assert "already cancelled" in assert_user_error(cluster.run("cancel", job), 1)
@@ -154,12 +158,19 @@ def test_a_broken_pipe_ends_quietly(
     job = cluster.submit("pages", "--wait", site=site, count="2")
     where = ("--state", str(cluster.state))
     for words in (("items", job), ("logs", job), ("jobs",), ("status", "--json")):
-        with running(*words, *where, cwd=tmp_path, home=tmp_path) as command:
-            assert command.process.stdout is not None
-            command.process.stdout.close()
-            assert command.process.stderr is not None
-            assert command.process.stderr.read() == b""
-            assert command.process.wait(WAIT_S) == 1
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [*DSCRAPY, *words, *where],
+            check=False,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=WAIT_S,
+            cwd=tmp_path,
+            env=environment(tmp_path),
+        )
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_status_watch_and_ctrl_c(cluster: Cluster, tmp_path: Path) -> None:
@@ -206,21 +217,29 @@ def test_wait_and_logs_survive_a_master_that_is_killed(
     with running_cluster(tmp_path) as cluster:
         master = cluster.start_master()
         cluster.start_worker("w1")
-        job = cluster.submit("pages", site=site, count="60", ms="200")
+        gate = Gate(tmp_path, free=10)
+        first = cluster.submit("pages", "--wait", site=site, count="1")
+        job = cluster.submit("pages", site=site, count="60", **gate.arguments)
         where = ("--state", str(cluster.state))
         with (
-            running("wait", job, *where, cwd=tmp_path, home=tmp_path) as waiting,
+            running("wait", first, job, *where, cwd=tmp_path, home=tmp_path) as waiting,
             running("logs", "-f", job, *where, cwd=tmp_path, home=tmp_path) as logs,
         ):
+            # Both have been answered, so they are connected.
+            waiting.until(f"{first} succeeded finished", stream="out")
             logs.until("Spider opened", stream="out")
             cluster.kill(master)
             waiting.until("waiting")
             logs.until("waiting")
+            gate.open()
             cluster.start_master()
             assert waiting.finish() == 0, waiting.err
             assert logs.finish() == 0, logs.err
-        told = f"{job} succeeded finished: 60 pages, 60 items, 0 errors\n"
-        assert waiting.out.decode() == told
+        ended = [
+            f"{first} succeeded finished: 1 page, 1 item, 0 errors\n",
+            f"{job} succeeded finished: 60 pages, 60 items, 0 errors\n",
+        ]
+        assert waiting.out.decode() == "".join(ended)
         assert logs.out.decode() == cluster.ok("logs", job)
         assert b"Spider closed (finished)" in logs.out
         for command in (waiting, logs):

@@ -12,9 +12,10 @@ import trio
 
 from dscrapy.demo import __main__ as demo
 from dscrapy.demo import site
+from tests.hang import HANG_S
 
 LIMIT = 40
-TIMEOUT_S = 60
+TIMEOUT_S = HANG_S
 
 
 @asynccontextmanager

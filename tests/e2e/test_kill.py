@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Cluster, running_cluster
-from tests.e2e.crawl_harness import plain_scrapy, requests_in, running_site
+from tests.e2e.cluster import DYING, Cluster, running_cluster
+from tests.e2e.crawl_harness import Gate, plain_scrapy, requests_in, running_site
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +22,20 @@ def site() -> Iterator[str]:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster with short spans."""
+    """A cluster where nobody who is alive is given up."""
     with running_cluster(tmp_path) as cluster:
         yield cluster
 
 
+@pytest.fixture
+def dying(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster with short spans."""
+    with running_cluster(tmp_path, DYING) as cluster:
+        yield cluster
+
+
 def oracle(spider: str, tmp_path: Path, site: str, count: str) -> Counter[str]:
-    """Return the items of plain Scrapy; ``ms`` only slows pages, items do not tell."""
+    """Return the items of plain Scrapy, of pages that nothing slows down."""
     output = tmp_path / f"{spider}.jsonl"
     plain_scrapy(spider, {"site": site, "count": count}, output)
     items = Counter(output.read_text().splitlines())
@@ -36,9 +43,8 @@ def oracle(spider: str, tmp_path: Path, site: str, count: str) -> Counter[str]:
     return items
 
 
-@pytest.mark.timeout(240)
 def test_twenty_jobs_survive_a_killed_worker_and_a_killed_master(
-    cluster: Cluster, site: str, tmp_path: Path
+    dying: Cluster, site: str, tmp_path: Path
 ) -> None:
     """Twenty jobs of two spiders, a worker and the master killed in mid-job: every
     job succeeds with exactly the items of plain Scrapy."""
@@ -49,31 +55,31 @@ def test_twenty_jobs_survive_a_killed_worker_and_a_killed_master(
     expected = {
         spider: oracle(spider, tmp_path, site, "30") for spider in ("pages", "items")
     }
-    cluster.start_master()
-    workers = [cluster.start_worker(f"w{number}") for number in range(3)]
+    dying.start_master()
+    workers = [dying.start_worker(f"w{number}") for number in range(3)]
     jobs = {}
     for number in range(20):
         spider = ("pages", "items")[number % 2]
         priority = rng.randrange(-5, 6)
-        job = cluster.submit(spider, "--priority", str(priority), **arguments)
+        job = dying.submit(spider, "--priority", str(priority), **arguments)
         jobs[job] = spider
     victim = rng.choice(workers)
-    cluster.wait_until(lambda: bool(cluster.crawl_pids(victim)))
-    held = cluster.crawl_pids(victim)
-    cluster.kill(victim)
+    dying.wait_until(lambda: bool(dying.crawl_pids(victim)))
+    held = dying.crawl_pids(victim)
+    dying.kill(victim)
     # The victim held at least one job: the kill counts.
     assert held
     ended = rng.randrange(3, 9)
-    cluster.wait_until(lambda: _ended(cluster) >= ended)
-    assert cluster.master is not None
-    cluster.kill(cluster.master)
-    cluster.start_master()
-    waited = cluster.run("wait", *jobs)
-    assert waited.returncode == 0, (waited.stdout, waited.stderr, cluster.log())
+    dying.wait_until(lambda: _ended(dying) >= ended)
+    assert dying.master is not None
+    dying.kill(dying.master)
+    dying.start_master()
+    waited = dying.run("wait", *jobs)
+    assert waited.returncode == 0, (waited.stdout, waited.stderr, dying.log())
     for job, spider in jobs.items():
-        shown = cluster.job(job)
+        shown = dying.job(job)
         assert shown["state"] == "succeeded", shown
-        assert cluster.items(job) == expected[spider], (job, spider)
+        assert dying.items(job) == expected[spider], (job, spider)
         assert shown["items"] == expected[spider].total()
 
 
@@ -93,10 +99,12 @@ def test_a_killed_crawl_process_costs_what_it_had_under_way(
         plain = len(requests_in(log))
         cluster.start_master()
         worker = cluster.start_worker("w")
-        job = cluster.submit("pages", site=site, count="160", ms="100")
-        cluster.wait_until(lambda: cluster.job(job)["pages"] >= 20)
-        for pid in cluster.crawl_pids(worker):
-            os.kill(pid, signal.SIGKILL)
+        gate = Gate(tmp_path, free=20)
+        job = cluster.submit("pages", site=site, count="160", **gate.arguments)
+        cluster.wait_until(lambda: cluster.job(job)["pages"] == 20)
+        (pid,) = cluster.crawl_pids(worker)
+        os.kill(pid, signal.SIGKILL)
+        gate.open()
         cluster.ok("wait", job)
         shown = cluster.job(job)
         fetched = len(requests_in(log)) - plain
@@ -112,11 +120,11 @@ def test_a_running_job_goes_on_through_a_restart_of_the_master(
 ) -> None:
     """The master killed in mid-job and started again: the same crawl process goes on
     and ends the job in its first run."""
-    arguments = {"site": site, "count": "160", "ms": "300"}
     expected = oracle("pages", tmp_path, site, "160")
     master = cluster.start_master()
     worker = cluster.start_worker("w")
-    job = cluster.submit("pages", **arguments)
+    gate = Gate(tmp_path, free=20)
+    job = cluster.submit("pages", site=site, count="160", **gate.arguments)
     cluster.wait_until(lambda: cluster.job(job)["pages"] > 0)
     cluster.kill(master)
     # The crawl was under way: it outlives the master.
@@ -124,6 +132,7 @@ def test_a_running_job_goes_on_through_a_restart_of_the_master(
     assert running
     cluster.start_master()
     assert cluster.crawl_pids(worker) == running
+    gate.open()
     cluster.ok("wait", job)
     shown = cluster.job(job)
     assert shown["runs"] == 1, cluster.log()
@@ -131,37 +140,46 @@ def test_a_running_job_goes_on_through_a_restart_of_the_master(
 
 
 def test_a_frozen_worker_is_reaped_and_its_late_items_are_dropped(
-    cluster: Cluster, site: str, tmp_path: Path
+    dying: Cluster, site: str, tmp_path: Path
 ) -> None:
     """A worker under SIGSTOP loses its job after ``die_after_s``; what it offers when
     it wakes up is dropped, and its crawl process with it."""
-    arguments = {"site": site, "count": "160", "ms": "400"}
     expected = oracle("pages", tmp_path, site, "160")
-    cluster.start_master()
-    frozen = cluster.start_worker("frozen")
-    job = cluster.submit("pages", **arguments)
-    cluster.wait_until(lambda: cluster.job(job)["pages"] > 0)
-    held = cluster.crawl_pids(frozen)
+    dying.start_master()
+    frozen = dying.start_worker("frozen")
+    gate = Gate(tmp_path, free=30)
+    job = dying.submit("pages", site=site, count="160", **gate.arguments)
+    dying.wait_until(lambda: dying.job(job)["pages"] == 30)
+    held = dying.crawl_pids(frozen)
+    assert held
     frozen.send_signal(signal.SIGSTOP)
     for pid in held:
         os.kill(pid, signal.SIGSTOP)
-    cluster.start_worker("other")
-    cluster.wait_until(lambda: cluster.job(job)["workers"] == ["other"])
+    # What it had under way is answered while it sleeps.
+    gate.open()
+    dying.start_worker("other")
+    dying.wait_until(lambda: dying.job(job)["workers"] == ["other"])
     frozen.send_signal(signal.SIGCONT)
     for pid in held:
         os.kill(pid, signal.SIGCONT)
-    cluster.ok("wait", job)
-    assert cluster.items(job) == expected
-    cluster.wait_until(lambda: not set(held) & set(cluster.crawl_pids(frozen)))
-    names = {worker["name"] for worker in cluster.status()["workers"]}
-    assert names == {"frozen", "other"}
+    dying.ok("wait", job)
+    assert dying.items(job) == expected
+    dying.wait_until(lambda: not set(held) & set(dying.crawl_pids(frozen)))
+    dying.wait_until(lambda: names_of(dying) == {"frozen", "other"})
 
 
-def test_crawl_processes_end_with_their_worker(cluster: Cluster, site: str) -> None:
+def names_of(cluster: Cluster) -> set[str]:
+    """Return the names of the workers that are there."""
+    return {worker["name"] for worker in cluster.status()["workers"]}
+
+
+def test_crawl_processes_end_with_their_worker(
+    cluster: Cluster, site: str, tmp_path: Path
+) -> None:
     """SIGKILL of a worker leaves no crawl process behind."""
     cluster.start_master()
     worker = cluster.start_worker("w")
-    cluster.submit("pages", site=site, count="500", ms="200")
+    cluster.submit("pages", site=site, **Gate(tmp_path, free=0).arguments)
     cluster.wait_until(lambda: bool(cluster.crawl_pids(worker)))
     pids = cluster.crawl_pids(worker)
     cluster.kill(worker)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cluster import Cluster, running_cluster
-from tests.e2e.crawl_harness import plain_scrapy, running_site
+from tests.e2e.crawl_harness import Gate, plain_scrapy, requests_in, running_site
 
 COUNT = 300
 # Of the last level: what it links to is found elsewhere, too.
@@ -19,7 +19,7 @@ BAD = 211
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """A cluster with short spans."""
+    """A cluster where nobody who is alive is given up."""
     with running_cluster(tmp_path) as cluster:
         yield cluster
 
@@ -60,27 +60,27 @@ def test_a_page_that_kills_is_set_aside_and_the_rest_is_done(
 
 def test_kills_from_outside_condemn_nobody(cluster: Cluster, tmp_path: Path) -> None:
     """However often the process is killed with the same pages under way."""
-    with running_site() as site:
+    log = tmp_path / "site.log"
+    with running_site(log) as site:
         arguments = {"site": site, "count": "40"}
         output = tmp_path / "plain.jsonl"
         plain_scrapy("pages", arguments, output)
         cluster.start_master()
         worker = cluster.start_worker("w")
         # Nothing ends before the kill: each process dies with the first page.
-        job = cluster.submit("pages", **arguments, ms="600")
+        gate = Gate(tmp_path, free=0)
+        plain = len(requests_in(log))
+        job = cluster.submit("pages", **arguments, **gate.arguments)
         for runs in range(1, 6):
-            cluster.wait_until(lambda runs=runs: _has_leases(cluster, job, runs))  # type: ignore[misc]  # the loop's own number
-            for pid in cluster.crawl_pids(worker):
-                os.kill(pid, signal.SIGKILL)
+            cluster.wait_until(lambda runs=runs: len(requests_in(log)) == plain + runs)  # type: ignore[misc]  # the loop's own number
+            (pid,) = cluster.crawl_pids(worker)
+            os.kill(pid, signal.SIGKILL)
+        gate.open()
         cluster.ok("wait", job)
     shown = cluster.job(job)
     assert (shown["state"], shown["poisoned"]) == ("succeeded", 0)
+    assert shown["runs"] == 6
     assert cluster.items(job) == Counter(output.read_text().splitlines())
-
-
-def _has_leases(cluster: Cluster, job: str, runs: int) -> bool:
-    shown = cluster.job(job)
-    return bool(shown["runs"] == runs and shown["leased"])
 
 
 def test_a_worker_with_a_broken_environment_gets_no_more_of_the_job(
@@ -94,12 +94,15 @@ def test_a_worker_with_a_broken_environment_gets_no_more_of_the_job(
         cluster.start_master()
         cluster.start_worker("whole", "--slots", "1")
         # It has the only sound slot for a while.
-        first = cluster.submit("pages", site=site, count="30", ms="400")
+        gate = Gate(tmp_path, free=5)
+        first = cluster.submit("pages", site=site, count="30", **gate.arguments)
         cluster.wait_until(lambda: cluster.job(first)["pages"] > 0)
         cluster.start_worker("broken", within=("env", f"PYTHONPATH={broken}"))
         job = cluster.submit("pages", site=site, count="9")
+        cluster.wait_until(lambda: bool(notes_of(cluster).get("broken")))
+        gate.open()
         cluster.ok("wait", first, job)
-        workers = {one["name"]: one["note"] for one in cluster.status()["workers"]}
+        workers = notes_of(cluster)
     assert cluster.job(job)["workers"] == ["whole"]
     assert cluster.items(job).total() == 9
     assert workers["whole"] == ""
@@ -107,3 +110,8 @@ def test_a_worker_with_a_broken_environment_gets_no_more_of_the_job(
         f"gets no more of job {job}: its processes died there at once"
         in (workers["broken"])
     )
+
+
+def notes_of(cluster: Cluster) -> dict[str, str]:
+    """Return what the status says of each worker."""
+    return {one["name"]: one["note"] for one in cluster.status()["workers"]}

@@ -16,11 +16,19 @@ import trio
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import JobSpec
-from dscrapy.worker.process import DUMP_S, MESSAGES_WAITING_MAX, CrawlProcess, Death
+from dscrapy.worker.process import (
+    DUMP_S,
+    MESSAGES_WAITING_MAX,
+    PROBES,
+    CrawlProcess,
+    Death,
+)
+from tests.hang import HANG_S
 
 JOB = f"{1:016x}"
-# Longer than anything here takes on a busy machine.
-WAIT_S = 60.0
+WAIT_S = HANG_S
+# What a child that is started may take until it does as its script says, ten times.
+BEGIN_S = 5.0
 # What each child begins with: how to read and write the frames of its link.
 PRELUDE = """
 import json, os, signal, socket, struct, subprocess, sys, time
@@ -207,24 +215,25 @@ def hangs_here():
 hangs_here()
 """
     began = trio.current_time()
-    process = process_of(script, heard, tmp_path, process_silent_s=1.0)
+    process = process_of(script, heard, tmp_path, process_silent_s=BEGIN_S)
     death = await run(process)
     assert death.counted
-    assert "event loop was silent for 1 s" in death.text
+    assert f"event loop was silent for {BEGIN_S:g} s" in death.text
     assert b"hangs_here" in heard.log
-    assert trio.current_time() - began >= 1.0 + DUMP_S
+    assert trio.current_time() - began >= BEGIN_S + DUMP_S
 
 
 async def test_a_process_that_answers_probes_is_left_alone(tmp_path: Path) -> None:
-    """Far longer than it may be silent, and however late each answer is."""
+    """Longer than it may be silent, and however late each answer is."""
     heard = Heard()
     script = """
-for _ in range(40):
+for _ in range(13):
     probe = receive()
     time.sleep(0.02)
     send(type="alive", number=probe["number"])
 """
-    process = process_of(script, heard, tmp_path, process_silent_s=1.0)
+    assert PROBES < 13
+    process = process_of(script, heard, tmp_path, process_silent_s=BEGIN_S)
     death = await run(process)
     assert death.status == 0
     assert heard.log == b"began\n"
@@ -263,12 +272,12 @@ async def test_a_process_that_does_not_stop_is_killed_after_its_grace(
 print(receive()["reason"], flush=True)
 time.sleep(1000)
 """
-    process = process_of(script, heard, tmp_path, stop_grace_s=1.0)
+    process = process_of(script, heard, tmp_path, stop_grace_s=BEGIN_S)
     process.stop(m.Stop(job=JOB, process=3, reason="cancelled"))
     death = await run(process)
     assert heard.log == b"began\ncancelled\n"
     assert not death.counted
-    assert "did not stop within 1 s" in death.text
+    assert f"did not stop within {BEGIN_S:g} s" in death.text
 
 
 async def test_a_process_that_does_not_read_is_killed_and_no_message_dropped(

@@ -5,22 +5,29 @@
 is one line of the log: instant (CLOCK_BOOTTIME), method, path.
 
 - ``/page/N``: a title, a price and links to ``/page/2N+1``, ``/page/2N+2`` and
-  ``/page/N+1``; with ``?ms=M`` it answers after M milliseconds, and so do its links
-- ``/slow?ms=M``: answers after M milliseconds
+  ``/page/N+1``, which keep its query
+- ``/slow?n=N``: a title
 - ``/status/CODE``: answers with that code
 - ``/redirect/N``: redirects to ``/page/N``
+
+With ``?ms=M`` an answer comes after M milliseconds; with ``?gate=FILE&free=K`` those
+numbered K and more come when there is such a file: so a test decides how far a crawl
+gets, on any machine.
 """
 
 import argparse
 import sys
 import threading
 import time
+from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 # Longer waits would outlast the tests' own limits.
 MS_MAX = 60_000
+# Between two looks for the file that lets pages go.
+GATE_STEP_S = 0.02
 
 
 class Site(ThreadingHTTPServer):
@@ -57,11 +64,15 @@ class Handler(BaseHTTPRequestHandler):
         self.server.note("GET", self.path)
         parts = urlsplit(self.path)
         words = parts.path.strip("/").split("/")
-        ms = int(parse_qs(parts.query).get("ms", ["0"])[0])
-        time.sleep(min(ms, MS_MAX) / 1000)
+        query = dict(parse_qsl(parts.query))
+        time.sleep(min(int(query.get("ms", 0)), MS_MAX) / 1000)
+        number = words[1] if words[0] == "page" else query.get("n", "0")
+        if "gate" in query and int(number) >= int(query.get("free", 0)):
+            while not Path(query["gate"]).exists():
+                time.sleep(GATE_STEP_S)
         match words:
             case ["page", number]:
-                self._answer(200, page(int(number), ms))
+                self._answer(200, page(int(number), parts.query))
             case ["slow"]:
                 self._answer(200, "<title>slow</title>")
             case ["status", code]:
@@ -85,11 +96,11 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing; the site has its own log."""
 
 
-def page(number: int, ms: int) -> str:
-    """Return the HTML of page ``number``; its links keep the delay."""
-    query = f"?ms={ms}" if ms else ""
+def page(number: int, query: str) -> str:
+    """Return the HTML of page ``number``; its links have the query."""
+    more = f"?{escape(query)}" if query else ""
     links = "\n".join(
-        f'<a href="/page/{target}{query}">page {target}</a>'
+        f'<a href="/page/{target}{more}">page {target}</a>'
         for target in (2 * number + 1, 2 * number + 2, number + 1)
     )
     return (

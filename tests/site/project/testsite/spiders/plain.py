@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import scrapy
 from scrapy.http import Response, TextResponse
@@ -17,13 +18,26 @@ def number_of(url: str) -> int:
 
 
 class SiteSpider(scrapy.Spider):
-    """Follows the site's links up to page ``count``; ``ms`` slows each page down."""
+    """Follows the site's links up to page ``count``.
 
-    def __init__(self, site: str, count: str = "50", ms: str = "0", **kwargs: Any):
+    ``ms`` slows each page down; those from ``free`` on wait for the file ``gate``.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        count: str = "50",
+        ms: str = "0",
+        gate: str = "",
+        free: str = "0",
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.count = int(count)
-        query = f"?ms={ms}" if int(ms) else ""
-        self.start_urls = [f"{site}/page/0{query}"]
+        query = {"ms": ms} if int(ms) else {}
+        if gate:
+            query |= {"gate": gate, "free": free}
+        self.start_urls = [f"{site}/page/0{'?' if query else ''}{urlencode(query)}"]
 
     def follow(self, response: TextResponse) -> Iterator[scrapy.Request]:
         """Yield requests for the page's links."""
