@@ -45,6 +45,8 @@ MESSAGES_WAITING_MAX = 4096
 MESSAGES_WAITING_BYTES_MAX = 256 * 1024 * 1024
 # Time for the stack dump to reach the log.
 DUMP_S = 2.0
+# Where Linux counts its kills for lack of memory, as ``oom_kill``.
+VMSTAT = Path("/proc/vmstat")
 _FROM_CRAWL: Decoder[m.FromCrawl] = Decoder(m.FromCrawl)
 
 
@@ -368,7 +370,7 @@ def _signal_name(number: int) -> str:
 def _oom_kills() -> int:
     """Return how many processes the kernel has killed for lack of memory."""
     try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
+        lines = VMSTAT.read_text().splitlines()
     except OSError:
         # Not Linux: such a kill cannot be told from one from outside.
         return 0

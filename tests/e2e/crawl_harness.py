@@ -60,7 +60,7 @@ def running_site(log: Path | None = None) -> Iterator[str]:
 
 
 class Gate:
-    """Holds the site's pages numbered ``free`` and more until ``open``.
+    """Holds all but the first ``free`` of the site's pages until ``open``.
 
     So a crawl that has these ``arguments`` is in its middle until the test says
     otherwise, on any machine.

@@ -4,14 +4,20 @@
 - ``/to?url=URL``: redirects there
 - ``/status/CODE``: answers with that code
 - ``/robots.txt``: ``robots``, or 404 where that is empty
+
+Pages wait, once, until ``together`` of them are asked for at the same time; those after
+the first ``free`` wait for ``let_go``.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+from tests.hang import HANG_S
 
 
 class SmallSite(ThreadingHTTPServer):
@@ -20,19 +26,29 @@ class SmallSite(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, robots: str = "") -> None:
+    def __init__(
+        self, robots: str = "", together: int = 0, free: float = math.inf
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.together = together
+        self.free = free
         self.robots = robots
         self.paths: list[str] = []
         self.instants: list[float] = []
         self.at_once = 0
         self.most_at_once = 0
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
 
     @property
     def address(self) -> str:
         """The site's address, without a slash at the end."""
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def let_go(self) -> None:
+        """Let all pages go, from now on."""
+        with self.lock:
+            self.free = math.inf
+            self.lock.notify_all()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -49,6 +65,13 @@ class _Handler(BaseHTTPRequestHandler):
             site.instants.append(time.clock_gettime(time.CLOCK_BOOTTIME))
             site.at_once += 1
             site.most_at_once = max(site.most_at_once, site.at_once)
+            place = len(site.paths)
+            site.lock.notify_all()
+            if parts.path.startswith("/p/"):
+                site.lock.wait_for(
+                    lambda: place <= site.free and site.together <= site.most_at_once,
+                    HANG_S,
+                )
         query = parse_qs(parts.query)
         time.sleep(int(query.get("ms", ["0"])[0]) / 1000)
         with site.lock:
@@ -82,9 +105,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def small_site(robots: str = "") -> Iterator[SmallSite]:
+def small_site(
+    robots: str = "", together: int = 0, free: float = math.inf
+) -> Iterator[SmallSite]:
     """Serve until the end of the block."""
-    site = SmallSite(robots)
+    site = SmallSite(robots, together, free)
     thread = threading.Thread(target=site.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 import pytest
 
 from dscrapy.crawl.parts import PART_BYTES_MAX, PARTS_UNSEEN_MAX
-from dscrapy.messages import Alive, Commits, Opened, Probe, Stop, Valid
+from dscrapy.messages import Alive, Commits, Opened, Probe, Stop
 from dscrapy.model import CloseLimits, HostLimits
 from tests.e2e.crawl_harness import (
     PROJECT,
+    WAIT_S,
     CrawlProcess,
     plain_scrapy,
     requests_in,
@@ -305,56 +305,6 @@ def test_stop_before_the_crawl_has_begun(site: str, start: Start) -> None:
     assert process.lines == []
 
 
-def boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def test_new_validity_in_the_middle_acts_at_once(
-    site: str, site_log: Path, start: Start
-) -> None:
-    """The engine is woken, not left to its heartbeat; signals change nothing."""
-    process = start("pages", args={"site": site, "count": "300", "ms": "60"})
-    assert process.read_until(lambda: len(process.lines) > 20)
-    process.send(Valid(until=boottime() - 1))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-        os.kill(process.process.pid, number)
-    process.read_until(lambda: False, 1)
-    before = len(requests_in(site_log))
-    process.read_until(lambda: False, 0.5)
-    assert len(requests_in(site_log)) == before
-    process.send(Valid(until=boottime() + 1000))
-    renewed = boottime()
-    assert process.finish() == 0
-    assert process.outcome.finish_reason == "finished"
-    assert len(process.lines) == 300
-    # Left alone the engine would look again some 3 s later: 5 s after its start.
-    assert requests_in(site_log)[before][0] - renewed < 1.5
-
-
-@pytest.mark.parametrize("spider", ["pages", "lazy"])
-def test_no_request_starts_after_validity(
-    site: str, site_log: Path, start: Start, spider: str
-) -> None:
-    """Requests that wait for a delay start no later either; new validity goes on."""
-    process = start(
-        spider,
-        args={"site": site, "count": "40"},
-        settings={"DOWNLOAD_DELAY": "0.1"},
-    )
-    assert process.read_until(lambda: len(process.lines) > 3)
-    end = boottime() + 1.0
-    process.send(Valid(until=end))
-    process.read_until(lambda: False, 2.5)
-    at = [instant for instant, _ in requests_in(site_log)]
-    assert at
-    # What was sent before the end may reach the site a little later.
-    assert max(at) < end + 0.3
-    assert len(at) < 40
-    process.send(Valid(until=boottime() + 1000))
-    assert process.finish() == 0
-    assert len(process.lines) == 40
-
-
 def test_items_wait_for_credit(site: str, start: Start) -> None:
     """Unanswered parts bound what one page holds; every item comes in the end."""
     process = start("flood", args={"site": site, "items": "3000", "size": "10000"})
@@ -443,8 +393,9 @@ def test_without_a_filter_nothing_is_filtered(
 def test_a_host_sees_no_more_requests_than_the_project_allows(
     start: Start, concurrency: int, how: str
 ) -> None:
-    """Counted at the site; Scrapy 2.19 itself lets a slot's whole queue go."""
-    with small_site() as site:
+    """Counted at the site, which answers when as many are there; Scrapy 2.19 itself
+    lets a slot's whole queue go."""
+    with small_site(together=concurrency) as site:
         args = {"how": how, "site": site.address, "count": "24", "ms": "20"}
         settings = {
             "CONCURRENT_REQUESTS": "32",
@@ -487,7 +438,7 @@ def test_a_probe_is_answered_and_the_link_s_end_is_the_end(
     process.send(Probe(number=5))
     assert process.read_until(lambda: Alive(number=5) in process.received)
     process.sock.close()
-    assert process.process.wait(10) == 1
+    assert process.process.wait(WAIT_S) == 1
 
 
 def test_a_blocked_process_dies_with_its_worker(site: str, start: Start) -> None:
@@ -501,7 +452,7 @@ def test_a_blocked_process_dies_with_its_worker(site: str, start: Start) -> None
     os.kill(process.process.pid, signal.SIGTERM)
     assert process.process.poll() is None
     process.cut_lifeline()
-    assert process.process.wait(10) == -signal.SIGKILL
+    assert process.process.wait(WAIT_S) == -signal.SIGKILL
 
 
 def test_the_descriptors_are_not_inherited(start: Start, tmp_path: Path) -> None:

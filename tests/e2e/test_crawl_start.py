@@ -16,7 +16,7 @@ from dscrapy.messages import (
     Commits,
     Release,
 )
-from tests.e2e.crawl_harness import CrawlProcess, pump
+from tests.e2e.crawl_harness import WAIT_S, CrawlProcess, pump
 from tests.e2e.naive_master import NaiveMaster
 from tests.e2e.small_site import SmallSite, small_site
 
@@ -212,7 +212,7 @@ def test_only_the_leader_runs_start(site: SmallSite, start: Start) -> None:
     master.is_finishing = True
     master.advance()
     assert pump(both, lambda: not master.peers)
-    assert [one.process.wait(20) for one in both] == [0, 0]
+    assert [one.process.wait(WAIT_S) for one in both] == [0, 0]
     assert sum(master.digests.values()) == 60
     assert second.outcome.finish_reason == "finished"
 
@@ -320,27 +320,29 @@ def test_nobody_is_idle_while_the_master_holds_requests(
 
 def test_a_stop_gives_back_what_has_not_begun(site: SmallSite, start: Start) -> None:
     """Each lease is committed or released; what is under way is finished."""
-    args = {"how": "many", "site": site.address, "count": "500", "ms": "100"}
+    site.free = 2
+    args = {"how": "many", "site": site.address, "count": "500"}
     settings = {"CONCURRENT_REQUESTS_PER_DOMAIN": "2", "DOWNLOAD_DELAY": "0"}
     process = start("starts.py", FOLDER, args=args, settings=settings)
     master = process.master
-    assert process.read_until(lambda: len(master.lines) >= 2)
+    # Two slots of one host: of the sixteen and eight leases nearly all have to wait.
+    assert process.read_until(
+        lambda: len(master.lines) == 2 and len(process.peer.leases) >= 22
+    )
     held = set(process.peer.leases)
     master.stop(process.number, "cancelled")
+
+    def released() -> set[int]:
+        releases = (one for one in process.received if isinstance(one, Release))
+        return {number for one in releases for number in one.requests}
+
+    assert process.read_until(lambda: len(released() & held) >= 18)
+    site.let_go()
     assert process.finish() == 0
     assert process.outcome.finish_reason == "cancelled"
-    released = {
-        number
-        for one in process.received
-        if isinstance(one, Release)
-        for number in one.requests
-    }
     flags = {request.flags for request in master.requests.values()}
     assert flags == {DONT_FILTER | START_REQUEST}
-    # Two slots of one host: of the sixteen and eight leases nearly all had to wait.
-    assert len(held) >= 22
-    assert len(released & held) >= 18
-    assert not released & master.done
+    assert not released() & master.done
     assert not process.peer.leases
     assert len(master.lines) == len(master.done)
     assert len([path for path in site.paths if path.startswith("/p")]) == len(

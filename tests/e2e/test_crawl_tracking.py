@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.crawl_harness import CrawlProcess, pump
+from tests.e2e.crawl_harness import WAIT_S, CrawlProcess, pump
 from tests.e2e.naive_master import NaiveMaster, Page
 from tests.e2e.small_site import SmallSite, small_site
 
@@ -120,7 +120,7 @@ def test_two_processes_share_a_crawl_whoever_is_killed(
     assert victim.peer.leases
     victim.kill()
     assert pump([other], lambda: other.peer.outcome is not None), other.log
-    assert other.process.wait(20) == 0
+    assert other.process.wait(WAIT_S) == 0
     check_leases(master, copies=6)
     assert len(master.of_kind("start")) == 6 * len(LEASES)
     # A killed page is done again, and what is committed of it is counted once.

@@ -18,8 +18,6 @@ from tests.e2e.commands import environment, run
 from tests.e2e.crawl_harness import PROJECT, running_site
 from tests.e2e.hostile import peer
 
-pytestmark = pytest.mark.timeout(240)
-
 # Small ones, so that there are several of each kind of file.
 SMALL = f"{CONF}segment_bytes_max = 65536\nsnapshot_after_bytes = 20000\n"
 GARBAGE = b"\xff" * 50

@@ -202,6 +202,68 @@ async def test_a_death_counts_unless_it_came_from_outside(
     assert text in death.text
 
 
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+OOM = "nr_free_pages 7\noom_kill {}\nallocstall 3\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "how", "counted", "text"),
+    [
+        (OOM.format(2), OOM.format(3), KILLED, True, "killed for lack of memory"),
+        (OOM.format(2), OOM.format(2), KILLED, False, "killed by SIGKILL"),
+        (OOM.format(2), OOM.format(3), "sys.exit(3)", True, "exited with code 3"),
+        (OOM.format(2), OOM.format(3), "os.abort()", True, "killed by SIGABRT"),
+        ("nr_free_pages 7\n", "nr_free_pages 6\n", KILLED, False, "by SIGKILL"),
+        ("", "", KILLED, False, "by SIGKILL"),
+    ],
+)
+async def test_a_kill_for_lack_of_memory_is_no_kill_from_outside(
+    before: str,
+    meanwhile: str,
+    how: str,
+    counted: bool,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel's count says which it was: the job's doing only if it rose while the
+    process ran, and only of a SIGKILL. Where there is no count nobody is blamed."""
+    vmstat = tmp_path / "vmstat"
+    if before:
+        vmstat.write_text(before)
+    monkeypatch.setattr("dscrapy.worker.process.VMSTAT", vmstat)
+    script = f"""
+if {meanwhile!r}:
+    open({str(vmstat)!r}, "w").write({meanwhile!r})
+{how}
+"""
+    death = await run(process_of(script, Heard(), tmp_path))
+    assert death.counted is counted
+    assert text in death.text
+
+
+async def test_whoever_the_worker_kills_did_not_lack_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program did, at the same time."""
+    vmstat = tmp_path / "vmstat"
+    vmstat.write_text(OOM.format(0))
+    monkeypatch.setattr("dscrapy.worker.process.VMSTAT", vmstat)
+    heard = Heard()
+    process = process_of("time.sleep(1000)", heard, tmp_path)
+
+    async def kill() -> None:
+        await heard.began.wait()
+        vmstat.write_text(OOM.format(1))
+        process.kill("another has the job")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kill)
+        death = await run(process)
+    assert not death.counted
+    assert death.text.endswith("was killed: another has the job")
+
+
 async def test_a_silent_process_is_dumped_and_killed_and_that_counts(
     tmp_path: Path,
 ) -> None:

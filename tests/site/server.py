@@ -10,15 +10,16 @@ is one line of the log: instant (CLOCK_BOOTTIME), method, path.
 - ``/status/CODE``: answers with that code
 - ``/redirect/N``: redirects to ``/page/N``
 
-With ``?ms=M`` an answer comes after M milliseconds; with ``?gate=FILE&free=K`` those
-numbered K and more come when there is such a file: so a test decides how far a crawl
-gets, on any machine.
+With ``?ms=M`` an answer comes after M milliseconds. With ``?gate=FILE&free=K`` all but
+the first K pages, and of ``/slow`` those numbered K and more, wait for such a file: so
+a test decides how far a crawl gets, on any machine.
 """
 
 import argparse
 import sys
 import threading
 import time
+from collections import Counter
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,6 +42,13 @@ class Site(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self._log = log.open("a", buffering=1) if log else None
         self._lock = threading.Lock()
+        self._came: Counter[str] = Counter()
+
+    def count(self, gate: str) -> int:
+        """Return how many came to this gate before."""
+        with self._lock:
+            self._came[gate] += 1
+            return self._came[gate] - 1
 
     def note(self, method: str, path: str) -> None:
         """Append a request to the log."""
@@ -66,9 +74,10 @@ class Handler(BaseHTTPRequestHandler):
         words = parts.path.strip("/").split("/")
         query = dict(parse_qsl(parts.query))
         time.sleep(min(int(query.get("ms", 0)), MS_MAX) / 1000)
-        number = words[1] if words[0] == "page" else query.get("n", "0")
-        if "gate" in query and int(number) >= int(query.get("free", 0)):
-            while not Path(query["gate"]).exists():
+        if "gate" in query:
+            gate = query["gate"]
+            number = self.server.count(gate) if words[0] == "page" else int(query["n"])
+            while number >= int(query["free"]) and not Path(gate).exists():
                 time.sleep(GATE_STEP_S)
         match words:
             case ["page", number]:

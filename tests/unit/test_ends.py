@@ -160,6 +160,39 @@ def test_a_spider_of_which_every_page_kills_fails_soon() -> None:
     assert machine.state.crawls[ID].frontier.pending_count == 6
 
 
+def poison(machine: Machine, process: int, request: int) -> int:
+    """Let a request kill until it is set aside; return the process that follows."""
+    for alone in (False, False, True, True):
+        decision = die(machine, process, request, alone=alone)
+        if not told(decision, m.Start):
+            return 0
+        process, _ = begin_next(machine, decision)
+    return process
+
+
+@pytest.mark.parametrize("kind", ["page", "start", "late"])
+def test_a_page_in_between_begins_the_row_anew(kind: str) -> None:
+    """Two that kill, a page that is committed, two more: the job goes on, and the third
+    in a row fails it. What is committed beside pages proves nothing of pages."""
+    machine, start = crawling(9)
+    process = start.process
+    for request in (1, 2):
+        process = poison(machine, process, request)
+    if kind == "page":
+        commit(machine, process, page(9))
+        for request in (3, 4):
+            process = poison(machine, process, request)
+            assert machine.state.jobs[ID].status == "running"
+    else:
+        commit(machine, process, unit(1, kind))
+    poison(machine, process, 5)
+    job = machine.state.jobs[ID]
+    assert (job.status, job.begin().reason) == (
+        "failed",
+        "3 requests in a row killed their process, last: SIGSEGV",
+    )
+
+
 def test_several_are_told_by_their_number_and_the_first() -> None:
     """In one line."""
     machine, start = crawling(3)

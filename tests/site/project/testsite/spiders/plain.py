@@ -20,7 +20,7 @@ def number_of(url: str) -> int:
 class SiteSpider(scrapy.Spider):
     """Follows the site's links up to page ``count``.
 
-    ``ms`` slows each page down; those from ``free`` on wait for the file ``gate``.
+    ``ms`` slows each page down; all but the first ``free`` wait for the file ``gate``.
     """
 
     def __init__(
