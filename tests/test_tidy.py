@@ -98,6 +98,7 @@ BANNED_CALLS = {
     "time.sleep": "wait for what happens, not for time to pass",
     "os.system": "no shell",
     "os.popen": "no shell",
+    "pytest.mark.timeout": "a limit is for hangs, and stands in pyproject.toml",
 }
 # The one module that may, for values of requests that nothing else can say: it loads
 # only what a process of the same job has made (see its docstring).
@@ -343,6 +344,7 @@ PLANTED: tuple[tuple[Rule, str, str], ...] = (
     (banned, "crawl/x.py", "eval('1')\n"),
     (banned, "../tests/x.py", "from unittest.mock import Mock\n"),
     (banned, "../tests/x.py", "from unittest import mock\n"),
+    (banned, "../tests/e2e/test_x.py", "pytestmark = pytest.mark.timeout(9)\n"),
     (banned, "../tests/unit/x.py", "time.sleep(1)\n"),
     (banned, "../tests/e2e/test_x.py", "time.sleep(1)\n"),
     (sizes, "net/x.py", "\n" * (MODULE_LINES_MAX + 1)),

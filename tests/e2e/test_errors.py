@@ -10,8 +10,6 @@ from tests.e2e.cluster import running_cluster
 from tests.e2e.commands import run
 from tests.e2e.crawl_harness import running_site
 
-pytestmark = pytest.mark.timeout(240)
-
 # Nothing but errors: two callbacks that raise, one request that finds nobody (the port
 # is reserved), a pipeline and an extension that raise when the spider closes.
 SPIDER = """

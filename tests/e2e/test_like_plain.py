@@ -13,7 +13,6 @@ from tests.e2e.commands import run
 from tests.e2e.crawl_harness import plain_scrapy
 from tests.e2e.small_site import SmallSite, small_site
 
-pytestmark = pytest.mark.timeout(600)
 FOLDER = Path(__file__).parent / "project"
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 

@@ -10,8 +10,6 @@ from tests.e2e.cluster import running_cluster
 from tests.e2e.commands import run, running
 from tests.e2e.crawl_harness import PROJECT, plain_scrapy, running_site
 
-pytestmark = pytest.mark.timeout(240)
-
 OLD = '{"of": "the day before"}\n'
 CLOSED_DOOR = """
 import scrapy

@@ -25,9 +25,6 @@ from tests.equivalence.cases import (
 from tests.equivalence.conftest import TOGETHER, Runs, runs_shared
 from tests.equivalence.runs import Run
 
-# The first test that asks for runs waits for all of them.
-pytestmark = pytest.mark.timeout(600)
-
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 each_shared = pytest.mark.parametrize(
     "case", [one for one in CASES if runs_shared(one)], ids=lambda case: case.name
