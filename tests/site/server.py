@@ -76,8 +76,8 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(min(int(query.get("ms", 0)), MS_MAX) / 1000)
         if "gate" in query:
             gate = query["gate"]
-            number = self.server.count(gate) if words[0] == "page" else int(query["n"])
-            while number >= int(query["free"]) and not Path(gate).exists():
+            place = self.server.count(gate) if words[0] == "page" else int(query["n"])
+            while place >= int(query["free"]) and not Path(gate).exists():
                 time.sleep(GATE_STEP_S)
         match words:
             case ["page", number]:

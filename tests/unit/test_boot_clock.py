@@ -49,7 +49,8 @@ def test_a_suspended_machine_has_aged(clock: Callable[[], float]) -> None:
 @pytest.mark.parametrize("reader", [Worker, Link])
 def test_a_worker_reads_it(reader: Any) -> None:
     """For the instant until which its processes may start requests."""
-    assert attrs.fields_dict(reader)["instant"].default() == BOOT_S
+    clock: Any = attrs.fields_dict(reader)["instant"].default
+    assert clock() == BOOT_S
 
 
 @pytest.mark.usefixtures("suspended")

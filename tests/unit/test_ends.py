@@ -1,6 +1,6 @@
 """What the end of a process means: who is blamed, who is barred, what fails."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -171,7 +171,9 @@ def poison(machine: Machine, process: int, request: int) -> int:
 
 
 @pytest.mark.parametrize("kind", ["page", "start", "late"])
-def test_a_page_in_between_begins_the_row_anew(kind: str) -> None:
+def test_a_page_in_between_begins_the_row_anew(
+    kind: Literal["page", "start", "late"],
+) -> None:
     """Two that kill, a page that is committed, two more: the job goes on, and the third
     in a row fails it. What is committed beside pages proves nothing of pages."""
     machine, start = crawling(9)
