@@ -119,9 +119,7 @@ def _spec(options: Namespace) -> tuple[Path, JobSpec]:
         spider=spider,
         args=dict(options.args),
         settings=settings,
-        # The slots of its one worker are the limit, so that another -p holds from
-        # the next start of an unfinished crawl on.
-        parallelism=0,
+        parallelism=options.parallelism,
     )
     check_spec(spec)
     return Path(project_dir), spec
@@ -193,7 +191,21 @@ async def _begin(run: _Run, client: Client) -> bool:
     run.log_offset = await copy_file(client, job.id, "log", len)
     if run.how == "go on with changed code":
         await _cancel(client, job.id)
+    else:
+        await _allow(client, job, run.spec.parallelism)
     return True
+
+
+async def _allow(client: Client, job: JobView, parallelism: int) -> None:
+    """Let the job have as many processes as this run's ``-p`` says, unless it ends."""
+    if job.parallelism == parallelism:
+        return
+    change = ChangeJob(call=0, verb="parallelism", job=job.id, count=parallelism)
+    try:
+        await client.change(change)
+    except RefusedError as error:
+        if error.code != "bad_state":
+            raise
 
 
 async def _known_job(job: str, client: Client) -> Shown | None:
@@ -272,6 +284,7 @@ async def _accept_changed_code(run: _Run, client: Client) -> None:
     # A crawl that has nothing yet loses nothing by beginning anew.
     has_nothing = job.pages == 0 and job.items == 0
     await client.change(ChangeJob(call=0, verb="retry", job=job.id, fresh=has_nothing))
+    await _allow(client, job, run.spec.parallelism)
     # Only now: a run that stops before this has to do it again.
     run.crawl.save(run.record)
 

@@ -20,6 +20,7 @@ from dscrapy.cli.feeds import (
     parse_feeds,
     write_results,
 )
+from dscrapy.cli.forecast import forecast
 from dscrapy.cli.parser import PROGRAM
 from dscrapy.cli.render import (
     counts,
@@ -74,6 +75,9 @@ def submit(options: Namespace) -> int:
             await client.submit(submissions)
             for identity in ids:
                 write_line(identity)
+            specs = [submission.spec for submission in submissions]
+            for line in await forecast(config, specs):
+                note(f"{PROGRAM}: {line}")
             if not options.wait:
                 return 0
             ended: list[str] = [

@@ -12,7 +12,7 @@ import os
 import pprint
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from dscrapy.crawl.addon import install_addon, lay_over
 from dscrapy.crawl.demands import Demands
+from dscrapy.crawl.enabled import running, told
 from dscrapy.crawl.errors import count_errors
 from dscrapy.crawl.gate import Gate
 from dscrapy.crawl.items import (
@@ -43,6 +44,7 @@ from dscrapy.crawl.load import (
     project_modules,
 )
 from dscrapy.crawl.marks import Marks
+from dscrapy.crawl.once import listed
 from dscrapy.crawl.parts import Sender, Work
 from dscrapy.crawl.pickles import Pickles
 from dscrapy.crawl.process import ignore_signals
@@ -177,6 +179,7 @@ class CrawlRun:
         self._start_failure: Failure | None = None
         self._done: Done | None = None
         self._has_warned = False
+        self._is_once: Callable[[type], bool] = lambda cls: False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -231,6 +234,7 @@ class CrawlRun:
     def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
         """Lay ours over the settings, offer the job's URLs, connect signals."""
         check_reactor(settings)
+        self._is_once = listed(settings)
         try:
             self._item_bytes_max = item_bytes_max(settings)
         except ValueError as error:
@@ -276,6 +280,18 @@ class CrawlRun:
             self.tracker.abandon(work)
         self.scheduler.locals.begin_opened(is_wanted=lead.opened)
         self.tracker.release(work)
+
+    def _tell_kept(self) -> None:
+        """Warn of components that give other results in several processes.
+
+        In a job that has one they are as in Scrapy, unless it dies, which is what
+        the log says of all pipelines.
+        """
+        if self.run.spec.parallelism == 1:
+            return
+        assert self._crawler is not None
+        for line in told(running(self._crawler), self._is_once):
+            _logger.warning("%s", line[0].upper() + line[1:])
 
     def _engine_started(self) -> None:
         self._is_started = True
@@ -372,6 +388,7 @@ class CrawlRun:
             case Lead():
                 if self.leading.on_lead(message):
                     self._settle_opened()
+                    self._tell_kept()
             case StartMay():
                 self.leading.on_start_may(message)
             case Finish(number=number):

@@ -54,6 +54,7 @@ _EVENT_SIGNALS = frozenset(
 )
 _CLOSED = frozenset({"spider_closed"})
 _ENDS = _CLOSED | {"close_spider", "closed", "engine_stopped"}
+_BEGINS = frozenset({"__init__", "from_crawler", "open_spider", "spider_opened"})
 # Attributes that are Scrapy's, or have a count of their own.
 _SCRAPYS = frozenset({"crawler", "spider", "settings", "stats", "logger", "signals"})
 _CHANGES = frozenset(
@@ -197,13 +198,15 @@ class _Filled:
 def _of_page(body: Body, functions: list[Function]) -> set[str]:
     """Return the attributes that are never anything but a page's: an item that passes
     between methods."""
-    count = Counter(
-        body.attribute(target)
-        for function in functions
-        for node in ast.walk(function)
-        for target, value in targets(node)
-        if value is not None and names(value) & given(function)
-    )
+    count = Counter[str]()
+    for function in functions:
+        about = given(function)
+        count.update(
+            body.attribute(target)
+            for node in ast.walk(function)
+            for target, value in targets(node)
+            if value is not None and names(value) & about
+        )
     return {name for name, values in body.values.items() if count[name] == len(values)}
 
 
@@ -214,6 +217,7 @@ def _files(body: Body) -> dict[str, None]:
     """Return what holds a file that is written, or the method that writes one."""
     found: dict[str, None] = {}
     of_events = body.reached(_events(body))
+    called = body.reached([*_events(body), *_BEGINS, *_ENDS, *body.receivers(_CLOSED)])
     for function in body.functions():
         written = [call for call in calls(function) if _is_written(call)]
         if not written:
@@ -222,7 +226,8 @@ def _files(body: Body) -> dict[str, None]:
         found.update(dict.fromkeys(holders))
         # A file by the page's name is no file that processes would share.
         about = given(function) if function in of_events else set[str]()
-        if not holders and any(not names(call) & about for call in written):
+        is_shared = any(not names(call) & about for call in written)
+        if not holders and is_shared and function in called:
             found[f"{function.name}()"] = None
     return found
 

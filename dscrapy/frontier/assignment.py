@@ -183,11 +183,13 @@ def _start(state: State, job: Job, worker: Worker, role: Role, now: Now) -> Deci
             )
         ]
     )
+    spec = msgspec.json.decode(job.spec, type=JobSpec)
     start = m.Start(
         job=job.id,
         process=number,
         role=role,
-        spec=msgspec.json.decode(job.spec, type=JobSpec),
+        # It may have been changed since the job was submitted.
+        spec=msgspec.structs.replace(spec, parallelism=job.parallelism),
         digest="" if course is None else course.digest,
         hash_seed=zlib.crc32(job.id.encode()),
         came_to_end=role == "crawl" or _came_to_end(state, job),
