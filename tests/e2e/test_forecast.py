@@ -1,7 +1,6 @@
 """What several processes change is told before a job begins, and in its log."""
 
 import math
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -193,7 +192,9 @@ time.sleep(600)
 """
 
 
-def test_an_import_that_hangs_is_given_up(shop: Path, tmp_path: Path) -> None:
+def test_an_import_that_hangs_is_given_up(
+    cluster: Cluster, shop: Path, tmp_path: Path
+) -> None:
     """With all that it has started; whoever waited for it goes on without a line."""
     (shop / "shop" / "settings.py").write_text(HANGS)
     config = Config(state=tmp_path, projects_root=tmp_path)
@@ -208,20 +209,15 @@ def test_an_import_that_hangs_is_given_up(shop: Path, tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
     trio.run(give_up_once_it_hangs)
-    for pid in (shop / "pids").read_text().split():
-        wait_until_gone(int(pid))
+    pids = (shop / "pids").read_text().split()
+    cluster.wait_until(lambda: all(map(is_gone, pids)))
     assert trio.run(partial(forecast, config, [spec], within_s=0.2)) == []
 
 
-def wait_until_gone(pid: int) -> None:
-    """Wait for a process to end; somebody else may still have to reap it."""
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except FileNotFoundError:
-            return
-        if stat.rpartition(")")[2].split()[0] in "ZX":
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"process {pid} is still there")
+def is_gone(pid: str) -> bool:
+    """Whether a process has ended; somebody else may still have to reap it."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX"
