@@ -15,8 +15,6 @@ from tests.e2e.cluster import WAIT_S, Cluster, running_cluster
 from tests.e2e.commands import run
 from tests.e2e.crawl_harness import running_site
 
-pytestmark = pytest.mark.timeout(240)
-
 PIPELINES = """
 from scrapy import signals
 
