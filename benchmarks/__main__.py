@@ -15,6 +15,7 @@ NAMES = (
     "commands",
     "cpu_per_page",
     "cpu_of_start",
+    "large_items",
 )
 
 

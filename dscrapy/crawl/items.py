@@ -33,8 +33,9 @@ from dscrapy.crawl.deep import deeply
 # ends cycles, too. What requests hold nests less deep (``codec.DEPTH_MAX``).
 DEPTH_MAX = 2_000
 # Bytes of an item's line, or of its tagged form, unless the project sets another limit:
-# some copies of it are in memory at a time, here and wherever it is exported.
-ITEM_BYTES_MAX = 64 * 1024 * 1024
+# some copies of it are in memory at a time, here and wherever it is exported. 64 MiB,
+# and 64 KiB for what stands around a single value of that size.
+ITEM_BYTES_MAX = 64 * 1024 * 1024 + 64 * 1024
 ITEM_BYTES_SETTING = "DSCRAPY_ITEM_BYTES_MAX"
 # The interpreter's own; a project may raise it, and so would blur what a message can
 # hold where nobody has raised it.

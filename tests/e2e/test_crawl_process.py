@@ -336,16 +336,6 @@ def test_items_wait_for_credit(site: str, start: Start) -> None:
     assert [part.last for part in page.parts].count(True) == 1
 
 
-def test_an_item_over_the_limit_fails_the_run(site: str, start: Start) -> None:
-    """It is neither cut nor dropped in silence: the text names size and limit."""
-    size = 9_000_000
-    process = start("flood", args={"site": site, "items": "2", "size": str(size)})
-    assert process.finish() == 0
-    assert process.outcome.failure == "unsupported"
-    assert "the limit is" in process.outcome.text
-    assert str(size)[0] in process.outcome.text
-
-
 def test_large_items_travel(site: str, start: Start) -> None:
     """Items far larger than a part are parts of their own."""
     process = start("flood", args={"site": site, "items": "5", "size": "3000000"})
