@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
+from xml.etree import ElementTree
 
 import attrs
+import msgspec
 import pytest
 
 from dscrapy import messages as m
@@ -533,3 +535,28 @@ def test_feeds_that_scrapy_would_not_write_are_an_error_in_the_log(
     finish(job)
     assert told in job.log
     assert "FEEDS are not written" in job.log
+
+
+def test_a_bad_item_is_missing_where_it_is_bad_alone(tmp_path: Path) -> None:
+    """One that XML gives up half way, and one that nobody can read: the files are well
+    formed, each feed has all that it can hold, and the rest is counted."""
+    deep = b'{"number": 7, "text": ' + b"[" * 2000 + b"]" * 2000 + b"}\n"
+    first, last = lines_of(2, 10).splitlines(keepends=True)
+    feeds: Feeds = {
+        f"{tmp_path}/a.xml": {"format": "xml"},
+        f"{tmp_path}/b.csv": {"format": "csv", "fields": ["number"]},
+        f"{tmp_path}/c-%(batch_id)d.jsonl": {"format": "jsonl", "batch_item_count": 2},
+    }
+    job = job_of(first + deep + b"{\n" + b"\xff\n" + last, feeds)
+    closed = finish(job)
+    assert closed.end is not None
+    assert not closed.end.failure
+    root = ElementTree.parse(tmp_path / "a.xml").getroot()  # noqa: S314 - our own
+    assert [item.findtext("number") for item in root] == ["0", "1"]
+    assert (tmp_path / "b.csv").read_bytes() == b"number\r\n0\r\n7\r\n1\r\n"
+    assert (tmp_path / "c-1.jsonl").read_bytes() == first + last
+    # What nobody can read counts once, what a feed cannot hold once for each.
+    assert closed.stats["sum"]["feedexport/item_error_count"] == msgspec.Raw(b"4")
+    assert job.log.count("An item is not in the feeds") == 2
+    for name in ("a.xml", "c-1.jsonl"):
+        assert f"An item is not in {tmp_path}/{name}" in job.log

@@ -34,7 +34,7 @@ class WeightsSpider(scrapy.Spider):
             yield self.weight(-1, self.first)
         for number in range(self.count):
             yield scrapy.Request(
-                f"{self.site}/p/{number}", cb_kwargs={"number": number}
+                f"{self.site}/page/{number}", cb_kwargs={"number": number}
             )
 
     def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
