@@ -16,7 +16,6 @@ from tests.e2e.cluster import running_cluster
 from tests.e2e.commands import run
 from tests.e2e.crawl_harness import CrawlProcess, plain_scrapy, running_site
 
-pytestmark = pytest.mark.timeout(600)
 FOLDER = Path(__file__).parent / "project"
 SPIDER = "weights.py"
 LARGE = 40_000_000
