@@ -12,7 +12,7 @@ from dscrapy.cli.forecast import forecast
 from dscrapy.config import Config
 from dscrapy.model import JobSpec
 from tests.e2e.cluster import WAIT_S, Cluster, running_cluster
-from tests.e2e.commands import run
+from tests.e2e.commands import run, running
 from tests.e2e.crawl_harness import running_site
 
 PIPELINES = """
@@ -55,7 +55,7 @@ class Pages(scrapy.Spider):
     custom_settings = {"ITEM_PIPELINES": {"shop.parts.Writer": 2}}
 
     async def start(self):
-        yield scrapy.Request(f"{self.site}/page/1")
+        yield scrapy.Request(f"{self.site}/{getattr(self, 'path', 'page/1')}")
 
     def parse(self, response):
         yield {"url": response.url}
@@ -150,7 +150,7 @@ def test_a_job_of_one_process_is_told_nothing(
 
 
 def test_crawl_tells_it_by_its_log(shop: Path, site: str, tmp_path: Path) -> None:
-    """With -p N only; a crawl goes on with as many processes as its -p says then."""
+    """With -p N only, and once."""
     words = ("crawl", "pages", "-a", f"site={site}")
     done = run(*words, cwd=shop, home=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -159,6 +159,22 @@ def test_crawl_tells_it_by_its_log(shop: Path, site: str, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(KEPT) == 1
     assert done.stderr.count(READ) == 1
+
+
+def test_a_crawl_goes_on_with_the_processes_of_its_new_p(
+    shop: Path, site: str, tmp_path: Path
+) -> None:
+    """And is told what that changes."""
+    endless = ("-a", "path=slow?ms=600000")
+    words = ("crawl", "pages", "-a", f"site={site}", *endless)
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("Spider opened")
+        command.kill()
+    assert KEPT.encode() not in command.err
+    with running(*words, "-p", "2", cwd=shop, home=tmp_path) as command:
+        command.until("resuming")
+        command.until(KEPT)
+        command.kill()
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,15 @@ def test_another_process_starts_where_it_finds_a_host_of_its_own() -> None:
     assert leased == [2, 2, 2]
 
 
+def test_a_process_is_told_how_many_its_job_may_have_now() -> None:
+    """Not how many it was submitted with."""
+    machine = new_machine()
+    ask(machine, submit())
+    change(machine, "parallelism", count=3)
+    start = started(register(machine))
+    assert start.spec == msgspec.structs.replace(SPEC, parallelism=3)
+
+
 def test_one_host_needs_one_process() -> None:
     """More would find nothing that they may do; people are told why."""
     machine, start = running(
