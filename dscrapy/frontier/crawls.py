@@ -12,7 +12,7 @@ import msgspec
 from dscrapy.frontier import records as r
 from dscrapy.frontier.blame import Poisoned
 from dscrapy.frontier.jobs import Course, Process, Spool, spool_key
-from dscrapy.frontier.limits import Counters, Watch
+from dscrapy.frontier.limits import Counters
 from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
 from dscrapy.frontier.totals import POISONED_KEY, UNREADABLE_KEY, Totals
 from dscrapy.messages import DIGEST_BYTES, Held, Opened
@@ -47,7 +47,8 @@ class Crawl:
     start_may: tuple[int, int] = (0, 0)
     finish_sent: int = 0
     counters: Counters = attrs.field(factory=Counters)
-    watch: Watch | None = None
+    # Since when the job's time runs, beyond what its ``Watch`` knows; None: it stands.
+    runs_since: float | None = None
 
     @classmethod
     def begun_at(cls, request: int) -> "Crawl":

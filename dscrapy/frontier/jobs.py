@@ -10,6 +10,7 @@ from typing import Literal
 
 import attrs
 
+from dscrapy.frontier.limits import Watch
 from dscrapy.frontier.records import Closes
 from dscrapy.messages import UNITS_AHEAD_MAX
 from dscrapy.model import FINAL_STATES, JobSpec, JobState, Outcome
@@ -34,7 +35,8 @@ class Course:
     job wrote to them, ``feeds_done`` when they need not be written (any more),
     ``feeds_failure`` if they could not be. ``came_to_end``: see ``endings``. ``stats``
     is a JSON object by operation, final; ``errors`` follows from it as it grows, and
-    is None only in a snapshot of a master that did not count them.
+    is None only in a snapshot of a master that did not count them. ``watch`` says for
+    how long it has run.
     """
 
     processes_count: int = 0
@@ -66,6 +68,7 @@ class Course:
     started_at: float | None = None
     opened_at: float | None = None
     finished_at: float | None = None
+    watch: Watch = attrs.field(factory=Watch)
 
     def close(self, record: Closes) -> None:
         """Let the job close, or take what comes to light while it does."""

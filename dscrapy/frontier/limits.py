@@ -36,42 +36,47 @@ class Counters:
             self.pages_no_item = 0
 
 
-@attrs.define(kw_only=True)
+@attrs.frozen(kw_only=True)
 class Watch:
-    """Instants of a job whose limits are spans of time.
+    """How long a job has run, and since when an item has to come.
 
-    It ``opened_at``; the period in which an item has to come began at ``period_at``,
+    Instants are seconds that it has run: of the master's run clock, while one of its
+    processes was open. ``ran_s`` of them are known; the period began at ``period_at``,
     when there were ``period_items``.
     """
 
-    opened_at: float
-    period_at: float
-    period_items: int
-
-    @classmethod
-    def begin(cls, items: int, now: float) -> "Watch":
-        """Return the watch of a job whose first process opens now."""
-        return cls(opened_at=now, period_at=now, period_items=items)
+    ran_s: float = 0.0
+    period_at: float = 0.0
+    period_items: int = 0
 
     def next_deadline(self, limits: CloseLimits) -> float:
         """Return the instant to look at it again, infinity if there is none."""
-        timeout = self.opened_at + limits.timeout_s if limits.timeout_s else math.inf
+        timeout = limits.timeout_s or math.inf
         span_s = limits.timeout_no_item_s
         return min(timeout, self.period_at + span_s if span_s else math.inf)
 
-    def expired(self, limits: CloseLimits, items: int, now: float) -> str:
-        """Return the finish reason if a span is over, or begin the next period."""
-        if limits.timeout_s and now >= self.opened_at + limits.timeout_s:
+    def expired(self, limits: CloseLimits, items: int, ran_s: float) -> str:
+        """Return the finish reason if a span is over."""
+        if limits.timeout_s and ran_s >= limits.timeout_s:
             return "closespider_timeout"
-        span_s = limits.timeout_no_item_s
-        if not span_s or now < self.period_at + span_s:
-            return ""
-        if items == self.period_items:
+        if self._is_over(limits, ran_s) and items == self.period_items:
             return "closespider_timeout_no_item"
-        # Periods keep their pace, also when this comes late.
-        self.period_at += (now - self.period_at) // span_s * span_s
-        self.period_items = items
         return ""
+
+    def at(self, limits: CloseLimits, items: int, ran_s: float) -> "Watch":
+        """Return it at this instant, in the next period if one is over.
+
+        Periods keep their pace, also when this comes late.
+        """
+        if not self._is_over(limits, ran_s):
+            return attrs.evolve(self, ran_s=ran_s)
+        span_s = limits.timeout_no_item_s
+        begins = self.period_at + (ran_s - self.period_at) // span_s * span_s
+        return Watch(ran_s=ran_s, period_at=begins, period_items=items)
+
+    def _is_over(self, limits: CloseLimits, ran_s: float) -> bool:
+        span_s = limits.timeout_no_item_s
+        return span_s > 0 and ran_s >= self.period_at + span_s
 
 
 def reached(limits: CloseLimits, counters: Counters) -> str:

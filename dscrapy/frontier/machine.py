@@ -486,7 +486,9 @@ class Machine:
         To be asked, and applied, until nothing is touched; then ``assign``.
         """
         decision = Decision()
-        self._running(job, now, decision).follow_up()
+        running = self._running(job, now, decision)
+        running.follow_up()
+        running.mind_time()
         return decision
 
     def assign(self, now: Now, but: Collection[str] = ()) -> Decision | None:

@@ -84,6 +84,19 @@ class CrawlOpened(
     has_feeds: bool = False
 
 
+class JobRan(_Fact, tag="job_ran", kw_only=True, frozen=True):
+    """The job has run for so long, in seconds of run clocks.
+
+    Written now and then, and only where that is limited. The period in which an item
+    has to come began after ``period_at`` of them, when there were ``period_items``.
+    """
+
+    job: str
+    ran_s: float
+    period_at: float
+    period_items: int
+
+
 class CodeSeen(_Fact, tag="code_seen", kw_only=True, frozen=True):
     """The digest of the project's code that this job runs."""
 
@@ -254,6 +267,7 @@ Record = (
     | ScheduleCancelled
     | ProcessStarted
     | CrawlOpened
+    | JobRan
     | CodeSeen
     | PartStored
     | Published
@@ -399,6 +413,13 @@ class FinishSent(_Fact, kw_only=True, frozen=True):
     number: int
 
 
+class TimeRuns(_Fact, kw_only=True, frozen=True):
+    """The job's time runs, on from what is known of it; None: it stands."""
+
+    job: str
+    since: float | None
+
+
 class LeasesWanted(_Fact, kw_only=True, frozen=True):
     """Up to ``count`` pending requests are leased to the process.
 
@@ -456,6 +477,7 @@ Volatile = (
     | LeadGiven
     | StartMayGiven
     | FinishSent
+    | TimeRuns
     | LeasesWanted
     | Released
     | WaiterAdded

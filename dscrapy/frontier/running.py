@@ -46,6 +46,9 @@ START_AHEAD = 200
 START_PENDING_MAX = 10_000
 # Digests in one ``Skip``: some 500 KiB of JSON.
 SKIP_DIGESTS = 50_000
+# So much of a job's time may be forgotten by a kill of the master: it is journalled
+# that often, where it is limited.
+TIME_NOTED_S = 10.0
 # A process beside the first that has had no lease for so long gives its slot back.
 # Starting one costs about a second.
 PROCESS_IDLE_S = 10.0
@@ -254,16 +257,6 @@ class Running:
         opened = next(iter(self.crawl.opened.values()), None)
         return _NO_LIMITS if opened is None else opened.limits
 
-    def _watch(self) -> Watch | None:
-        """Return the watch over spans of time, None before the crawl is open.
-
-        It goes by the time of day: the job may live longer than this master.
-        """
-        opened_at = self.job.begin().opened_at
-        if self.crawl.watch is None and opened_at is not None:
-            self.crawl.watch = Watch.begin(self.crawl.counters.items, opened_at)
-        return self.crawl.watch
-
     def closes(self, process: Process, reason: str, failure: Outcome | None) -> None:
         """A process begins to close its spider."""
         if failure is None:
@@ -397,9 +390,11 @@ class Running:
             self.crawl.idle_since[process.number] + PROCESS_IDLE_S - self.now.run
             for process in self._idle_ones()
         ]
-        watch = self._watch()
-        if watch is not None:
-            waits.append(watch.next_deadline(self._limits) - self.now.wall)
+        if self.crawl.runs_since is not None:
+            watch = self.job.begin().watch
+            noted_at = watch.ran_s + TIME_NOTED_S
+            look_at = min(watch.next_deadline(self._limits), noted_at)
+            waits.append(look_at - self._ran_s(watch))
         return max(min(waits, default=math.inf), 0.0)
 
     def _idle_ones(self) -> list[Process]:
@@ -421,9 +416,54 @@ class Running:
             since = self.crawl.idle_since[process.number]
             if self.now.run >= since + PROCESS_IDLE_S:
                 self.decision.stop(self.state, process, PROCESS_IDLES)
-        watch, items = self._watch(), self.crawl.counters.items
-        if watch is None:
-            return
-        reason = watch.expired(self._limits, items, self.now.wall)
+        if self.crawl.runs_since is not None:
+            self._look_at_time()
+
+    def _look_at_time(self) -> None:
+        """Close the job when its time is up, or note how much of it is used."""
+        watch, items = self.job.begin().watch, self.crawl.counters.items
+        ran_s = self._ran_s(watch)
+        reason = watch.expired(self._limits, items, ran_s)
         if reason:
             self.decision.close_job(self.state, self.job, reason)
+            return
+        later = watch.at(self._limits, items, ran_s)
+        is_due = ran_s >= watch.ran_s + TIME_NOTED_S
+        if is_due or later.period_at != watch.period_at:
+            self._note_time(self.now.run)
+
+    def mind_time(self) -> None:
+        """Let the job's time run while a process of it is open, and stand else.
+
+        It is of the run clock: neither a master's stop nor a wall clock that jumps
+        counts, nor what processes do while there is no master.
+        """
+        limits, since = self._limits, self.crawl.runs_since
+        is_limited = bool(limits.timeout_s or limits.timeout_no_item_s)
+        runs = is_limited and self.job.is_crawling
+        if runs and since is None:
+            self._let_time_run(self.now.run)
+        elif not runs and since is not None:
+            self._note_time(None)
+
+    def _note_time(self, since: float | None) -> None:
+        course = self.job.begin()
+        ran_s = self._ran_s(course.watch)
+        watch = course.watch.at(self._limits, self.crawl.counters.items, ran_s)
+        self.decision.records.append(
+            r.JobRan(
+                job=self.job.id,
+                ran_s=watch.ran_s,
+                period_at=watch.period_at,
+                period_items=watch.period_items,
+            )
+        )
+        self._let_time_run(since)
+
+    def _let_time_run(self, since: float | None) -> None:
+        self.decision.records.append(r.TimeRuns(job=self.job.id, since=since))
+
+    def _ran_s(self, watch: Watch) -> float:
+        """Return how long the job has run by now."""
+        since = self.crawl.runs_since
+        return watch.ran_s + (0.0 if since is None else self.now.run - since)

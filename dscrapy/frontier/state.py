@@ -25,6 +25,7 @@ from dscrapy.frontier.jobs import (
     Status,
     project_label,
 )
+from dscrapy.frontier.limits import Watch
 from dscrapy.frontier.ready import ReadyJobs
 from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.totals import Totals
@@ -91,6 +92,12 @@ class State:
                 )
             case r.ScheduleCancelled():
                 self.schedules[record.id].cancelled = True
+            case r.JobRan():
+                self.jobs[record.job].begin().watch = Watch(
+                    ran_s=record.ran_s,
+                    period_at=record.period_at,
+                    period_items=record.period_items,
+                )
             case r.ProcessStarted():
                 self._start_process(record)
             case r.PartStored():
@@ -436,6 +443,7 @@ class State:
         | r.LeadGiven
         | r.StartMayGiven
         | r.FinishSent
+        | r.TimeRuns
         | r.LeasesWanted
         | r.Released,
     ) -> None:
@@ -476,6 +484,8 @@ class State:
                 crawl.start_may = record.upto, record.upto_free
             case r.FinishSent():
                 crawl.finish_sent = record.number
+            case r.TimeRuns():
+                crawl.runs_since = record.since
             case r.LeasesWanted():
                 granted = crawl.frontier.lease(record.process, record.count, record.at)
                 if granted.requests:

@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import pytest
 
 from dscrapy.frontier.limits import Counters, Watch, reached
@@ -73,31 +74,34 @@ def test_of_several_limits_the_first_reached_counts() -> None:
 def test_a_timeout_counts_from_the_opening() -> None:
     """It closes at its instant, however many items come."""
     limits = CloseLimits(timeout_s=10.0)
-    watch = Watch.begin(items=0, now=100.0)
-    assert watch.next_deadline(limits) == 110.0
-    assert watch.expired(limits, 50, 109.9) == ""
-    assert watch.expired(limits, 99, 110.0) == "closespider_timeout"
+    watch = Watch()
+    assert watch.next_deadline(limits) == 10.0
+    assert watch.expired(limits, 50, 9.9) == ""
+    assert watch.expired(limits, 99, 10.0) == "closespider_timeout"
 
 
 def test_an_item_has_to_come_in_every_period() -> None:
     """Periods follow each other at a fixed pace; one without an item closes."""
     limits = CloseLimits(timeout_no_item_s=10.0)
-    watch = Watch.begin(items=7, now=100.0)
+    watch = Watch(ran_s=100.0, period_at=100.0, period_items=7)
     assert watch.next_deadline(limits) == 110.0
     assert watch.expired(limits, 7, 109.0) == ""
+    assert watch.at(limits, 7, 109.0) == attrs.evolve(watch, ran_s=109.0)
     assert watch.expired(limits, 8, 112.0) == ""
+    watch = watch.at(limits, 8, 112.0)
     assert watch.next_deadline(limits) == 120.0
     assert watch.expired(limits, 9, 145.0) == ""
+    watch = watch.at(limits, 9, 145.0)
     assert watch.next_deadline(limits) == 150.0
     assert watch.expired(limits, 9, 150.0) == "closespider_timeout_no_item"
 
 
 def test_the_nearer_deadline_is_next() -> None:
     """Without limits of time there is none."""
-    watch = Watch.begin(items=0, now=0.0)
+    watch = Watch()
     assert watch.next_deadline(CloseLimits()) == math.inf
     assert watch.expired(CloseLimits(), 0, 1e9) == ""
     both = CloseLimits(timeout_s=30.0, timeout_no_item_s=20.0)
     assert watch.next_deadline(both) == 20.0
     assert watch.expired(both, 1, 20.0) == ""
-    assert watch.next_deadline(both) == 30.0
+    assert watch.at(both, 1, 20.0).next_deadline(both) == 30.0
