@@ -85,5 +85,17 @@ class JournalError(DscrapyError):
         self.reason = reason
 
 
+class DamagedFileError(DscrapyError):
+    """A derived file of a job lacks bytes that the journal knows to be written."""
+
+    def __init__(self, path: Path | str, offset: int, missing: int) -> None:
+        super().__init__(
+            f"{path} lacks {missing} bytes at byte {offset}: restore it from a copy"
+        )
+        self.path = path
+        self.offset = offset
+        self.missing = missing
+
+
 class JournalFullError(DscrapyError):
     """There is no room to append; the last good end of the journal stands."""

@@ -50,6 +50,26 @@ class OnClosed:
     """The session's connection has ended."""
 
 
+@attrs.frozen
+class OnMissing:
+    """The bodies of these requests, leased to a process, are not in the job's file."""
+
+    job: str
+    requests: tuple[int, ...]
+
+
+@attrs.frozen
+class OnDamage:
+    """A file of which an export process has to read lacks bytes, as ``text`` says."""
+
+    job: str
+    process: int
+    text: str
+
+
+OwnCommand = OnTick | OnClosed | OnMissing | OnDamage
+
+
 @attrs.define(kw_only=True)
 class Decision:
     """Records to apply in order; then messages to send and sessions to close.

@@ -10,6 +10,8 @@ left longer is cut first.
 Call ``writes_of`` before ``State.apply`` of the same record.
 """
 
+from collections.abc import Iterator
+
 import attrs
 
 from dscrapy.frontier import records as r
@@ -112,6 +114,21 @@ def process_of_spool(name: str) -> int | None:
     """Return the number of the process whose spool has this file name."""
     number = name.split("-", 1)[0]
     return int(number) if number.isdecimal() else None
+
+
+def known_lengths(state: State) -> Iterator[tuple[str, int]]:
+    """Yield the files that hold something, with their lengths as of this state."""
+    for job in state.order:
+        course = job.course
+        if course is None:
+            continue
+        if course.items_bytes:
+            yield items_name(job.id), course.items_bytes
+        if course.tagged_bytes:
+            yield tagged_name(job.id), course.tagged_bytes
+        crawl = state.crawls.get(job.id)
+        if crawl is not None and job.status != "succeeded":
+            yield requests_name(job.id), crawl.frontier.body_bytes
 
 
 def writes_of(state: State, record: r.Record | r.Volatile) -> list[Write]:

@@ -13,7 +13,7 @@ from dscrapy.endings import ENDINGS
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Culprit, Decision, OnClosed, OnTick
+from dscrapy.frontier.decision import Culprit, Decision, OwnCommand
 from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.verdict import Verdict
@@ -24,7 +24,7 @@ TIMES_MAX = 3
 KEYS_MAX = 10_000
 TEXT = "internal error of the master; its log has the traceback"
 
-Command = m.ClientCall | m.FromWorker | OnClosed | OnTick
+Command = m.ClientCall | m.FromWorker | OwnCommand
 Key = tuple[str | int, ...]
 
 
@@ -41,7 +41,7 @@ class Faults:
         if isinstance(command, m.ClientCall):
             decision.refuse(session, command.call, "internal_error", TEXT)
             return decision
-        if isinstance(command, OnTick | OnClosed):
+        if isinstance(command, OwnCommand):
             return decision
         process = self._process_of(session, command)
         page = _page_of(command)

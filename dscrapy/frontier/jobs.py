@@ -70,6 +70,11 @@ class Course:
     finished_at: float | None = None
     watch: Watch = attrs.field(factory=Watch)
 
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Lengths of the files that people and export processes read."""
+        return {"items": self.items_bytes, "tagged": self.tagged_bytes}
+
     def close(self, record: Closes) -> None:
         """Let the job close, or take what comes to light while it does."""
         self.closing = self.closing or record.reason

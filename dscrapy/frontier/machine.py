@@ -22,7 +22,16 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier.assignment import assign
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.commits import decide_commits
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick, deciding_on
+from dscrapy.frontier.damage import damaged, missing
+from dscrapy.frontier.decision import (
+    Decision,
+    OnClosed,
+    OnDamage,
+    OnMissing,
+    OnTick,
+    OwnCommand,
+    deciding_on,
+)
 from dscrapy.frontier.ends import bar_unfit, decide_ended, goes_elsewhere
 from dscrapy.frontier.jobs import Process, Schedule
 from dscrapy.frontier.running import Running
@@ -65,7 +74,7 @@ class Machine:
     def decide(
         self,
         session: int,
-        command: m.ClientCall | m.FromWorker | OnClosed | OnTick,
+        command: m.ClientCall | m.FromWorker | OwnCommand,
         now: Now,
     ) -> Decision:
         """Return what ``command`` of this session leads to.
@@ -77,6 +86,10 @@ class Machine:
                 return self._tick(command, now)
             case OnClosed():
                 return self._closed(session, now)
+            case OnMissing():
+                return missing(self.state, command)
+            case OnDamage():
+                return damaged(self.state, command, now)
             case m.Register():
                 return self._register(session, command, now)
             case (

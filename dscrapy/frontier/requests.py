@@ -11,7 +11,7 @@ behind them without a change.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 import msgspec
@@ -51,6 +51,26 @@ class Granted:
         """Whatever has to be read, once each."""
         values = (place for places in self.values.values() for place in places)
         return tuple(dict.fromkeys((*self.places, *values)))
+
+    def split(self, missing: Collection[Place]) -> "tuple[Granted, tuple[int, ...]]":
+        """Return the leases that can be told, and the requests of which something is
+        missing."""
+        if not missing:
+            return self, ()
+        kept, lacking = list[int](), list[int]()
+        for at, request in enumerate(self.requests):
+            needed = (self.places[at], *self.values.get(request, ()))
+            if any(place in missing for place in needed):
+                lacking.append(request)
+            else:
+                kept.append(at)
+        whole = attrs.evolve(
+            self,
+            requests=tuple(self.requests[at] for at in kept),
+            hosts=tuple(self.hosts[at] for at in kept),
+            places=tuple(self.places[at] for at in kept),
+        )
+        return whole, tuple(lacking)
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from dscrapy.errors import JournalError
 from dscrapy.frontier.derive import requests_name
+from dscrapy.master.files import whole_bytes
 from dscrapy.master.storage import Storage
 
 # Bytes of bodies that are written and stay in memory all the same, with their objects.
@@ -70,8 +70,11 @@ class Bodies:
         """Whether all are in memory, so that ``read`` reads no file."""
         return all((job, offset) in self._kept for offset, _ in places)
 
-    def read(self, job: str, places: Sequence[Place]) -> tuple[msgspec.Raw, ...]:
-        """Return the bodies at these places; blocking, unless ``has_all``."""
+    def read(self, job: str, places: Sequence[Place]) -> tuple[msgspec.Raw | None, ...]:
+        """Return the bodies at these places, None where one is missing in the file.
+
+        Blocking, unless ``has_all``.
+        """
         found: dict[Place, bytes] = {}
         missing: list[Place] = []
         for place in places:
@@ -81,23 +84,23 @@ class Bodies:
             else:
                 found[place] = kept
         found.update(self._from_file(job, sorted(missing)))
-        return tuple(msgspec.Raw(found[place]) for place in places)
+        return tuple(
+            msgspec.Raw(found[place]) if place in found else None for place in places
+        )
 
     def _from_file(self, job: str, places: list[Place]) -> dict[Place, bytes]:
-        """Read places that lie near each other at once."""
+        """Read places that lie near each other at once; leave out what is missing."""
         found: dict[Place, bytes] = {}
         name = requests_name(job)
         start, chunk = 0, b""
         for offset, length in places:
             if offset + length > start + len(chunk) or offset < start:
                 start = offset
-                chunk = self._storage.read(name, start, max(length, READ_BYTES))
+                try:
+                    chunk = self._storage.read(name, start, max(length, READ_BYTES))
+                except FileNotFoundError:
+                    chunk = b""
             data = chunk[offset - start : offset - start + length]
-            if len(data) < length:
-                raise JournalError(
-                    self._storage.path(name),
-                    offset,
-                    "the file of requests is cut short: restore it from a copy",
-                )
-            found[offset, length] = data
+            if len(data) == whole_bytes(data) == length:
+                found[offset, length] = data
         return found

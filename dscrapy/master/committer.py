@@ -26,8 +26,8 @@ from dscrapy import messages as m
 from dscrapy.errors import JournalFullError, RemoteProtocolError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now, RunClock
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick, StepError
-from dscrapy.frontier.derive import Write, coalesced, writes_of
+from dscrapy.frontier.decision import Decision, OnMissing, OnTick, OwnCommand, StepError
+from dscrapy.frontier.derive import Write, coalesced, known_lengths, writes_of
 from dscrapy.frontier.faults import Faults
 from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
@@ -53,7 +53,9 @@ RETRY_S = 1.0
 # Bytes of bodies in one message of leases; a single longer one goes alone.
 GRANT_BYTES_MAX = 1024 * 1024
 
-Command = m.ClientCall | m.FromWorker | OnClosed | OnTick
+Command = m.ClientCall | m.FromWorker | OwnCommand
+# The session of the master's own commands: nobody is there to be answered.
+NO_SESSION = 0
 
 
 @attrs.frozen
@@ -140,6 +142,9 @@ class Committer:
         self._kept: deque[_Waiting] = deque()
         # Nothing can be appended now; the last try failed.
         self._stuck = False
+        # Whoever waits for the group under way to be committed.
+        self._groups = self._groups_done = 0
+        self._group_done = trio.Event()
         self._waiting: tuple[
             trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]
         ] = trio.open_memory_channel(WAITING_MAX)
@@ -167,7 +172,7 @@ class Committer:
                     state.apply(record)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._journal.unreadable(error) from None
-        self._files.end_replay()
+        self._files.end_replay(known_lengths(self.machine.state))
         if self._journal.torn is not None:
             logger.warning("%s", self._journal.torn)
 
@@ -181,6 +186,12 @@ class Committer:
         """
         await self._waiting[0].send(_Waiting(session, command, room, weight))
 
+    async def committed(self) -> None:
+        """Wait until all that is decided is durable, and handed over to the files."""
+        goal = self._groups
+        while self._groups_done < goal:
+            await self._group_done.wait()
+
     async def run(self) -> None:
         """Commit groups until cancelled; raises ``JournalError``."""
         group = _Group()
@@ -192,7 +203,11 @@ class Committer:
             if self._full:
                 # Refused work appends nothing that would show that there is room.
                 self._watch_room(await self._in_thread(self._storage.free_bytes))
+            self._groups += 1
             await self._commit(self._decide_all(batch))
+            self._groups_done += 1
+            self._group_done.set()
+            self._group_done = trio.Event()
             for one in batch:
                 one.give_back()
             batch.clear()
@@ -393,9 +408,29 @@ class Committer:
                 else:
                     found = await self._in_thread(read)
                 payloads_at = dict(zip(places, found, strict=True))
-                for grant in _grants(process, granted, payloads_at):
+                whole = self._without_missing(process, granted, payloads_at)
+                if not whole.requests:
+                    continue
+                for grant in _grants(process, whole, payloads_at):
                     self._sessions.send(session, grant)
         self._bodies.trim(self._files.done)
+
+    def _without_missing(
+        self,
+        process: Process,
+        granted: Granted,
+        found: dict[Place, msgspec.Raw | None],
+    ) -> Granted:
+        """Return the leases whose bodies are there; the others are seen to next.
+
+        Nobody has these, so they must not wait behind a full channel.
+        """
+        absent = [place for place, one in found.items() if one is None]
+        whole, lacking = granted.split(set(absent))
+        if lacking:
+            command = OnMissing(process.job, lacking)
+            self._kept.append(_Waiting(NO_SESSION, command))
+        return whole
 
     async def _append(self, payload: bytes, group: _Group) -> None:
         """Append and sync; on a full disk serve what needs no room, and try again."""
@@ -507,7 +542,7 @@ def _log(record: r.Record | r.Volatile) -> None:
 
 
 def _grants(
-    process: Process, granted: Granted, found: dict[Place, msgspec.Raw]
+    process: Process, granted: Granted, found: dict[Place, msgspec.Raw | None]
 ) -> Iterator[m.Grant]:
     """Yield messages for these leases, each of a size that travels well."""
     start = size = 0
@@ -532,7 +567,7 @@ def _grants(
 def _grant_of(
     process: Process,
     granted: Granted,
-    found: dict[Place, msgspec.Raw],
+    found: dict[Place, msgspec.Raw | None],
     values: Iterable[Place],
     which: range,
 ) -> m.Grant:
@@ -544,7 +579,13 @@ def _grant_of(
         requests=tuple(granted.requests[at] for at in which),
         hosts=tuple(index),
         host_of=tuple(index[host] for host in hosts),
-        bodies=tuple(found[granted.places[at]] for at in which),
+        bodies=tuple(_there(found, granted.places[at]) for at in which),
         shares={host: granted.shares[host] for host in index if host in granted.shares},
-        values=tuple(found[place] for place in values),
+        values=tuple(_there(found, place) for place in values),
     )
+
+
+def _there(found: dict[Place, msgspec.Raw | None], place: Place) -> msgspec.Raw:
+    payload = found[place]
+    assert payload is not None, place
+    return payload

@@ -6,13 +6,13 @@ writes and is told by ``note``; the journal holds them meanwhile.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import attrs
 import trio
 
-from dscrapy.errors import JournalError, JournalFullError
+from dscrapy.errors import DamagedFileError, JournalError, JournalFullError
 from dscrapy.frontier.derive import (
     JOBS_FOLDER,
     SPOOL_FOLDER,
@@ -43,6 +43,8 @@ WRITE_BYTES = 500
 # workers send pieces of 64 KiB, but a frame may hold 8 MiB.
 LOGS_WAITING_MAX = 256
 LOGS_WAITING_BYTES_MAX = 16 * 1024 * 1024
+# Files that lack bytes which a start names; the others it counts.
+SHORT_LOGGED_MAX = 20
 # How long to wait before trying again on a full disk.
 RETRY_S = 1.0
 
@@ -96,8 +98,9 @@ class JobFiles:
         self._log_changed: dict[str, trio.Event] = {}
         self._touched: set[str] = set()
         self._discarded: set[str] = set()
-        # During a replay: files that are too short, unless they begin anew later.
-        self._short: dict[str, JournalError] | None = None
+        # During a replay: files that are too short, unless they begin anew later, with
+        # the lengths that they had and should have had.
+        self._short: dict[str, tuple[int, int]] | None = None
         self.note = ""
         storage.make_folder(JOBS_FOLDER)
         storage.make_folder(SPOOL_FOLDER)
@@ -111,11 +114,29 @@ class JobFiles:
             if process_of_spool(name) not in live:
                 self._storage.remove(f"{SPOOL_FOLDER}/{name}")
 
-    def end_replay(self) -> None:
-        """Raise ``JournalError`` if a file lacks what the journal knows of it."""
-        short, self._short = self._short, None
-        for error in (short or {}).values():
-            raise error
+    def end_replay(self, known: Iterable[tuple[str, int]] = ()) -> None:
+        """Tell which files lack bytes; ``known`` are names and lengths of whole ones.
+
+        The job goes on: what was there is there, what comes is written behind, and who
+        reads what is missing is told so.
+        """
+        short, self._short = self._short or {}, None
+        for name, length in known:
+            size = self._size_of(name)
+            if size < length:
+                short.setdefault(name, (size, length))
+        for name, (size, length) in list(short.items())[:SHORT_LOGGED_MAX]:
+            error = DamagedFileError(self._storage.path(name), size, length - size)
+            logger.error("job %s: %s", name.split("/")[1], error)
+        if len(short) > SHORT_LOGGED_MAX:
+            left = len(short) - SHORT_LOGGED_MAX
+            logger.error("%d more files of jobs lack bytes", left)
+
+    def _size_of(self, name: str) -> int:
+        try:
+            return self._storage.size(name)
+        except FileNotFoundError:
+            return 0
 
     def write_now(self, writes: list[Write]) -> None:
         """Do the writes, blocking.
@@ -251,42 +272,45 @@ class JobFiles:
             case Move():
                 pieces = self._pieces(write)
         self._discarded.discard(write.name)
-        if self._short and write.name in self._short:
-            if write.at > 0:
-                return
-            del self._short[write.name]
+        if self._short and write.at == 0:
+            # A fresh run: it needs nothing of what was there.
+            self._short.pop(write.name, None)
         folder = write.name.rsplit("/", 1)[0]
         self._storage.make_folder(folder)
         file = self._storage.open(write.name)
         self._touched.add(write.name)
         try:
             if file.size < write.at:
-                error = JournalError(
-                    self._storage.path(write.name),
-                    file.size,
-                    f"the file is shorter than the {write.at} bytes that the journal "
-                    "knows to be written: restore it from a copy",
-                )
-                if self._short is None:
-                    raise error
-                # A fresh run emptied it, perhaps: then the replay comes to that.
-                self._short[write.name] = error
-                return
+                self._note_short(write.name, file.size, write.at)
+                file.extend(write.at)
             file.truncate(write.at)
             for piece in pieces:
                 file.append(piece)
         finally:
             file.close()
 
+    def _note_short(self, name: str, size: int, length: int) -> None:
+        """Take note of a file that lacks bytes: they read as zeros from now on, which
+        no line has (see ``whole_bytes``)."""
+        if self._short is not None:
+            # A fresh run emptied it, perhaps: then the replay comes to that.
+            self._short.setdefault(name, (size, length))
+            return
+        where = self._storage.path(name)
+        logger.error("%s", DamagedFileError(where, size, length - size))
+
     def _pieces(self, move: Move) -> Iterator[bytes]:
         at = 0
         while at < move.count:
             count = min(COPY_BYTES, move.count - at)
-            piece = self._storage.read(move.spool, at, count)
+            try:
+                piece = self._storage.read(move.spool, at, count)
+            except FileNotFoundError:
+                piece = b""
             if len(piece) < count:
-                raise JournalError(
-                    self._storage.path(move.spool), at, "the spool is cut short"
-                )
+                # Its items are lost, the places of others' stay.
+                self._note_short(move.spool, at + len(piece), move.count)
+                piece += bytes(count - len(piece))
             yield piece
             at += count
 
@@ -314,17 +338,31 @@ class JobFiles:
 
     # ---- reading ----------------------------------------------------------------
 
-    async def read(self, job: str, file: str, offset: int, limit: int) -> bytes:
-        """Return up to ``limit`` bytes of a job's file, empty at its end."""
+    async def read(
+        self, job: str, file: str, offset: int, limit: int, length: int = 0
+    ) -> bytes:
+        """Return up to ``limit`` bytes of a job's file, empty at its end.
+
+        ``length`` is how long it is at least. Raises ``DamagedFileError`` where bytes
+        of it are missing.
+        """
         names = {"items": items_name, "tagged": tagged_name, "log": log_name}
         name = names[file](job)
         if file != "log":
             await self.caught_up()
         try:
             read = partial(self._storage.read, name, offset, limit)
-            return await self._in_thread(read)
+            data = await self._in_thread(read)
         except FileNotFoundError:
-            return b""
+            data = b""
+        if file == "log":
+            return data
+        wanted = min(limit, max(length - offset, 0))
+        whole = whole_bytes(data)
+        if not whole and (data or wanted):
+            lacking = len(data) or wanted
+            raise DamagedFileError(self._storage.path(name), offset, lacking)
+        return data[:whole]
 
     def log_changes(self, job: str) -> trio.Event:
         """Return what is set when the job's log grows or its process has ended.
@@ -338,6 +376,15 @@ class JobFiles:
         changed = self._log_changed.pop(job, None)
         if changed is not None:
             changed.set()
+
+
+def whole_bytes(data: bytes) -> int:
+    """Return how many bytes come before the first one that is missing.
+
+    What was lost and written past reads as zeros. JSON has none, whatever it says.
+    """
+    at = data.find(b"\0")
+    return len(data) if at < 0 else at
 
 
 def _bytes_of(work: list[Write] | Barrier) -> int:

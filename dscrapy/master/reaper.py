@@ -8,10 +8,7 @@ import trio
 
 from dscrapy.frontier.clock import BEAT_S
 from dscrapy.frontier.decision import OnTick
-from dscrapy.master.committer import Committer
-
-# The committer's own session: nobody is there to be answered.
-NO_SESSION = 0
+from dscrapy.master.committer import NO_SESSION, Committer
 
 
 async def reap(committer: Committer) -> None:

@@ -31,10 +31,10 @@ from dscrapy.frontier import views
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.workers import Spans
-from dscrapy.master.committer import Committer
+from dscrapy.master.committer import NO_SESSION, Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.master.journal import Journal
-from dscrapy.master.reaper import NO_SESSION, reap
+from dscrapy.master.reaper import reap
 from dscrapy.master.session import Sessions, SessionServer
 from dscrapy.master.storage import NO_ROOM_ERRORS, DiskStorage, Storage
 from dscrapy.model import Submission

@@ -14,9 +14,9 @@ import attrs
 import trio
 
 from dscrapy import messages as m
-from dscrapy.errors import LocalProtocolError, RemoteProtocolError
-from dscrapy.frontier.decision import OnClosed
-from dscrapy.master.committer import Command, Committer
+from dscrapy.errors import DamagedFileError, LocalProtocolError, RemoteProtocolError
+from dscrapy.frontier.decision import OnClosed, OnDamage
+from dscrapy.master.committer import NO_SESSION, Command, Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.net.connection import Connection
 from dscrapy.net.entrance import NEWCOMERS_MAX, Entrance
@@ -396,7 +396,13 @@ class SessionServer:
         if not 0 <= call.offset <= OFFSET_MAX:
             raise RemoteProtocolError("bad_offset", f"no offset: {call.offset}")
         limit = max(1, min(call.limit, CHUNK_BYTES_MAX))
-        data = await self.files.read(call.job, call.file, call.offset, limit)
+        try:
+            data = await self._read_whole(call.job, call.file, call.offset, limit)
+        except DamagedFileError as error:
+            logger.error("job %s: %s", call.job, error)
+            damage = OnDamage(job=call.job, process=call.process, text=str(error))
+            await self.committer.submit(NO_SESSION, damage)
+            return
         answer = m.ReadSeen(
             job=call.job,
             process=call.process,
@@ -405,6 +411,21 @@ class SessionServer:
             data=data,
         )
         self.sessions.send(session, answer)
+
+    async def _read_whole(self, job: str, file: str, offset: int, limit: int) -> bytes:
+        """Return bytes of a job's file, no fewer than the state knows to be there.
+
+        Raises ``DamagedFileError``.
+        """
+        known = self.committer.machine.state.jobs.get(job)
+        course = None if known is None else known.course
+        lengths = {} if course is None else course.lengths
+        try:
+            return await self.files.read(job, file, offset, limit, lengths.get(file, 0))
+        except DamagedFileError:
+            # What is decided may not be written yet.
+            await self.committer.committed()
+        return await self.files.read(job, file, offset, limit, lengths.get(file, 0))
 
     async def _answer_read(self, session: int, call: m.ReadFile) -> None:
         while True:
@@ -418,9 +439,16 @@ class SessionServer:
             ended = job.is_final and not (call.file == "log" and job.has_processes)
             # Asked for before reading: what is written in between is not missed.
             changes = self.files.log_changes(call.job) if call.wait else None
-            data = await self.files.read(
-                call.job, call.file, call.offset, min(call.limit, CHUNK_BYTES_MAX)
-            )
+            limit = min(call.limit, CHUNK_BYTES_MAX)
+            try:
+                data = await self._read_whole(call.job, call.file, call.offset, limit)
+            except DamagedFileError as error:
+                logger.error("job %s: %s", call.job, error)
+                refused = m.Refused(
+                    call=call.call, code="file_damaged", text=str(error)
+                )
+                self.sessions.send(session, refused)
+                return
             if data or ended or changes is None:
                 chunk = m.Chunk(call=call.call, data=data, end=ended and not data)
                 self.sessions.send(session, chunk)

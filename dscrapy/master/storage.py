@@ -60,6 +60,9 @@ class File(Protocol):
     def truncate(self, size: int) -> None:
         """Drop the bytes from ``size`` on; ``size`` is at most the file's."""
 
+    def extend(self, size: int) -> None:
+        """Fill the file up to ``size`` with zeros, which take no room."""
+
     def close(self) -> None:
         """Let the file go, without a sync. May be called twice."""
 
@@ -272,6 +275,11 @@ class _DiskFile:
 
     def truncate(self, size: int) -> None:
         assert size <= self._size, (size, self._size)
+        os.ftruncate(self._open_fd(), size)
+        self._size = size
+
+    def extend(self, size: int) -> None:
+        assert size >= self._size, (size, self._size)
         os.ftruncate(self._open_fd(), size)
         self._size = size
 

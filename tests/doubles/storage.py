@@ -383,6 +383,10 @@ class MemoryFile:
         self._storage._call("other")
         self._open_node().cut(size)
 
+    def extend(self, size: int) -> None:
+        self._storage._call("other")
+        self._open_node().data += bytes(size - self.size)
+
     def close(self) -> None:
         self._node = None
 

@@ -494,28 +494,6 @@ async def test_a_fresh_run_has_bodies_of_its_own(autojump_clock: MockClock) -> N
         assert data == b"".join(one + b"\n" for one in others)
 
 
-async def test_a_file_of_requests_that_is_cut_short_stops_the_master(
-    autojump_clock: MockClock,
-) -> None:
-    """A lease without its request would be a hole in the crawl: path and place are
-    named."""
-    storage = MemoryStorage()
-    async with running(storage, kept_bytes_max=0) as master:
-        client = await master.connect("client")
-        await master.ask(client, submit(1))
-        worker = await master.register("w")
-        crawl = await CrawlInMemory.begun(worker, window=1)
-        await crawl.commit(crawl.unit("start", children=children(*BODIES)))
-        await master.files.caught_up()
-        await crawl.commit(crawl.unit("late"))
-        storage.put(f"jobs/{crawl.job}/requests.jsonl", BODIES[0] + b"\n{")
-        await crawl.send(m.Commit(request=1))
-        await trio.sleep(5)
-    assert master.failure is not None
-    assert "requests.jsonl" in str(master.failure)
-    assert "cut short" in str(master.failure)
-
-
 # ---- several processes ---------------------------------------------------------------
 
 

@@ -5,10 +5,12 @@ import pytest
 
 from dscrapy import messages as m
 from dscrapy.frontier import records as r
+from dscrapy.frontier.decision import OnDamage
 from dscrapy.frontier.machine import Machine
 from dscrapy.model import Outcome
 from tests.unit.frontier_values import (
     ID,
+    NOW,
     SPEC,
     WORKER,
     answers,
@@ -49,6 +51,24 @@ def test_feeds_are_written_after_the_crawl() -> None:
     assert (job.status, job.begin().reason) == ("succeeded", "finished")
     ask(machine, ended(export.process), WORKER)
     assert machine.state.crawls == {}
+
+
+def test_feeds_of_damaged_items_fail() -> None:
+    """Written without what is missing they would look whole."""
+    spec = msgspec.structs.replace(SPEC, retries=0)
+    machine, start = running(spec=spec, has_feeds=True)
+    export = started(succeed(machine, start))
+    text = "items.jsonl lacks 8 bytes"
+    damage = OnDamage(job=ID, process=export.process, text=text)
+    assert told(ask(machine, damage, 0), m.Stop)
+    job = machine.state.jobs[ID]
+    assert (job.status, job.begin().reason) == ("failed", text)
+    # What it says of its end changes nothing; nor does the same damage once more.
+    end = Outcome(finish_reason="feeds_error")
+    said = commit(machine, export.process, unit(1, "closed", end=end))
+    assert told(said, m.CommitsSeen)[0].seen[0].result == "settled"
+    assert ask(machine, ended(export.process), WORKER).records == []
+    assert machine.decide(0, damage, NOW).records == []
 
 
 def test_feeds_begin_once() -> None:
