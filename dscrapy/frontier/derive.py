@@ -11,6 +11,7 @@ Call ``writes_of`` before ``State.apply`` of the same record.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 import attrs
 
@@ -117,8 +118,13 @@ def process_of_spool(name: str) -> int | None:
 
 
 def known_lengths(state: State) -> Iterator[tuple[str, int]]:
-    """Yield the files that hold something, with their lengths as of this state."""
-    for job in state.order:
+    """Yield the files that hold something, with their lengths as of this state.
+
+    Those of jobs that have not ended come first, then the latest jobs'.
+    """
+    unfinished = (job for job in state.order if not job.is_final)
+    finished = (job for job in reversed(state.order) if job.is_final)
+    for job in chain(unfinished, finished):
         course = job.course
         if course is None:
             continue

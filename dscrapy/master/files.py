@@ -8,6 +8,7 @@ writes and is told by ``note``; the journal holds them meanwhile.
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 
 import attrs
 import trio
@@ -43,6 +44,9 @@ WRITE_BYTES = 500
 # workers send pieces of 64 KiB, but a frame may hold 8 MiB.
 LOGS_WAITING_MAX = 256
 LOGS_WAITING_BYTES_MAX = 16 * 1024 * 1024
+# Files at which a start looks whether they are whole: half a second's work. Those of
+# other jobs are looked at when they are read.
+LOOKED_AT_MAX = 5000
 # Files that lack bytes which a start names; the others it counts.
 SHORT_LOGGED_MAX = 20
 # How long to wait before trying again on a full disk.
@@ -115,13 +119,14 @@ class JobFiles:
                 self._storage.remove(f"{SPOOL_FOLDER}/{name}")
 
     def end_replay(self, known: Iterable[tuple[str, int]] = ()) -> None:
-        """Tell which files lack bytes; ``known`` are names and lengths of whole ones.
+        """Tell which files lack bytes; ``known`` are names and lengths of whole ones,
+        of which the first are looked at.
 
         The job goes on: what was there is there, what comes is written behind, and who
         reads what is missing is told so.
         """
         short, self._short = self._short or {}, None
-        for name, length in known:
+        for name, length in islice(known, LOOKED_AT_MAX):
             size = self._size_of(name)
             if size < length:
                 short.setdefault(name, (size, length))
