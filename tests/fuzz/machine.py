@@ -117,10 +117,10 @@ class Master:
             count = sum(job.state == name for job in state.jobs.values())
             assert state.counts[name] == count
         for job in state.jobs.values():
-            assert job.processes == len(state.processes_of(job.id))
+            assert job.processes + job.exports == len(state.processes_of(job.id))
             encode(views.show(state, 1, job.id) or m.Ping(call=1))
         for worker in state.workers.values():
-            assert not worker.instance or len(worker.processes) <= worker.slots
+            assert not worker.instance or worker.busy <= worker.slots
         assert self.machine.next_deadline_s(self.now()) >= 0
         status = views.status(
             state,
