@@ -32,6 +32,9 @@ def commits(*some: m.Commit) -> m.Commits:
         (commits(m.Commit()), "bad_commit"),
         (commits(m.Commit(request=2, unit=1)), "bad_commit"),
         (commits(), "bad_commit"),
+        # Units follow one another.
+        (commits(m.Commit(unit=2, kind="late")), "bad_commit"),
+        (commits(m.Commit(unit=10**12, kind="late")), "bad_commit"),
         (m.Release(job=JOB, process=1, requests=(2, 7)), "not_held"),
         (m.Release(job=JOB, process=1, requests=(1,)), "not_held"),
     ],
