@@ -27,6 +27,7 @@ from tests.chaos.table import (
 )
 from tests.e2e.cluster import Cluster
 from tests.equivalence.runs import Site
+from tests.hang import HANG_S
 
 # ---- rows and their table ---------------------------------------------------------
 
@@ -212,7 +213,7 @@ async def connected() -> AsyncIterator[Line]:
         nursery.start_soon(trio.serve_listeners, accept, [listener])
         relay = Relay(lambda: ("127.0.0.1", port))
         at = await nursery.start(relay.serve)
-        with trio.fail_after(30):
+        with trio.fail_after(HANG_S):
             async with await trio.open_tcp_stream("127.0.0.1", at) as worker:
                 yield Line(relay, at, receive, worker, await receive.receive())
         nursery.cancel_scope.cancel()

@@ -55,7 +55,7 @@ def running_site(log: Path | None = None) -> Iterator[str]:
         yield site.stdout.readline().strip()
     finally:
         site.stdin.close()
-        site.wait(10)
+        site.wait(HANG_S)
         site.stdout.close()
 
 

@@ -29,7 +29,7 @@ import attrs
 import trio
 
 from dscrapy.client import Client
-from tests.e2e.cluster import CONF, Cluster, running_cluster
+from tests.e2e.cluster import DYING, Cluster, running_cluster
 from tests.equivalence.books import Books
 from tests.equivalence.cases import BURST, CASES, Case
 from tests.equivalence.choosing import STAGES, VICTIMS, Chooser, Stage, Victim
@@ -342,7 +342,7 @@ def main() -> int:
     with running_site(folder / "site.jsonl", "--stages", socket_path) as site:
         plain = oracles(site, folder)
         say(f"{len(plain)} spiders under plain Scrapy: as the table says")
-        with running_cluster(folder, CONF) as cluster:
+        with running_cluster(folder, DYING) as cluster:
             campaign = Campaign(
                 cluster=cluster,
                 site=site,

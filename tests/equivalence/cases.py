@@ -239,9 +239,9 @@ class Closing:
 
 
 # Pages slow enough that what is told to all processes comes before the next page.
-_SLOW = {"ms": "250"}
+_SLOW = {"ms": "1500"}
 # So slow that a span of seconds ends in mid-crawl, also on a busy machine.
-_SLOWER = {"ms": "1000"}
+_SLOWER = {"ms": "1500"}
 CLOSINGS = (
     Closing(
         name="enough", spider="enough", reason="enough", arguments=_SLOW, in_fast=True

@@ -128,7 +128,7 @@ def running_site(log: Path, *more: str, within: tuple[str, ...] = ()) -> Iterato
         yield Site(port=int(site.stdout.readline()), log=log)
     finally:
         site.stdin.close()
-        site.wait(10)
+        site.wait(HANG_S)
         site.stdout.close()
 
 

@@ -19,6 +19,7 @@ from tests.fuzz import child, files
 from tests.fuzz.catalogue import PLACES, Tally, Target, load, run_once
 from tests.fuzz.child import FOUND, read_tally
 from tests.fuzz.mutate import inputs
+from tests.hang import HANG_S
 
 ROOT = Path(__file__).parent.parent.parent
 # Inputs of those whose input is a whole life of something, and of the others.
@@ -86,7 +87,7 @@ def test_a_finding_is_written_down_and_shown_again(tmp_path: Path) -> None:
         "child._randomly(runner, 20, 1)\n"
     )
     command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=HANG_S)
     assert ended.returncode == FOUND, ended.stderr
     assert b"planted" in ended.stderr
     (found,) = tmp_path.glob("x-crash-*")

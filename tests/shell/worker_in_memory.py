@@ -59,6 +59,8 @@ class FailingStream(trio.abc.Stream):
         self._left = frames
         self._fault = fault
         self._incoming = FrameReader()
+        # Whether a frame was lost by it.
+        self.has_failed = False
 
     @property
     def _is_silent(self) -> bool:
@@ -69,6 +71,7 @@ class FailingStream(trio.abc.Stream):
         if self._left > 0:
             self._left -= 1
             return frame
+        self.has_failed = True
         if self._fault == "torn" and self._left == 0:
             self._left = -1
             return frame[: len(frame) // 2]
@@ -89,7 +92,9 @@ class FailingStream(trio.abc.Stream):
         frames.feed(bytes(data))
         while (payload := frames.next_frame()) is not None:
             await trio.sleep(self._lag_s)
-            if not self._is_silent:
+            if self._is_silent:
+                self.has_failed = True
+            else:
                 await self._inner.send_all(await self._pass(encode_frame(payload)))
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -108,6 +113,7 @@ class FailingStream(trio.abc.Stream):
                 return b""
             self._incoming.feed(data)
         if self._is_silent:
+            self.has_failed = True
             await trio.sleep_forever()
         return await self._pass(encode_frame(payload))
 
@@ -181,6 +187,11 @@ class Network:
                     raise RemoteProtocolError("no_handshake", "hung up") from error
                 raise
         raise OSError(f"no answer within {timeout_s:g} s")
+
+    @property
+    def failed(self) -> int:
+        """How many of the connections that were not cut have failed."""
+        return sum(stream.has_failed for stream in self._streams)
 
     async def cut(self) -> None:
         """Break every connection there is; both sides find out."""

@@ -17,12 +17,13 @@ from typing import Any
 
 import attrs
 
+from tests.hang import HANG_S
 from tests.sim.bugs import BUGS, Bug, bug_of
 from tests.sim.planting import plant
 
 SEEDS = 200
 # One that makes a simulation run on without end is not found.
-TIMEOUT_S = 200.0
+TIMEOUT_S = HANG_S
 
 
 @attrs.frozen

@@ -11,6 +11,7 @@ from tests.sim.planting import Edit
 COMMITTER = "dscrapy.master.committer"
 JOURNAL = "dscrapy.master.journal"
 FILES = "dscrapy.master.files"
+BODIES = "dscrapy.master.bodies"
 COMMITS = "dscrapy.frontier.commits"
 CRAWLS = "dscrapy.frontier.crawls"
 HOSTS = "dscrapy.frontier.hosts"
@@ -112,6 +113,11 @@ BUGS: tuple[Bug, ...] = (
         ),
     ),
     # ---- journal and files ----------------------------------------------------------
+    _bug(
+        "bodies forgotten too early",
+        "what its file does not hold yet is forgotten to save memory",
+        (BODIES, "            if write > written:\n                return\n", ""),
+    ),
     _bug(
         "append without sync",
         "a group counts as durable that was only written",

@@ -8,7 +8,7 @@ CONCURRENT_REQUESTS_PER_DOMAIN = 2
 DOWNLOAD_DELAY = 0
 ROBOTSTXT_OBEY = False
 RETRY_TIMES = 2
-DOWNLOAD_TIMEOUT = 30
+DOWNLOAD_TIMEOUT = 900
 DOWNLOADER_MIDDLEWARES = {"equiv.middlewares.Marks": 960}
 # The last to see what a callback gives, as it comes out of it.
 SPIDER_MIDDLEWARES = {"equiv.stages.CallbackStage": 9000}

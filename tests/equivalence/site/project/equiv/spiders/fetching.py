@@ -111,9 +111,9 @@ class FailuresSpider(ItemSpider):
         """Ask for what never answers."""
         for number, meta in enumerate(({"dont_retry": True}, {})):
             yield scrapy.Request(
-                self.at(f"slow/8000/never-{number}"),
+                self.at(f"slow/60000/never-{number}"),
                 errback=self.failed,
-                meta={"download_timeout": 0.5, **meta},
+                meta={"download_timeout": 3, **meta},
             )
         for host in (5, 6):
             url = f"http://127.0.0.{host}:{DEAD_PORT}/"
