@@ -304,6 +304,78 @@ def test_an_item_too_large_for_a_part_goes_in_pieces(tagged: bytes | None) -> No
     assert max(len(encode(frame)) for frame in master.frames) < 2 * FRAME_BYTES
 
 
+def of_size(number: int, size: int) -> bytes:
+    """Return a line that makes a part of a work larger by exactly so many bytes."""
+    empty = Work("page", request=1)
+    empty.add_item(line(number, 0), None)
+    text = line(number, size - empty.bytes)
+    exact = Work("page", request=1)
+    exact.add_item(text, None)
+    assert exact.bytes == size
+    return text
+
+
+def sent(lines: list[bytes], *, grows: bool = True) -> list[Commit]:
+    """Return the parts of a page with these items, each part answered as it comes."""
+    master = Master()
+    work = Work("page", request=1)
+    for text in lines:
+        work.add_item(text, None)
+        if grows:
+            master.sender.grown(work)
+            for one in master.commits:
+                master.see(one)
+    master.sender.settled(work)
+    while not master.sender.is_quiet:
+        for one in master.commits:
+            master.see(one)
+    return master.commits
+
+
+@pytest.mark.parametrize("beside", [-2, -1, 0, 1, 2])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_an_item_at_a_parts_boundary_travels_once(before: int, beside: int) -> None:
+    """One that fills the part exactly, or is a byte more or less: it is in one part,
+    no other item is lost or there twice, and what fits goes together."""
+    small = [of_size(number, 1000) for number in range(before)]
+    room = PART_BYTES_MAX - 1000 * before
+    lines = [*small, of_size(90, room + beside), of_size(91, 1000), of_size(92, 1000)]
+    for grows in (False, True):
+        parts = sent(lines, grows=grows)
+        assert texts(parts)[0].splitlines() == lines
+        first = numbers(parts[0].items)
+        if beside <= 0:
+            assert first == [*range(before), 90]
+        elif before:
+            # It would be too much there; alone it may be anything.
+            assert first == (list(range(before)) if not grows else first)
+        assert [one.part for one in parts] == list(range(len(parts)))
+        assert [one.last for one in parts].count(True) == 1
+        for one in parts:
+            held = Work("page", request=1)
+            for raw in one.items:
+                held.add_item(bytes(raw), None)
+            assert held.bytes <= PART_BYTES_MAX or len(one.items) == 1
+
+
+@pytest.mark.parametrize("beside", [-2, -1, 0, 1, 2])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_an_item_at_a_pieces_boundary_travels_once(pieces: int, beside: int) -> None:
+    """Whole up to the limit, in pieces above it; none of them is empty."""
+    empty = Work("page", request=1)
+    empty.add_item(line(2, 0), None)
+    # What stands beside a line counts for a whole item alone.
+    least = empty.bytes if pieces == 1 else len(line(2, 0))
+    large = line(2, pieces * PIECE_BYTES_MAX + beside - least)
+    lines = [line(1, 10), large, line(3, 10)]
+    parts = sent(lines)
+    assert texts(parts)[0].splitlines() == lines
+    held = [one.piece for one in parts if one.piece is not None]
+    assert bool(held) == (pieces > 1 or beside > 0)
+    assert all(piece.line or piece.tagged for piece in held)
+    assert [piece.end for piece in held].count(True) == bool(held)
+
+
 def test_what_cannot_be_a_json_value_of_a_message_is_a_string_there() -> None:
     """A line that is no JSON and a form that nests too deep; the files hold them."""
     master = Master()

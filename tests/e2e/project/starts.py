@@ -1,6 +1,7 @@
 """A spider whose start() does what ``how`` says."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -34,6 +35,8 @@ class Pipeline:
         self.now += 1
         self.most = max(self.most, self.now)
         await asyncio.sleep(item.get("slow", 0))
+        while "until" in item and not os.access(item["until"], os.F_OK):  # noqa: ASYNC110 - the test tells by a file
+            await asyncio.sleep(0.02)
         self.now -= 1
         if "together" in item:
             item["together"] = self.most
@@ -52,9 +55,16 @@ class StartsSpider(scrapy.Spider):
     }
 
     def __init__(
-        self, how: str, site: str = "", count: str = "0", ms: str = "0", **kwargs: Any
+        self,
+        how: str,
+        site: str = "",
+        count: str = "0",
+        ms: str = "0",
+        until: str = "",
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.until = until
         self.ms = ms
         self.how = how
         self.site = site
@@ -107,6 +117,17 @@ class StartsSpider(scrapy.Spider):
         yield scrapy.Request(f"{self.site}/p/2", callback=inside)
         response = await self.crawler.engine.download_async(self.page(3))
         yield {"inline": name_of(response)}
+
+    async def equal(self) -> AsyncIterator[Any]:
+        """Yield the same request twice, and the same item twice, in turn."""
+        for _ in range(2):
+            yield self.page(1)
+            yield {"item": 1}
+
+    async def held(self) -> AsyncIterator[Any]:
+        """Yield an item that waits for the file ``until``, as the last element."""
+        yield {"item": 1, "until": self.until}
+        self.logger.info("no more elements")
 
     async def odd(self) -> AsyncIterator[Any]:
         """Yield a request with a slot and priorities that no message can hold."""
