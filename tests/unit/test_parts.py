@@ -358,6 +358,18 @@ def test_an_item_at_a_parts_boundary_travels_once(before: int, beside: int) -> N
             assert held.bytes <= PART_BYTES_MAX or len(one.items) == 1
 
 
+@pytest.mark.parametrize("beside", [-1, 0, 1])
+def test_a_page_that_fills_a_part_exactly_is_one_part(beside: int) -> None:
+    """A byte less waits for more; what is full leaves, and alone it is the last too."""
+    text = of_size(1, PART_BYTES_MAX + beside)
+    assert len(sent([text], grows=False)) == (1 if beside <= 0 else 2)
+    master = Master()
+    work = Work("page", request=1)
+    work.add_item(text, None)
+    master.sender.grown(work)
+    assert len(master.commits) == (0 if beside < 0 else 1)
+
+
 @pytest.mark.parametrize("beside", [-2, -1, 0, 1, 2])
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_an_item_at_a_pieces_boundary_travels_once(pieces: int, beside: int) -> None:
