@@ -283,6 +283,18 @@ def test_a_line_that_cannot_be_read_ends_no_export(
     assert "types in 1 items" in caplog.text
 
 
+def test_what_neither_item_nor_line_can_give_is_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a character, which JSON can escape and UTF-8 cannot hold."""
+    lines = [b'{"i": 1}', b'{"i": "\\ud800"}', b'{"i": 2}']
+    path = tmp_path / "ours.csv"
+    assert export(lines, None, path) == 2
+    assert path.read_bytes() == b"i\r\n1\r\n2\r\n"
+    assert "1 items are missing" in caplog.text
+    assert "UnicodeEncodeError" in caplog.text
+
+
 def test_a_character_beyond_the_encoding_is_escaped(
     site: str, tmp_path: Path, in_project: None
 ) -> None:

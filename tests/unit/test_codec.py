@@ -254,3 +254,15 @@ def test_a_line_that_messages_cannot_carry_travels_as_a_string(text: str) -> Non
     assert wire.startswith(b'"')
     assert json.loads(wire) == text
     assert wire_line(b'{"a": 1}') == b'{"a": 1}'
+
+
+def test_a_raised_limit_of_recursion_is_nobody_elses() -> None:
+    """A project may raise it in its process; worker and master read what it sends."""
+    line = b'{"a": ' + b"[" * 1500 + b"]" * 1500 + b"}"
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(5000)
+    try:
+        wire = wire_line(line)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert json.loads(wire) == line.decode()
