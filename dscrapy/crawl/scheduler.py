@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _NO_FINGERPRINT = bytes(FINGERPRINT_BYTES)
-# Turns of the event loop between two requests while start() is consumed: as many as
-# Scrapy's engine takes from one element to the next. Leases come many at a time; given
-# out in one turn they would let the engine hold back where Scrapy's does not.
-REST_TURNS = 3
+# The engine holds back when it has done so for as many turns of the event loop on end.
+# Leases come many at a time: what starts together and is done within less than this
+# (``data:``) would not let Scrapy's engine hold back, which is fed one by one.
+HELD_BACK_TURNS = 5
 # Larger priorities are alike; messages hold numbers of 64 bits.
 PRIORITY_MAX = 2**53
 # Requests of spider_idle handlers that are known to be seen: a handler that asks for
@@ -61,10 +61,10 @@ class JobScheduler(BaseScheduler):
         self._sequence = 0
         self._idle_known: set[bytes] = set()
         self._is_closed = False
-        # Turns for which nothing is given out; whether the engine was seen to hold
-        # back and has not been short of requests since.
-        self._rests = 0
+        # Whether the engine was seen to hold back and has not been short of requests
+        # since; and whether that is being looked at.
         self._is_busy = False
+        self._is_looking = False
         self._codec: RequestCodec
         self._rooms: Rooms
         self.locals: Locals
@@ -121,9 +121,10 @@ class JobScheduler(BaseScheduler):
     def next_request(self) -> Request | None:
         """Return a request that its slot can send now, as the running work."""
         request = None
-        if self._job.may_start and not self._rests:
+        if self._job.may_start:
             request = self._next()
-            self._note(request is not None)
+            if self._job.leading.is_pulling:
+                self._note(has_given=request is not None)
         if request is None:
             # What runs next in this context (spider_idle) belongs to no lease.
             CURRENT.set(None)
@@ -175,32 +176,38 @@ class JobScheduler(BaseScheduler):
     @property
     def holds_back(self) -> bool:
         """Whether the engine has all the requests that it can start for now."""
-        return self._is_busy or (not self._rests and self._needs_backout())
+        if not self._is_busy:
+            self._look_soon()
+        return self._is_busy
 
-    def _needs_backout(self) -> bool:
-        engine = self._crawler.engine
-        assert engine is not None
-        return engine.needs_backout()
-
-    def _note(self, has_given: bool) -> None:
-        """Note what the engine got, while start() is consumed."""
-        if not self._job.leading.is_pulling:
-            return
+    def _note(self, *, has_given: bool) -> None:
+        """Note what the engine got when it asked, while start() is consumed."""
         if not has_given:
             # What waits here for room in its slot would wait in the downloader, where
             # Scrapy's engine counts it.
             self._set_busy(bool(self._inbox))
-        elif not self._is_busy:
-            self._rest(REST_TURNS)
+        elif self._job.leading.stands and not self._is_busy:
+            self._look_soon()
 
-    def _rest(self, turns: int) -> None:
-        self._rests = turns
-        if turns:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._rest, turns - 1, context=self._tracker.context)
-        else:
-            wake(self._crawler)
-            self._set_busy(self._needs_backout())
+    def _look_soon(self) -> None:
+        if not self._is_looking:
+            self._is_looking = True
+            self._look_again(HELD_BACK_TURNS)
+
+    def _look_again(self, turns: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._look, turns, context=self._tracker.context)
+
+    def _look(self, turns: int) -> None:
+        engine = self._crawler.engine
+        assert engine is not None
+        holds_back = engine.needs_backout()
+        if holds_back and turns:
+            self._look_again(turns - 1)
+            return
+        self._is_looking = False
+        if holds_back:
+            self._set_busy(True)
 
     def _set_busy(self, is_busy: bool) -> None:
         has_become = is_busy and not self._is_busy

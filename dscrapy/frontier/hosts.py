@@ -229,15 +229,14 @@ class Hosts:
 
     def spare_places(self) -> int:
         """Return how many requests beyond those that are pending the open processes
-        could start at once; 1 where these take all places: one may stand ready.
+        could start at once; less than 0 where there are more than that.
 
-        What is pending counts as what is leased: it may be so a moment later. Less
-        than 0 if there are more than places.
+        What is pending counts as what is leased: it may be so a moment later.
         """
         pending = len(self.entries) - self.leased_count - len(self._aside)
         places = sum(map(self._places, self._processes.values()))
         # Suspects wait for a process of their own: they take nobody's place.
-        return (places - (pending - len(self._suspects))) or 1
+        return places - (pending - len(self._suspects))
 
     def waits_for_others(self, number: int) -> bool:
         """Tell whether a process could start more, and all that is pending waits for

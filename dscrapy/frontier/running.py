@@ -16,6 +16,7 @@ from dscrapy.frontier.crawls import Crawl
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.limits import Watch
+from dscrapy.frontier.rules import at_once
 from dscrapy.frontier.state import State
 from dscrapy.frontier.verdict import verdict_of, wants_export
 from dscrapy.messages import (
@@ -221,10 +222,16 @@ class Running:
         if frontier.pending_count < START_PENDING_MAX:
             upto = process.starts + START_AHEAD
         spare = frontier.spare_places()
-        if spare > 0:
-            upto_free = max(upto_free, process.starts + spare)
-        elif upto - upto_free >= START_AHEAD // 2 and frontier.waits_for_others(
-            process.number
+        # Where all places are taken one element may stand ready.
+        free = process.starts + (spare or 1)
+        # Also in steps: half of what the leader can have under way.
+        step = max(at_once(crawl.opened[process.number].window) // 2, 1)
+        if spare >= 0 and free - upto_free >= step:
+            upto_free = free
+        elif (
+            spare <= 0
+            and upto - upto_free >= START_AHEAD // 2
+            and frontier.waits_for_others(process.number)
         ):
             upto_free = upto
         if upto - told[0] < START_AHEAD // 2 and upto_free == told[1]:

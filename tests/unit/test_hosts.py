@@ -53,7 +53,7 @@ def test_places_are_those_of_the_downloader(concurrency: int) -> None:
 
 
 def test_spare_places_are_of_all_open_processes_less_what_is_pending() -> None:
-    """Leased or pending is the same; one stands ready where all places are taken."""
+    """Leased or pending is the same."""
     frontier = with_hosts("a", each=3)
     frontier.open_process(1, opened(window=6))
     frontier.open_process(2, opened(window=3))
@@ -62,9 +62,7 @@ def test_spare_places_are_of_all_open_processes_less_what_is_pending() -> None:
     assert frontier.spare_places() == 3
     frontier.close_process(2)
     assert frontier.spare_places() == 1
-    frontier.add(children("b0", hosts=["b"]))
-    assert frontier.spare_places() == 1
-    frontier.add(children("b1", hosts=["b"]))
+    frontier.add(children("b0", "b1", hosts=["b", "b"]))
     assert frontier.spare_places() == -1
 
 

@@ -145,7 +145,7 @@ def test_start_is_let_on_in_steps_and_by_what_it_committed() -> None:
     """While its engine holds back: absolute, so many units of this process in all."""
     machine, start = running(window=1)
     half = START_AHEAD // 2
-    given = [unit(1, "start", children=children(1, 2))]
+    given = [unit(1, "start", children=children(1, 2, 3))]
     given += [unit(number, "start") for number in range(2, START_AHEAD + 1)]
     assert told(commit(machine, start.process, *given[: half - 1]), m.StartMay) == []
     decision = commit(machine, start.process, given[half - 1])
@@ -158,25 +158,33 @@ def test_start_is_let_on_in_steps_and_by_what_it_committed() -> None:
 
 
 def test_start_is_not_further_ahead_than_the_free_places() -> None:
-    """Not answered and pending together: less than what processes could start, at
-    least one; what gives no request takes no place."""
+    """Not answered and pending together: no more than what could be started; raised by
+    half of what the leader can have under way, so that few messages do."""
     machine, start = running()
     process = start.process
-    # Nothing to say while what is committed has taken its places.
+    step = AT_ONCE // 2
+    # What is committed has taken its places; a duplicate or an item takes none.
     first = [unit(n, "start", children=children(n)) for n in range(1, AT_ONCE)]
-    assert free(commit(machine, process, *first)) == []
-    # A duplicate, an item: the same place is free.
     same = unit(AT_ONCE, "start", children=children(1))
-    assert free(commit(machine, process, same)) == [AT_ONCE + 1]
-    # All are taken: one may stand ready, but no more then.
-    last = unit(AT_ONCE + 1, "start", children=children(AT_ONCE))
-    assert free(commit(machine, process, last)) == [AT_ONCE + 2]
-    ahead = unit(AT_ONCE + 2, "start", children=children(*range(20, 30)))
-    assert free(commit(machine, process, ahead)) == []
-    # Ten more than places; the page whose end leaves one free lets it on.
-    done = [commit(machine, process, page(number)) for number in range(1, 13)]
-    assert [free(one) for one in done[:9]] == [[]] * 9
-    assert [free(one) for one in done[9:]] == [[AT_ONCE + 3], [], [AT_ONCE + 4]]
+    assert free(commit(machine, process, *first, same)) == []
+    # AT_ONCE - 1 are leased: at the end of some of them there are places enough.
+    done = [commit(machine, process, page(n)) for n in range(1, step)]
+    assert [free(one) for one in done[:-1]] == [[]] * (step - 2)
+    assert free(done[-1]) == [AT_ONCE + step]
+    # Ten more than places: nothing, until enough of them are done.
+    count = AT_ONCE + 10
+    more = unit(AT_ONCE + 1, "start", children=children(*range(100, 100 + count)))
+    assert free(commit(machine, process, more)) == []
+
+
+def test_one_element_stands_ready_where_all_places_are_taken() -> None:
+    """With one request at a time it is there when that is done; not two."""
+    machine, start = running(window=1)
+    decision = commit(machine, start.process, unit(1, "start", children=children(1)))
+    assert (leases(decision), free(decision)) == ({start.process: [1]}, [2])
+    second = unit(2, "start", children=children(2))
+    assert free(commit(machine, start.process, second)) == []
+    assert free(commit(machine, start.process, page(1))) == [3]
 
 
 def test_each_open_process_has_places_for_start() -> None:
