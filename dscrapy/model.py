@@ -183,5 +183,6 @@ SLOT_NEEDED = "dscrapy_slot_needed"
 PROCESS_REASONS = frozenset({WORKER_DRAINS, JOB_PAUSES, PROCESS_IDLES, SLOT_NEEDED})
 
 # Stats by the operation that wrote them: "sum", "max", "min" with numbers alone, and
-# "last", each with key -> JSON value (datetimes are tagged, see docs/protocol.md).
+# "last", each with key -> JSON value (datetimes are tagged, see docs/protocol.md). In
+# what a commit adds also "drop": keys that are removed, with null.
 Stats = dict[str, dict[str, msgspec.Raw]]

@@ -51,7 +51,7 @@ from dscrapy.crawl.process import ignore_signals
 from dscrapy.crawl.requests import clean_text
 from dscrapy.crawl.scheduler import JobScheduler
 from dscrapy.crawl.start import Leading
-from dscrapy.crawl.stats import merged
+from dscrapy.crawl.stats import merged, note_changed
 from dscrapy.crawl.tracking import Tracker, UnsupportedError, wake
 from dscrapy.messages import (
     Alive,
@@ -221,6 +221,7 @@ class CrawlRun:
             _logger.error("The crawl failed", exc_info=True)
         self.tracker.end_gathering()
         self._is_committing = True
+        note_changed(crawler.stats)
         self.sender.settled(Work("closed", end=self._outcome(error)))
         self.sender.flush()
         await self.gate.wait_until(lambda: self._done is not None)

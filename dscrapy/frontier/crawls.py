@@ -95,8 +95,10 @@ class Crawl:
         course.items += spool.items + r.items_in(record)
         course.items_bytes += spool.items_bytes + len(lines)
         course.tagged_bytes += spool.tagged_bytes + len(forms)
-        course.pages = self.totals.count("response_received_count")
-        course.errors = self.totals.errors
+        # What a project removes from its stats has been there all the same.
+        pages = self.totals.count("response_received_count")
+        course.pages = max(course.pages, pages)
+        course.errors = max(course.errors or 0, self.totals.errors)
         if record.request:
             is_open = self.frontier.done(record.request)
             assert is_open

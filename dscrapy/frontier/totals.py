@@ -67,6 +67,9 @@ class Totals:
                         self._replace(key, raw)
                     else:
                         self._sum(key, value)
+            elif operation == "drop":
+                for key in values:
+                    self._drop(key)
             else:
                 for key, raw in values.items():
                     self._write(operation, key, raw)
@@ -169,6 +172,16 @@ class Totals:
         if -sys.float_info.max <= total <= sys.float_info.max:
             self._numbers[key] = total
             self._operations[key] = "sum"
+
+    def _drop(self, key: str) -> None:
+        """Forget a key: a process has removed it."""
+        if self._operations.pop(key, None) is None:
+            return
+        other = self._others.pop(key, None)
+        self._numbers.pop(key, None)
+        if key != DROPPED_KEY:
+            size = NUMBER_BYTES_MAX if other is None else len(other)
+            self._bytes -= size + len(key.encode())
 
     def _set(self, operation: str, key: str, value: int | float) -> None:
         if key in self._numbers or self._takes(key, NUMBER_BYTES_MAX):

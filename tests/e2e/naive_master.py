@@ -352,6 +352,11 @@ class NaiveMaster:
 
     def _merge(self, stats: Stats) -> None:
         for operation, group in stats.items():
+            if operation == "drop":
+                for key in group:
+                    for others in self.stats.values():
+                        others.pop(key, None)
+                continue
             held = self.stats.setdefault(operation, {})
             for key, raw in group.items():
                 value = json.loads(bytes(raw))

@@ -155,3 +155,23 @@ def test_closespider_counts_where_the_extension_is_enabled(
         assert result.stats["finish_reason"] == reason, result.log
         # What is under way at the close is finished.
         assert items <= len(result.items) <= items + (reason != "finished"), result.log
+
+
+# ---- stats --------------------------------------------------------------------
+
+WRITTEN = ("pages/all", "pages/even", "version", "of_start", "coverage/page", "fields")
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_stats_written_into_the_dict_count(tmp_path: Path, processes: int) -> None:
+    """Counted up, replaced, removed: what the dump holds is plain Scrapy's; the job
+    knows its items all the same."""
+    theirs = plain("stats_dict.py", tmp_path, {})
+    mine = ours("stats_dict.py", tmp_path, {}, processes=processes)
+    expected = {"pages/all": 60, "pages/even": 30, "coverage/page": 1.0, "fields": 1}
+    for result in (theirs, mine):
+        assert len(result.items) == 60
+        held = {key: result.stats.get(key) for key in WRITTEN}
+        assert held == {**expected, "version": "1", "of_start": "was here"}, result.log
+        assert not result.stats.keys() & {"gone", "item_scraped_count"}, result.log
+    assert "60 pages, 60 items" in mine.log

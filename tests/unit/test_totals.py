@@ -269,3 +269,16 @@ def test_an_error_counts_once(counted: dict[str, int], errors: int) -> None:
     totals.merge(stats(sum=counted))
     assert totals.errors == errors
     assert Totals.decode(totals.encode()).errors == errors
+
+
+def test_what_is_dropped_is_gone_and_may_come_again() -> None:
+    """Of whatever kind; nothing is left of it in snapshots, and its room is free."""
+    totals = Totals()
+    totals.merge(stats(sum={"a": 1}, max={"b": 2}, last={"c": "text", "d": 4}))
+    totals.merge(stats(drop={"a": None, "b": None, "c": None, "never": None}))
+    assert plain(totals.encode()) == {"last": {"d": 4}}
+    assert plain(Totals.decode(totals.encode()).encode()) == {"last": {"d": 4}}
+    totals.merge(stats(sum={"a": 5}, min={"b": 7}))
+    expected = {"last": {"d": 4}, "sum": {"a": 5}, "min": {"b": 7}}
+    assert plain(totals.encode()) == expected
+    assert totals._bytes == Totals.decode(totals.encode())._bytes
