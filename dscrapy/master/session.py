@@ -72,6 +72,8 @@ ANSWERS_MAX = 16
 CHUNK_BYTES_MAX = 1024 * 1024
 # No file is longer; the kernel takes no offset near 2**63.
 OFFSET_MAX = 2**62
+# A read that finds less than is decided waits so long for the group under way.
+COMMITTED_S = 1.0
 # What is still queued for a session that is closed has this long to leave.
 CLOSE_S = 5.0
 
@@ -424,7 +426,11 @@ class SessionServer:
             return await self.files.read(job, file, offset, limit, lengths.get(file, 0))
         except DamagedFileError:
             # What is decided may not be written yet.
-            await self.committer.committed()
+            with trio.move_on_after(COMMITTED_S) as scope:
+                await self.committer.committed()
+            if scope.cancelled_caught:
+                # The disk is full: what there is is the end for now.
+                return await self.files.read(job, file, offset, limit)
         return await self.files.read(job, file, offset, limit, lengths.get(file, 0))
 
     async def _answer_read(self, session: int, call: m.ReadFile) -> None:

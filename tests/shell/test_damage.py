@@ -224,3 +224,25 @@ async def test_a_disk_full_of_lost_files_fills_no_log(
     told = [one for one in caplog.messages if "lack" in one]
     assert len(told) == SHORT_LOGGED_MAX + 2
     assert "5 more files of jobs lack bytes" in told
+
+
+async def test_what_is_decided_and_not_written_yet_is_no_damage(
+    autojump_clock: MockClock,
+) -> None:
+    """While the disk is full people read what there is; with room again, the rest."""
+    storage = MemoryStorage()
+    async with running(storage) as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        crawl = await CrawlInMemory.begun(await master.register("w"))
+        first, last = map(msgspec.Raw, ITEMS[:2])
+        await crawl.commit(crawl.unit("late", items=(first,)))
+        storage.room = storage.used_bytes() + 10
+        await crawl.send(crawl.unit("late", items=(last,)))
+        half = len(ITEMS[0]) + 1
+        assert (await read(master, FIRST)).data == LINES[:half]
+        chunk = await read(master, FIRST, half)
+        assert (chunk.data, chunk.end) == (b"", False)
+        storage.room = None
+        await crawl.hear(m.CommitsSeen)
+        assert (await read(master, FIRST, half)).data == LINES[half : 2 * half]
