@@ -364,7 +364,7 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "poisoned and not told",
         "the job succeeds without what is poisoned",
-        (RUNNING, "if poisoned := self.crawl.frontier.poisoned:", "if poisoned := {}:"),
+        ("dscrapy.frontier.verdict", "    if poisoned:\n", "    if False:\n"),
     ),
     # ---- liveness -------------------------------------------------------------------
     _bug(
@@ -433,8 +433,8 @@ BUGS: tuple[Bug, ...] = (
         "a worker keeps the processes that the master gave up",
         (
             AGENT,
-            "                held.scope.cancel()\n\n    def lost",
-            "                pass\n\n    def lost",
+            "                held.scope.cancel()\n\n    async def wait_room",
+            "                pass\n\n    async def wait_room",
         ),
     ),
 )

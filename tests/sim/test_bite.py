@@ -18,7 +18,7 @@ SEEDS = {
     "requeue forgotten": 1,
     "leased before durable": 0,
     "decided against a stale state": 5,
-    "void part published": 2,
+    "void part published": 12,
 }
 
 
