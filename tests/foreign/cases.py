@@ -10,6 +10,7 @@ import attrs
 ORDERED = {"total": "10", "show": "20", "order": "desc"}
 SLOW = {"total": "40", "show": "40", "maxlatency": "3"}
 NARROW = {"CONCURRENT_REQUESTS_PER_DOMAIN": "2"}
+START_RAISED = "a job whose start() raised has failed: exit code 1, plain ends with 0"
 OK = "/status?n=200"
 
 
@@ -18,7 +19,7 @@ class Case:
     """A spider with its arguments and settings.
 
     ``differs`` names what may differ with three processes, and why; "" where nothing
-    may.
+    may. ``code`` is the exit code where it is not plain Scrapy's, ``why`` says why.
     """
 
     name: str
@@ -26,6 +27,8 @@ class Case:
     arguments: dict[str, str] = attrs.field(factory=dict)
     settings: dict[str, str] = attrs.field(factory=dict)
     differs: str = ""
+    code: int | None = None
+    why: str = ""
 
 
 def _case(name: str, spider: str = "", differs: str = "", **arguments: str) -> Case:
@@ -82,7 +85,12 @@ CASES: tuple[Case, ...] = (
     _case("SimpleSpider, no such host", "SimpleSpider", url="http://no.such.invalid./"),
     _case("SimpleSpider, dropped", "SimpleSpider", url="/drop?abort=0"),
     _case("SimpleSpider, aborted", "SimpleSpider", url="/drop?abort=1"),
-    _case("SimpleSpider, partial", "SimpleSpider", url="/partial"),
+    Case(
+        name="SimpleSpider, partial",
+        spider="SimpleSpider",
+        arguments={"url": "/partial"},
+        settings={"DOWNLOAD_TIMEOUT": "1"},
+    ),
     _case("SimpleSpider, redirected", "SimpleSpider", url="/redirect"),
     _case("SimpleSpider, bad header", "SimpleSpider", url="/bad-header"),
     _case("SimpleSpider, broken chunks", "SimpleSpider", url="/broken-chunked"),
@@ -101,8 +109,20 @@ CASES: tuple[Case, ...] = (
     _case("AsyncDefAsyncioGenLoopSpider", url=OK),
     _case("AsyncDefAsyncioGenComplexSpider"),
     _case("BrokenStartSpider", **ORDERED),
-    _case("BrokenStartSpider, at once", "BrokenStartSpider", fail_before_yield="1"),
-    _case("BrokenStartSpider, yielding", "BrokenStartSpider", fail_yielding="1"),
+    Case(
+        name="BrokenStartSpider, at once",
+        spider="BrokenStartSpider",
+        arguments={"fail_before_yield": "1"},
+        code=1,
+        why=START_RAISED,
+    ),
+    Case(
+        name="BrokenStartSpider, yielding",
+        spider="BrokenStartSpider",
+        arguments={"fail_yielding": "1"},
+        code=1,
+        why=START_RAISED,
+    ),
     _case("StartItemSpider"),
     _case("StartGoodAndBadOutput"),
     _case("SingleRequestSpider", seed=OK),
