@@ -182,6 +182,9 @@ PROCESS_IDLES = "dscrapy_process_idles"
 SLOT_NEEDED = "dscrapy_slot_needed"
 PROCESS_REASONS = frozenset({WORKER_DRAINS, JOB_PAUSES, PROCESS_IDLES, SLOT_NEEDED})
 
+# Finish reason of a process that has written all feeds of its job.
+FEEDS_WRITTEN = "feeds written"
+
 # Stats by the operation that wrote them: "sum", "max", "min" with numbers alone, and
 # "last", each with key -> JSON value (datetimes are tagged, see docs/protocol.md). In
 # what a commit adds also "drop": keys that are removed, with null.

@@ -39,6 +39,7 @@ class Demands:
         self.limits = _close_limits(settings)
         self.has_feeds = bool(settings.getdict("FEEDS") or settings["FEED_URI"])
         self.pickles = settings.getbool("DSCRAPY_PICKLE", True)
+        self.batch_items = _batch_items(settings)
         self.dumps_stats = settings.getbool("STATS_DUMP")
         # With a job folder Scrapy keeps requests in its other queues.
         place = "DISK" if settings["JOBDIR"] else "MEMORY"
@@ -68,7 +69,23 @@ class Demands:
             hosts=hosts,
             limits=self.limits,
             has_feeds=self.has_feeds,
+            batch_items=self.batch_items,
         )
+
+
+def _batch_items(settings: BaseSettings) -> int:
+    """Return how few items fill a batch of one of the feeds, 0: none has batches."""
+    default = settings.getint("FEED_EXPORT_BATCH_ITEM_COUNT")
+    counts = [
+        # Whatever else may stand there: that is for Scrapy to refuse.
+        options.get("batch_item_count", default) if isinstance(options, dict) else 0
+        for options in settings.getdict("FEEDS").values()
+    ]
+    if settings["FEED_URI"]:
+        counts.append(default)
+    return min(
+        (count for count in counts if isinstance(count, int) and count), default=0
+    )
 
 
 def window(concurrency: int) -> int:

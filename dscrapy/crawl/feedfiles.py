@@ -52,6 +52,7 @@ class FeedFiles:
         self._is_whole = is_whole
         self._known: dict[str, int] = {}
         self._placed: set[str] = set()
+        self._undelivered: list[str] = []
         self._folders: set[Path] = set()
         self._count = 0
         # The master answers one question at a time.
@@ -80,6 +81,15 @@ class FeedFiles:
         self._placed.add(name)
         # An append copies, which may take a while.
         await asyncio.to_thread(_place, part, target, None if overwrite else first)
+        self._undelivered.append(name)
+
+    def delivered(self) -> tuple[str, ...]:
+        """Return the files placed since this was last asked, which nobody is to write
+        or remove any more."""
+        names, self._undelivered = tuple(self._undelivered), []
+        for name in names:
+            self._known.pop(name, None)
+        return names
 
     def end(self) -> None:
         """Remove what earlier tries left under other names (times change)."""
@@ -88,6 +98,10 @@ class FeedFiles:
             if is_old and self._is_whole:
                 _logger.info("%s is of an earlier try: removed", name)
                 Path(name).unlink(missing_ok=True)
+        self.drop_parts()
+
+    def drop_parts(self) -> None:
+        """Remove what has not been put in its place."""
         for folder in self._folders:
             for part in folder.glob(f".dscrapy-{self._job}-*.part"):
                 part.unlink(missing_ok=True)

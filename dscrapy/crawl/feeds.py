@@ -5,19 +5,20 @@ only the feed exporter is driven, item by item, from what is committed. So forma
 filters, batches, postprocessing and storages are Scrapy's and the project's; local
 files are those of ``feedfiles``. A feed that fails is logged and counted, as in Scrapy.
 What a crawl has that did not come to its end goes to NAME.failed, beside older files.
+
+While the crawl goes on, feeds with batches are written as far as these are full. A
+batch is where it goes before the next one begins, and before the first byte of a batch
+the master has its number, its URI and the item with which it begins: whoever repeats it
+writes the same there.
 """
 
-import asyncio
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
-from scrapy import Spider
 from scrapy.crawler import Crawler
 from scrapy.extensions.feedexport import FeedExporter, FileFeedStorage
 from scrapy.settings import BaseSettings
@@ -26,8 +27,11 @@ from w3lib.url import file_uri_to_path
 
 from dscrapy.crawl import codec
 from dscrapy.crawl.addon import install_addon
+from dscrapy.crawl.batches import FAILED_SUFFIX, Feed, Feeds, Place
 from dscrapy.crawl.errors import count_errors
+from dscrapy.crawl.exportlink import ExportLink, Stopped
 from dscrapy.crawl.feedfiles import FeedFiles, PartStorage
+from dscrapy.crawl.feeditems import FeedItems
 from dscrapy.crawl.items import item_of
 from dscrapy.crawl.link import Link
 from dscrapy.crawl.load import (
@@ -41,30 +45,21 @@ from dscrapy.crawl.load import (
 from dscrapy.crawl.process import ignore_signals
 from dscrapy.crawl.stats import Delta, recording
 from dscrapy.crawl.whole import whole_items
-from dscrapy.lines import LineCutter
 from dscrapy.messages import (
     Alive,
+    Batch,
     Commit,
     Commits,
     Done,
-    Feeds,
-    FeedsSeen,
     Probe,
-    Read,
-    ReadSeen,
     Run,
-    ToCrawl,
 )
-from dscrapy.model import Outcome
+from dscrapy.model import FEEDS_WRITTEN, Outcome
 
 _logger = logging.getLogger(__name__)
 
-A = TypeVar("A")
-
-# Bytes of items asked for at a time: large enough that the round trip does not show;
-# in between the loop has time for other things.
-READ_BYTES = 1024 * 1024
-FINISH_REASON = "feeds written"
+# Finish reason beside a crawl where no batch can be written before its end.
+NO_BATCHES = "no batches"
 # As Scrapy's defaults name it, so that the project's settings can too.
 _EXPORTER = "scrapy.extensions.feedexport.FeedExporter"
 
@@ -130,12 +125,13 @@ class Export:
 
     def __init__(self, link: Link, run: Run) -> None:
         self.is_done = False
-        self._link = link
         self._run = run
         self._stats = Delta()
+        self._link = ExportLink(link, run)
         self._files = FeedFiles(run.job, self._ask, is_whole=run.came_to_end)
-        self._answers: dict[type[Any], asyncio.Future[Any]] = {}
-        self._done = asyncio.Event()
+        self._known: tuple[Batch, ...] = ()
+        self._feeds: Feeds | None = None
+        self._find_class = codec.class_finder(project_modules(Path.cwd()))
         self._is_committing = False
 
     async def conduct(self, crawler: ExportCrawler, args: Any, kwargs: Any) -> None:
@@ -143,13 +139,16 @@ class Export:
         # Again: Scrapy puts its own handlers in place when the reactor starts.
         ignore_signals()
         count_errors(lambda: self._stats)
-        await self._link.attach(self._on_message, self._on_link_end, lambda: None)
-        outcome = Outcome(finish_reason=FINISH_REASON)
+        await self._link.attach(self._on_link_end)
+        outcome = Outcome(finish_reason=FEEDS_WRITTEN)
         try:
             await self._files.begin()
             crawler.build(*args, **kwargs)
             await self._export(crawler)
             self._files.end()
+        except Stopped as stopped:
+            self._files.drop_parts()
+            outcome = Outcome(finish_reason=stopped.reason)
         except Failed as failed:
             outcome = failed.outcome
         except Exception as error:
@@ -157,10 +156,9 @@ class Export:
             _logger.error("The feeds could not be written", exc_info=True)
             outcome = outcome_of("spider_error", describe(error), error)
         self._is_committing = True
-        self._link.send(_closed(self._run, outcome, self._stats))
-        await self._done.wait()
+        stats = self._stats.encoded()
+        await self._link.close(end=outcome, stats=stats, batches=self._batches())
         self.is_done = True
-        self._link.close()
 
     def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
         """Leave of Scrapy's extensions the feed exporter alone; count what it does."""
@@ -202,103 +200,92 @@ class Export:
         if exporter is None:
             _logger.error("The project's FEEDS are not written: see above")
             return
+        is_whole = self._run.came_to_end
         try:
             exporter.open_spider(spider)
+            feeds = Feeds(exporter, spider, self._known, is_whole=is_whole)
         except Exception:
             # A name that cannot be filled in, a function of the project's own.
             _logger.error("The project's FEEDS are not written", exc_info=True)
             return
-        find_class = codec.class_finder(project_modules(Path.cwd()))
-        lines, forms = _Lines(self, "items"), _Lines(self, "tagged")
-        while (line := await lines.next()) is not None:
-            form = await forms.next()
-            try:
-                item = item_of(line, form, find_class)
-            except Exception:  # noqa: BLE001 - the project's classes are built
-                self._lost(line, "the feeds")
-            else:
-                await self._hand_on(item, line, exporter, spider)
-        await exporter.close_spider(spider)
+        if is_whole and feeds.batched:
+            self._feeds = feeds
+            await self._tell_batches()
+        if self._link.items_end is None:
+            if not feeds.batched:
+                raise Stopped(NO_BATCHES)
+            await self._give_all(feeds, feeds.batched)
+            await self._give_all(feeds, feeds.whole)
+        else:
+            # One pass over the items is enough.
+            await self._give_all(feeds, feeds.every)
+        await feeds.close()
+
+    async def _give_all(self, feeds: Feeds, some: list[Feed]) -> None:
+        """Give these feeds all that they have not been given, to the crawl's end."""
+        if not some:
+            return
+        items = FeedItems(self._link.fetch, feeds.first_place(some))
+        try:
+            while (pair := await items.next()) is not None:
+                if await self._hand_on(feeds, some, pair, items.place):
+                    await feeds.delivered()
+                    await self._tell_batches()
+        finally:
+            feeds.note_waiting(items.place)
 
     async def _hand_on(
-        self, item: Any, line: bytes, exporter: FeedExporter, spider: Spider
-    ) -> None:
-        """Let each feed take an item: where one cannot it is missing, nowhere else."""
-        # One of the project's own may be asynchronous.
-        handle: Callable[..., Any] = exporter.item_scraped
-        if type(exporter).item_scraped is not FeedExporter.item_scraped:
-            await self._hand_to(handle, item, line, "the feeds", spider)
-            return
-        # Scrapy's gives it to one feed after the other; an error in one of them (the
-        # project's filters and serializers) would keep it from those behind.
-        slots, taken = exporter.slots, []
-        for slot in slots:
-            exporter.slots = [slot]
-            await self._hand_to(handle, item, line, slot.uri, spider)
-            # A full batch is followed by the slot of the next one.
-            taken += exporter.slots
-        exporter.slots = taken
+        self, feeds: Feeds, some: list[Feed], pair: tuple[bytes, bytes], behind: Place
+    ) -> bool:
+        """Let each feed take an item: where one cannot it is missing, nowhere else.
 
-    async def _hand_to(
-        self,
-        handle: Callable[..., Any],
-        item: Any,
-        line: bytes,
-        feed: str,
-        spider: Spider,
-    ) -> None:
+        It ends at this place; return whether it fills a batch.
+        """
+        line, form = pair
+        item = None
         try:
-            taken = handle(item, spider)
-            if taken is not None:
-                await taken
-        except Exception:  # noqa: BLE001 - user code
-            self._lost(line, feed)
+            item = item_of(line, form, self._find_class)
+        except Exception:  # noqa: BLE001 - the project's classes are built
+            self._lost(line, "the feeds")
+        is_full = False
+        for group in feeds.groups(some, behind.item - 1):
+            feeds.show(group)
+            if item is not None:
+                try:
+                    await feeds.hand(item)
+                except Exception:  # noqa: BLE001 - user code
+                    self._lost(line, feeds.name_of(group))
+            is_full |= feeds.settle(group, behind)
+        return is_full
 
     def _lost(self, line: bytes, feed: str) -> None:
         _logger.error("An item is not in %s: %r", feed, line[:500], exc_info=True)
         self._stats.write("sum", "feedexport/item_error_count", 1)
 
-    # ---- questions and answers ----------------------------------------------------
+    # ---- what the master keeps ----------------------------------------------------
 
-    async def read(self, file: Literal["items", "tagged"], offset: int) -> bytes:
-        """Return bytes of the job's file, none at its end."""
-        message = Read(
-            job=self._run.job,
-            process=self._run.process,
-            file=file,
-            offset=offset,
-            limit=READ_BYTES,
+    def _batches(self) -> tuple[Batch, ...]:
+        feeds = self._feeds
+        return () if feeds is None else tuple(one.batch() for one in feeds.batched)
+
+    async def _tell_batches(self) -> None:
+        """Have the master know where the feeds are now, and what is delivered."""
+        if self._feeds is None:
+            return
+        stats = self._stats.encoded()
+        self._stats.clear()
+        await self._link.commit(
+            kind="batch",
+            batches=self._batches(),
+            delivered=self._files.delivered(),
+            stats=stats,
         )
-        answer = await self._asked(message, ReadSeen)
-        return answer.data
 
     async def _ask(self, lengths: dict[str, int]) -> dict[str, int]:
-        run = self._run
-        message = Feeds(job=run.job, process=run.process, lengths=lengths)
-        answer = await self._asked(message, FeedsSeen)
+        answer = await self._link.ask_feeds(lengths)
+        if not lengths:
+            self._known = answer.batches
         return answer.lengths
-
-    async def _asked(self, question: Read | Feeds, kind: type[A]) -> A:
-        """Ask, and wait for the answer; there is one question of a kind at a time."""
-        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        assert kind not in self._answers
-        self._answers[kind] = future
-        self._link.send(question)
-        return await future
-
-    def _on_message(self, message: ToCrawl) -> None:
-        match message:
-            case Probe(number=number):
-                self._link.send(Alive(number=number))
-            case FeedsSeen() | ReadSeen():
-                future = self._answers.pop(type(message), None)
-                if future is not None:
-                    future.set_result(message)
-            case Done():
-                self._done.set()
-            case _:
-                # Spans and stops too: an export is short and finishes what it began.
-                return
 
     def _on_link_end(self) -> None:
         logging.shutdown()
@@ -329,25 +316,4 @@ def _beside(uri: str | Path) -> str:
     path = Path(file_uri_to_path(name) if scheme == "file" else name)
     if scheme in ("", "file") and path.exists() and not path.is_file():
         return name
-    return name + ".failed"
-
-
-class _Lines:
-    """The lines of a job's file, read piece by piece."""
-
-    def __init__(self, export: Export, file: Literal["items", "tagged"]) -> None:
-        self._export = export
-        self._file: Literal["items", "tagged"] = file
-        self._offset = 0
-        self._cutter = LineCutter()
-        self._lines: deque[bytes] = deque()
-
-    async def next(self) -> bytes | None:
-        """Return the next line without its end, None behind the last one."""
-        while not self._lines:
-            data = await self._export.read(self._file, self._offset)
-            if not data:
-                return None
-            self._offset += len(data)
-            self._lines.extend(self._cutter.feed(data))
-        return self._lines.popleft()
+    return name + FAILED_SUFFIX

@@ -61,6 +61,7 @@ from dscrapy.messages import (
     FeedsSeen,
     Finish,
     Grant,
+    ItemsEnd,
     Lead,
     Offered,
     Probe,
@@ -401,7 +402,7 @@ class CrawlRun:
             case Probe(number=number):
                 self.link.send(Alive(number=number))
                 return
-            case Run() | FeedsSeen() | ReadSeen():
+            case Run() | FeedsSeen() | ReadSeen() | ItemsEnd():
                 _logger.error("The worker sent what a crawl does not expect")
                 self._exit(1)
             case _:

@@ -100,6 +100,10 @@ def _problem_of(commit: m.Commit, process: Process | None) -> str:
         problem = "the last commit of a process says how it ended"
     elif not is_sound(commit.children) or len(commit.seen) % m.FINGERPRINT_BYTES:
         problem = "the columns of its requests differ"
+    elif commit.batches and commit.kind not in ("batch", "closed"):
+        problem = "it is no batch of a feed"
+    elif any(min(one.number, one.item, one.items_at) < 0 for one in commit.batches):
+        problem = "a batch begins nowhere"
     elif commit.kind == "start" and len(commit.digest) != m.DIGEST_BYTES:
         problem = "an element of start() has a digest"
     elif process is not None and commit.unit > process.last_unit + m.UNITS_AHEAD_MAX:
@@ -173,6 +177,8 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
             filtered=filtered,
             seen=commit.seen,
             stats=commit.stats,
+            batches=commit.batches,
+            delivered=commit.delivered,
             end=commit.end,
         )
     )
@@ -195,6 +201,8 @@ def _is_settled(commit: m.Commit, frame: _Frame) -> bool:
         return not frame.crawl.frontier.is_open(commit.request)
     process = frame.process
     if process is None or process.closed or process.has_unit(commit.unit):
+        return True
+    if commit.batches and process.role != "export":
         return True
     if commit.kind in _LEADERS and frame.crawl.leader != process.number:
         return True

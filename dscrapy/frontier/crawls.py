@@ -42,6 +42,7 @@ class Crawl:
     opened: dict[int, Opened] = attrs.field(factory=dict)
     stopping: set[int] = attrs.field(factory=set)
     dismissed: set[int] = attrs.field(factory=set)
+    told_end: set[int] = attrs.field(factory=set)
     idle_since: dict[int, float] = attrs.field(factory=dict)
     # ``StartMay`` as the leader was told: upto, upto_free.
     start_may: tuple[int, int] = (0, 0)
@@ -125,6 +126,9 @@ class Crawl:
     def _note_unit(
         self, record: r.Published, course: Course, process: Process | None
     ) -> None:
+        if process is not None and process.role == "export":
+            _note_export(record, course, process)
+            return
         course.deaths = 0
         match record.kind:
             case "page":
@@ -167,6 +171,7 @@ class Crawl:
             self.opened[held.process] = held.opened
             self.frontier.open_process(held.process, held.opened)
         self.dismissed.discard(held.process)
+        self.told_end.discard(held.process)
         self.frontier.hold(held.process, held.requests, at)
         if held.closing:
             self.stopping.add(held.process)
@@ -196,6 +201,7 @@ class Crawl:
         self.opened.pop(number, None)
         self.stopping.discard(number)
         self.dismissed.discard(number)
+        self.told_end.discard(number)
         self.idle_since.pop(number, None)
         if self.leader == number:
             self.leader = None
@@ -226,6 +232,20 @@ class Crawl:
             skip=Counter(digests),
             stored={int(process): keys for process, keys in snapshot.stored.items()},
         )
+
+
+def _note_export(record: r.Published, course: Course, process: Process) -> None:
+    """Take what an export process has delivered, or its end."""
+    if record.batches:
+        course.batches = record.batches
+    if record.delivered:
+        feeds = course.feeds or {}
+        course.feeds = {
+            name: feeds[name] for name in feeds if name not in record.delivered
+        }
+    if record.kind == "batch":
+        course.export_deaths = 0
+    process.closed |= record.kind == "closed"
 
 
 def _counted(totals: Totals) -> tuple[int, int, int]:

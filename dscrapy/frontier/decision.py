@@ -8,6 +8,7 @@ import attrs
 
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
+from dscrapy.frontier.feeding import came_to_end
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.state import State
@@ -110,12 +111,21 @@ class Decision:
         self.tell(state, process, message)
 
     def stop_all(
-        self, state: State, job: Job, reason: str, *, but: int | None = None
+        self,
+        state: State,
+        job: Job,
+        reason: str,
+        *,
+        but: int | None = None,
+        exports: bool = True,
     ) -> None:
-        """End all processes of the job but ``but`` that do not end already."""
+        """End all processes of the job but ``but`` that do not end already; those
+        that write feeds only with ``exports``."""
         crawl = state.crawls[job.id]
         for process in state.processes_of(job.id):
             is_ending = process.number in crawl.stopping or process.closed
+            if process.role == "export" and not exports:
+                continue
             if not is_ending and process.number != but:
                 self.stop(state, process, reason)
 
@@ -138,7 +148,9 @@ class Decision:
         self.records.append(
             r.Closes(job=job.id, reason=reason, failure=failure, has_feeds=has_feeds)
         )
-        self.stop_all(state, job, reason, but=but)
+        # Whoever writes feeds now goes on with what is left of them.
+        goes_on = has_feeds and came_to_end(failure)
+        self.stop_all(state, job, reason, but=but, exports=not goes_on)
 
     def fail_feeds(self, job: Job, failure: Outcome) -> None:
         """The job's feeds cannot be written; its crawl is over already."""

@@ -56,7 +56,9 @@ def decide_ended(
     )
     _bar_if_unfit(state, process, command, decision)
     course = job.begin()
-    if crawl is None or job.is_final or (course.closing and process.role == "crawl"):
+    # Neither fails the job: the crawl is about to end, or it goes on without feeds.
+    is_spared = bool(course.closing) == (process.role == "crawl")
+    if crawl is None or job.is_final or is_spared:
         return
     proven = [
         one
@@ -116,7 +118,7 @@ def _died(
     is_at_once = process.number not in crawl.opened
     if is_at_once:
         _count_at_once(state, process, text, decision)
-    deaths = course.deaths + 1
+    deaths = (course.export_deaths if process.role == "export" else course.deaths) + 1
     if deaths < deaths_max or (is_at_once and _untried(state, process)):
         return None
     said = f"its processes died {deaths} times, last: {text} on worker {process.worker}"

@@ -204,12 +204,13 @@ class Faults:
                 at=now.wall,
             )
         )
-        deaths = job.begin().deaths + 1
+        course, is_export = job.begin(), process.role == "export"
+        deaths = (course.export_deaths if is_export else course.deaths) + 1
         if not job.is_final and deaths >= self._machine.start_deaths_max:
             failure = Outcome(failure="died", text=text)
-            if process.role == "export":
+            if is_export and course.closing:
                 decision.fail_feeds(job, failure)
-            else:
+            elif not is_export:
                 decision.close_job(state, job, "died", failure, but=process.number)
 
 

@@ -12,7 +12,7 @@ import attrs
 
 from dscrapy.frontier.limits import Watch
 from dscrapy.frontier.records import Closes
-from dscrapy.messages import UNITS_AHEAD_MAX
+from dscrapy.messages import UNITS_AHEAD_MAX, Batch
 from dscrapy.model import FINAL_STATES, JobSpec, JobState, Outcome
 
 Status = Literal["ready", "running", "succeeded", "failed", "cancelled"]
@@ -32,7 +32,9 @@ class Course:
     ``closing`` is the first finish reason once the spider closes in all processes,
     ``failure`` the first failure that belongs to the job, which may come later.
     ``has_feeds``: the project asks for FEEDS; ``feeds`` are their lengths before the
-    job wrote to them, ``feeds_done`` when they need not be written (any more),
+    job wrote to them, ``batches`` what those have come to that have some,
+    ``export_deaths`` counts deaths of processes that write feeds, since the last batch
+    that one of them delivered; ``feeds_done`` when they need not be written (any more),
     ``feeds_failure`` if they could not be. ``came_to_end``: see ``endings``. ``stats``
     is a JSON object by operation, final; ``errors`` follows from it as it grows, and
     is None only in a snapshot of a master that did not count them. ``watch`` says for
@@ -58,6 +60,8 @@ class Course:
     failure: Outcome | None = None
     has_feeds: bool = False
     feeds: dict[str, int] | None = None
+    batches: tuple[Batch, ...] = ()
+    export_deaths: int = 0
     feeds_done: bool = True
     feeds_failure: Outcome | None = None
     came_to_end: bool = False
@@ -77,7 +81,9 @@ class Course:
 
     def close(self, record: Closes) -> None:
         """Let the job close, or take what comes to light while it does."""
-        self.closing = self.closing or record.reason
+        if not self.closing:
+            self.closing = record.reason
+            self.export_deaths = 0
         if record.of_feeds:
             self.feeds_failure = record.failure
             self.feeds_done = True
@@ -86,6 +92,23 @@ class Course:
         if record.has_feeds:
             self.has_feeds = True
             self.feeds_done = False
+
+    def begin_again(self, reason: str) -> None:
+        """Forget how the job ended; ``reason`` says why it goes on."""
+        if self.start_failure is not None:
+            self.start_done = False
+            self.start_failure = None
+        self.cancelling = False
+        self.poisoned_streak = 0
+        self.closing = ""
+        self.failure = None
+        self.feeds_done = True
+        self.feeds_failure = None
+        self.came_to_end = False
+        self.deaths = self.export_deaths = 0
+        self.reason = reason
+        self.traceback = ""
+        self.finished_at = None
 
     @property
     def role(self) -> Role:
@@ -137,8 +160,9 @@ class Job:
     @property
     def is_assignable(self) -> bool:
         """Whether a first crawl process may be given to a worker now."""
-        is_crawl = self.course is None or self.course.role == "crawl"
-        return is_crawl and not (self.is_final or self.paused or self.processes)
+        course = self.course
+        is_ending = course is not None and (course.closing or course.cancelling)
+        return not (is_ending or self.is_final or self.paused or self.processes)
 
     def count_process(self, role: Role, by: int) -> None:
         """Count one process more or less (``by`` is 1 or -1)."""
@@ -186,7 +210,8 @@ class Process:
     of these there are at most ``UNITS_AHEAD_MAX``. ``starts``
     of them were elements of ``start()``. ``spools`` holds commits of which parts are
     stored, by ``spool_key``. ``closed``: it has committed its last. ``instance`` is
-    that of the worker which has it, empty where an older master started it.
+    that of the worker which has it, empty where an older master started it. ``beside``:
+    it writes feeds, and was started before the crawl was over.
     """
 
     number: int
@@ -194,6 +219,7 @@ class Process:
     worker: str
     instance: str = ""
     role: Role = "crawl"
+    beside: bool = False
     units: int = 0
     units_beyond: list[int] = attrs.field(factory=list)
     starts: int = 0

@@ -403,7 +403,12 @@ class Machine:
                 lengths = {name: known.get(name, asked[name]) for name in asked}
                 decision.send(
                     session,
-                    m.FeedsSeen(job=job, process=number, lengths=lengths or known),
+                    m.FeedsSeen(
+                        job=job,
+                        process=number,
+                        lengths=lengths or known,
+                        batches=running.job.begin().batches,
+                    ),
                 )
             case _:
                 assert_never(command)
@@ -454,7 +459,7 @@ class Machine:
             return
         running = self._running(process.job, now, decision)
         if process.role == "export":
-            if end.failure:
+            if end.failure and running.writes_rest(process):
                 decision.fail_feeds(running.job, end)
         elif not end.failure or end.failure == end.finish_reason == "start_error":
             # What start() raised stands in the unit that said it is over.

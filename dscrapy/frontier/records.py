@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from dscrapy.messages import Children, Held, Opened, Piece, Register
+from dscrapy.messages import Batch, Children, Held, Opened, Piece, Register
 from dscrapy.model import JobSpec, Outcome, Stats
 
 
@@ -147,6 +147,8 @@ class Published(_Fact, tag="published", kw_only=True, frozen=True, omit_defaults
     filtered: int = 0
     seen: bytes = b""
     stats: Stats = msgspec.field(default_factory=dict)
+    batches: tuple[Batch, ...] = ()
+    delivered: tuple[str, ...] = ()
     end: Outcome | None = None
 
 
@@ -391,6 +393,13 @@ class ProcessDismissed(_Fact, kw_only=True, frozen=True):
     process: int
 
 
+class ItemsEndSent(_Fact, kw_only=True, frozen=True):
+    """The export process was told that the crawl is over."""
+
+    job: str
+    process: int
+
+
 class LeadGiven(_Fact, kw_only=True, frozen=True):
     """The process leads its job from now on."""
 
@@ -474,6 +483,7 @@ Volatile = (
     | ProcessIdles
     | ProcessIsolates
     | ProcessDismissed
+    | ItemsEndSent
     | LeadGiven
     | StartMayGiven
     | FinishSent

@@ -14,6 +14,7 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.crawls import Crawl
 from dscrapy.frontier.decision import Decision
+from dscrapy.frontier.feeding import came_to_end, is_over
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.limits import Watch
 from dscrapy.frontier.rules import at_once
@@ -23,6 +24,7 @@ from dscrapy.messages import (
     DIGEST_BYTES,
     Done,
     Finish,
+    ItemsEnd,
     Lead,
     Release,
     Skip,
@@ -73,6 +75,7 @@ class Running:
             return
         every = self.state.processes_of(job.id)
         self._dismiss(every)
+        self._let_write(every)
         if all(process.closed for process in every):
             self._conclude()
         if not job.is_crawling:
@@ -160,6 +163,38 @@ class Running:
     @property
     def _is_started(self) -> bool:
         return self.job.begin().start_done
+
+    def _let_write(self, processes: list[Process]) -> None:
+        """Tell who writes feeds that all is committed, once it is."""
+        if not is_over(self.job, processes):
+            return
+        course = self.job.begin()
+        for process in processes:
+            number = process.number
+            is_told = process.closed or number in self.crawl.told_end
+            if not self._may_write(process) or is_told:
+                continue
+            self.decision.records.append(
+                r.ItemsEndSent(job=self.job.id, process=number)
+            )
+            end = ItemsEnd(
+                job=self.job.id,
+                process=number,
+                items=course.items,
+                items_bytes=course.items_bytes,
+                tagged_bytes=course.tagged_bytes,
+            )
+            self.decision.tell(self.state, process, end)
+
+    def _may_write(self, process: Process) -> bool:
+        """Whether it may write what is left of the feeds when the crawl is over: one
+        that began while all was well does not know of NAME.failed."""
+        is_whole = not process.beside or came_to_end(self.job.begin().failure)
+        return process.role == "export" and is_whole
+
+    def writes_rest(self, process: Process) -> bool:
+        """Whether what is left of the feeds is its to write, and nobody's after it."""
+        return not process.beside or process.number in self.crawl.told_end
 
     # ---- who leads --------------------------------------------------------------
 
@@ -379,7 +414,7 @@ class Running:
             return "cancelled"
         if job.paused:
             return JOB_PAUSES
-        if course.closing and process.role == "crawl":
+        if course.closing and (course.feeds_done or not self._may_write(process)):
             return course.closing
         worker = self.state.workers.get(process.worker)
         if worker is not None and worker.draining:

@@ -17,6 +17,7 @@ import msgspec
 
 from dscrapy.frontier import records as r
 from dscrapy.frontier.crawls import Crawl, CrawlSnapshot
+from dscrapy.frontier.feeding import is_export_due, note_end
 from dscrapy.frontier.jobs import (
     Course,
     Job,
@@ -187,6 +188,7 @@ class State:
             worker=record.worker,
             instance=record.instance,
             role=record.role,
+            beside=record.role == "export" and not course.closing,
         )
         if job.id not in self.crawls:
             self.crawls[job.id] = Crawl.begun_at(course.next_request)
@@ -203,6 +205,7 @@ class State:
         if worker is not None:
             worker.take_in(process.number, process.role)
         self._note_due(job)
+        self.touched[job.id] = None
 
     def _take_in(self, process: Process) -> None:
         self.processes[process.number] = process
@@ -218,18 +221,11 @@ class State:
 
     def _note_due(self, job: Job) -> None:
         """Note whether the job needs a process that writes its feeds."""
-        if self._is_export_due(job):
+        crawl = self.crawls.get(job.id)
+        if is_export_due(job, crawl, self.processes_of(job.id)):
             self.exports_due[job.id] = None
         else:
             self.exports_due.pop(job.id, None)
-
-    def _is_export_due(self, job: Job) -> bool:
-        course = job.course
-        if course is None or job.is_final or job.paused or job.exports:
-            return False
-        if course.cancelling or course.role != "export":
-            return False
-        return all(process.closed for process in self.crawling(job.id))
 
     def _is_export(self, process: int) -> bool:
         known = self.processes.get(process)
@@ -243,10 +239,8 @@ class State:
     def _publish(self, record: r.Published) -> None:
         course = self.jobs[record.job].begin()
         process = self.processes.get(record.process)
-        is_export = process is not None and process.role == "export"
-        if is_export and record.end is not None:
-            # Or given up; then it says why.
-            course.feeds_done = True
+        if process is not None and process.role == "export" and record.end is not None:
+            note_end(course, record.end)
         self.crawls[record.job].publish(record, course, process)
         self.touched[record.job] = None
         self._note_due(self.jobs[record.job])
@@ -264,7 +258,11 @@ class State:
         job = self.jobs[record.job]
         job.count_process(process.role, -1)
         course = job.begin()
-        course.deaths += record.counted and not record.blamed
+        if process.role == "export":
+            is_death = record.counted or record.how == "failed"
+            course.export_deaths += is_death and not process.closed
+        else:
+            course.deaths += record.counted and not record.blamed
         crawl = self.crawls.get(job.id)
         if crawl is not None:
             crawl.forget_process(process, record.at)
@@ -372,20 +370,7 @@ class State:
             if not any(one.may_begin(job.id) for one in live):
                 # Nobody who is here would try it: that retry would be none.
                 forgive(self.workers.values(), job.id)
-        if again.start_failure is not None:
-            again.start_done = False
-            again.start_failure = None
-        again.cancelling = False
-        again.poisoned_streak = 0
-        again.closing = ""
-        again.failure = None
-        again.feeds_done = True
-        again.feeds_failure = None
-        again.came_to_end = False
-        again.deaths = 0
-        again.reason = record.reason
-        again.traceback = ""
-        again.finished_at = None
+        again.begin_again(record.reason)
         if job.id in self.failed:
             self.failed.remove(job.id)
 
@@ -440,6 +425,7 @@ class State:
         | r.ProcessIdles
         | r.ProcessIsolates
         | r.ProcessDismissed
+        | r.ItemsEndSent
         | r.LeadGiven
         | r.StartMayGiven
         | r.FinishSent
@@ -451,12 +437,14 @@ class State:
             self.unknown.discard(record.held.process)
             self.crawls[record.held.job].know(record.held, record.at)
             self.touched[record.held.job] = None
+            self._note_due(self.jobs[record.held.job])
             return
         if isinstance(record, r.ProcessOpened):
             job = record.opened.job
             self.crawls[job].opened[record.opened.process] = record.opened
             self.crawls[job].frontier.open_process(record.opened.process, record.opened)
             self.touched[job] = None
+            self._note_due(self.jobs[job])
             return
         crawl = self.crawls[record.job]
         match record:
@@ -477,6 +465,8 @@ class State:
                 self.touched[record.job] = None
             case r.ProcessDismissed():
                 crawl.dismissed.add(record.process)
+            case r.ItemsEndSent():
+                crawl.told_end.add(record.process)
             case r.LeadGiven():
                 crawl.leader = record.process
                 crawl.start_may, crawl.finish_sent = (0, 0), 0

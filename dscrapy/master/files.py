@@ -100,6 +100,7 @@ class JobFiles:
         self._waiting_bytes = 0
         self._logs_dropped: dict[str, int] = {}
         self._log_changed: dict[str, trio.Event] = {}
+        self._items_changed: dict[str, trio.Event] = {}
         self._touched: set[str] = set()
         self._discarded: set[str] = set()
         # During a replay: files that are too short, unless they begin anew later, with
@@ -220,6 +221,8 @@ class JobFiles:
                 changed = self._log_changed.pop(work.job, None)
                 if changed is not None:
                     changed.set()
+            elif self._items_changed and not isinstance(work, Barrier):
+                self._wake_readers_of({write.name for write in work})
 
     async def _do(self, work: Work) -> None:
         while True:
@@ -377,10 +380,24 @@ class JobFiles:
         return self._log_changed.setdefault(job, trio.Event())
 
     def wake_readers(self, job: str) -> None:
-        """Let whoever waits for the job's log look again: the job has ended."""
-        changed = self._log_changed.pop(job, None)
-        if changed is not None:
-            changed.set()
+        """Let whoever waits for the job's log or items look again: the job, or one of
+        its processes, has ended."""
+        for changes in (self._log_changed, self._items_changed):
+            changed = changes.pop(job, None)
+            if changed is not None:
+                changed.set()
+
+    def items_changes(self, job: str) -> trio.Event:
+        """Return what is set when the job's items grow or one of its processes ends.
+
+        Ask before reading, or what is written meanwhile is missed.
+        """
+        return self._items_changed.setdefault(job, trio.Event())
+
+    def _wake_readers_of(self, names: set[str]) -> None:
+        for job in list(self._items_changed):
+            if items_name(job) in names:
+                self._items_changed.pop(job).set()
 
 
 def whole_bytes(data: bytes) -> int:

@@ -41,6 +41,7 @@ from dscrapy.messages.process import (
     START_REQUEST,
     UNITS_AHEAD_MAX,
     Alive,
+    Batch,
     Children,
     Closing,
     Commit,
@@ -51,6 +52,7 @@ from dscrapy.messages.process import (
     FeedsSeen,
     Finish,
     Grant,
+    ItemsEnd,
     Lead,
     Offer,
     Offered,
@@ -115,6 +117,7 @@ ToProcess = (
     | CommitsSeen
     | FeedsSeen
     | ReadSeen
+    | ItemsEnd
 )
 ToWorker = Registered | HeartbeatSeen | Start | Drain | EndedSeen | Refused | ToProcess
 ToCrawl = Run | Valid | Probe | ToProcess
@@ -130,6 +133,7 @@ __all__ = [
     "Accepted",
     "Alive",
     "Answer",
+    "Batch",
     "ChangeJob",
     "Children",
     "Chunk",
@@ -155,6 +159,7 @@ __all__ = [
     "Heartbeat",
     "HeartbeatSeen",
     "Held",
+    "ItemsEnd",
     "Jobs",
     "Lead",
     "Leaving",

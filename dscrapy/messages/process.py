@@ -35,6 +35,7 @@ class Opened(Message, tag="opened", kw_only=True, frozen=True):
     ``window`` bounds the leases it holds at a time. ``lifo`` and ``start_lifo`` say
     which end of a queue is taken first. ``limits`` count for the whole job.
     ``has_feeds``: the project's ``FEEDS`` are to be written when the job is done.
+    ``batch_items`` is the smallest ``batch_item_count`` among them, 0 if there is none.
     """
 
     job: str
@@ -46,6 +47,25 @@ class Opened(Message, tag="opened", kw_only=True, frozen=True):
     hosts: dict[str, HostLimits]
     limits: CloseLimits
     has_feeds: bool
+    batch_items: int = 0
+
+
+class Batch(Value, kw_only=True, frozen=True, omit_defaults=True):
+    """The batch of a feed that is written next, or just now.
+
+    ``feed`` is its key in ``FEEDS``, ``number`` counts its batches from 1, ``uri`` is
+    where this one goes. It begins with the job's item ``item``, counted from 0, which
+    stands at these bytes of the job's files. It is not full before the job has
+    ``full_at`` items.
+    """
+
+    feed: str
+    number: int
+    uri: str
+    full_at: int
+    item: int = 0
+    items_at: int = 0
+    tagged_at: int = 0
 
 
 class Children(Value, kw_only=True, frozen=True, omit_defaults=True):
@@ -95,6 +115,8 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     - ``idle``: what handlers of ``spider_idle`` asked for, after ``Finish`` number
       ``finish``, which this revokes;
     - ``late``: what came outside of all that (tasks that outlive their callback);
+    - ``batch``: the batches before ``batches``, one for each feed that has some, are
+      delivered, and with them these local files (``delivered``); of export processes;
     - ``closed``: the spider is closed, ``end`` says how; the last of a process.
 
     ``items`` are the lines of ``items.jsonl``: a JSON object as it stands, or a
@@ -112,9 +134,9 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     unit: int = 0
     part: int = 0
     last: bool = True
-    kind: Literal["page", "start", "started", "opened", "idle", "late", "closed"] = (
-        "page"
-    )
+    kind: Literal[
+        "page", "start", "started", "opened", "idle", "late", "batch", "closed"
+    ] = "page"
     digest: bytes = b""
     finish: int = 0
     items: tuple[msgspec.Raw, ...] = ()
@@ -124,6 +146,8 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     seen: bytes = b""
     outcome: str = ""
     stats: Stats = msgspec.field(default_factory=dict)
+    batches: tuple[Batch, ...] = ()
+    delivered: tuple[str, ...] = ()
     end: Outcome | None = None
 
 
@@ -185,13 +209,18 @@ class Feeds(Message, tag="feeds", kw_only=True, frozen=True):
 
 
 class Read(Message, tag="read", kw_only=True, frozen=True):
-    """An export process asks for bytes of its job's file; answered by ``ReadSeen``."""
+    """An export process asks for bytes of its job's file; answered by ``ReadSeen``.
+
+    With ``wait`` there is no answer before there are some; the next ``Read`` of the
+    process takes the place of one that waits.
+    """
 
     job: str
     process: int
     file: Literal["items", "tagged"]
     offset: int
     limit: int
+    wait: bool = False
 
 
 # ---- master to crawl process -------------------------------------------------
@@ -322,11 +351,24 @@ class CommitsSeen(Message, tag="commits_seen", kw_only=True, frozen=True):
 
 
 class FeedsSeen(Message, tag="feeds_seen", kw_only=True, frozen=True):
-    """Answer to ``Feeds``: lengths of the files as they were first told."""
+    """Answer to ``Feeds``: lengths of the files as they were first told; and the
+    batches that the job's export processes have come to."""
 
     job: str
     process: int
     lengths: dict[str, int]
+    batches: tuple[Batch, ...] = ()
+
+
+class ItemsEnd(Message, tag="items_end", kw_only=True, frozen=True):
+    """To an export process: the crawl is over, so many items and bytes of lines and of
+    tagged forms are all; what is left of the feeds is to be written."""
+
+    job: str
+    process: int
+    items: int
+    items_bytes: int
+    tagged_bytes: int
 
 
 class ReadSeen(Message, tag="read_seen", kw_only=True, frozen=True):

@@ -1,29 +1,20 @@
 """Feeds that an export process writes, against ``scrapy crawl`` with the same FEEDS."""
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any
 from xml.etree import ElementTree
 
-import attrs
 import msgspec
 import pytest
 
 from dscrapy import messages as m
 from dscrapy.crawl.feedfiles import NO_FILE
-from dscrapy.crawl.feeds import FINISH_REASON, READ_BYTES
 from dscrapy.model import JobSpec
-from dscrapy.proto.codec import Decoder, encode
-from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.worker.process import marks_file
 from tests.e2e.crawl_harness import (
     PROJECT,
     WAIT_S,
@@ -31,10 +22,20 @@ from tests.e2e.crawl_harness import (
     child_environment,
     running_site,
 )
-
-JOB = f"{7:016x}"
-IDS: Any = {"job": JOB, "process": 5}
-DECODER: Decoder[Any] = Decoder(m.FromCrawl)
+from tests.e2e.feeds_harness import (
+    JOB,
+    PIECE_BYTES,
+    Feeds,
+    Job,
+    files_in,
+    finish,
+    is_at,
+    job_of,
+    lines_of,
+    never,
+    project_with,
+    stats_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,126 +44,7 @@ def site() -> Iterator[str]:
         yield address
 
 
-# ---- a worker and a master for exports -----------------------------------------------
-
-
-@attrs.define(kw_only=True)
-class Job:
-    """A job as its master knows it: items, and what exports told of files."""
-
-    spec: JobSpec
-    items: bytes
-    tagged: bytes
-    lengths: dict[str, int] = attrs.field(factory=dict)
-    asked: list[m.FromCrawl] = attrs.field(factory=list)
-    closed: m.Commit | None = None
-    log: str = ""
-
-    def answer(self, message: m.FromCrawl) -> list[m.Message]:
-        """Do as the master; return its answers."""
-        match message:
-            case m.Feeds(lengths=lengths):
-                for name, length in lengths.items():
-                    self.lengths.setdefault(name, length)
-                known = {name: self.lengths[name] for name in lengths}
-                return [m.FeedsSeen(**IDS, lengths=known or dict(self.lengths))]
-            case m.Read(file=file, offset=offset, limit=limit):
-                assert limit == READ_BYTES
-                whole = self.items if file == "items" else self.tagged
-                # Ends anywhere, as a chunk may.
-                data = whole[offset : offset + 100_003]
-                return [m.ReadSeen(**IDS, file=file, offset=offset, data=data)]
-            case m.Commits(commits=(closed,)):
-                self.closed = closed
-                seen = m.Seen(0, closed.unit, 0, "published")
-                return [
-                    m.CommitsSeen(**IDS, seen=(seen,)),
-                    m.Done(**IDS, stats=None),
-                ]
-            case _:
-                return []
-
-    def export(self, folder: Path, dies: Callable[[m.FromCrawl], bool]) -> int | None:
-        """Run an export process in the project's folder; return its exit code.
-
-        It is killed, for None, at the message for which ``dies`` holds, unanswered.
-        """
-        ours, theirs = socket.socketpair()
-        lifeline, held = os.pipe()
-        marks = marks_file()
-        words = [str(theirs.fileno()), str(lifeline), str(marks)]
-        with ours, TemporaryFile() as output:
-            ours.settimeout(WAIT_S)
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dscrapy.crawl", *words],
-                cwd=folder,
-                env=child_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(theirs.fileno(), lifeline, marks),
-                start_new_session=True,
-            )
-            theirs.close()
-            os.close(lifeline)
-            os.close(marks)
-            try:
-                is_killed = not self._serve(ours, dies)
-                if is_killed:
-                    process.kill()
-                code = process.wait(WAIT_S)
-            finally:
-                process.kill()
-                process.wait(WAIT_S)
-                os.close(held)
-                output.seek(0)
-                self.log = output.read().decode()
-        return None if is_killed else code
-
-    def _serve(self, link: socket.socket, dies: Callable[[m.FromCrawl], bool]) -> bool:
-        """Answer until the link ends; False at the message to die at."""
-
-        def send(message: m.Message) -> None:
-            link.sendall(encode_frame(encode(message)))
-
-        send(m.Run(**IDS, role="export", spec=self.spec))
-        # An export is short: it neither needs its span nor heeds a stop.
-        send(m.Valid(until=0.0))
-        send(m.Stop(**IDS, reason="r"))
-        send(m.Probe(number=1))
-        frames = FrameReader()
-        while data := link.recv(1 << 20):
-            frames.feed(data)
-            while (frame := frames.next_frame()) is not None:
-                message = DECODER.decode(frame)
-                self.asked.append(message)
-                if dies(message):
-                    return False
-                for answer in self.answer(message):
-                    send(answer)
-        return True
-
-
-def never(message: m.FromCrawl) -> bool:
-    """Let the process live."""
-    return False
-
-
-def finish(job: Job, folder: Path = PROJECT) -> m.Commit:
-    """Export to the end; return its last commit, which tells of no failure."""
-    assert job.export(folder, never) == 0, job.log
-    assert job.closed is not None, job.log
-    assert job.closed.end is not None
-    assert job.closed.end.finish_reason == FINISH_REASON, job.log
-    assert job.closed.end.failure == ""
-    assert job.closed.unit == 1
-    return job.closed
-
-
 # ---- the same by Scrapy --------------------------------------------------------------
-
-
-Feeds = dict[str, dict[str, Any]]
 
 
 def crawled(site: str, spider: str, folder: Path, feeds: Feeds) -> Job:
@@ -242,24 +124,10 @@ def feeds_in(folder: Path) -> Feeds:
     }
 
 
-def files_in(folder: Path) -> dict[str, bytes]:
-    """Return all files of a folder, hidden ones too."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 def stored(log: str) -> dict[str, int]:
     """Return the stats about feeds in Scrapy's log."""
     found = re.findall(r"'(feedexport/[^']+)': (\d+)", log)
     return {name: int(count) for name, count in found}
-
-
-def stats_of(closed: m.Commit) -> dict[str, int]:
-    """Return the stats of an export."""
-    return {name: json.loads(bytes(n)) for name, n in closed.stats["sum"].items()}
 
 
 @pytest.mark.parametrize("spider", ["kinds", "shelved"])
@@ -274,7 +142,7 @@ def test_feeds_are_those_of_scrapy(site: str, tmp_path: Path, spider: str) -> No
         files = files_in(plain)
         assert len(files) > 7
         assert files_in(ours) == files
-        assert stats_of(closed) == stored(log)
+        assert stats_of(*job.told, closed) == stored(log)
         assert m.Alive(number=1) in job.asked
 
 
@@ -310,32 +178,9 @@ def test_a_kill_at_any_moment_doubles_nothing(tmp_path: Path) -> None:
         if code is None:
             finish(job)
         assert files_in(tmp_path) == expected, moment
-    # What is known, three pieces of items, four files, the last commit; then none.
-    assert moment == 1 + 3 + 4 + 1 + 1
-
-
-def is_at(job: Job, moment: int, message: m.FromCrawl) -> bool:
-    """Whether this is the message of that number, signs of life apart."""
-    return len([one for one in job.asked if not isinstance(one, m.Alive)]) == moment
-
-
-def lines_of(count: int, size: int) -> bytes:
-    """Return so many items of about so many bytes."""
-    return b"".join(
-        b'{"number": %d, "text": "%s"}\n' % (number, b"x" * size)
-        for number in range(count)
-    )
-
-
-def job_of(items: bytes, feeds: Feeds, spider: str = "pages", **settings: str) -> Job:
-    """Return a job of plain items that nobody has crawled."""
-    spec = JobSpec(
-        project_dir=str(PROJECT),
-        spider=spider,
-        args={"site": "http://127.0.0.1"},
-        settings={"FEEDS": json.dumps(feeds), **settings},
-    )
-    return Job(spec=spec, items=items, tagged=b"null\n" * items.count(b"\n"))
+    # What is known, where batches begin, a piece of items and of their forms, the first
+    # batch and that it is there, three files, the last commit; then none.
+    assert moment == 1 + 1 + 2 + 2 + 3 + 1 + 1
 
 
 @pytest.mark.parametrize("there", [0, 1, 5000, 60_000])
@@ -405,7 +250,9 @@ def test_a_file_that_is_replaced_is_whole_at_every_moment(tmp_path: Path) -> Non
     job = job_of(items, {str(link): {"format": "jsonl", "overwrite": True}})
 
     def is_last_read(message: m.FromCrawl) -> bool:
-        return isinstance(message, m.Read) and message.offset == len(items)
+        if not isinstance(message, m.Read) or message.file == "tagged":
+            return False
+        return message.offset + PIECE_BYTES >= len(items)
 
     assert job.export(PROJECT, is_last_read) is None
     assert target.read_text() == "old"
@@ -443,18 +290,6 @@ def test_a_feed_that_fails_is_told_and_the_others_are_written(tmp_path: Path) ->
     counts = stats_of(closed)
     assert counts["feedexport/failed_count/Broken"] == 1
     assert counts["feedexport/success_count/FileFeedStorage"] == 1
-
-
-def project_with(tmp_path: Path, name: str, code: str) -> Path:
-    """Return a copy of the project with one more module."""
-    folder = tmp_path / "project"
-    for path in PROJECT.rglob("*"):
-        if path.suffix in (".py", ".cfg"):
-            copy = folder / path.relative_to(PROJECT)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
-    (folder / "testsite" / name).write_text(code)
-    return folder
 
 
 def test_the_projects_own_exporter_and_listeners_take_part(tmp_path: Path) -> None:

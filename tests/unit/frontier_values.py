@@ -11,6 +11,7 @@ from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.state import State
 from dscrapy.messages import DIGEST_BYTES, FINGERPRINT_BYTES
 from dscrapy.model import (
+    FEEDS_WRITTEN,
     CloseLimits,
     HostLimits,
     JobSpec,
@@ -26,7 +27,8 @@ CLIENT, WORKER = 1, 5
 ITEM = (msgspec.Raw(b'{"a":1}'),)
 VERSIONS = Versions(dscrapy="1", scrapy="2", python="3")
 FINISHED = Outcome(finish_reason="finished")
-Kind = Literal["page", "start", "started", "opened", "idle", "late", "closed"]
+WRITTEN = Outcome(finish_reason=FEEDS_WRITTEN)
+Kind = Literal["page", "start", "started", "opened", "idle", "late", "batch", "closed"]
 
 
 def later(seconds: float) -> Now:

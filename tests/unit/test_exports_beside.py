@@ -12,6 +12,7 @@ from tests.unit.frontier_values import (
     NOW,
     OTHER,
     WORKER,
+    WRITTEN,
     ask,
     change,
     commit,
@@ -46,7 +47,7 @@ def test_feeds_take_no_slot() -> None:
     assert busy(machine) == 0
     assert started(ask(machine, submit_other())).job == OTHER
     assert busy(machine) == 1
-    commit(machine, export.process, unit(1, "closed"))
+    commit(machine, export.process, unit(1, "closed", end=WRITTEN))
     assert job.status == "succeeded"
     ask(machine, ended(export.process), WORKER)
     assert (job.exports, busy(machine)) == (0, 1)

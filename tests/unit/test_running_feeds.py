@@ -13,6 +13,7 @@ from tests.unit.frontier_values import (
     NOW,
     SPEC,
     WORKER,
+    WRITTEN,
     answers,
     ask,
     commit,
@@ -43,7 +44,7 @@ def test_feeds_are_written_after_the_crawl() -> None:
     seen = m.FeedsSeen(job=ID, process=export.process, lengths={"a": 7})
     assert answers(decision, WORKER) == [seen]
     assert machine.state.jobs[ID].status == "running"
-    decision = commit(machine, export.process, unit(1, "closed"))
+    decision = commit(machine, export.process, unit(1, "closed", end=WRITTEN))
     assert told(decision, m.Done) == [
         m.Done(job=ID, process=export.process, stats=None)
     ]
