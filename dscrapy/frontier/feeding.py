@@ -5,7 +5,7 @@ batch of one of its feeds (``batch_item_count``). A process that is there when t
 ends writes the rest, too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 from dscrapy.endings import ENDINGS
 from dscrapy.frontier.crawls import Crawl
@@ -24,24 +24,26 @@ def came_to_end(failure: Outcome | None) -> bool:
     return failure.failure in ENDINGS and ENDINGS[failure.failure].came_to_end
 
 
-def is_over(job: Job, processes: Iterable[Process]) -> bool:
+def is_over(job: Job, crawling: Callable[[str], list[Process]]) -> bool:
     """Whether the job's crawl is over and its feeds are to be written.
 
-    ``processes`` are all that it has.
+    ``crawling`` gives the processes of a job that crawl.
     """
     course = job.course
     if course is None or job.is_final or job.paused or course.cancelling:
         return False
     if course.role != "export":
         return False
-    return all(one.closed for one in processes if one.role == "crawl")
+    return all(process.closed for process in crawling(job.id))
 
 
-def is_export_due(job: Job, crawl: Crawl | None, processes: Iterable[Process]) -> bool:
+def is_export_due(
+    job: Job, crawl: Crawl | None, crawling: Callable[[str], list[Process]]
+) -> bool:
     """Whether a process that writes feeds is to be started."""
     if job.exports or crawl is None:
         return False
-    return is_over(job, processes) or _is_batch_due(job, crawl)
+    return is_over(job, crawling) or _is_batch_due(job, crawl)
 
 
 def _is_batch_due(job: Job, crawl: Crawl) -> bool:

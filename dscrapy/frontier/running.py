@@ -166,7 +166,7 @@ class Running:
 
     def _let_write(self, processes: list[Process]) -> None:
         """Tell who writes feeds that all is committed, once it is."""
-        if not is_over(self.job, processes):
+        if not is_over(self.job, self.state.crawling):
             return
         course = self.job.begin()
         for process in processes:
@@ -301,6 +301,9 @@ class Running:
 
     def closes(self, process: Process, reason: str, failure: Outcome | None) -> None:
         """A process begins to close its spider."""
+        if process.role == "export":
+            # It has none, whatever it says.
+            return
         if failure is None:
             self.close_by_itself(process, reason)
         else:

@@ -222,7 +222,7 @@ class State:
     def _note_due(self, job: Job) -> None:
         """Note whether the job needs a process that writes its feeds."""
         crawl = self.crawls.get(job.id)
-        if is_export_due(job, crawl, self.processes_of(job.id)):
+        if is_export_due(job, crawl, self.crawling):
             self.exports_due[job.id] = None
         else:
             self.exports_due.pop(job.id, None)
@@ -448,7 +448,9 @@ class State:
             return
         crawl = self.crawls[record.job]
         match record:
-            case r.ProcessStops() if self._is_export(record.process):
+            case r.ProcessCloses() | r.ProcessStops() if self._is_export(
+                record.process
+            ):
                 # It holds neither leases nor a slot.
                 self.touched[record.job] = None
             case r.ProcessCloses() | r.ProcessStops():
