@@ -32,13 +32,15 @@ def missing(state: State, command: OnMissing) -> Decision:
 def damaged(state: State, command: OnDamage, now: Now) -> Decision:
     """Let the job's feeds fail: without what is missing they would look whole.
 
-    The process that writes them is given up with them, and told to stop.
+    The process that writes them is given up with them, and told to stop. Beside a crawl
+    that counts as a death of its own doing: the file may have been restored at the end.
     """
     decision = Decision()
     process = state.processes.get(command.process)
     if process is None or process.job != command.job or process.role != "export":
         return decision
     job = state.jobs[command.job]
+    is_beside = not job.begin().closing
     if not job.is_final:
         stop = Stop(job=job.id, process=process.number, reason="feeds_error")
         decision.tell(state, process, stop)
@@ -47,11 +49,12 @@ def damaged(state: State, command: OnDamage, now: Now) -> Decision:
                 job=job.id,
                 process=process.number,
                 how="lost",
-                counted=False,
+                counted=is_beside,
                 text="",
                 at=now.wall,
             )
         )
         failure = Outcome(failure="feeds_error", text=command.text)
-        decision.fail_feeds(job, failure)
+        if not is_beside:
+            decision.fail_feeds(job, failure)
     return decision

@@ -7,7 +7,7 @@ import pytest
 
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.frontier.decision import OnClosed
+from dscrapy.frontier.decision import OnClosed, OnDamage
 from dscrapy.frontier.feeding import BESIDE_DEATHS_MAX
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.state import State
@@ -191,6 +191,19 @@ def test_an_export_that_cannot_write_leaves_it_to_the_end(end: Outcome) -> None:
     assert told(give(machine, 2, 9), m.Start) == []
     job = machine.state.jobs[ID]
     assert (job.is_crawling, course(machine).feeds_failure) == (True, None)
+
+
+def test_a_damaged_file_costs_the_crawl_nothing() -> None:
+    """Whoever reads it beside the crawl is given up, a bounded number of times; what
+    becomes of the feeds is decided when they are to be written."""
+    machine, export = beside()
+    for left in reversed(range(BESIDE_DEATHS_MAX)):
+        damage = OnDamage(job=ID, process=export.process, text="it lacks bytes")
+        starts = told(ask(machine, damage), m.Start)
+        assert len(starts) == (1 if left else 0)
+        export = starts[0] if left else export
+    assert machine.state.jobs[ID].is_crawling
+    assert course(machine).feeds_failure is None
 
 
 def test_a_worker_that_cannot_begin_an_export_costs_the_job_nothing() -> None:
