@@ -148,6 +148,22 @@ def test_a_process_that_is_stopped_leaves_full_batches(
     }
 
 
+def test_a_process_that_is_stopped_tells_how_many_items_are_missing(
+    tmp_path: Path,
+) -> None:
+    """A filter has refused two of three: no batch is full before the job has four, so
+    nobody is started in vain."""
+    folder = project_with(tmp_path, "own.py", FILTER)
+    options = {"format": "jsonl", "batch_item_count": 2}
+    options |= {"item_filter": "testsite.own.Odd"}
+    job = job_of(lines_of(4, 10), {f"{tmp_path}/out/%(batch_id)d": options})
+    job.there, job.arrives = 0, [3, None]
+    assert job.export(folder, never) == 0, job.log
+    (batch,) = job.batches
+    assert (batch.number, batch.item, batch.full_at) == (1, 0, 4)
+    assert files_in(tmp_path / "out") == {}
+
+
 def test_what_is_left_of_a_failed_job_goes_beside(tmp_path: Path) -> None:
     """Its full batches stay; behind them NAME.failed goes on, and tells of no batch:
     the job may be retried, and then these are written."""
