@@ -27,7 +27,7 @@ from dscrapy.model import PROCESS_IDLES
 # in between the loop has time for other things.
 READ_BYTES = 1024 * 1024
 # A process beside a crawl that brings no item for so long ends, and gives its memory
-# back: some 80 MiB. Starting the next one costs about a second.
+# back: some 70 MiB. Starting the next one costs about a second.
 IDLE_S = 30.0
 
 
