@@ -165,6 +165,11 @@ class Crawl:
         self.totals.inc(UNREADABLE_KEY, 1)
         course.errors = self.totals.errors
 
+    def stop(self, process: int) -> None:
+        """Let a process take no more leases: it was told to stop, or closes."""
+        self.stopping.add(process)
+        self.frontier.close_process(process)
+
     def know(self, held: Held, at: float) -> None:
         """Take over what a worker says of its process; all else was forgotten."""
         if held.opened is not None:
@@ -174,8 +179,7 @@ class Crawl:
         self.told_end.discard(held.process)
         self.frontier.hold(held.process, held.requests, at)
         if held.closing:
-            self.stopping.add(held.process)
-            self.frontier.close_process(held.process)
+            self.stop(held.process)
         if held.leads and self.leader is None:
             self.leader = held.process
         elif not held.leads and self.leader == held.process:

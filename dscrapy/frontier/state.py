@@ -448,14 +448,10 @@ class State:
             return
         crawl = self.crawls[record.job]
         match record:
-            case r.ProcessCloses() | r.ProcessStops() if self._is_export(
-                record.process
-            ):
-                # It holds neither leases nor a slot.
-                self.touched[record.job] = None
             case r.ProcessCloses() | r.ProcessStops():
-                crawl.stopping.add(record.process)
-                crawl.frontier.close_process(record.process)
+                # One that writes feeds holds neither leases nor a slot.
+                if not self._is_export(record.process):
+                    crawl.stop(record.process)
                 self.touched[record.job] = None
             case r.ProcessIdles():
                 if record.since is None:

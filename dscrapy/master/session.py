@@ -15,9 +15,10 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.errors import DamagedFileError, LocalProtocolError, RemoteProtocolError
-from dscrapy.frontier.decision import OnClosed, OnDamage
-from dscrapy.master.committer import NO_SESSION, Command, Committer
+from dscrapy.frontier.decision import OnClosed
+from dscrapy.master.committer import Command, Committer
 from dscrapy.master.files import JobFiles
+from dscrapy.master.process_reads import ProcessReads
 from dscrapy.net.connection import Connection
 from dscrapy.net.entrance import NEWCOMERS_MAX, Entrance
 from dscrapy.net.room import Room, weight_of
@@ -323,6 +324,14 @@ class SessionServer:
 
     async def _read(self, connection: Connection[Any], peer: "_Peer") -> None:
         session = peer.session
+        process_reads = ProcessReads(
+            session=session,
+            committer=self.committer,
+            files=self.files,
+            read_whole=self._read_whole,
+            send=self.sessions.send,
+            nursery=peer.nursery,
+        )
         while (message := await connection.receive()) is not None:
             if peer.role == "worker":
                 self.committer.machine.heard(session, self.committer.now())
@@ -346,11 +355,7 @@ class SessionServer:
                         text = f"no offset: {message.offset}"
                         raise RemoteProtocolError("bad_offset", text)
                     if self.committer.machine.holds(session, message):
-                        scope = peer.begins_process_read(message.process)
-                        # It may wait for long, and not hold up what others say.
-                        peer.nursery.start_soon(
-                            self._read_for_process, peer, message, scope
-                        )
+                        process_reads.begin(message)
                 case _:
                     peer.has_asked(message)
                     await self._hand_over(peer, message)
@@ -400,49 +405,12 @@ class SessionServer:
         finally:
             peer.reads -= 1
 
-    async def _read_for_process(
-        self, peer: "_Peer", call: m.Read, scope: trio.CancelScope
-    ) -> None:
-        """Answer an export process; with ``wait``, when there are bytes."""
-        try:
-            with scope:
-                data = await self._bytes_for(peer.session, call)
-                if data is None:
-                    return
-                answer = m.ReadSeen(
-                    job=call.job,
-                    process=call.process,
-                    file=call.file,
-                    offset=call.offset,
-                    data=data,
-                )
-                self.sessions.send(peer.session, answer)
-        finally:
-            peer.ends_process_read(call.process, scope)
-
-    async def _bytes_for(self, session: int, call: m.Read) -> bytes | None:
-        """Return bytes for a process, None when it has ended."""
-        limit = max(1, min(call.limit, CHUNK_BYTES_MAX))
-        while self.committer.machine.holds(session, call):
-            # Asked for before reading: what is written in between is not missed.
-            changes = self.files.items_changes(call.job)
-            try:
-                data = await self._read_whole(call.job, call.file, call.offset, limit)
-            except DamagedFileError as error:
-                logger.error("job %s: %s", call.job, error)
-                damage = OnDamage(job=call.job, process=call.process, text=str(error))
-                await self.committer.submit(NO_SESSION, damage)
-                return None
-            if data or not call.wait:
-                return data
-            await changes.wait()
-        return None
-
     async def _read_whole(self, job: str, file: str, offset: int, limit: int) -> bytes:
         """Return bytes of a job's file, no fewer than the state knows to be there.
 
         Raises ``DamagedFileError``.
         """
+        limit = max(1, min(limit, CHUNK_BYTES_MAX))
         known = self.committer.machine.state.jobs.get(job)
         course = None if known is None else known.course
         lengths = {} if course is None else course.lengths
@@ -469,9 +437,10 @@ class SessionServer:
             ended = job.is_final and not (call.file == "log" and job.has_processes)
             # Asked for before reading: what is written in between is not missed.
             changes = self.files.log_changes(call.job) if call.wait else None
-            limit = min(call.limit, CHUNK_BYTES_MAX)
             try:
-                data = await self._read_whole(call.job, call.file, call.offset, limit)
+                data = await self._read_whole(
+                    call.job, call.file, call.offset, call.limit
+                )
             except DamagedFileError as error:
                 logger.error("job %s: %s", call.job, error)
                 refused = m.Refused(
@@ -504,22 +473,6 @@ class _Peer:
     _waits: set[int] = attrs.field(factory=set)
     _asked: Counter[int] = attrs.field(factory=Counter)
     _has_read: trio.Event = attrs.field(factory=trio.Event)
-    # What ends the read that an export process has under way.
-    _process_reads: dict[int, trio.CancelScope] = attrs.field(factory=dict)
-
-    def begins_process_read(self, process: int) -> trio.CancelScope:
-        """Take note of a read of a process that the worker holds; one that it waits
-        for already ends without an answer."""
-        before = self._process_reads.get(process)
-        if before is not None:
-            before.cancel()
-        scope = self._process_reads[process] = trio.CancelScope()
-        return scope
-
-    def ends_process_read(self, process: int, scope: trio.CancelScope) -> None:
-        """Take note of its end."""
-        if self._process_reads.get(process) is scope:
-            del self._process_reads[process]
 
     def give_back(self) -> None:
         """The message at hand is done with."""

@@ -1,0 +1,81 @@
+"""Reads of processes that write feeds: of what is committed, and of what will be.
+
+A process has one read under way. Those that wait for more are many and may wait for as
+long as their crawl takes: each is a task of its session, which ends with it.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+
+from dscrapy import messages as m
+from dscrapy.errors import DamagedFileError
+from dscrapy.frontier.decision import OnDamage
+from dscrapy.master.committer import NO_SESSION, Committer
+from dscrapy.master.files import JobFiles
+
+logger = logging.getLogger(__name__)
+
+# Returns bytes of a job's file (its name, offset, limit), no fewer than are known to be
+# there; raises ``DamagedFileError``.
+ReadWhole = Callable[[str, str, int, int], Awaitable[bytes]]
+
+
+@attrs.define(kw_only=True, eq=False)
+class ProcessReads:
+    """Those of one session; ``send`` takes the answers."""
+
+    session: int
+    committer: Committer
+    files: JobFiles
+    read_whole: ReadWhole
+    send: Callable[[int, m.Message], None]
+    nursery: trio.Nursery
+    _scopes: dict[int, trio.CancelScope] = attrs.field(factory=dict)
+
+    def begin(self, call: m.Read) -> None:
+        """Answer a process that the session's worker holds, some time; another read of
+        it that is under way ends without an answer."""
+        before = self._scopes.get(call.process)
+        if before is not None:
+            before.cancel()
+        scope = self._scopes[call.process] = trio.CancelScope()
+        self.nursery.start_soon(self._answer, call, scope)
+
+    async def _answer(self, call: m.Read, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                data = await self._bytes_for(call)
+                if data is not None:
+                    answer = m.ReadSeen(
+                        job=call.job,
+                        process=call.process,
+                        file=call.file,
+                        offset=call.offset,
+                        data=data,
+                    )
+                    self.send(self.session, answer)
+        finally:
+            if self._scopes.get(call.process) is scope:
+                del self._scopes[call.process]
+
+    async def _bytes_for(self, call: m.Read) -> bytes | None:
+        """Return bytes for a process, None when it has ended or been given up."""
+        while self.committer.machine.holds(self.session, call):
+            # Asked for before reading: what is written in between is not missed.
+            changes = self.files.items_changes(call.job)
+            try:
+                data = await self.read_whole(
+                    call.job, call.file, call.offset, call.limit
+                )
+            except DamagedFileError as error:
+                logger.error("job %s: %s", call.job, error)
+                damage = OnDamage(job=call.job, process=call.process, text=str(error))
+                await self.committer.submit(NO_SESSION, damage)
+                return None
+            if data or not call.wait:
+                return data
+            await changes.wait()
+        return None
