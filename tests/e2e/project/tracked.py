@@ -5,8 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import scrapy
+from scrapy import signals
 from scrapy.exceptions import DropItem
 from scrapy.http import Response
+
+# Far more than Scrapy takes between an item's signal and the end of its page.
+TURNS = 500
 
 
 class Pipeline:
@@ -133,8 +137,19 @@ class TrackedSpider(scrapy.Spider):
     def background(self, response: Response, kind: str) -> Iterator[Any]:
         """Start a task that outlives the callback."""
 
+        scraped = asyncio.Event()
+
+        def on_scraped(response: Response, of: Response = response) -> None:
+            if response is of:
+                scraped.set()
+
+        self.crawler.signals.connect(on_scraped, signals.item_scraped, weak=False)
+
         async def later() -> None:
-            await asyncio.sleep(0.3)
+            # Nothing of the page is left some turns of the loop after its item.
+            await scraped.wait()
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             self.crawler.engine.crawl(self.child(kind, response))
             self.crawler.stats.inc_value("later")
 
