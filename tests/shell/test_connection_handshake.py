@@ -22,6 +22,7 @@ from dscrapy.net.connection import (
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.session import Handshake, Phase, Role, Unauthorised
+from tests.hang import HANG_S
 
 TOKEN = "token"
 MESSAGES = (m.Heartbeat(number=1), m.Draining(), m.Heartbeat(number=2))
@@ -170,7 +171,7 @@ async def test_a_frame_over_256_bytes_before_the_proof_is_refused(
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
 
 
-async def dial_to(handler: Handler, timeout_s: float = 30.0) -> Connection[Any]:
+async def dial_to(handler: Handler, timeout_s: float = HANG_S) -> Connection[Any]:
     """Dial a server of this machine whose connections ``handler`` takes."""
     serve = partial(trio.serve_tcp, handler, 0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
@@ -255,7 +256,7 @@ async def test_dial_gives_up_in_time_and_leaves_nothing_open() -> None:
             await ended.wait()
             nursery.cancel_scope.cancel()
 
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_S):
         await dial_and_look()
 
 
@@ -272,5 +273,5 @@ async def test_dial_tells_that_nobody_listens() -> None:
                 token=TOKEN,
                 role="client",
                 incoming=m.Answer,
-                timeout_s=30.0,
+                timeout_s=HANG_S,
             )

@@ -30,6 +30,7 @@ from dscrapy.worker import door as door_module
 from dscrapy.worker.agent import Worker
 from dscrapy.worker.door import Door
 from tests.doubles.storage import MemoryStorage
+from tests.hang import HANG_S
 from tests.shell.master_in_memory import (
     TOKEN,
     MasterInMemory,
@@ -89,7 +90,7 @@ async def test_a_flood_from_one_address_costs_others_nothing() -> None:
     """The one that must give way is of the address that has most."""
     entrance = Entrance(
         incoming={"client": m.ClientCall},
-        handshake_timeout_s=60,
+        handshake_timeout_s=HANG_S,
         logger=logging.getLogger("test"),
         newcomers_max=4,
     )
@@ -122,7 +123,7 @@ async def test_a_flood_from_one_address_costs_others_nothing() -> None:
 
 
 async def _until(holds: Callable[[], bool]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_S):
         while not holds():
             await trio.lowlevel.checkpoint()
 
@@ -131,7 +132,7 @@ async def test_a_stranger_costs_some_kilobytes() -> None:
     """With its task, its stream and what it has said, on a real socket."""
     entrance = Entrance(
         incoming={"client": m.ClientCall},
-        handshake_timeout_s=60,
+        handshake_timeout_s=HANG_S,
         logger=logging.getLogger("test"),
     )
 
