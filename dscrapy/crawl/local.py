@@ -1,9 +1,15 @@
 """Requests that no other process could read: they never leave this one.
 
 They belong to the lease or unit of the code that asked for them: its commit waits
-for them and holds what they gave. They are compared with what this process holds
-open, with what it has kept before and, by asking the master, with what is committed;
-two processes that run the same one at the same time do not know of each other.
+for them and holds what they gave, so all of them are done again when the process dies.
+There may be any number. What they give leaves in parts as that of any page does, and
+waits when that does not keep up (``parts``); what stays in memory is the requests
+that wait here, as in Scrapy's own queue, and the fingerprint of each that its work has
+asked for, as in Scrapy's own filter.
+
+They are compared with what this process holds open or has not had answered and, by
+asking the master, with what is committed; two processes that run the same one at the
+same time do not know of each other.
 """
 
 import asyncio
@@ -22,10 +28,6 @@ from dscrapy.messages import Message, Offer, Offered, Run
 
 _logger = logging.getLogger(__name__)
 
-# Requests inside of one lease, of all its generations: their outcome is one commit,
-# which is held in memory and begins anew when the process dies.
-LOCAL_MAX = 10_000
-
 
 class Local(NamedTuple):
     """A request that is kept here; without a fingerprint nobody compares it."""
@@ -36,7 +38,7 @@ class Local(NamedTuple):
 
 
 class Locals:
-    """Holds them until they may start; ``fail`` takes why the job cannot go on."""
+    """Holds them until they may start."""
 
     def __init__(
         self,
@@ -44,7 +46,6 @@ class Locals:
         tracker: Tracker,
         run: Run,
         send: Callable[[Message], None],
-        fail: Callable[[str], None],
         *,
         lifo: bool,
     ) -> None:
@@ -52,11 +53,11 @@ class Locals:
         self._tracker = tracker
         self._run = run
         self._send = send
-        self._fail = fail
         self._step = -1 if lifo else 1
         self._sequence = 0
         self._waiting: Waiting[Local] = Waiting()
-        self._known: set[bytes] = set()
+        # What each work has asked for, until the master knows it.
+        self._known: dict[Work, set[bytes]] = {}
         self._opened: list[Local] = []
         self._asked: list[Local] = []
         self._offers: dict[int, list[Local]] = {}
@@ -76,22 +77,15 @@ class Locals:
         stats = self._crawler.stats
         stats.inc_value("scheduler/unserializable")
         self._warn(request, why)
-        if fingerprint is not None:
-            if self._is_open(fingerprint):
-                stats.inc_value("dupefilter/filtered")
-                return False
-            self._known.add(fingerprint)
+        if fingerprint is not None and self._is_open(fingerprint):
+            stats.inc_value("dupefilter/filtered")
+            return False
         work = self._tracker.work_now()
+        if fingerprint is not None:
+            self._known.setdefault(work, set()).add(fingerprint)
         work.local_count += 1
         if self._closed is not None:
             self._closed(work)
-            return True
-        if work.local_count > LOCAL_MAX:
-            self._fail(
-                f"more than {LOCAL_MAX} requests come from one page and cannot leave "
-                f"this process (the last: {why}); use methods of the spider as "
-                "callbacks and plain values in meta and cb_kwargs"
-            )
             return True
         self._tracker.hold(work)
         local = Local(request, Hop(work, host, is_local=True), fingerprint)
@@ -143,8 +137,12 @@ class Locals:
             self._closed(local.hop.work)
             self._tracker.release(local.hop.work)
 
+    def answered(self, work: Work) -> None:
+        """Forget what a work asked for: it is committed."""
+        self._known.pop(work, None)
+
     def _is_open(self, fingerprint: bytes) -> bool:
-        return fingerprint in self._known or any(
+        return any(fingerprint in known for known in self._known.values()) or any(
             fingerprint in work.child_fingerprints for work in self._tracker.works
         )
 
@@ -175,7 +173,8 @@ class Locals:
 
     def _accept(self, local: Local) -> None:
         if local.fingerprint is not None:
-            local.hop.work.seen.append(local.fingerprint)
+            local.hop.work.add_seen(local.fingerprint)
+            self._tracker.grown(local.hop.work)
         self._count(local, "scheduler/enqueued", "scheduler/enqueued/memory")
         self._sequence += self._step
         order = (-local.request.priority, self._sequence)

@@ -1,16 +1,18 @@
 """What leases and units gave, on its way to the master: commits in parts and frames.
 
-No I/O and no clock. A ``Work`` gathers what one leased request or one unit gives. A
-large lease travels in numbered parts as it grows, at most ``PARTS_UNSEEN_MAX`` of them
-unanswered; whoever adds items is told by ``is_full`` to wait meanwhile. A unit gets
-its number when it is finished, since the master takes units strictly in order; until
-then all of it is held here. An item that no part can hold goes in pieces, each in a
-part of its own. All works together have at most about ``BYTES_UNSEEN_MAX`` unanswered;
-those that could go on beyond that take turns, one part at a time. Commits gather until
+No clock, and no I/O but for that on the disk. A ``Work`` gathers what one leased
+request or one unit gives. A large lease travels in numbered parts as it grows, at most
+``PARTS_UNSEEN_MAX`` of them unanswered; whoever adds items is told by ``is_full`` to
+wait meanwhile. A unit gets its number when it is finished, since the master takes units
+strictly in order; until then all of it is held here, items beyond ``UNIT_BYTES_MAX`` on
+the disk (``spill``). An item that no part can hold goes in pieces, each in a part of
+its own. All works together have at most about ``BYTES_UNSEEN_MAX`` unanswered; those
+that could go on beyond that take turns, one part at a time. Commits gather until
 ``flush`` into frames of about ``FRAME_BYTES``. What is sent is forgotten: the worker
 keeps it until it is answered.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,8 +21,17 @@ import msgspec
 
 from dscrapy.crawl.children import NO_VALUES, Child, ChildQueue
 from dscrapy.crawl.items import wire_form, wire_line
+from dscrapy.crawl.spill import Spill
 from dscrapy.crawl.stats import Delta
-from dscrapy.messages import Commit, Commits, CommitsSeen, Message, Piece, Run
+from dscrapy.messages import (
+    FINGERPRINT_BYTES,
+    Commit,
+    Commits,
+    CommitsSeen,
+    Message,
+    Piece,
+    Run,
+)
 from dscrapy.model import Outcome
 
 # A part goes when this much has gathered: large enough that a part's fsync is
@@ -37,8 +48,13 @@ PIECE_BYTES_MAX = FRAME_BYTES
 # What parts of all works hold that the master has not acknowledged: the worker keeps
 # it for us. Two of the largest works at full speed, or thousands of pages.
 BYTES_UNSEEN_MAX = 8 * 1024 * 1024
+# Items of an unfinished unit that wait in memory; further ones do so on the disk of
+# this machine. Far more than a unit gives that is no chain of requests that stay here.
+UNIT_BYTES_MAX = 4 * 1024 * 1024
 # What a commit costs beside what it holds.
 _COMMIT_BYTES = 200
+# What a fingerprint costs in a commit, in base64.
+_SEEN_BYTES = 27
 # What a number costs in a commit's stats, with its key.
 _STAT_BYTES = 50
 
@@ -56,9 +72,10 @@ class _Whole(NamedTuple):
 class _InPieces:
     """What is left of an item that does not fit a part."""
 
-    __slots__ = ("_line", "_tagged")
+    __slots__ = ("_line", "_tagged", "size")
 
     def __init__(self, line: bytes, tagged: bytes) -> None:
+        self.size = len(line) + len(tagged)
         self._line = memoryview(line)
         self._tagged = memoryview(tagged)
 
@@ -78,6 +95,8 @@ class Work:
         "_children",
         "_in_pieces",
         "_items",
+        "_seen",
+        "_spill",
         "bytes",
         "child_fingerprints",
         "delta",
@@ -92,7 +111,6 @@ class Work:
         "open",
         "outcome",
         "request",
-        "seen",
         "sent_last",
         "unit",
         "unseen",
@@ -120,7 +138,6 @@ class Work:
         self.local_count = 0
         self.is_settled = False
         self.child_fingerprints: set[bytes] = set()
-        self.seen: list[bytes] = []
         # On its way: its number as a unit, its next part, the sizes of the unanswered
         # ones; and whether it stands in line for its turn.
         self.unit = 0
@@ -132,6 +149,8 @@ class Work:
         self._items: deque[_Whole | _InPieces] = deque()
         self._in_pieces = 0
         self._children = ChildQueue()
+        self._seen = bytearray()
+        self._spill = Spill()
 
     @property
     def may_send(self) -> bool:
@@ -152,22 +171,27 @@ class Work:
 
     def add_item(self, line: bytes, tagged: bytes | None) -> None:
         """Take an item's line and tagged form, as they are to stand in the files."""
-        size = len(line) + len(tagged or b"null") + 2
-        if size > PIECE_BYTES_MAX:
-            self._items.append(_InPieces(line, tagged or b"null"))
+        item = _form(line, tagged)
+        self.bytes += item.size
+        if isinstance(item, _InPieces):
             self._in_pieces += 1
-            size -= 2
-        else:
-            line, tagged = wire_line(line), wire_form(tagged)
-            size = len(line) + len(tagged or b"null") + 2
-            self._items.append(_Whole(line, tagged, size))
-        self.bytes += size
+        if not self.request and (self._spill or self.bytes > UNIT_BYTES_MAX):
+            # Without room on the disk it waits here, before the others.
+            with contextlib.suppress(OSError):
+                self._spill.put(line, tagged)
+                return
+        self._items.append(item)
 
     def add_child(
         self, child: Child, values: Mapping[bytes, bytes] = NO_VALUES
     ) -> None:
         """Take a request that the master is to keep, with the values of its body."""
         self.bytes += self._children.add(child, values)
+
+    def add_seen(self, fingerprint: bytes) -> None:
+        """Take the fingerprint of a request that never left this process."""
+        self._seen += fingerprint
+        self.bytes += _SEEN_BYTES
 
     def forget_values(self) -> None:
         """Nothing follows any more that could refer to them."""
@@ -176,6 +200,7 @@ class Work:
     def take_part(self) -> tuple[dict[str, Any], int]:
         """Return the fields of the next part and its size: at least one thing."""
         fields: dict[str, Any] = {}
+        self._refill()
         if self._items and isinstance(self._items[0], _InPieces):
             fields["piece"], total = self._take_piece(self._items[0])
         else:
@@ -185,14 +210,28 @@ class Work:
                 fields["items"] = tuple(msgspec.Raw(item.line) for item in items)
                 if any(item.tagged is not None for item in items):
                     fields["tagged"] = tuple(_raw(item.tagged) for item in items)
-        if not self._items and self._children:
+        has_all_items = not self._items and not self._spill
+        if has_all_items and self._children:
             room = PART_BYTES_MAX - total
             children, size = self._children.take(room, at_least_one=not total)
             total += size
             if children.bodies:
                 fields["children"] = children
+        if self._seen and has_all_items and not self._children:
+            count = max(PART_BYTES_MAX - total, 0) // _SEEN_BYTES
+            fields["seen"] = bytes(self._seen[: count * FINGERPRINT_BYTES])
+            total += len(fields["seen"]) // FINGERPRINT_BYTES * _SEEN_BYTES
+            del self._seen[: count * FINGERPRINT_BYTES]
         self.bytes -= total
         return fields, total
+
+    def _refill(self) -> None:
+        """Have a part's items at hand."""
+        held = sum(item.size for item in self._items) if self._spill else 0
+        while self._spill and held <= PART_BYTES_MAX:
+            item = _form(*self._spill.get())
+            self._items.append(item)
+            held += item.size
 
     def _take_whole(self) -> list[_Whole]:
         items: list[_Whole] = []
@@ -334,11 +373,9 @@ class Sender:
             fields["stats"] = work.delta.encoded()
             # Contexts of tasks that outlive their callback keep the work alive.
             work.delta.clear()
-            fields["seen"] = b"".join(work.seen)
-            work.seen.clear()
             work.child_fingerprints.clear()
             work.forget_values()
-            size += len(fields["seen"]) * 2 + sum(
+            size += sum(
                 _STAT_BYTES + len(bytes(value))
                 for group in fields["stats"].values()
                 for value in group.values()
@@ -373,6 +410,13 @@ class Sender:
             self.flush()
         elif len(self._gathered) == 1:
             self._soon()
+
+
+def _form(line: bytes, tagged: bytes | None) -> _Whole | _InPieces:
+    if len(line) + len(tagged or b"null") + 2 > PIECE_BYTES_MAX:
+        return _InPieces(line, tagged or b"null")
+    line, tagged = wire_line(line), wire_form(tagged)
+    return _Whole(line, tagged, len(line) + len(tagged or b"null") + 2)
 
 
 def _split(data: memoryview, at: int) -> tuple[memoryview, memoryview]:

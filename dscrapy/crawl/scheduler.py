@@ -105,9 +105,9 @@ class JobScheduler(BaseScheduler):
             self._tracker,
             job.run,
             job.link.send,
-            job.fail,
             lifo=job.demands.lifo,
         )
+        job.sender.answered = self.locals.answered
         self._crawler.signals.connect(
             self._tracker.reached_downloader, signal=signals.request_reached_downloader
         )

@@ -155,6 +155,7 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
                 piece=commit.piece,
                 children=children,
                 filtered=filtered,
+                seen=commit.seen,
             )
         )
         return "stored"

@@ -68,7 +68,7 @@ class Crawl:
         spool.tagged_bytes += len(forms)
         spool.is_open = record.piece is not None and not record.piece.end
         spool.filtered += record.filtered
-        stored = self.frontier.store(record.children)
+        stored = self.frontier.store(record.children, record.seen)
         self.stored.setdefault(process.number, {}).setdefault(key, []).append(stored)
 
     def publish(
@@ -84,12 +84,11 @@ class Crawl:
                 process.add_unit(record.unit)
         filtered = spool.filtered + record.filtered
         before = self.frontier.next_request
-        parts.append(self.frontier.store(record.children))
+        parts.append(self.frontier.store(record.children, record.seen))
         if process is not None:
             kinds = {kind for part in parts for kind in part.kinds if kind}
             self.frontier.wrote(process.number, kinds)
         filtered += self.frontier.add_all(parts)
-        self.frontier.see(record.seen)
         self._merge(record.stats)
         self._count(self.frontier.next_request - before, filtered, record.request)
         lines, forms = r.texts_of(record)

@@ -110,7 +110,7 @@ class PartStored(
     """A part of a commit, provisional: no effect until ``Published``.
 
     ``piece`` is as in ``messages.Commit``. ``children`` leaves out those that were
-    seen already; ``filtered`` counts them.
+    seen already; ``filtered`` counts them. ``seen`` is as in ``messages.Commit``.
     """
 
     job: str
@@ -123,6 +123,7 @@ class PartStored(
     piece: Piece | None = None
     children: Children
     filtered: int
+    seen: bytes = b""
 
 
 class Published(_Fact, tag="published", kw_only=True, frozen=True, omit_defaults=True):

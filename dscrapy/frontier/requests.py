@@ -77,7 +77,8 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Children without effect yet, in columns as in ``Children``.
 
     Their bodies, and then the values of this part, stand in the file from ``offset``
-    on, each with a newline behind it that lengths do not count.
+    on, each with a newline behind it that lengths do not count. ``seen`` are
+    fingerprints of requests that never come here themselves.
     """
 
     fingerprints: bytes
@@ -90,6 +91,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kinds: tuple[int, ...] = ()
     value_lengths: tuple[int, ...] = ()
     uses: tuple[tuple[int, ...], ...] = ()
+    seen: bytes = b""
 
     def value_places(self) -> list[Place]:
         """Return where the values of this part stand."""
@@ -230,7 +232,7 @@ class Frontier:
         """
         return self.add_all([self.store(children)])
 
-    def store(self, children: Children) -> Stored:
+    def store(self, children: Children, seen: bytes = b"") -> Stored:
         """Give each body its place in the file, without any other effect."""
         lengths = tuple(len(bytes(body)) for body in children.bodies)
         stored = Stored(
@@ -244,6 +246,7 @@ class Frontier:
             kinds=children.kinds,
             value_lengths=tuple(len(bytes(value)) for value in children.values),
             uses=children.uses,
+            seen=seen,
         )
         every = (*lengths, *stored.value_lengths)
         self.body_bytes += sum(every) + len(every)
@@ -257,6 +260,8 @@ class Frontier:
         for part in parts:
             values += part.value_places()
             filtered += self._add_stored(part, values)
+        for part in parts:
+            self._seen.add_many(part.seen)
         return filtered
 
     def _add_stored(self, stored: Stored, values: Sequence[Place]) -> int:

@@ -90,6 +90,8 @@ CASES = (
     ),
     Case(name="engine_crawl", items=16, requests=17),
     Case(name="carried", in_fast=True, items=12, requests=13),
+    # The hub's twelve links: three items each, and a page more that gives two.
+    Case(name="luggage", in_fast=True, items=60, requests=25, shared=True),
     # Eight chains of two closures, and an errback.
     Case(name="lambdas", in_fast=True, items=17, requests=18),
     Case(name="item_types", items=10, requests=11),

@@ -34,6 +34,7 @@ from tests.unit.frontier_values import (
     page,
     register,
     registration,
+    restarted,
     results,
     running,
     started,
@@ -292,6 +293,20 @@ def test_children_are_new_once_whoever_names_them() -> None:
     assert totals.count("dupefilter/filtered") == 3
     assert totals.count("scheduler/enqueued") == 5
     assert totals.count("scheduler/dequeued") == 2
+
+
+def test_what_parts_have_seen_counts_when_they_are_published() -> None:
+    """Of every part, the last one's too; not before."""
+    machine, start = crawling(1)
+    crawl = machine.state.crawls[ID]
+    every = [children(number).fingerprints for number in (7, 8, 9)]
+    for number, fingerprint in enumerate(every):
+        assert crawl.frontier.seen_of(b"".join(every)) == (False,) * 3
+        last = number == 2
+        commit(machine, start.process, part(number, last=last, seen=fingerprint))
+    assert crawl.frontier.seen_of(b"".join(every)) == (True,) * 3
+    copy = restarted(machine)
+    assert copy.state.crawls[ID].frontier.seen_of(b"".join(every)) == (True,) * 3
 
 
 def test_bodies_of_seen_children_are_not_written() -> None:

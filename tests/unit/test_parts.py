@@ -14,6 +14,7 @@ from dscrapy.crawl.parts import (
     PART_BYTES_MAX,
     PARTS_UNSEEN_MAX,
     PIECE_BYTES_MAX,
+    UNIT_BYTES_MAX,
     Sender,
     Work,
 )
@@ -246,7 +247,7 @@ def test_stats_and_what_was_seen_travel_with_the_last_part() -> None:
     work = Work("page", request=7)
     work.add_item(line(1, 2 * PART_BYTES_MAX), None)
     work.delta.write("sum", "pages", 1)
-    work.seen.append(b"f" * 20)
+    work.add_seen(b"f" * 20)
     master.sender.grown(work)
     work.delta.write("sum", "pages", 1)
     master.sender.settled(work)
@@ -442,3 +443,79 @@ def test_a_waiting_unit_goes_on_beside_leases() -> None:
     parts = [(one.unit, one.part) for one in master.commits if one.unit]
     assert parts == sorted(parts)
     assert {unit for unit, _ in parts} == {1, 2}
+
+
+def test_a_hundred_thousand_requests_that_stayed_leave_in_parts() -> None:
+    """Their fingerprints go when a part is full, each once and in order; the last
+    commit is no larger than any."""
+    master, answered = Master(), 0
+    work = Work("page", request=1)
+    given = [number.to_bytes(20, "big") for number in range(100_000)]
+    for fingerprint in given:
+        work.add_seen(fingerprint)
+        master.sender.grown(work)
+        assert work.bytes <= PART_BYTES_MAX + 100
+        if work.bytes < 100:
+            master.sender.flush()
+            for commit in master.commits[answered:]:
+                answered += 1
+                master.see(commit)
+    master.sender.settled(work)
+    told = [commit.seen for commit in master.commits]
+    assert b"".join(told) == b"".join(given)
+    assert len(told) > 5
+    assert max(map(len, told)) < PART_BYTES_MAX
+
+
+def test_a_large_unit_waits_on_the_disk() -> None:
+    """Beyond a bound its items are not in memory; they leave in order, large ones too,
+    and nothing stays open."""
+    master = Master()
+    work = Work("start")
+    sizes = [200_000, 10, PIECE_BYTES_MAX * 2, 50_000, 0]
+    given = [line(number, sizes[number % 5]) for number in range(80)]
+    for number, one in enumerate(given):
+        work.add_item(one, b"%d" % number if number % 3 else None)
+    assert sum(item.size for item in work._items) <= UNIT_BYTES_MAX + PIECE_BYTES_MAX
+    assert work._spill
+    master.sender.settled(work)
+    done = 0
+    while done < len(master.commits):
+        master.see(master.commits[done])
+        done += 1
+    assert master.commits[-1].last
+    assert not work._spill
+    lines, tagged, whole = [], [], [b"", b""]
+    for commit in master.commits:
+        lines += [bytes(one) for one in commit.items]
+        tagged += [bytes(one) for one in commit.tagged or [b"null"] * len(commit.items)]
+        if commit.piece is not None:
+            whole = [whole[0] + commit.piece.line, whole[1] + commit.piece.tagged]
+            if commit.piece.end:
+                lines, tagged = [*lines, whole[0]], [*tagged, whole[1]]
+                whole = [b"", b""]
+    assert lines == given
+    forms = [b"%d" % number if number % 3 else b"null" for number in range(80)]
+    assert tagged == forms
+
+
+def test_without_room_on_the_disk_a_unit_waits_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No item is lost for it."""
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    work, master = Work("start"), Master()
+    monkeypatch.setattr("os.pwrite", full)
+    given = [line(number, 200_000) for number in range(50)]
+    for one in given:
+        work.add_item(one, None)
+    assert not work._spill
+    master.sender.settled(work)
+    done = 0
+    while done < len(master.commits):
+        master.see(master.commits[done])
+        done += 1
+    assert [bytes(one) for commit in master.commits for one in commit.items] == given
