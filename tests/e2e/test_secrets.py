@@ -133,6 +133,7 @@ def test_the_token_is_in_one_file_alone(site: str, tmp_path: Path, umask: int) -
         ]
         cluster.ok("wait", slow)
         assert cluster.master is not None
+        keys = keys_of(cluster.state)
         # Killed in the middle of its work, and started again: torn tails and all.
         cluster.kill(cluster.master)
         segment = max(cluster.state.glob("journal-*.log"))
@@ -140,6 +141,7 @@ def test_the_token_is_in_one_file_alone(site: str, tmp_path: Path, umask: int) -
             file.write(b"\xfeREC torn")
         cluster.start_master("-L", "DEBUG")
         printed.append(cluster.ok("show", job))
+        assert keys_of(cluster.state) == keys, "pickles of its jobs would be lost"
         assert_untold(secret, cluster.log(), *printed)
         assert_in_no_file(secret, tmp_path, cluster.state / "token")
         assert_key_in_no_file(tmp_path, cluster.state)

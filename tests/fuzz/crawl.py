@@ -4,6 +4,7 @@ Decoding builds instances of the project's own classes and of a few of Python's 
 and imports nothing that is not the project's.
 """
 
+import contextlib
 import json
 import re
 import sys
@@ -12,6 +13,7 @@ from datetime import UTC
 from fractions import Fraction
 from functools import partial
 from http import HTTPStatus
+from importlib import import_module
 from ipaddress import ip_address
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -32,6 +34,11 @@ from dscrapy.model import Stats
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import CLASSES, Draw, json_of, tree_of
 from tests.unit import crawl_values
+
+# Two tags stand for values of these packages, which may be imported for them.
+for _name in ("dateutil.tz", "scrapy_poet"):
+    with contextlib.suppress(ImportError):
+        import_module(_name)
 
 PROJECT = "tests.unit.crawl_values"
 OWN = frozenset({PROJECT})
