@@ -161,6 +161,8 @@ class CrawlRun:
         self.tracker.sender = self.sender
         self.is_project = project_modules(Path.cwd())
         self.demands: Demands
+        # A crawl whose settings are refused has none to print.
+        self._dumps_stats = False
         self.pickles: Pickles
         self.scheduler: JobScheduler
         self._crawler: Crawler | None = None
@@ -242,6 +244,7 @@ class CrawlRun:
         except ValueError as error:
             raise UnsupportedError(str(error)) from None
         self.demands = lay_over(settings, self.tracker.delta_now)
+        self._dumps_stats = self.demands.dumps_stats
         self.pickles = Pickles(self.run.key if self.demands.pickles else b"")
         spider: Any = crawler.spider
         if self.run.spec.urls and not getattr(spider, "start_urls", None):
@@ -491,7 +494,7 @@ class CrawlRun:
 
     def _dump(self, stats: Stats) -> None:
         assert self._crawler is not None
-        if not self.demands.dumps_stats:
+        if not self._dumps_stats:
             return
         logging.getLogger("scrapy.statscollectors").info(
             "Dumping Scrapy stats:\n%s",

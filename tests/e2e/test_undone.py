@@ -61,6 +61,19 @@ def test_a_pipeline_that_cannot_be_opened(
     assert not out.with_name("out.jsonl.failed").exists()
 
 
+def test_settings_that_are_refused_end_without_a_traceback_of_ours(
+    tmp_path: Path, site: str
+) -> None:
+    """What cannot be listed as once per job is told in one line, with its setting."""
+    (tmp_path / "raises.py").write_text(RAISES)
+    words = ("raises.py", "-a", f"site={site}", "-s", "DSCRAPY_ONCE_PER_JOB=x.y")
+    done = run("crawl", *words, cwd=tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("dscrapy: raises.py failed (DSCRAPY_ONCE_PER_JOB names x.y")
+    assert "AttributeError" not in done.stderr
+
+
 def test_a_start_that_raises_writes_its_file(tmp_path: Path, site: str) -> None:
     """The crawl came to its end: the items of what start() gave, as plain Scrapy."""
     (tmp_path / "raises.py").write_text(RAISES)
