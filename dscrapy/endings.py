@@ -6,6 +6,8 @@ shows the same rows, and a test compares them.
 
 from typing import Literal, NamedTuple
 
+from dscrapy.model import Outcome
+
 # What becomes of the project's FEEDS: ``written`` as plain Scrapy writes them;
 # ``failed``: older files stay as they are, and what there is goes to NAME.failed;
 # ``kept``: nothing is written. Files of -o and -O are written, or go to NAME.failed, by
@@ -65,6 +67,15 @@ _ROWS = (
         retry_helps=True,
         came_to_end=True,
     ),
+    Ending(
+        "end_error",
+        "all is done, but what is called once in a job (a report, a mail): processes "
+        "died of it `start_deaths_max` times",
+        "failed",
+        retry_helps=True,
+        came_to_end=True,
+        files="written",
+    ),
     # The job ends, its crawl has not done its work.
     _failed("unknown_project", "no worker has the project", retry_helps=False),
     _failed("unknown_spider", "the project has no such spider", retry_helps=False),
@@ -119,5 +130,12 @@ FAILURES = {
     row.code: row.retry_helps
     for row in _ROWS
     if row.state == "failed"
-    and row.code not in ("set_aside", "feeds_error", "internal_error")
+    and row.code not in ("set_aside", "feeds_error", "end_error", "internal_error")
 }
+
+
+def came_to_end(failure: Outcome | None) -> bool:
+    """Whether a crawl that closes with this failure has done its work all the same."""
+    if failure is None:
+        return True
+    return failure.failure in ENDINGS and ENDINGS[failure.failure].came_to_end

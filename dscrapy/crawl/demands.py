@@ -56,7 +56,7 @@ class Demands:
         """
         settings.set_in_component_priority_dict("EXTENSIONS", CloseSpider, None)
 
-    def opened(self, run: Run, settings: BaseSettings) -> Opened:
+    def opened(self, run: Run, settings: BaseSettings, *, has_once: bool) -> Opened:
         """Return the message that opens the process; ``settings`` are complete."""
         default, hosts = host_limits(settings)
         return Opened(
@@ -70,6 +70,7 @@ class Demands:
             limits=self.limits,
             has_feeds=self.has_feeds,
             batch_items=self.batch_items,
+            has_once=has_once,
         )
 
 

@@ -32,6 +32,7 @@ from dscrapy.crawl.items import (
     ItemEncoder,
     item_bytes_max,
 )
+from dscrapy.crawl.leave import begin_at, has_once, leave_out_once, take_over
 from dscrapy.crawl.link import Link
 from dscrapy.crawl.load import (
     TEXT_CHARS_MAX,
@@ -57,6 +58,7 @@ from dscrapy.messages import (
     Alive,
     Closing,
     CommitsSeen,
+    Conclude,
     Done,
     FeedsSeen,
     Finish,
@@ -66,6 +68,7 @@ from dscrapy.messages import (
     Offered,
     Probe,
     ReadSeen,
+    Retire,
     Run,
     Skip,
     StartMay,
@@ -73,7 +76,7 @@ from dscrapy.messages import (
     ToCrawl,
     Valid,
 )
-from dscrapy.model import Outcome, Stats
+from dscrapy.model import PROCESS_REASONS, Outcome, Stats
 
 _logger = logging.getLogger(__name__)
 
@@ -164,6 +167,7 @@ class CrawlRun:
         # A crawl whose settings are refused has none to print.
         self._dumps_stats = False
         self.pickles: Pickles
+        self._is_once: Callable[[type], bool] = lambda cls: False
         self.scheduler: JobScheduler
         self._crawler: Crawler | None = None
         self._encoder: ItemEncoder | None = None
@@ -180,9 +184,9 @@ class CrawlRun:
         self._finish_reason = ""
         self._failure: Outcome | None = None
         self._start_failure: Failure | None = None
+        self._order: Retire | Conclude | None = None
         self._done: Done | None = None
         self._has_warned = False
-        self._is_once: Callable[[type], bool] = lambda cls: False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -250,7 +254,6 @@ class CrawlRun:
         if self.run.spec.urls and not getattr(spider, "start_urls", None):
             spider.start_urls = list(self.run.spec.urls)
         connect = crawler.signals.connect
-        connect(self._spider_opened, signal=signals.spider_opened)
         connect(self._item_scraped, signal=signals.item_scraped)
         connect(self._spider_error, signal=signals.spider_error)
         connect(self._engine_started, signal=signals.engine_started)
@@ -258,14 +261,23 @@ class CrawlRun:
 
     def opens(self) -> None:
         """Note that the scheduler is open; the pipelines come next."""
+        assert self._crawler is not None
         self._is_opening = True
+        # After the extensions' own handlers.
+        connect = self._crawler.signals.connect
+        connect(self._spider_opened, signal=signals.spider_opened)
 
     def _spider_opened(self) -> None:
         """Tell the master that leases can be taken, unless that is over."""
-        assert self._crawler is not None
+        crawler = self._crawler
+        assert crawler is not None
         self._is_open = True
+        if self.run.opened_at is not None:
+            begin_at(crawler, self.run.opened_at)
         if self._stop_reason is None:
-            self.link.send(self.demands.opened(self.run, self._crawler.settings))
+            once = has_once(crawler, self._is_once)
+            opened = self.demands.opened(self.run, crawler.settings, has_once=once)
+            self.link.send(opened)
 
     def engine_runs(self) -> None:
         """Note that what is asked for from now on was not asked for by openers."""
@@ -400,6 +412,9 @@ class CrawlRun:
                 self.tracker.finish = number
             case Stop(reason=reason):
                 self._stop(reason)
+            case Retire() | Conclude():
+                # One that is told again after the master was away.
+                self._order = self._order or message
             case Done():
                 self._done = message
             case Probe(number=number):
@@ -491,6 +506,33 @@ class CrawlRun:
         )
         if self._is_open:
             self.scheduler.give_back()
+
+    async def end(self, reason: Any) -> None:
+        """Commit all that the crawl gave, and learn whether the job ends with it.
+
+        Between the pipelines' end and ``spider_closed``. A process that stops while its
+        job goes on, or that did not come up, just leaves.
+        """
+        crawler = self._crawler
+        assert crawler is not None
+        self._finish_reason = _reason(reason)
+        if self._is_open and self._finish_reason not in PROCESS_REASONS:
+            self.tracker.end_gathering()
+            self.sender.flush()
+            await self._wait_unless_done(lambda: self.sender.is_quiet)
+            note_changed(crawler.stats)
+            self.sender.settled(Work("ending", end=self._outcome(None)))
+            self.sender.flush()
+            await self._wait_unless_done(lambda: self._order is not None)
+        order = self._order
+        if isinstance(order, Conclude):
+            take_over(crawler, order.stats, again=order.again)
+        else:
+            leave_out_once(crawler, self._is_once)
+
+    async def _wait_unless_done(self, condition: Callable[[], bool]) -> None:
+        # A job that is over has no orders any more.
+        await self.gate.wait_until(lambda: condition() or self._done is not None)
 
     def _dump(self, stats: Stats) -> None:
         assert self._crawler is not None

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from scrapy import Request, Spider, signals
 from scrapy.core.scheduler import BaseScheduler
 from scrapy.crawler import Crawler
+from scrapy.utils.defer import deferred_from_coro
 from scrapy.utils.httpobj import urlparse_cached
+from twisted.internet.defer import Deferred
 
 from dscrapy.crawl.children import Child
 from dscrapy.crawl.codec import UndecodableError, UnencodableError, UnreadableError
@@ -112,6 +114,10 @@ class JobScheduler(BaseScheduler):
             self._tracker.reached_downloader, signal=signals.request_reached_downloader
         )
         job.opens()
+
+    def close(self, reason: str) -> Deferred[None]:
+        """Let nothing more be told to the spider before all it gave is committed."""
+        return deferred_from_coro(self._job.end(reason))
 
     def has_pending_requests(self) -> bool:
         """Return False once the master says that nothing is left."""

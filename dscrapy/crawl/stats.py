@@ -204,6 +204,12 @@ class RecordedStats(dict[Any, Any]):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.__reduce__()
 
+    def take_over(self, values: dict[str, Any]) -> None:
+        """Hold these from now on, which is noted by nobody."""
+        dict.clear(self)
+        dict.update(self, values)
+        self._read.clear()
+
     def note_changed(self) -> None:
         """Note again what may have been changed in place."""
         for key, value in self.items():
@@ -279,6 +285,23 @@ def _choosing(
     return write
 
 
+def _taking_over(base: type[Any]) -> Callable[[Any, dict[str, Any]], None]:
+    """Return the method that lets a collector hold what is counted already."""
+
+    def take_over(self: Any, stats: dict[str, Any]) -> None:
+        held = _held(self)
+        if held is not None:
+            held.take_over(stats)
+        if base.get_stats(self) == stats:
+            return
+        # A class of the project's own that keeps them elsewhere.
+        base.clear_stats(self)
+        for key, value in stats.items():
+            base.set_value(self, key, value)
+
+    return take_over
+
+
 def recording(base: type[Any], delta_now: Callable[[], Delta]) -> type[Any]:
     """Return a subclass of the project's stats collector that also writes deltas.
 
@@ -339,6 +362,8 @@ def recording(base: type[Any], delta_now: Callable[[], Delta]) -> type[Any]:
                 delta_now().write("last", key, value)
             super().set_stats(stats, *args, **kwargs)
             self._record()
+
+        take_over = _taking_over(base)
 
     return RecordingStatsCollector
 

@@ -193,6 +193,7 @@ def _start(state: State, job: Job, worker: Worker, role: Role, now: Now) -> Deci
         digest="" if course is None else course.digest,
         hash_seed=zlib.crc32(job.id.encode()),
         came_to_end=role == "crawl" or _came_to_end(state, job),
+        opened_at=_opened_at(state, job),
     )
     decision.send(worker.session, start)
     return decision
@@ -202,3 +203,11 @@ def _came_to_end(state: State, job: Job) -> bool:
     """Whether the crawl whose feeds are to be written did its work, or still does."""
     verdict = verdict_of(job.begin(), state.crawls[job.id].frontier.poisoned)
     return verdict is None or verdict.ending.came_to_end
+
+
+def _opened_at(state: State, job: Job) -> float | None:
+    """Return when the job's crawl began, as its stats say if they do."""
+    crawl = state.crawls.get(job.id)
+    began_at = None if crawl is None else crawl.totals.start_at
+    course = job.course
+    return began_at if began_at or course is None else course.opened_at

@@ -96,7 +96,7 @@ def _problem_of(commit: m.Commit, process: Process | None) -> str:
         problem = "it is of one request or of one unit"
     elif (commit.request > 0) != (commit.kind == "page"):
         problem = f"{commit.kind} does not belong there"
-    elif commit.kind == "closed" and commit.last and commit.end is None:
+    elif commit.kind in ("ending", "closed") and commit.last and commit.end is None:
         problem = "the last commit of a process says how it ended"
     elif not is_sound(commit.children) or len(commit.seen) % m.FINGERPRINT_BYTES:
         problem = "the columns of its requests differ"

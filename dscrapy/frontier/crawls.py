@@ -43,6 +43,7 @@ class Crawl:
     stopping: set[int] = attrs.field(factory=set)
     dismissed: set[int] = attrs.field(factory=set)
     told_end: set[int] = attrs.field(factory=set)
+    ordered: set[int] = attrs.field(factory=set)
     idle_since: dict[int, float] = attrs.field(factory=dict)
     # ``StartMay`` as the leader was told: upto, upto_free.
     start_may: tuple[int, int] = (0, 0)
@@ -145,8 +146,11 @@ class Crawl:
                 course.opened = True
             case "idle":
                 course.finish = record.finish
+            case "ending" if process is not None:
+                process.ending = True
             case "closed" if process is not None:
                 process.closed = True
+                course.concluded |= process.concludes
 
     def set_aside(self, record: r.RequestPoisoned, course: Course) -> None:
         """Let a request be poisoned."""
@@ -176,6 +180,7 @@ class Crawl:
             self.frontier.open_process(held.process, held.opened)
         self.dismissed.discard(held.process)
         self.told_end.discard(held.process)
+        self.ordered.discard(held.process)
         self.frontier.hold(held.process, held.requests, at)
         if held.closing:
             self.stop(held.process)
@@ -196,6 +201,13 @@ class Crawl:
         else:
             self.frontier.release(process, requests, record.at)
 
+    def note_idle(self, process: int, since: float | None) -> None:
+        """Note since when a process has had no lease; None: it has one."""
+        if since is None:
+            self.idle_since.pop(process, None)
+        else:
+            self.idle_since[process] = since
+
     def forget_process(self, process: Process, now: float) -> None:
         """Take back what a process had: leases, the lead, parts without effect."""
         number = process.number
@@ -205,6 +217,7 @@ class Crawl:
         self.stopping.discard(number)
         self.dismissed.discard(number)
         self.told_end.discard(number)
+        self.ordered.discard(number)
         self.idle_since.pop(number, None)
         if self.leader == number:
             self.leader = None

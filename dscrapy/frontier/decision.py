@@ -6,9 +6,9 @@ from typing import Literal
 
 import attrs
 
+from dscrapy.endings import came_to_end
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.feeding import came_to_end
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.requests import Granted
 from dscrapy.frontier.state import State
@@ -160,7 +160,19 @@ class Decision:
                 reason=job.begin().closing,
                 failure=failure,
                 has_feeds=False,
-                of_feeds=True,
+                of="feeds",
+            )
+        )
+
+    def fail_end(self, job: Job, failure: Outcome) -> None:
+        """What is called once in a job cannot be called."""
+        self.records.append(
+            r.Closes(
+                job=job.id,
+                reason=job.begin().closing,
+                failure=failure,
+                has_feeds=False,
+                of="end",
             )
         )
 

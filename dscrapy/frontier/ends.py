@@ -40,6 +40,8 @@ def decide_ended(
             for one in command.under_way
             if frontier.is_open(one.request) and one.request not in frontier.poisoned
         )
+    course = job.begin()
+    end_failed = _end_failed(state, process, command)
     where = f"on worker {process.worker}"
     again = "; goes on" if command.how == "exited" else ""
     decision.records.append(
@@ -52,10 +54,12 @@ def decide_ended(
             at=now.wall,
             blamed=tuple(one.request for one in under_way),
             alone=command.alone,
+            end_failed=end_failed,
         )
     )
     _bar_if_unfit(state, process, command, decision)
-    course = job.begin()
+    if end_failed and course.end_failures + 1 >= deaths_max:
+        _give_up_end(job, f"{command.text} {where}", deaths_max, decision)
     # Neither fails the job: the crawl is about to end, or it goes on without feeds.
     is_spared = bool(course.closing) == (process.role == "crawl")
     if crawl is None or job.is_final or is_spared:
@@ -85,6 +89,26 @@ def decide_ended(
     else:
         reason = failure.failure
         decision.close_job(state, job, reason, failure, but=process.number)
+
+
+def _give_up_end(job: Job, text: str, deaths_max: int, decision: Decision) -> None:
+    said = f"processes that were to end the job died {deaths_max} times, last: {text}"
+    decision.fail_end(job, Outcome(failure="end_error", text=said))
+
+
+def _end_failed(state: State, process: Process, command: m.Ended) -> bool:
+    """Whether the process was the last one of a job that ends, and died before that, or
+    did not come up for it."""
+    job, crawl = state.jobs[process.job], state.crawls.get(process.job)
+    course = job.begin()
+    is_due = course.has_once and course.closing and not course.concluded
+    if crawl is None or job.is_final or not is_due:
+        return False
+    if state.crawling(job.id) != [process]:
+        return False
+    if not process.closed:
+        return command.counted or command.how == "failed"
+    return not process.ending and process.number not in crawl.opened
 
 
 def _cannot_begin(
@@ -172,6 +196,9 @@ def bar_unfit(state: State, process: Process, why: str, decision: Decision) -> N
     Where another one of the job is open it can run one, but not two of them: what a
     pipeline opens may be for one process alone.
     """
+    if state.jobs[process.job].begin().closing:
+        # There is nothing more to run.
+        return
     crawl = state.crawls[process.job]
     beside = any(
         one.worker == process.worker and one.number in crawl.opened

@@ -13,6 +13,7 @@ from dscrapy.endings import ENDINGS
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
+from dscrapy.frontier.conclusion import Conclusion
 from dscrapy.frontier.decision import Culprit, Decision, OwnCommand
 from dscrapy.frontier.jobs import Process
 from dscrapy.frontier.machine import Machine
@@ -142,8 +143,11 @@ class Faults:
             return decision
         if self._count((step, job)) >= TIMES_MAX:
             decision.end_job(known, Verdict(ENDINGS["internal_error"], TEXT), now)
-            if job in state.crawls:
+            crawl = state.crawls.get(job)
+            if crawl is not None:
                 decision.stop_all(state, known, "failed")
+                conclusion = Conclusion(state, known, crawl, now, decision)
+                conclusion.retire(state.crawling(job))
         return decision
 
     def _count(self, key: Key) -> int:

@@ -7,21 +7,14 @@ ends writes the rest, too.
 
 from collections.abc import Callable
 
-from dscrapy.endings import ENDINGS
 from dscrapy.frontier.crawls import Crawl
 from dscrapy.frontier.jobs import Course, Job, Process
+from dscrapy.frontier.verdict import verdict_of, wants_export
 from dscrapy.model import FEEDS_WRITTEN, PROCESS_REASONS, Outcome
 
 # Deaths of a job's export processes since the last batch that one of them delivered;
 # then batches wait for the end of the crawl, where such a death is the job's failure.
 BESIDE_DEATHS_MAX = 3
-
-
-def came_to_end(failure: Outcome | None) -> bool:
-    """Whether a crawl that closes with this failure has done its work all the same."""
-    if failure is None:
-        return True
-    return failure.failure in ENDINGS and ENDINGS[failure.failure].came_to_end
 
 
 def is_over(job: Job, crawling: Callable[[str], list[Process]]) -> bool:
@@ -30,11 +23,17 @@ def is_over(job: Job, crawling: Callable[[str], list[Process]]) -> bool:
     ``crawling`` gives the processes of a job that crawl.
     """
     course = job.course
-    if course is None or job.is_final or job.paused or course.cancelling:
+    if course is None or job.is_final or course.cancelling or course.role != "export":
         return False
-    if course.role != "export":
+    # What is set aside makes no difference to the files.
+    verdict = verdict_of(course, {})
+    if verdict is None or not wants_export(course, verdict.ending):
         return False
-    return all(process.closed for process in crawling(job.id))
+    processes = crawling(job.id)
+    # A process that waits for the feeds is to go, also from a job that is paused.
+    if job.paused and not processes:
+        return False
+    return all(process.is_through for process in processes)
 
 
 def is_export_due(

@@ -10,6 +10,7 @@ from typing import Literal
 
 import attrs
 
+from dscrapy.endings import came_to_end
 from dscrapy.frontier.limits import Watch
 from dscrapy.frontier.records import Closes
 from dscrapy.messages import UNITS_AHEAD_MAX, Batch
@@ -35,10 +36,12 @@ class Course:
     job wrote to them, ``batches`` what those have come to that have some,
     ``export_deaths`` counts deaths of processes that write feeds, since the last batch
     that one of them delivered; ``feeds_done`` when they need not be written (any more),
-    ``feeds_failure`` if they could not be. ``came_to_end``: see ``endings``. ``stats``
-    is a JSON object by operation, final; ``errors`` follows from it as it grows, and
-    is None only in a snapshot of a master that did not count them. ``watch`` says for
-    how long it has run.
+    ``feeds_failure`` if they could not be. ``has_once``: the project has what is called
+    once in a job; ``conclusions`` counts processes told to do that, ``end_failures``
+    those that died of it; ``concluded`` when one has done it, ``end_failure`` gives up.
+    ``came_to_end``: see ``endings``. ``stats`` is a JSON object by operation, final;
+    ``errors`` follows from it as it grows, and is None only in a snapshot of a master
+    that did not count them. ``watch`` says for how long it has run.
     """
 
     processes_count: int = 0
@@ -64,6 +67,11 @@ class Course:
     export_deaths: int = 0
     feeds_done: bool = True
     feeds_failure: Outcome | None = None
+    has_once: bool = False
+    conclusions: int = 0
+    concluded: bool = False
+    end_failures: int = 0
+    end_failure: Outcome | None = None
     came_to_end: bool = False
     reason: str = ""
     traceback: str = ""
@@ -84,14 +92,26 @@ class Course:
         if not self.closing:
             self.closing = record.reason
             self.export_deaths = 0
-        if record.of_feeds:
+        if record.of == "feeds":
             self.feeds_failure = record.failure
             self.feeds_done = True
+            return
+        if record.of == "end":
+            self.end_failure = record.failure
             return
         self.failure = self.failure or record.failure
         if record.has_feeds:
             self.has_feeds = True
             self.feeds_done = False
+
+    @property
+    def wants_another(self) -> bool:
+        """Whether a process is to be started only to end the job, if none is left."""
+        is_due = self.closing and self.role == "crawl" and not self.cancelling
+        is_done = self.concluded or self.end_failure is not None
+        return bool(is_due and self.has_once and not is_done) and came_to_end(
+            self.failure
+        )
 
     def begin_again(self, reason: str) -> None:
         """Forget how the job ended; ``reason`` says why it goes on."""
@@ -103,7 +123,9 @@ class Course:
         self.closing = ""
         self.failure = None
         self.feeds_done = True
-        self.feeds_failure = None
+        self.feeds_failure = self.end_failure = None
+        self.concluded = False
+        self.conclusions = self.end_failures = 0
         self.came_to_end = False
         self.deaths = self.export_deaths = 0
         self.reason = reason
@@ -160,9 +182,11 @@ class Job:
     @property
     def is_assignable(self) -> bool:
         """Whether a first crawl process may be given to a worker now."""
+        if self.is_final or self.paused or self.processes:
+            return False
         course = self.course
         is_ending = course is not None and (course.closing or course.cancelling)
-        return not (is_ending or self.is_final or self.paused or self.processes)
+        return not is_ending or (course is not None and course.wants_another)
 
     def count_process(self, role: Role, by: int) -> None:
         """Count one process more or less (``by`` is 1 or -1)."""
@@ -209,9 +233,11 @@ class Process:
     All units up to ``units`` are settled, and those of ``units_beyond``, which rise;
     of these there are at most ``UNITS_AHEAD_MAX``. ``starts``
     of them were elements of ``start()``. ``spools`` holds commits of which parts are
-    stored, by ``spool_key``. ``closed``: it has committed its last. ``instance`` is
-    that of the worker which has it, empty where an older master started it. ``beside``:
-    it writes feeds, and was started before the crawl was over.
+    stored, by ``spool_key``. ``ending``: it has committed all but what comes of
+    closing, and waits for an order; ``concludes``: it was told to end the job.
+    ``closed``: it has committed its last. ``instance`` is that of the worker which has
+    it, empty where an older master started it. ``beside``: it writes feeds, and was
+    started before the crawl was over.
     """
 
     number: int
@@ -223,8 +249,15 @@ class Process:
     units: int = 0
     units_beyond: list[int] = attrs.field(factory=list)
     starts: int = 0
+    ending: bool = False
+    concludes: bool = False
     closed: bool = False
     spools: dict[str, Spool] = attrs.field(factory=dict)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether all that its crawl gave is committed."""
+        return self.ending or self.closed
 
     def has_unit(self, unit: int) -> bool:
         """Whether this unit has effect already."""

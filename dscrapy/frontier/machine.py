@@ -33,7 +33,7 @@ from dscrapy.frontier.decision import (
     deciding_on,
 )
 from dscrapy.frontier.ends import bar_unfit, decide_ended, goes_elsewhere
-from dscrapy.frontier.jobs import Process, Schedule
+from dscrapy.frontier.jobs import Job, Process, Schedule
 from dscrapy.frontier.running import Running
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans, Worker
@@ -369,11 +369,7 @@ class Machine:
                     raise RemoteProtocolError(
                         "bad_opened", f"a window is of 1 to {WINDOW_MAX:,} leases"
                     )
-                if running.job.begin().opened_at is None:
-                    has_feeds = command.has_feeds
-                    decision.records.append(
-                        r.CrawlOpened(job=job, at=now.wall, has_feeds=has_feeds)
-                    )
+                self._note_opened(running.job, command, decision, now)
                 decision.records.append(r.ProcessOpened(opened=command))
                 reason = running.stop_reason(process)
                 if reason:
@@ -412,6 +408,18 @@ class Machine:
                 )
             case _:
                 assert_never(command)
+
+    def _note_opened(
+        self, job: Job, command: m.Opened, decision: Decision, now: Now
+    ) -> None:
+        course = job.begin()
+        has_feeds, has_once = command.has_feeds, command.has_once
+        is_known = (course.has_feeds, course.has_once) == (has_feeds, has_once)
+        if course.opened_at is None or not is_known:
+            at = now.wall if course.opened_at is None else course.opened_at
+            decision.records.append(
+                r.CrawlOpened(job=job.id, at=at, has_feeds=has_feeds, has_once=has_once)
+            )
 
     def _process_of(self, number: int, job: str, worker: str) -> Process | None:
         process = self.state.processes.get(number)
@@ -454,8 +462,8 @@ class Machine:
         decision: Decision,
         now: Now,
     ) -> None:
-        """A process has ended its crawl: look what that means for its job."""
-        if commit.kind != "closed":
+        """A process has done with its crawl: look what that means for its job."""
+        if commit.kind not in ("ending", "closed"):
             return
         running = self._running(process.job, now, decision)
         if process.role == "export":

@@ -76,12 +76,14 @@ class CrawlOpened(
 ):
     """The job's first crawl process is open: its spans of time begin.
 
-    ``has_feeds``: the project asks for FEEDS.
+    ``has_feeds``: the project asks for FEEDS; ``has_once``: it has what is called once
+    in a job. Said again where a retry finds that changed.
     """
 
     job: str
     at: float
     has_feeds: bool = False
+    has_once: bool = False
 
 
 class JobRan(_Fact, tag="job_ran", kw_only=True, frozen=True):
@@ -165,15 +167,23 @@ class Closes(_Fact, tag="closes", kw_only=True, frozen=True, omit_defaults=True)
     """The job's spider closes for this reason, in all its processes.
 
     Of several the first reason and the first failure count. What the job's end is, is
-    decided when all have closed. ``has_feeds``: there are feeds to write then. With
-    ``of_feeds`` it is these that could not be written.
+    decided when all have closed. ``has_feeds``: there are feeds to write then. The
+    failure may be of these: they could not be written; or of the end: what is called
+    once in a job could not be called.
     """
 
     job: str
     reason: str
     failure: Outcome | None
     has_feeds: bool
-    of_feeds: bool = False
+    of: Literal["", "feeds", "end"] = ""
+
+
+class Concludes(_Fact, tag="concludes", kw_only=True, frozen=True):
+    """The process is told to end the job: it is the last one."""
+
+    job: str
+    process: int
 
 
 class ProcessEnded(
@@ -182,7 +192,8 @@ class ProcessEnded(
     """A process is gone; its leases and unpublished parts are void.
 
     ``counted``: its death is the job's own doing. ``blamed`` are the requests that it
-    had under way then, ``alone`` if it held no other. ``text`` is for people.
+    had under way then, ``alone`` if it held no other. ``end_failed``: it was there to
+    end the job, and died of it. ``text`` is for people.
     """
 
     job: str
@@ -193,6 +204,7 @@ class ProcessEnded(
     at: float
     blamed: tuple[int, ...] = ()
     alone: bool = False
+    end_failed: bool = False
 
 
 class RequestPoisoned(_Fact, tag="request_poisoned", kw_only=True, frozen=True):
@@ -276,6 +288,7 @@ Record = (
     | Published
     | FeedsBegun
     | Closes
+    | Concludes
     | ProcessEnded
     | RequestPoisoned
     | RequestFailed
@@ -401,6 +414,13 @@ class ItemsEndSent(_Fact, kw_only=True, frozen=True):
     process: int
 
 
+class ProcessOrdered(_Fact, kw_only=True, frozen=True):
+    """The process, which is ending, was told to retire or to conclude."""
+
+    job: str
+    process: int
+
+
 class LeadGiven(_Fact, kw_only=True, frozen=True):
     """The process leads its job from now on."""
 
@@ -485,6 +505,7 @@ Volatile = (
     | ProcessIsolates
     | ProcessDismissed
     | ItemsEndSent
+    | ProcessOrdered
     | LeadGiven
     | StartMayGiven
     | FinishSent

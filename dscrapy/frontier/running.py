@@ -9,20 +9,20 @@ import math
 
 import attrs
 
+from dscrapy.endings import came_to_end
 from dscrapy.frontier import limits
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
+from dscrapy.frontier.conclusion import Conclusion
 from dscrapy.frontier.crawls import Crawl
 from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.feeding import came_to_end, is_over
+from dscrapy.frontier.feeding import is_over
 from dscrapy.frontier.jobs import Job, Process
 from dscrapy.frontier.limits import Watch
 from dscrapy.frontier.rules import at_once
 from dscrapy.frontier.state import State
-from dscrapy.frontier.verdict import verdict_of, wants_export
 from dscrapy.messages import (
     DIGEST_BYTES,
-    Done,
     Finish,
     ItemsEnd,
     Lead,
@@ -38,7 +38,6 @@ from dscrapy.model import (
     WORKER_DRAINS,
     CloseLimits,
     Outcome,
-    Stats,
 )
 
 # Elements of start() that the leading process may commit ahead of the answers; the
@@ -73,11 +72,8 @@ class Running:
         job = self.job
         if job.is_final or self._waits_for_workers():
             return
-        every = self.state.processes_of(job.id)
-        self._dismiss(every)
-        self._let_write(every)
-        if all(process.closed for process in every):
-            self._conclude()
+        self._let_write(self.state.processes_of(job.id))
+        Conclusion(self.state, job, self.crawl, self.now, self.decision).follow_up()
         if not job.is_crawling:
             return
         reason = limits.reached(self._limits, self.crawl.counters)
@@ -124,7 +120,7 @@ class Running:
             and worker.session is not None
             and process.number in self.crawl.opened
             and process.number not in self.crawl.stopping
-            and not process.closed
+            and not process.is_through
         )
 
     def _grant(self, process: Process) -> None:
@@ -339,44 +335,6 @@ class Running:
         if not reason or reason in PROCESS_REASONS:
             reason = failure.failure
         self.decision.close_job(self.state, job, reason, failure, but=process.number)
-
-    def _conclude(self) -> None:
-        """End a job without an open process, or let it be: it waits for another."""
-        job, course = self.job, self.job.begin()
-        verdict = verdict_of(course, self.crawl.frontier.poisoned)
-        if verdict is None:
-            return
-        if verdict.ending.retry_helps and job.retries_left > 0:
-            self.decision.records.append(
-                r.JobAgain(
-                    job=job.id,
-                    fresh=False,
-                    automatic=True,
-                    reason=f"retry after: {verdict.reason}",
-                    at=self.now.wall,
-                )
-            )
-        elif not wants_export(course, verdict.ending):
-            self.decision.end_job(job, verdict, self.now)
-
-    def _dismiss(self, processes: list[Process]) -> None:
-        """Let those end that have committed their last; the last one of a crawl
-        that ends gets its stats."""
-        course = self.job.begin()
-        reason = "cancelled" if course.cancelling else course.closing
-        is_open = not all(one.closed for one in processes if one.role == "crawl")
-        for process in processes:
-            if not process.closed or process.number in self.crawl.dismissed:
-                continue
-            stats: Stats | None = None
-            if reason and not is_open and process.role == "crawl":
-                stats = self.crawl.totals.final(reason)
-                is_open = True
-            self.decision.records.append(
-                r.ProcessDismissed(job=self.job.id, process=process.number)
-            )
-            done = Done(job=self.job.id, process=process.number, stats=stats)
-            self.decision.tell(self.state, process, done)
 
     # ---- what comes from outside ------------------------------------------------
 

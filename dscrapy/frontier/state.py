@@ -108,6 +108,9 @@ class State:
                 self._publish(record)
             case r.ProcessEnded():
                 self._end_process(record)
+            case r.Concludes():
+                self.processes[record.process].concludes = True
+                self.jobs[record.job].begin().conclusions += 1
             case r.RequestPoisoned():
                 course = self.jobs[record.job].begin()
                 self.crawls[record.job].set_aside(record, course)
@@ -263,6 +266,7 @@ class State:
             course.export_deaths += is_death and not process.closed
         else:
             course.deaths += record.counted and not record.blamed
+            course.end_failures += record.end_failed
         crawl = self.crawls.get(job.id)
         if crawl is not None:
             crawl.forget_process(process, record.at)
@@ -294,6 +298,7 @@ class State:
             case r.CrawlOpened():
                 job.begin().opened_at = record.at
                 job.begin().has_feeds = record.has_feeds
+                job.begin().has_once = record.has_once
             case r.CodeSeen():
                 job.begin().digest = record.digest
             case r.FeedsBegun():
@@ -426,6 +431,7 @@ class State:
         | r.ProcessIsolates
         | r.ProcessDismissed
         | r.ItemsEndSent
+        | r.ProcessOrdered
         | r.LeadGiven
         | r.StartMayGiven
         | r.FinishSent
@@ -454,10 +460,7 @@ class State:
                     crawl.stop(record.process)
                 self.touched[record.job] = None
             case r.ProcessIdles():
-                if record.since is None:
-                    crawl.idle_since.pop(record.process, None)
-                else:
-                    crawl.idle_since[record.process] = record.since
+                crawl.note_idle(record.process, record.since)
             case r.ProcessIsolates():
                 crawl.frontier.isolate(record.process)
                 self.touched[record.job] = None
@@ -465,6 +468,8 @@ class State:
                 crawl.dismissed.add(record.process)
             case r.ItemsEndSent():
                 crawl.told_end.add(record.process)
+            case r.ProcessOrdered():
+                crawl.ordered.add(record.process)
             case r.LeadGiven():
                 crawl.leader = record.process
                 crawl.start_may, crawl.finish_sent = (0, 0), 0

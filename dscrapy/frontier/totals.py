@@ -93,6 +93,12 @@ class Totals:
         alone = self.count(POISONED_KEY) + self.count(UNREADABLE_KEY)
         return max(logged, self.count(_RAISED), 0) + alone
 
+    @property
+    def start_at(self) -> float | None:
+        """When the job's first process began, as far as it has said so."""
+        start = _datetime_of(self._others.get(_START, b""))
+        return None if start is None else start.timestamp()
+
     def final(self, finish_reason: str) -> Stats:
         """Return the stats as Scrapy has them when the job is done.
 

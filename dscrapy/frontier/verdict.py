@@ -38,6 +38,9 @@ def verdict_of(course: Course, poisoned: dict[int, Poisoned]) -> Verdict | None:
     failure = course.feeds_failure
     if failure is not None:
         return Verdict(ENDINGS["feeds_error"], failure.text, failure.traceback)
+    failure = course.end_failure
+    if failure is not None:
+        return Verdict(ENDINGS["end_error"], failure.text, failure.traceback)
     if poisoned:
         return Verdict(ENDINGS["set_aside"], _told(poisoned))
     return Verdict(ENDINGS["closed"], course.closing)

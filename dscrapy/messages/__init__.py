@@ -47,6 +47,7 @@ from dscrapy.messages.process import (
     Commit,
     Commits,
     CommitsSeen,
+    Conclude,
     Done,
     Feeds,
     FeedsSeen,
@@ -62,6 +63,7 @@ from dscrapy.messages.process import (
     Read,
     ReadSeen,
     Release,
+    Retire,
     Run,
     Seen,
     Share,
@@ -112,6 +114,8 @@ ToProcess = (
     | StartMay
     | Finish
     | Stop
+    | Retire
+    | Conclude
     | Done
     | Offered
     | CommitsSeen
@@ -142,6 +146,7 @@ __all__ = [
     "Commit",
     "Commits",
     "CommitsSeen",
+    "Conclude",
     "Done",
     "Drain",
     "DrainWorker",
@@ -179,6 +184,7 @@ __all__ = [
     "Register",
     "Registered",
     "Release",
+    "Retire",
     "Run",
     "Seen",
     "Share",

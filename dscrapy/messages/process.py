@@ -36,6 +36,7 @@ class Opened(Message, tag="opened", kw_only=True, frozen=True):
     which end of a queue is taken first. ``limits`` count for the whole job.
     ``has_feeds``: the project's ``FEEDS`` are to be written when the job is done.
     ``batch_items`` is the smallest ``batch_item_count`` among them, 0 if there is none.
+    ``has_once``: it has components that are called once in a job, at its end.
     """
 
     job: str
@@ -48,6 +49,7 @@ class Opened(Message, tag="opened", kw_only=True, frozen=True):
     limits: CloseLimits
     has_feeds: bool
     batch_items: int = 0
+    has_once: bool = False
 
 
 class Batch(Value, kw_only=True, frozen=True, omit_defaults=True):
@@ -117,6 +119,8 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     - ``late``: what came outside of all that (tasks that outlive their callback);
     - ``batch``: the batches before ``batches``, one for each feed that has some, are
       delivered, and with them these local files (``delivered``); of export processes;
+    - ``ending``: all it gave is committed, ``end`` says how the spider closes; before
+      ``spider_closed`` is sent it waits for ``Retire`` or ``Conclude``;
     - ``closed``: the spider is closed, ``end`` says how; the last of a process.
 
     ``items`` are the lines of ``items.jsonl``: a JSON object as it stands, or a
@@ -135,7 +139,15 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     part: int = 0
     last: bool = True
     kind: Literal[
-        "page", "start", "started", "opened", "idle", "late", "batch", "closed"
+        "page",
+        "start",
+        "started",
+        "opened",
+        "idle",
+        "late",
+        "batch",
+        "ending",
+        "closed",
     ] = "page"
     digest: bytes = b""
     finish: int = 0
@@ -309,6 +321,27 @@ class Stop(Message, tag="stop", kw_only=True, frozen=True):
     reason: str
 
 
+class Retire(Message, tag="retire", kw_only=True, frozen=True):
+    """Close without what is called once in a job: another process ends the job, or it
+    goes on. Answer to ``ending``."""
+
+    job: str
+    process: int
+
+
+class Conclude(Message, tag="conclude", kw_only=True, frozen=True):
+    """Close as the job's last process, with its ``stats``. Answer to ``ending``.
+
+    All others are gone and the feeds are written. ``again``: another process was told
+    so, and died.
+    """
+
+    job: str
+    process: int
+    stats: Stats
+    again: bool
+
+
 class Done(Message, tag="done", kw_only=True, frozen=True):
     """``closed`` is durable: the process ends.
 
@@ -385,13 +418,14 @@ class ReadSeen(Message, tag="read_seen", kw_only=True, frozen=True):
 
 
 class Run(Message, tag="run", kw_only=True, frozen=True):
-    """First message: what to run; ``came_to_end`` and ``key`` as in ``Start``."""
+    """First message: what to run; the rest is as in ``Start``."""
 
     job: str
     process: int
     role: Literal["crawl", "export"]
     spec: JobSpec
     came_to_end: bool = True
+    opened_at: float | None = None
     key: bytes = b""
 
     def __repr__(self) -> str:

@@ -136,8 +136,9 @@ class Start(Message, tag="start", kw_only=True, frozen=True):
     copy of the project differs answers ``Ended`` with ``other_code``.
     ``hash_seed`` is the job's ``PYTHONHASHSEED``, which follows from its id. Feeds of
     a crawl that has not ``came_to_end`` leave older files as they are: they go to
-    NAME.failed. ``key`` is the one of the job's pickles, empty where there are to be
-    none, and in no ``repr``.
+    NAME.failed. ``opened_at`` is the job's ``start_time``, if it has one already.
+    ``key`` is the one of the job's pickles, empty where there are to be none, and in no
+    ``repr``.
     """
 
     job: str
@@ -147,6 +148,7 @@ class Start(Message, tag="start", kw_only=True, frozen=True):
     digest: str
     hash_seed: int
     came_to_end: bool = True
+    opened_at: float | None = None
     key: bytes = b""
 
     def __repr__(self) -> str:

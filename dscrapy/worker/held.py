@@ -23,6 +23,8 @@ class Process(Protocol):
     def tell(self, message: m.ToCrawl) -> None: ...
     def extend(self, until: float) -> None: ...
     def stop(self, message: m.Stop) -> None: ...
+    def wait_for_order(self) -> None: ...
+    def retire(self, message: m.Retire) -> None: ...
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -132,6 +134,8 @@ class Held:
                 )
             self.items += len(commit.items)
             self.items += commit.piece is not None and commit.piece.end
+            if commit.kind == "ending" and self.process is not None:
+                self.process.wait_for_order()
 
     def leased_of(self, under_way: Iterable[m.UnderWay]) -> tuple[m.UnderWay, ...]:
         """Return those that the process holds: it may have marked anything."""
@@ -161,5 +165,7 @@ class Held:
 def _tell(process: Process, message: m.ToProcess) -> None:
     if isinstance(message, m.Stop):
         process.stop(message)
+    elif isinstance(message, m.Retire):
+        process.retire(message)
     else:
         process.tell(message)

@@ -93,6 +93,8 @@ class CrawlProcess:
     _answered: int = 0
     _heard: trio.Event = attrs.field(factory=trio.Event)
     _stopping: trio.Event = attrs.field(factory=trio.Event)
+    _waits: trio.Event = attrs.field(factory=trio.Event)
+    _retires: trio.Event = attrs.field(factory=trio.Event)
     _killed_for: str = ""
     _kill_counted: bool = False
 
@@ -106,6 +108,7 @@ class CrawlProcess:
                 spec=start.spec,
                 came_to_end=start.came_to_end,
                 key=start.key,
+                opened_at=start.opened_at,
             )
         )
         self._is_valid_told = not math.isfinite(self.valid_until)
@@ -140,6 +143,15 @@ class CrawlProcess:
         """End it gracefully; after ``stop_grace_s`` it is killed."""
         self.tell(message)
         self._stopping.set()
+
+    def wait_for_order(self) -> None:
+        """Kill it no more for not stopping: it has, and waits for what others do."""
+        self._waits.set()
+
+    def retire(self, message: m.Retire) -> None:
+        """Let it close; ``stop_grace_s`` begins anew if it was told to stop."""
+        self.tell(message)
+        self._retires.set()
 
     def kill(self, why: str, *, counted: bool = False) -> None:
         """End it at once; ``counted`` when that is the job's own doing."""
@@ -300,7 +312,11 @@ class CrawlProcess:
 
     async def _kill_after_grace(self) -> None:
         await self._stopping.wait()
-        await trio.sleep(self.stop_grace_s)
+        with trio.move_on_after(self.stop_grace_s):
+            await self._waits.wait()
+        if self._waits.is_set():
+            await self._retires.wait()
+            await trio.sleep(self.stop_grace_s)
         self.kill(f"it did not stop within {self.stop_grace_s:g} s")
 
     async def _probe(self) -> None:

@@ -21,6 +21,7 @@ from dscrapy.messages import (
     Commit,
     Commits,
     CommitsSeen,
+    Conclude,
     Done,
     Finish,
     Grant,
@@ -30,6 +31,7 @@ from dscrapy.messages import (
     Offered,
     Opened,
     Release,
+    Retire,
     Seen,
     Skip,
     StartMay,
@@ -75,6 +77,8 @@ class Peer:
         self.starts = 0
         self.may = (0, 0)
         self.closing = ""
+        self.is_ending = False
+        self.is_ordered = False
         self.outcome: Outcome | None = None
 
 
@@ -82,9 +86,10 @@ class NaiveMaster:
     """The state of one job.
 
     ``start_window`` bounds start units ahead of those committed, ``places`` those that
-    are pending and leased, too, unless the engine holds back. ``is_granting``
-    False holds leases back, ``is_finishing`` False the end; ``is_answering`` False
-    leaves offers in ``offers`` until ``answer_offers``.
+    are pending and leased, too, unless the engine holds back. ``is_granting`` False
+    holds leases back, ``is_finishing`` False the end, ``is_ordering`` False those that
+    are ending; ``is_answering`` False leaves offers in ``offers`` until
+    ``answer_offers``.
     """
 
     def __init__(self, start_window: int = 50, places: int | None = None) -> None:
@@ -93,6 +98,7 @@ class NaiveMaster:
         self.is_granting = True
         self.is_finishing = True
         self.is_answering = True
+        self.is_ordering = True
         self.offers: list[Offer] = []
         self.peers: dict[int, Peer] = {}
         self.leader: Peer | None = None
@@ -204,6 +210,7 @@ class NaiveMaster:
         if self.is_granting:
             for peer in open_ones:
                 self._grant(peer)
+        self._order()
         leader = self.leader
         if leader is None or leader.closing:
             return
@@ -231,6 +238,26 @@ class NaiveMaster:
             leader.send(
                 StartMay(job=JOB, process=leader.process, upto=upto, upto_free=free)
             )
+
+    def _order(self) -> None:
+        """Let those that end retire, but for the last one: it ends the job."""
+        for peer in list(self.peers.values()):
+            if not peer.is_ending or peer.is_ordered or not self.is_ordering:
+                continue
+            if len(self.peers) == 1:
+                peer.is_ordered = True
+                stats = self.stats_on_the_wire()
+                conclude = Conclude(
+                    job=JOB, process=peer.process, stats=stats, again=False
+                )
+                peer.send(conclude)
+            elif peer is not self.leader:
+                peer.is_ordered = True
+                peer.send(Retire(job=JOB, process=peer.process))
+            else:
+                for other in self.peers.values():
+                    if other is not peer and not other.closing:
+                        self.stop(other.process, peer.closing or "finished")
 
     def _lead(self, peer: Peer) -> None:
         self.leader = peer
@@ -329,6 +356,8 @@ class NaiveMaster:
             case "idle":
                 assert last.finish == self.finish
                 self.is_finish_sent = False
+            case "ending":
+                peer.is_ending = True
             case "closed":
                 peer.outcome = last.end
 
@@ -376,14 +405,18 @@ class NaiveMaster:
             self.leader = None
             for other in self.peers.values():
                 self.stop(other.process, peer.closing or "finished")
-        stats: Stats = {
+        stats = self.stats_on_the_wire() if is_end else None
+        peer.send(Done(job=JOB, process=peer.process, stats=stats))
+
+    def stats_on_the_wire(self) -> Stats:
+        """Return the job's stats as they travel."""
+        return {
             operation: {
                 key: msgspec.Raw(json.dumps(value).encode())
                 for key, value in group.items()
             }
             for operation, group in self.stats.items()
         }
-        peer.send(Done(job=JOB, process=peer.process, stats=stats if is_end else None))
 
 
 def chunks(data: bytes) -> list[bytes]:

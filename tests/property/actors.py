@@ -13,7 +13,7 @@ import msgspec
 from dscrapy import messages as m
 from dscrapy.frontier.derive import Append, Discard, Move
 from dscrapy.frontier.rules import at_once
-from dscrapy.model import CloseLimits, HostLimits, Outcome, Versions
+from dscrapy.model import PROCESS_REASONS, CloseLimits, HostLimits, Outcome, Versions
 
 STARTS = 3
 PAGES = 12
@@ -96,6 +96,8 @@ class Crawl:
     is_open: bool = False
     is_stopped: bool = False
     closing: str = ""
+    is_ending: bool = False
+    is_ordered: bool = False
     has_closed: bool = False
     may_end: bool = False
     leads: bool = False
@@ -130,6 +132,7 @@ class Crawl:
             hosts={},
             limits=CloseLimits(),
             has_feeds=False,
+            has_once=True,
         )
 
     def as_held(self) -> m.Held:
@@ -164,6 +167,9 @@ class Crawl:
                 self.finish = message.number
             case m.Stop():
                 self.is_stopped = True
+            case m.Retire() | m.Conclude():
+                assert self.is_ending
+                self.is_ordered = True
             case m.Done():
                 assert self.has_closed
                 self.may_end = True
@@ -259,10 +265,16 @@ class Crawl:
             return self.unit("idle", finish=1, children=children(IDLE_PAGE))
         return "finished"
 
-    def last_of_all(self) -> m.Commit:
-        """Return its last unit."""
+    def last_of_all(self) -> m.Commit | None:
+        """Return its last unit or the one before; None: it waits between them."""
+        end = Outcome(finish_reason=self.closing)
+        if not self.is_ending and self.closing not in PROCESS_REASONS:
+            self.is_ending = True
+            return self.unit("ending", end=end)
+        if self.is_ending and not self.is_ordered:
+            return None
         self.has_closed = True
-        return self.unit("closed", end=Outcome(finish_reason=self.closing))
+        return self.unit("closed", end=end)
 
 
 class Peer:

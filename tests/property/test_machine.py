@@ -215,9 +215,15 @@ class MachineModel(DrivenMachine):
             self.offer(peer, crawl, *([commit, commit] if twice else [commit]))
         elif commit is not None:
             self.close(peer, crawl, commit)
-            self.offer(peer, crawl, crawl.last_of_all())
+            self.leave(peer, crawl)
         elif crawl.is_stopped and not crawl.unacked:
-            self.offer(peer, crawl, crawl.last_of_all())
+            self.leave(peer, crawl)
+
+    def leave(self, peer: Peer, crawl: Crawl) -> None:
+        """Say what comes last, unless that has to wait for an order."""
+        last = crawl.last_of_all()
+        if last is not None:
+            self.offer(peer, crawl, last)
 
     def close(self, peer: Peer, crawl: Crawl, reason: str) -> None:
         """The spider closes: that is said at once, before anything is given back."""

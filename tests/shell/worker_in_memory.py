@@ -339,6 +339,12 @@ class Crawl:
         self._stop = message
         self.tell(message)
 
+    def wait_for_order(self) -> None:
+        pass
+
+    def retire(self, message: m.Retire) -> None:
+        self.tell(message)
+
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()

@@ -18,7 +18,7 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.model import CloseLimits, HostLimits, Outcome, Stats
+from dscrapy.model import PROCESS_REASONS, CloseLimits, HostLimits, Outcome, Stats
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import encode_frame
 from dscrapy.worker.process import Death
@@ -82,6 +82,8 @@ class SimCrawl:
     _finish: int = 0
     _stop_reason: str = ""
     _closing: str = ""
+    _is_ending: bool = False
+    _order: m.Retire | m.Conclude | None = None
     _has_closed: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -113,6 +115,12 @@ class SimCrawl:
         self.tell(m.Valid(until=until))
 
     def stop(self, message: m.Stop) -> None:
+        self.tell(message)
+
+    def wait_for_order(self) -> None:
+        pass
+
+    def retire(self, message: m.Retire) -> None:
         self.tell(message)
 
     def _wake(self) -> None:
@@ -218,11 +226,8 @@ class SimCrawl:
         if not self._closing:
             self._begin_pages(now)
             self._lead_on(now)
-        if self._closing and not self.working and not self._has_closed:
-            self._has_closed = True
-            end = Outcome(finish_reason=self._closing)
-            self._unit("closed", end=end)
-            self._flush()
+        if self._closing and not self.working:
+            self._leave()
         if now >= self._flush_at:
             self._flush()
         return self.is_done
@@ -252,6 +257,8 @@ class SimCrawl:
                 self._finish = message.number
             case m.Stop():
                 self._close(message.reason)
+            case m.Retire() | m.Conclude():
+                self._order = self._order or message
             case m.Done():
                 self.is_done = True
             case _:
@@ -263,6 +270,20 @@ class SimCrawl:
             self._say(m.Release(**self._ids, requests=grant.requests))
             return
         self.inbox.extend(zip(grant.requests, pages, strict=True))
+
+    def _leave(self) -> None:
+        """Say that all is committed, wait for an order unless only this process stops,
+        and close."""
+        end = Outcome(finish_reason=self._closing)
+        if not self._is_ending and self._closing not in PROCESS_REASONS:
+            self._is_ending = True
+            self._unit("ending", end=end)
+            self._flush()
+        waits = self._is_ending and self._order is None
+        if not waits and not self._has_closed:
+            self._has_closed = True
+            self._unit("closed", end=end)
+            self._flush()
 
     # ---- pages --------------------------------------------------------------------
 

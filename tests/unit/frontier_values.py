@@ -28,7 +28,17 @@ ITEM = (msgspec.Raw(b'{"a":1}'),)
 VERSIONS = Versions(dscrapy="1", scrapy="2", python="3")
 FINISHED = Outcome(finish_reason="finished")
 WRITTEN = Outcome(finish_reason=FEEDS_WRITTEN)
-Kind = Literal["page", "start", "started", "opened", "idle", "late", "batch", "closed"]
+Kind = Literal[
+    "page",
+    "start",
+    "started",
+    "opened",
+    "idle",
+    "late",
+    "batch",
+    "ending",
+    "closed",
+]
 
 
 def later(seconds: float) -> Now:

@@ -272,3 +272,40 @@ def test_a_collector_with_a_place_of_its_own_is_named_once(
     assert encoded(noted) == {"sum": {"b": b"1"}}
     collecting()[0].get_stats()
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_what_is_taken_over_is_counted_already(is_own: bool) -> None:
+    """The job's stats in the last process: only what is written after counts."""
+
+    class Elsewhere(MemoryStatsCollector):
+        def __init__(self, crawler: Crawler) -> None:
+            super().__init__(crawler)
+            self._stats = {}
+            self._mine: dict[str, Any] = {}
+
+        def get_value(self, key: str, default: Any = None, spider: Any = None) -> Any:
+            return self._mine.get(key, default)
+
+        def get_stats(self, spider: Any = None) -> Any:
+            return dict(self._mine)
+
+        def set_value(self, key: str, value: Any, spider: Any = None) -> None:
+            self._mine[key] = value
+
+        def clear_stats(self, spider: Any = None) -> None:
+            self._mine.clear()
+
+    delta = Delta()
+    base = Elsewhere if is_own else MemoryStatsCollector
+    collector = recording(base, lambda: delta)(Crawler(Spider))
+    collector.set_value("mine", 1)
+    delta.clear()
+    collector.take_over({"pages": 40, "when": "now"})
+    assert not delta
+    assert collector.get_stats() == {"pages": 40, "when": "now"}
+    collector.set_value("verdict", "good")
+    if not is_own:
+        collector.inc_value("pages", 2)
+    assert encoded(delta).get("last") == {"verdict": b'"good"'}
+    assert encoded(delta).get("sum") == (None if is_own else {"pages": b"2"})

@@ -144,6 +144,23 @@ def feeds_fail(retries: int) -> Machine:
     return machine
 
 
+def end_dies(retries: int) -> Machine:
+    spec = msgspec.structs.replace(SPEC, retries=retries)
+    machine, start = crawling(0, spec, has_feeds=True, has_once=True)
+    process, units = start.process, 2
+    end = Outcome(finish_reason="enough")
+    for count in range(machine.start_deaths_max):
+        commit(machine, process, unit(units + 1, "ending", end=end))
+        if count == 0:
+            export = machine.state.processes_of(ID)[-1]
+            close(machine, export.number, 1, finish_reason="feeds written")
+        died = ask(machine, ended(process, counted=True, text="bang"), WORKER)
+        if count + 1 < machine.start_deaths_max:
+            process, units = started(died).process, 0
+            ask(machine, opened(process, has_feeds=True, has_once=True), WORKER)
+    return machine
+
+
 def fails(code: str) -> Callable[[int], Machine]:
     """Return what lets an open process end with a failure of this code."""
 
@@ -203,6 +220,7 @@ JOBS: dict[str, Callable[[int], Machine]] = {
     "start_error": start_raises,
     "set_aside": page_kills,
     "feeds_error": feeds_fail,
+    "end_error": end_dies,
     **{
         code: fails(code)
         for code in FAILURES
@@ -223,7 +241,8 @@ def test_a_job_ends_as_its_row_says(row: Ending) -> None:
     machine = JOBS[row.code](0)
     job = machine.state.jobs[ID]
     exports = [one for one in machine.state.processes_of(ID) if one.role == "export"]
-    wants = row.files != "kept" and row.code != "feeds_error"
+    # Of those two they are written, or given up, already.
+    wants = row.files != "kept" and row.code not in ("feeds_error", "end_error")
     assert [job.is_final, len(exports)] == ([False, 1] if wants else [True, 0])
     if wants:
         (export,) = exports
