@@ -58,14 +58,16 @@ def apart(response: Response, told: Any, basket: Basket) -> Iterator[Any]:
 
 class LuggageSpider(SiteSpider):
     """Objects of Python's, Scrapy's and the project's in ``meta`` and ``cb_kwargs``,
-    callbacks that are no methods, a request class; three pages deep."""
+    callbacks that are no methods, a request class; three pages deep. The links' pages
+    are answered when ``together`` processes have asked."""
 
     name = "luggage"
     # So few that one process cannot hold all twelve.
     custom_settings = {"CONCURRENT_REQUESTS": 4}  # noqa: RUF012 - Scrapy's own form
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, together: str = "0", **kwargs: Any):
         super().__init__(**kwargs)
+        self.together = int(together)
         self.start_urls = [self.at("hub/12")]
 
     def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
@@ -99,7 +101,12 @@ class LuggageSpider(SiteSpider):
             yield response.follow(
                 link,
                 partial(self.parse_leaf, place=place),
-                meta={"hub": response, "row": row, "loader": loader},
+                meta={
+                    "hub": response,
+                    "row": row,
+                    "loader": loader,
+                    "together": self.together,
+                },
                 cb_kwargs={"values": values},
                 flags=[HTTPMethod.GET],
             )
