@@ -222,8 +222,8 @@ BUGS: tuple[Bug, ...] = (
         "the children of a part are pending before it is published",
         (
             CRAWLS,
-            "        stored = self.frontier.store(record.children)\n",
-            "        stored = self.frontier.store(record.children)\n"
+            "        stored = self.frontier.store(record.children, record.seen)\n",
+            "        stored = self.frontier.store(record.children, record.seen)\n"
             "        self.frontier.add_all([stored])\n",
         ),
     ),
