@@ -228,7 +228,9 @@ class CrawlRun:
             _logger.error("The crawl failed", exc_info=True)
         self.tracker.end_gathering()
         self._is_committing = True
-        note_changed(crawler.stats)
+        # Where the spider cannot be made there are no stats yet.
+        with contextlib.suppress(RuntimeError):
+            note_changed(crawler.stats)
         self.sender.settled(Work("closed", end=self._outcome(error)))
         self.sender.flush()
         await self.gate.wait_until(lambda: self._done is not None)
