@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-import msgspec
 import pytest
 
 from dscrapy import messages as m
@@ -287,7 +286,7 @@ def test_a_feed_that_fails_is_told_and_the_others_are_written(tmp_path: Path) ->
     closed = finish(job, folder)
     assert (tmp_path / "a.jsonl").read_bytes() == items
     assert f"got {len(items)} bytes" in job.log
-    counts = stats_of(closed)
+    counts = stats_of(*job.told, closed)
     assert counts["feedexport/failed_count/Broken"] == 1
     assert counts["feedexport/success_count/FileFeedStorage"] == 1
 
@@ -391,7 +390,7 @@ def test_a_bad_item_is_missing_where_it_is_bad_alone(tmp_path: Path) -> None:
     assert (tmp_path / "b.csv").read_bytes() == b"number\r\n0\r\n7\r\n1\r\n"
     assert (tmp_path / "c-1.jsonl").read_bytes() == first + last
     # What nobody can read counts once, what a feed cannot hold once for each.
-    assert closed.stats["sum"]["feedexport/item_error_count"] == msgspec.Raw(b"4")
+    assert stats_of(*job.told, closed)["feedexport/item_error_count"] == 4
     assert job.log.count("An item is not in the feeds") == 2
     for name in ("a.xml", "c-1.jsonl"):
         assert f"An item is not in {tmp_path}/{name}" in job.log
