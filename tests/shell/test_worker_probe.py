@@ -12,8 +12,10 @@ from trio.testing import MockClock
 
 from dscrapy import messages as m
 from dscrapy.model import JobSpec
+from dscrapy.proto.codec import Decoder
 from dscrapy.worker.process import DUMP_S, PROBES, CrawlProcess
 
+TO_CRAWL: Decoder[m.ToCrawl] = Decoder(m.ToCrawl)
 SILENT_S = 600.0
 STEP_S = SILENT_S / PROBES
 
@@ -58,8 +60,8 @@ class Probed:
     @property
     def asked(self) -> list[int]:
         """Return the numbers of the probes so far."""
-        waiting = self.process._waiting
-        return [one.number for one in waiting if isinstance(one, m.Probe)]
+        told = (TO_CRAWL.decode(frame[4:]) for frame in self.process._waiting)
+        return [one.number for one in told if isinstance(one, m.Probe)]
 
     def answer(self, number: int) -> None:
         """Let the process answer a probe."""
