@@ -45,7 +45,7 @@ from tests.unit.luggage import (
         NotAnItem.__dict__,
         Exception("x"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_other_importable_classes_travel(value: Any) -> None:
     """With a key, and only so."""
