@@ -12,9 +12,16 @@ import pytest
 import trio
 import trio.testing
 
-# A busy machine is no defect: speed belongs to the benchmarks. What a run found is
-# printed so that any machine can repeat it.
-hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
+# A busy machine is no defect, and what a clock stops cannot be repeated: examples and
+# steps bound a test, neither a deadline nor how long it took to draw an input. Speed
+# belongs to the benchmarks. What a run found is printed so that any machine can repeat
+# it.
+hypothesis.settings.register_profile(
+    "dev",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.register_profile(
     "ci",
     parent=hypothesis.settings.get_profile("dev"),
