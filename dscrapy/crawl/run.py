@@ -182,7 +182,6 @@ class CrawlRun:
         self._has_told_closing = False
         self._stop_reason: str | None = None
         self._finish_reason = ""
-        self._failure: Outcome | None = None
         self._start_failure: Failure | None = None
         self._order: Retire | Conclude | None = None
         self._done: Done | None = None
@@ -448,14 +447,6 @@ class CrawlRun:
 
     # ---- the end --------------------------------------------------------------
 
-    def fail(self, text: str) -> None:
-        """End the job: it needs what is not supported."""
-        if self._failure is None:
-            self._failure = outcome_of("unsupported", text)
-            _logger.error("%s", text)
-            self._stop_reason = self._stop_reason or "unsupported"
-            self._stop_if_asked()
-
     def _stop(self, reason: str) -> None:
         if self._stop_reason is not None or self._is_closing:
             return
@@ -502,10 +493,8 @@ class CrawlRun:
         if self._has_told_closing or not (self._is_open or self._is_stopped):
             return
         self._has_told_closing = True
-        run, failure = self.run, self._failure
-        self.link.send(
-            Closing(job=run.job, process=run.process, reason=reason, failure=failure)
-        )
+        run = self.run
+        self.link.send(Closing(job=run.job, process=run.process, reason=reason))
         if self._is_open:
             self.scheduler.give_back()
 
@@ -548,12 +537,6 @@ class CrawlRun:
 
     def _outcome(self, error: BaseException | None) -> Outcome:
         reason = self._finish_reason
-        if self._failure is not None:
-            return Outcome(
-                finish_reason=reason,
-                failure=self._failure.failure,
-                text=self._failure.text,
-            )
         if error is not None:
             assert self._crawler is not None
             is_opening = self._is_opening and not self._is_open

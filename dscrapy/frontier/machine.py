@@ -291,7 +291,7 @@ class Machine:
             return
         running = self._running(held.job, now, decision)
         if held.closing and not process.closed:
-            running.closes(process, held.closing, held.failure)
+            running.close_by_itself(process, held.closing)
         decision.records.append(r.ProcessKnown(held=held, at=now.wall))
         if not held.closing:
             running.resync(process)
@@ -378,7 +378,7 @@ class Machine:
             case m.Release():
                 running.take_back(process, command)
             case m.Closing():
-                running.closes(process, command.reason, command.failure)
+                running.close_by_itself(process, command.reason)
                 decision.records.append(r.ProcessCloses(job=job, process=number))
             case m.Offer():
                 if len(command.fingerprints) % m.FINGERPRINT_BYTES:

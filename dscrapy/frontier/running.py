@@ -295,16 +295,6 @@ class Running:
         opened = next(iter(self.crawl.opened.values()), None)
         return _NO_LIMITS if opened is None else opened.limits
 
-    def closes(self, process: Process, reason: str, failure: Outcome | None) -> None:
-        """A process begins to close its spider."""
-        if process.role == "export":
-            # It has none, whatever it says.
-            return
-        if failure is None:
-            self.close_by_itself(process, reason)
-        else:
-            self.fail_by(process, failure)
-
     def close_by_itself(self, process: Process, reason: str) -> None:
         """A process closes its spider, for a reason that may be the job's."""
         job = self.job

@@ -185,15 +185,11 @@ class Release(Message, tag="release", kw_only=True, frozen=True, omit_defaults=T
 
 
 class Closing(Message, tag="closing", kw_only=True, frozen=True):
-    """The spider closes for this reason: no further leases; ``closed`` follows.
-
-    ``failure``: it closes for one that belongs to the job.
-    """
+    """The spider closes for this reason: no further leases; ``closed`` follows."""
 
     job: str
     process: int
     reason: str
-    failure: Outcome | None = None
 
 
 class Offer(Message, tag="offer", kw_only=True, frozen=True):

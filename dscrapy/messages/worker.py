@@ -13,8 +13,7 @@ class Held(Message, kw_only=True, frozen=True, omit_defaults=True):
     """A crawl process that a worker still has something to say about.
 
     ``requests`` are those leased to it, or with a commit that is not acknowledged.
-    ``leads``: it was told ``Lead``. ``closing`` is the reason that it told, if any,
-    with the ``failure`` it closes for.
+    ``leads``: it was told ``Lead``. ``closing`` is the reason that it told, if any.
     """
 
     job: str
@@ -23,7 +22,6 @@ class Held(Message, kw_only=True, frozen=True, omit_defaults=True):
     opened: Opened | None = None
     leads: bool = False
     closing: str = ""
-    failure: Outcome | None = None
 
 
 class Register(Message, tag="register", kw_only=True, frozen=True):

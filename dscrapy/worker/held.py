@@ -12,7 +12,6 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.model import Outcome
 from dscrapy.worker.process import MESSAGES_WAITING_MAX, Death
 
 
@@ -44,7 +43,6 @@ class Held:
     opened: m.Opened | None = None
     leads: bool = False
     closing: str = ""
-    failure: Outcome | None = None
     leased: set[int] = attrs.field(factory=set)
     pages: int = 0
     items: int = 0
@@ -109,7 +107,6 @@ class Held:
                 self.opened = message
             case m.Closing():
                 self.closing = message.reason
-                self.failure = message.failure
             case m.Offer() | m.Feeds() | m.Read():
                 pass
 
@@ -158,7 +155,6 @@ class Held:
             opened=self.opened,
             leads=self.leads,
             closing=self.closing,
-            failure=self.failure,
         )
 
 

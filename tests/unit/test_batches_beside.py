@@ -396,12 +396,7 @@ def test_slots_are_taken_from_crawl_processes_alone() -> None:
 def test_an_export_has_no_spider_to_close() -> None:
     """Whatever it says: the crawl goes on."""
     machine, export = beside()
-    why = Outcome(failure="spider_error", text="why")
-    for failure in (None, why):
-        closing = m.Closing(
-            job=ID, process=export.process, reason="enough", failure=failure
-        )
-        ask(machine, closing, WORKER)
+    ask(machine, m.Closing(job=ID, process=export.process, reason="enough"), WORKER)
     assert machine.state.jobs[ID].is_crawling
 
 

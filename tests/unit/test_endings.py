@@ -527,30 +527,6 @@ def test_a_failure_survives_the_master() -> None:
     assert (job.status, job.begin().reason) == ("failed", "why")
 
 
-def test_a_failure_is_told_with_the_closing_too() -> None:
-    """So that a process that is killed after it has said so has not succeeded."""
-    machine, start = crawling(2, ONCE)
-    failure = Outcome(failure="unsupported", text="why")
-    said = m.Closing(
-        job=ID, process=start.process, reason="unsupported", failure=failure
-    )
-    ask(machine, said, WORKER)
-    ask(machine, ended(start.process), WORKER)
-    assert machine.state.jobs[ID].status == "failed"
-    # The same from a worker whose session broke when it was said.
-    machine, start = crawling(2, ONCE)
-    held = m.Held(
-        job=ID,
-        process=start.process,
-        opened=opened(start.process),
-        closing="unsupported",
-        failure=failure,
-    )
-    ask(machine, registration(held=(held,)), 6)
-    ask(machine, ended(start.process), 6)
-    assert machine.state.jobs[ID].status == "failed"
-
-
 def test_a_paused_job_that_is_retried_stays_paused() -> None:
     """A retry of the job's own does not resume it."""
     machine, start = crawling(2)
