@@ -144,7 +144,7 @@ def test_items_of_start_are_units(start: Start) -> None:
     process = start("starts.py", FOLDER, args={"how": "items"})
     assert process.finish() == 0
     kinds = [one.kind for one in process.master.commits]
-    assert kinds == ["opened", "start", "start", "start", "started", "closed"]
+    assert kinds == ["opened", "start", "start", "start", "started", "ending", "closed"]
     assert Counter(process.lines) == {
         '{"item": 3}': 1,
         '{"item": 1, "slow": 0.3}': 1,
@@ -189,7 +189,7 @@ def test_an_error_in_start_is_told_after_what_came_before(start: Start) -> None:
     process = start("starts.py", FOLDER, args={"how": "fails"})
     assert process.finish() == 0
     kinds = [one.kind for one in process.master.commits]
-    assert kinds == ["opened", "start", "started", "closed"]
+    assert kinds == ["opened", "start", "started", "ending", "closed"]
     (started,) = process.master.of_kind("started")
     assert started.end is not None
     assert started.end.failure == "start_error"

@@ -95,6 +95,7 @@ class Ends(scrapy.Spider):
     def __init__(self, how="", count="12", processes="1", **kwargs):
         super().__init__(**kwargs)
         self.how, self.count, self.processes = how, int(count), int(processes)
+        self.pages = 0
 
     @classmethod
     def from_crawler(cls, crawler, *args, **kwargs):
@@ -103,17 +104,21 @@ class Ends(scrapy.Spider):
         return spider
 
     async def start(self):
+        yield scrapy.Request("data:,index", self.parse_index)
+        if self.how == "start":
+            raise LookupError("no more of them")
+
+    def parse_index(self, response):
         for number in range(self.count):
             meta = {"download_slot": f"h{number % 3}"}
             yield scrapy.Request(f"data:,{number}", self.parse, meta=meta)
-        if self.how == "start":
-            raise LookupError("no more of them")
 
     async def parse(self, response):
         while len(list(Path().glob("opened-*"))) < self.processes:
             await asyncio.sleep(0.02)
         number = int(response.text)
-        while self.how == "waits" and number > 1 and not Path("go").exists():
+        self.pages += 1
+        while self.how == "waits" and self.pages > 1 and not Path("go").exists():
             await asyncio.sleep(0.02)
         yield {"number": number}
         if self.how == "callback" and number == 5:
