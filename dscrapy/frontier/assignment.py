@@ -164,7 +164,10 @@ def would_help(state: State, job: Job) -> bool:
     running = job.processes - len(crawl.stopping)
     if frontier.wants_isolator and len(crawl.opened) == job.processes:
         return True
-    return frontier.wants_process() and frontier.workable_count() > running
+    if not frontier.wants_process():
+        return False
+    # Whoever has enough to do elsewhere takes none of these hosts.
+    return frontier.workable_count() + frontier.occupied_count() > running
 
 
 def _start(state: State, job: Job, worker: Worker, role: Role, now: Now) -> Decision:

@@ -357,6 +357,13 @@ class Hosts:
         owned = sum(len(process.busy) for process in self._processes.values())
         return owned + len(self._free)
 
+    def occupied_count(self) -> int:
+        """Return how many processes have leases, and no host of those that count."""
+        return sum(
+            bool(process.leases) and not process.busy and not process.closing
+            for process in self._processes.values()
+        )
+
     # ---- leases ------------------------------------------------------------
 
     def lease(

@@ -449,6 +449,10 @@ class Frontier:
         """Return how many hosts have pending requests that may be leased."""
         return self._hosts.workable_count()
 
+    def occupied_count(self) -> int:
+        """Return how many processes have work on other hosts than those."""
+        return self._hosts.occupied_count()
+
     def give_up_host(self, now: float) -> None:
         """Have hosts given up for open processes without work, as ``lease`` does."""
         self._hosts.give_up_host(now)

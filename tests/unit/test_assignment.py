@@ -132,6 +132,24 @@ def test_another_process_starts_where_it_finds_a_host_of_its_own() -> None:
     assert leased == [2, 2, 2]
 
 
+def test_one_host_that_nobody_has_room_for_is_enough() -> None:
+    """Where ``start()`` is asked for no more than can be started there is one request
+    too many at a time: it goes to another process, not behind the first one's pages."""
+    spec = msgspec.structs.replace(SPEC, parallelism=3)
+    machine, first = running(spec, slots=3, window=1)
+    given = [
+        unit(number, "start", children=children(number, host=f"h{number}"))
+        for number in (1, 2)
+    ]
+    second = started(commit(machine, first.process, *given))
+    # It is about to come: nobody else is started for the same host.
+    another = unit(3, "start", children=children(3, host="h2"))
+    assert told(commit(machine, first.process, another), m.Start) == []
+    ask(machine, opened(second.process, window=1), WORKER)
+    third = unit(4, "start", children=children(4, host="h4"))
+    assert told(commit(machine, first.process, third), m.Start)
+
+
 def test_a_process_is_told_how_many_its_job_may_have_now() -> None:
     """Not how many it was submitted with."""
     machine = new_machine()
