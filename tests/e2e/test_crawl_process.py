@@ -409,17 +409,6 @@ def test_robots_txt_holds_for_all_that_wait_for_it(start: Start) -> None:
     assert {page.outcome for page in process.master.pages()} == {"IgnoreRequest"}
 
 
-def test_more_local_requests_than_a_page_may_hold_fail_the_job(start: Start) -> None:
-    """The text says why and what to do instead."""
-    with small_site() as site:
-        args = {"site": site.address, "count": "10001"}
-        process = start("closures.py", FOLDER, args=args)
-        assert process.finish() == 0
-    assert process.outcome.failure == "unsupported"
-    assert "more than 10000 requests" in process.outcome.text
-    assert "use methods of the spider as callbacks" in process.outcome.text
-
-
 def test_a_probe_is_answered_and_the_link_s_end_is_the_end(
     site: str, start: Start
 ) -> None:
