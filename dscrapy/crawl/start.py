@@ -26,9 +26,9 @@ from dscrapy.messages import DIGEST_BYTES, Lead, Skip, StartMay
 if TYPE_CHECKING:
     from dscrapy.crawl.run import CrawlRun
 
-# Elements between two turns of the event loop, which has probes to answer: some ms of
-# a start() that never awaits.
-ELEMENTS_PER_TURN = 100
+# Skipped elements between two turns of the event loop, which has probes to answer:
+# some ms of a start() that never awaits.
+SKIPS_PER_TURN = 100
 
 
 class Leading:
@@ -102,7 +102,7 @@ class StartMiddleware:
         if not leading.lead.start:
             return
         leading.is_pulling = True
-        taken = 0
+        skipped = 0
         while True:
             if not self._may_pull():
                 await self._stand()
@@ -124,8 +124,11 @@ class StartMiddleware:
                 CURRENT.set(None)
                 # Scrapy has taken the request up, or dropped it; an item is held apart.
                 self._tracker.release(work)
-            taken += 1
-            if taken % ELEMENTS_PER_TURN == 0:
+                # What has been sent may be answered before the next one is asked for.
+                await asyncio.sleep(0)
+                continue
+            skipped += 1
+            if skipped % SKIPS_PER_TURN == 0:
                 await asyncio.sleep(0)
         await self._exhausted(None)
 
