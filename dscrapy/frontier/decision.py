@@ -154,25 +154,22 @@ class Decision:
 
     def fail_feeds(self, job: Job, failure: Outcome) -> None:
         """The job's feeds cannot be written; its crawl is over already."""
-        self.records.append(
-            r.Closes(
-                job=job.id,
-                reason=job.begin().closing,
-                failure=failure,
-                has_feeds=False,
-                of="feeds",
-            )
-        )
+        self._fail_after_crawl(job, failure, "feeds")
 
     def fail_end(self, job: Job, failure: Outcome) -> None:
         """What is called once in a job cannot be called."""
+        self._fail_after_crawl(job, failure, "end")
+
+    def _fail_after_crawl(
+        self, job: Job, failure: Outcome, of: Literal["feeds", "end"]
+    ) -> None:
         self.records.append(
             r.Closes(
                 job=job.id,
                 reason=job.begin().closing,
                 failure=failure,
                 has_feeds=False,
-                of="end",
+                of=of,
             )
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from dscrapy.frontier.derive import requests_name
+from dscrapy.frontier.requests import Place
 from dscrapy.master.files import whole_bytes
 from dscrapy.master.storage import Storage
 
@@ -21,9 +22,6 @@ KEPT_BYTES_MAX = 64 * 1024 * 1024
 BODY_BYTES = 450
 # Bytes that are read around a body, since its neighbours are often leased with it.
 READ_BYTES = 256 * 1024
-
-# Offset and length in the job's file.
-Place = tuple[int, int]
 
 
 class Bodies:
