@@ -131,7 +131,7 @@ def test_one_request_at_a_time_is_plain_scrapys_order(
     ours("begins.py", tmp_path, arguments, settings)
     assert site.paths == theirs
     assert len(theirs) == 8 + 2
-    assert theirs[0] == "/p/0?ms=30"
+    assert theirs[0] == "/p/0?ms=3000"
 
 
 # ---- CLOSESPIDER_* ------------------------------------------------------------
