@@ -142,6 +142,10 @@ def test_the_token_is_in_one_file_alone(site: str, tmp_path: Path, umask: int) -
         cluster.start_master("-L", "DEBUG")
         printed.append(cluster.ok("show", job))
         assert keys_of(cluster.state) == keys, "pickles of its jobs would be lost"
+        # What is kept of a job's requests goes with the first snapshot after its end.
+        held = cluster.submit("pages", "-s", "DOWNLOAD_DELAY=60", site=site, count=5)
+        requests = cluster.state / "jobs" / held / "requests.jsonl"
+        cluster.wait_until(requests.exists)
         assert_untold(secret, cluster.log(), *printed)
         assert_in_no_file(secret, tmp_path, cluster.state / "token")
         assert_key_in_no_file(tmp_path, cluster.state)

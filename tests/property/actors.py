@@ -95,6 +95,7 @@ class Crawl:
     window: int
     is_open: bool = False
     is_stopped: bool = False
+    stop_reason: str = ""
     closing: str = ""
     is_ending: bool = False
     is_ordered: bool = False
@@ -165,8 +166,8 @@ class Crawl:
             case m.Finish():
                 assert self.leads
                 self.finish = message.number
-            case m.Stop():
-                self.is_stopped = True
+            case m.Stop(reason=reason):
+                self.is_stopped, self.stop_reason = True, reason
             case m.Retire() | m.Conclude():
                 assert self.is_ending
                 self.is_ordered = True

@@ -190,7 +190,7 @@ class MachineModel(DrivenMachine):
             return
         free = [one for one in crawl.held if not crawl.is_under_way(one)]
         if crawl.is_stopped and not crawl.closing:
-            self.close(peer, crawl, "dscrapy_process_idles")
+            self.close(peer, crawl, crawl.stop_reason)
             return
         if crawl.is_stopped:
             unstarted = tuple(one for one in free if one not in crawl.parts)
