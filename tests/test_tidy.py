@@ -9,6 +9,7 @@ import io
 import re
 import tokenize
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -111,6 +112,12 @@ DIRECTIVE = re.compile(
 REASON_LETTERS_MIN = 6
 
 
+@cache
+def parsed(text: str, path: str) -> ast.Module:
+    """Return a file's tree; every rule reads every file."""
+    return ast.parse(text, path)
+
+
 @attrs.frozen
 class Source:
     """A file and its tree. ``path`` is relative to the project's folder."""
@@ -120,7 +127,7 @@ class Source:
 
     @property
     def tree(self) -> ast.Module:
-        return ast.parse(self.text, str(self.path))
+        return parsed(self.text, str(self.path))
 
     @property
     def room(self) -> str | None:
