@@ -94,11 +94,11 @@ def test_items_of_start_take_no_places(start: Start) -> None:
     assert max(json.loads(line)["together"] for line in master.lines) == 30
 
 
-def test_a_hundred_thousand_start_requests_take_no_memory(start: Start) -> None:
+def test_many_start_requests_take_no_memory(start: Start) -> None:
     """All are with the master; the process is as large as after the first ones."""
     master = NaiveMaster(start_window=500)
     master.is_granting = False
-    count = 100_000
+    count = 50_000
     process = start(
         "starts.py",
         FOLDER,

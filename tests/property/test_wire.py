@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
@@ -33,6 +33,8 @@ MEMBERS = [
     for member in get_args(union)
 ]
 TRIES = 1000
+# Examples of each of a hundred kinds, which share their codec and most of their fields.
+each_kind = settings(max_examples=settings().max_examples // 4)
 
 # ---- values from type hints --------------------------------------------------------
 
@@ -97,6 +99,7 @@ def test_every_message_may_be_sent_by_somebody() -> None:
 
 
 @pytest.mark.parametrize(("union", "kind"), MEMBERS)
+@each_kind
 @given(data=st.data())
 def test_a_message_comes_back_as_it_was(union: str, kind: Any, data: Any) -> None:
     """Encoded and decoded where it may arrive: the same class, every field equal."""
@@ -107,6 +110,7 @@ def test_a_message_comes_back_as_it_was(union: str, kind: Any, data: Any) -> Non
 
 
 @pytest.mark.parametrize("kind", get_args(r.Record), ids=lambda kind: kind.__name__)
+@each_kind
 @given(data=st.data())
 def test_a_group_of_records_comes_back_as_it_was(kind: Any, data: Any) -> None:
     """Beside any other record, in the order in which they were written."""

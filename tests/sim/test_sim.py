@@ -10,7 +10,7 @@ import pytest
 from tests.sim.many import report
 from tests.sim.world import simulate
 
-SEEDS = 200
+SEEDS = 100
 CHUNKS = 10
 
 
