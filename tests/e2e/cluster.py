@@ -182,7 +182,8 @@ class Cluster:
 
     def _ask(self, what: Callable[[Client], Awaitable[T]]) -> T:
         def find() -> Target:
-            token = (self.state / "token").read_text().strip()
+            token = child_environment().get("DSCRAPY_TOKEN")
+            token = token or (self.state / "token").read_text().strip()
             where = json.loads((self.state / "endpoint.json").read_text())
             return Target(
                 host="127.0.0.1",
