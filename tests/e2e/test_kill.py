@@ -56,13 +56,14 @@ def test_twenty_jobs_survive_a_killed_worker_and_a_killed_master(
         spider: oracle(spider, tmp_path, site, "30") for spider in ("pages", "items")
     }
     dying.start_master()
-    workers = [dying.start_worker(f"w{number}") for number in range(3)]
     jobs = {}
     for number in range(20):
         spider = ("pages", "items")[number % 2]
         priority = rng.randrange(-5, 6)
         job = dying.submit(spider, "--priority", str(priority), **arguments)
         jobs[job] = spider
+    # All jobs are there first: on a busy machine a job ends while the next is submitted.
+    workers = [dying.start_worker(f"w{number}") for number in range(3)]
     victim = rng.choice(workers)
     dying.wait_until(lambda: bool(dying.crawl_pids(victim)))
     held = dying.crawl_pids(victim)
