@@ -62,7 +62,7 @@ def test_twenty_jobs_survive_a_killed_worker_and_a_killed_master(
         priority = rng.randrange(-5, 6)
         job = dying.submit(spider, "--priority", str(priority), **arguments)
         jobs[job] = spider
-    # All jobs are there first: on a busy machine a job ends while the next is submitted.
+    # Now that all are there: a busy machine ends a job while the next is submitted.
     workers = [dying.start_worker(f"w{number}") for number in range(3)]
     victim = rng.choice(workers)
     dying.wait_until(lambda: bool(dying.crawl_pids(victim)))
