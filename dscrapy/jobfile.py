@@ -52,6 +52,8 @@ class _Entry:
     parallelism: int = 1
     name: str = ""
     every: str = ""
+    scrapy_project: str = ""
+    settings_module: str = ""
 
 
 def parse_job_file(
@@ -124,6 +126,8 @@ def _submission(value: object, make_id: Callable[[], str]) -> Submission:
         retries=entry.retries,
         parallelism=entry.parallelism,
         name=entry.name,
+        scrapy_project=entry.scrapy_project,
+        settings_module=entry.settings_module,
     )
     problems = list(_problems(spec))
     every_s = None
@@ -142,6 +146,9 @@ def _problems(spec: JobSpec) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) for everything that is wrong with a job."""
     yield from _project_problems(spec)
     yield from _text_problems("spider", spec.spider)
+    for key in ("scrapy_project", "settings_module"):
+        if chosen := getattr(spec, key):
+            yield from _text_problems(key, chosen)
     for index, url in enumerate(spec.urls):
         if not _URL.match(url):
             what = f"must be a URL with its scheme, got {show(url)}"

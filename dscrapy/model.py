@@ -38,7 +38,9 @@ class JobSpec(Value, omit_defaults=True, kw_only=True, frozen=True):
     one of them is set. ``spider`` is a spider's name or, with ``project_dir``, a
     file in it that ends in ``.py``. ``parallelism`` is a ceiling for crawl
     processes, 0 means as many as there are slots. ``retries`` counts runs again
-    after a failure.
+    after a failure. ``scrapy_project`` and ``settings_module`` choose the project's
+    settings as ``SCRAPY_PROJECT`` and ``SCRAPY_SETTINGS_MODULE`` do; where both are
+    empty, the variables of whoever runs the job count.
     """
 
     project: str = ""
@@ -51,6 +53,8 @@ class JobSpec(Value, omit_defaults=True, kw_only=True, frozen=True):
     retries: int = 0
     parallelism: int = 1
     name: str = ""
+    scrapy_project: str = ""
+    settings_module: str = ""
 
 
 class Submission(Value, omit_defaults=True, kw_only=True, frozen=True):

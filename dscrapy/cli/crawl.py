@@ -17,7 +17,20 @@ from pathlib import Path
 
 import attrs
 import trio
+from msgspec import structs
 
+from dscrapy.cli.caller import (
+    check_files,
+    chosen_settings,
+    command_of,
+    forget_stdin,
+    log_settings,
+    make_caller,
+    other_settings,
+    shown,
+    surroundings,
+)
+from dscrapy.cli.crawl_others import others_line
 from dscrapy.cli.crawl_state import Crawl, How, Record, choose
 from dscrapy.cli.feeds import (
     Feed,
@@ -40,6 +53,7 @@ from dscrapy.jobfile import check_spec
 from dscrapy.lines import LineCutter
 from dscrapy.messages import ChangeJob, Shown
 from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
+from dscrapy.worker.caller import Caller
 
 # How often progress is shown: on a terminal, and in a log.
 TICK_S = 1.0
@@ -62,7 +76,9 @@ class _Run:
     spec: JobSpec
     feeds: tuple[Feed, ...]
     folder: Path
+    caller: Caller
     shows_all_log: bool
+    is_quiet: bool
     slots: int
     ticker: Ticker = attrs.field(factory=Ticker)
     log_offset: int = 0
@@ -84,14 +100,31 @@ def crawl(options: Namespace) -> int:
     feeds = parse_feeds(options, spec.spider)
     check_places(feeds)
     identity = Crawl.of(
-        config.state, project, spec.spider, dict(options.args), dict(options.settings)
+        config.state,
+        project,
+        spec.spider,
+        spec.args,
+        spec.settings,
+        surroundings(Path.cwd(), project, os.environ),
+        called_in=shown(str(Path.cwd())),
+        command=command_of(options),
     )
+    check_files(options)
     # Our own master and worker are no news; what goes wrong with them is.
     set_up_logging(PROGRAM, "WARNING")
     with identity.locked(), tempfile.TemporaryDirectory(prefix="dscrapy-") as folder:
         record, how, said = choose(
             identity, new_id(), fresh=options.fresh, resume=options.resume
         )
+        if said:
+            _say(said)
+        elif (
+            how == "new"
+            and not options.fresh
+            and (line := others_line(identity, record))
+        ):
+            _say(line)
+        caller, said = make_caller(options, identity)
         if said:
             _say(said)
         run = _Run(
@@ -102,7 +135,9 @@ def crawl(options: Namespace) -> int:
             spec=spec,
             feeds=feeds,
             folder=Path(folder),
+            caller=caller,
             shows_all_log=options.loglevel is not None or not is_decorated(sys.stderr),
+            is_quiet=options.nolog,
             slots=options.parallelism or os.cpu_count() or 1,
         )
         trio.run(_run, run)
@@ -111,9 +146,7 @@ def crawl(options: Namespace) -> int:
 
 def _spec(options: Namespace) -> tuple[Path, JobSpec]:
     _, project_dir, spider = place_of(options.spider, None)
-    settings = dict(options.settings)
-    if options.loglevel is not None:
-        settings["LOG_LEVEL"] = options.loglevel
+    settings = other_settings(options)
     spec = JobSpec(
         project_dir=project_dir,
         spider=spider,
@@ -121,7 +154,9 @@ def _spec(options: Namespace) -> tuple[Path, JobSpec]:
         settings=settings,
         parallelism=options.parallelism,
     )
-    check_spec(spec)
+    spec = structs.replace(spec, **chosen_settings(os.environ))
+    # Settings of this run alone are of the same form.
+    check_spec(structs.replace(spec, settings=settings | log_settings(options)))
     return Path(project_dir), spec
 
 
@@ -253,6 +288,7 @@ async def _until_ended(
                 drain=run.stopping,
                 # The lock of this crawl's state keeps every other one out.
                 instance=_WORKER_NAME,
+                caller=run.caller,
                 task_status=task_status,
             )
             # All that was under way is committed: the rest is for the next run.
@@ -264,7 +300,8 @@ async def _until_ended(
             if run.how == "go on with changed code":
                 await _accept_changed_code(run, waiting)
             nursery.start_soon(_tell_log, run, client, tell, log_is_told)
-            nursery.start_soon(_tell_progress, run, client)
+            if not run.is_quiet:
+                nursery.start_soon(_tell_progress, run, client)
             run.shown = await waiting.wait(run.record.job)
         with trio.move_on_after(_LOG_REST_S):
             await log_is_told.wait()
@@ -420,13 +457,18 @@ def _finish(run: _Run, started: float) -> int:
         run.fetched,
         run.folder,
         run.shown.spec,
-        run.crawl.project,
+        # Where the processes ran: relative paths in the settings begin there.
+        run.caller.folder,
         undone=undone,
     )
     run.record.done = run.is_over
     if not run.is_over:
         _note_written(run)
     run.crawl.save(run.record)
+    if run.is_over:
+        forget_stdin(run.crawl)
+        if run.is_quiet and job.state == "succeeded":
+            return 0
     _say(_summary(run, job, time.monotonic() - started))
     for line in written:
         _say(line)

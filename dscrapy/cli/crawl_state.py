@@ -1,6 +1,7 @@
 """Where ``crawl`` keeps what it knows between runs, and which run goes on.
 
-A crawl is known by its project folder, spider, arguments and settings. Its folder
+A crawl is known by its project folder, spider, arguments and settings, and by what else
+of its caller decides what it reads. Its folder
 holds the state of its own master and ``crawl.json``; a lock file beside it keeps a
 second run of the same crawl out. Unfinished crawls that were set aside have the same
 name with a number.
@@ -34,7 +35,8 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ``digest`` is that of the project's code when it was last accepted. ``done``:
     the job has ended and its files are written. ``appended`` has the length of
     each file of ``-o`` before this crawl appended to it, ``written`` the length
-    after it was written before the end. Files without a ``version`` are of version 1.
+    after it was written before the end. ``command`` is what goes on with it in
+    ``folder``. Files without a ``version`` are of version 1.
     """
 
     version: int = 1
@@ -46,6 +48,11 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     done: bool = False
     appended: dict[str, int] = {}
     written: dict[str, int] = {}
+    args: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    around: dict[str, str] = {}
+    folder: str = ""
+    command: str = ""
 
 
 class _Versioned(msgspec.Struct):
@@ -57,11 +64,20 @@ How = Literal["new", "go on", "go on with changed code"]
 
 @attrs.frozen(kw_only=True)
 class Crawl:
-    """The identity of a crawl: what it runs and where it keeps its state."""
+    """The identity of a crawl: what it runs and where it keeps its state.
+
+    ``args`` and ``settings`` are those of the command line, ``around`` what else of the
+    caller makes it another crawl. It was called in ``called_in``, as ``command``.
+    """
 
     folder: Path
     project: Path
     spider: str
+    args: dict[str, str] = attrs.field(factory=dict)
+    settings: dict[str, str] = attrs.field(factory=dict)
+    around: dict[str, str] = attrs.field(factory=dict)
+    called_in: str = ""
+    command: str = ""
 
     @classmethod
     def of(
@@ -71,6 +87,10 @@ class Crawl:
         spider: str,
         args: dict[str, str],
         settings: dict[str, str],
+        around: dict[str, str] | None = None,
+        *,
+        called_in: str = "",
+        command: str = "",
     ) -> "Crawl":
         """Return the crawl; ``base`` is the state folder of the user."""
         identity = [
@@ -79,14 +99,26 @@ class Crawl:
             sorted(args.items()),
             sorted(settings.items()),
         ]
+        if around:
+            # Usually nothing: then a crawl has the name that it always had.
+            identity.append(sorted(around.items()))
         text = json.dumps(identity)
         key = hashlib.sha256(text.encode()).hexdigest()[:_KEY_CHARS]
-        return cls(folder=base / "crawls" / key, project=project, spider=spider)
+        return cls(
+            folder=base / "crawls" / key,
+            project=project,
+            spider=spider,
+            args=args,
+            settings=settings,
+            around=around or {},
+            called_in=called_in,
+            command=command,
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other run of this crawl out; raises ``UserError``."""
-        path = self.folder.with_name(f"{self.folder.name}.lock")
+        path = _lock_of(self.folder)
         try:
             _make_folder(self.folder.parent)
             handle = _private(str(path), os.O_WRONLY | os.O_CREAT)
@@ -96,13 +128,11 @@ class Crawl:
                 "with --state"
             ) from None
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(handle):
                 raise UserError(
                     f"this crawl of {self.spider} already runs: wait for it or stop "
                     "it; other arguments (-a) or settings (-s) make another crawl"
-                ) from None
+                )
             yield
         finally:
             os.close(handle)
@@ -132,6 +162,11 @@ class Crawl:
             project=str(self.project),
             spider=self.spider,
             began_at=time.time(),
+            args=self.args,
+            settings=self.settings,
+            around=self.around,
+            folder=self.called_in,
+            command=self.command,
         )
         self.save(record)
         return record
@@ -153,6 +188,25 @@ class Crawl:
                 place.rename(self.folder)
                 return record
         return None
+
+    def others_unfinished(self) -> list[Record]:
+        """Return the records of other unfinished crawls of this spider that nobody
+        runs now, the latest first."""
+        found = []
+        for path in self.folder.parent.glob(f"*/{RECORD_NAME}"):
+            # What was set aside has a number behind its name, and its own way back.
+            if "." in path.parent.name or path.parent == self.folder:
+                continue
+            try:
+                record = _load(path.parent)
+            except UserError:
+                # It is not the crawl that was asked for.
+                continue
+            if record is None or record.done or record.spider != self.spider:
+                continue
+            if record.project == str(self.project) and not _is_locked(path.parent):
+                found.append(record)
+        return sorted(found, key=lambda record: record.began_at, reverse=True)
 
     def _aside(self) -> list[tuple[int, Path]]:
         found = []
@@ -198,6 +252,41 @@ def choose(
         "--resume goes on with it"
     )
     return crawl.start_over(new_job, digest), "new", said
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _lock(handle: int) -> bool:
+    """Lock this file for ourselves; False if another run has it."""
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            pass
+        try:
+            # What is shared is somebody's look, over in a moment.
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        except BlockingIOError:
+            return False
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether somebody runs the crawl of this folder now."""
+    try:
+        handle = os.open(_lock_of(folder), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _private(path: str, flags: int) -> int:

@@ -4,12 +4,14 @@ import os
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import trio
 
+from dscrapy.cli.caller import chosen_settings
 from dscrapy.cli.connect import client_config, for_each, make_client, run_client
 from dscrapy.cli.feeds import (
     Feed,
@@ -61,7 +63,7 @@ PROGRESS_S = 1.0
 def submit(options: Namespace) -> int:
     """Submit one job, a schedule or a file of them; print the ids."""
     if options.file is not None:
-        submissions = read_jobs(expanded(options.file))
+        submissions = _with_variables(read_jobs(expanded(options.file)))
         feeds: tuple[Feed, ...] = ()
     else:
         submissions = (_submission(options),)
@@ -107,12 +109,27 @@ def _submission(options: Namespace) -> Submission:
         parallelism=options.parallelism,
         name=options.name,
     )
+    spec = msgspec.structs.replace(spec, **chosen_settings(os.environ))
     check_spec(spec)
     every_s = None
     if options.every is not None:
         every_s = parse_duration(options.every)
         check_every(every_s)
     return Submission(id=new_id(), spec=spec, every_s=every_s)
+
+
+def _with_variables(submissions: Iterable[Submission]) -> tuple[Submission, ...]:
+    """Let our variables choose the settings of jobs that do not name theirs."""
+    chosen = chosen_settings(os.environ)
+    replace = msgspec.structs.replace
+    told = []
+    for submission in submissions:
+        spec = submission.spec
+        if not spec.scrapy_project and not spec.settings_module:
+            submission = replace(submission, spec=replace(spec, **chosen))
+            check_spec(submission.spec)
+        told.append(submission)
+    return tuple(told)
 
 
 def place_of(spider: str, project: str | None) -> tuple[str, str, str]:
@@ -132,10 +149,13 @@ def place_of(spider: str, project: str | None) -> tuple[str, str, str]:
             raise UsageError(f"there is no file {spider}")
         return "", str(path.parent), path.name
     folder = find_project(Path.cwd())
+    if folder is None and chosen_settings(os.environ)["settings_module"]:
+        # The module of the settings says where the project's code is.
+        folder = Path.cwd()
     if folder is None:
         raise UsageError(
-            "there is no Scrapy project here (no scrapy.cfg in this folder or above): "
-            "go to a project, or name a spider's .py file"
+            "there is no Scrapy project here (no scrapy.cfg in this folder or above, "
+            "no SCRAPY_SETTINGS_MODULE): go to a project, or name a spider's .py file"
         )
     return "", str(folder), spider
 

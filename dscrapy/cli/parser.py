@@ -241,6 +241,15 @@ def _add_crawl(commands: Commands) -> None:
     _add_state(crawl)
     _add_conf(crawl)
     _add_log_level(crawl)
+    for flag, help in (
+        ("--logfile", "write the log to FILE (default: stderr)"),
+        ("--profile", "write cProfile stats of the crawl process to FILE"),
+        ("--pidfile", "write the process id of this command to FILE"),
+    ):
+        crawl.add_argument(flag, metavar="FILE", help=help)
+    crawl.add_argument(
+        "--nolog", action="store_true", help="no log, nor progress if all goes well"
+    )
 
 
 def _add_submit(commands: Commands) -> None:

@@ -402,6 +402,10 @@ def _spec_pairs(spec: JobSpec) -> list[tuple[str, str]]:
     pairs += [("argument", f"{name}={value}") for name, value in spec.args.items()]
     pairs += [("setting", f"{name}={value}") for name, value in spec.settings.items()]
     pairs += [("url", url) for url in spec.urls]
+    if spec.scrapy_project:
+        pairs.append(("SCRAPY_PROJECT", spec.scrapy_project))
+    if spec.settings_module:
+        pairs.append(("SCRAPY_SETTINGS_MODULE", spec.settings_module))
     return pairs
 
 

@@ -5,12 +5,15 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from dscrapy.crawl.link import Link
 from dscrapy.crawl.marks import Marks
 from dscrapy.crawl.process import ignore_signals, watch_lifeline
+from dscrapy.crawl.stdin import say_empty, take_stdin
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.messages import Run
+from dscrapy.messages import Local, Run
 
 
 def main(argv: list[str]) -> int:
@@ -31,10 +34,34 @@ def main(argv: list[str]) -> int:
     if not isinstance(run, Run):
         sys.stderr.write("The worker asked for no run\n")
         return 1
-    # Scrapy takes a second to import; the lifeline is watched meanwhile.
-    from dscrapy.crawl.run import run_job
+    local = run.local or Local(log={})
+    # Before any module of the project is imported, for that may read.
+    if local.stdin:
+        take_stdin(local.stdin, local.stdin_at)
+    elif run.no_stdin:
+        say_empty(run.no_stdin)
+    with profiled(local.profile):
+        # Scrapy takes a second to import; the lifeline is watched meanwhile.
+        from dscrapy.crawl.run import run_job
 
-    return run_job(link, run, Marks(marks_fd))
+        return run_job(link, run, Marks(marks_fd))
+
+
+@contextmanager
+def profiled(path: bytes) -> Iterator[None]:
+    """Write cProfile's stats of the block to this file, if there is one."""
+    if not path:
+        yield
+        return
+    # Nobody else needs it.
+    import cProfile
+
+    profile = cProfile.Profile()
+    try:
+        with profile:
+            yield
+    finally:
+        profile.dump_stats(os.fsdecode(path))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,12 @@ from scrapy.utils.misc import build_from_crawler, load_object
 
 from dscrapy.crawl import codec
 from dscrapy.crawl.items import item_of, line_encoding, lossy
-from dscrapy.crawl.load import Failed, load_for_export, project_modules
+from dscrapy.crawl.load import (
+    Failed,
+    code_folder,
+    load_for_export,
+    project_modules,
+)
 from dscrapy.crawl.whole import whole_items
 from dscrapy.errors import UserError
 from dscrapy.model import JobSpec
@@ -96,7 +101,7 @@ def _project(spec: JobSpec | None) -> tuple[Crawler, codec.FindClass]:
     except Failed as failed:
         _logger.warning("Exporting without the project: %s", failed)
         return Crawler(Spider, Settings()), codec.no_classes
-    return crawler, codec.class_finder(project_modules(Path.cwd()))
+    return crawler, codec.class_finder(project_modules(code_folder(spec)))
 
 
 def _exporters(settings: BaseSettings) -> dict[str, type[BaseItemExporter]]:

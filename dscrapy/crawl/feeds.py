@@ -37,6 +37,7 @@ from dscrapy.crawl.link import Link
 from dscrapy.crawl.load import (
     Failed,
     check_reactor,
+    code_folder,
     describe,
     load,
     outcome_of,
@@ -67,7 +68,7 @@ _EXPORTER = "scrapy.extensions.feedexport.FeedExporter"
 def run_export(link: Link, run: Run) -> int:
     """Write the project's feeds and return the process's exit code."""
     try:
-        loaded = load(run.spec)
+        loaded = load(run.spec, run.local)
         export = Export(link, run)
         crawler = ExportCrawler(loaded.spider_class, loaded.process.settings)
         crawler.export = export
@@ -131,7 +132,7 @@ class Export:
         self._files = FeedFiles(run.job, self._ask, is_whole=run.came_to_end)
         self._known: tuple[Batch, ...] = ()
         self._feeds: Feeds | None = None
-        self._find_class = codec.class_finder(project_modules(Path.cwd()))
+        self._find_class = codec.class_finder(project_modules(code_folder(run.spec)))
         self._is_committing = False
 
     async def conduct(self, crawler: ExportCrawler, args: Any, kwargs: Any) -> None:

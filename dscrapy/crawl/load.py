@@ -4,6 +4,7 @@ What can be wrong with them ends here as ``Failed``: a code of ``endings.FAILURE
 and one line for people.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,17 +19,19 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.settings import BaseSettings, Settings
 from scrapy.spiderloader import DummySpiderLoader, get_spider_loader
 from scrapy.utils.misc import load_object
-from scrapy.utils.project import get_project_settings
+from scrapy.utils.project import ENVVAR, get_project_settings
 from scrapy.utils.reactor import is_asyncio_reactor_installed, is_reactor_installed
 from scrapy.utils.spider import iter_spider_classes
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
+from dscrapy.messages import Local
 from dscrapy.model import JobSpec, Outcome
 
 # A failure is one line in ``status`` and a traceback in ``show``.
 TEXT_CHARS_MAX = 500
 TRACEBACK_BYTES_MAX = 64 * 1024
 SPIDERS_NAMED_MAX = 20
+PROJECT_VARIABLE = "SCRAPY_PROJECT"
 
 
 class Failed(Exception):
@@ -73,17 +76,20 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def load(spec: JobSpec) -> Loaded:
-    """Load the project in the current folder and the spider that ``spec`` names.
+def load(spec: JobSpec, local: Local | None = None) -> Loaded:
+    """Load the project of ``spec`` and the spider that it names.
 
-    Raises ``Failed``. Installs the reactor, so it can be called once.
+    The current folder is the project's or, with ``local``, that of the command's
+    caller, where Scrapy looks for the closest ``scrapy.cfg``. Raises ``Failed``.
+    Installs the reactor, so it can be called once.
     """
     arguments = spider_arguments(spec)
-    folder = Path.cwd()
+    folder = code_folder(spec)
     is_file = spec.spider.endswith(".py")
-    if not is_file and not (folder / "scrapy.cfg").is_file():
+    _choose_settings(spec, folder)
+    if not is_file and not _has_settings(folder):
         raise Failed("unknown_project", f"no Scrapy project (scrapy.cfg) in {folder}")
-    settings = _settings(spec, folder, is_file)
+    settings = _settings(spec, folder, is_file, local)
     module = _import_file(folder, spec.spider) if is_file else None
     process = _process(settings, folder)
     if module is not None:
@@ -96,13 +102,14 @@ def load(spec: JobSpec) -> Loaded:
 
 
 def load_for_export(spec: JobSpec) -> tuple[Settings, type[Spider]]:
-    """Return the settings and the spider class of ``spec`` in the current folder.
+    """Return the settings and the spider class of ``spec``; see ``load``.
 
     Raises ``Failed``. Installs no reactor and changes no logging.
     """
-    folder = Path.cwd()
+    folder = code_folder(spec)
     is_file = spec.spider.endswith(".py")
-    settings = _settings(spec, folder, is_file)
+    _choose_settings(spec, folder)
+    settings = _settings(spec, folder, is_file, None)
     if is_file:
         classes = list(iter_spider_classes(_import_file(folder, spec.spider)))
         if not classes:
@@ -141,10 +148,19 @@ def check_reactor(settings: BaseSettings) -> None:
         )
 
 
+def code_folder(spec: JobSpec) -> Path:
+    """Return the folder of the project's code: a project that workers know by its
+    name is in the current one."""
+    return Path(spec.project_dir) if spec.project_dir else Path.cwd()
+
+
 def project_modules(folder: Path) -> Callable[[str], bool]:
-    """Return whether a module's top-level package lies in the project's folder."""
+    """Return whether a module is the project's: its top-level package lies in the
+    project's folder, or is that of the settings."""
     root = folder.resolve()
     known: dict[str, bool] = {}
+    if settings_module := os.environ.get(ENVVAR):
+        known[settings_module.partition(".")[0]] = True
 
     def is_of_project(module: str) -> bool:
         top = module.partition(".")[0]
@@ -173,15 +189,45 @@ def _lies_in(root: Path, top: str) -> bool:
     )
 
 
-def _settings(spec: JobSpec, folder: Path, is_file: bool) -> Settings:
+def _choose_settings(spec: JobSpec, folder: Path) -> None:
+    """Let the variables name the settings that the job does, and the code be found.
+
+    A job that names one has both from whoever asked for it: what this machine's
+    variables say would take precedence over the other.
+    """
+    if spec.scrapy_project or spec.settings_module:
+        for name, value in (
+            (PROJECT_VARIABLE, spec.scrapy_project),
+            (ENVVAR, spec.settings_module),
+        ):
+            if value:
+                os.environ[name] = value
+            else:
+                os.environ.pop(name, None)
+    is_bare = ENVVAR in os.environ and not (folder / "scrapy.cfg").is_file()
+    if is_bare and str(folder) not in sys.path:
+        # As Scrapy does with the folder of a scrapy.cfg.
+        sys.path.append(str(folder))
+
+
+def _has_settings(folder: Path) -> bool:
+    return ENVVAR in os.environ or (folder / "scrapy.cfg").is_file()
+
+
+def _settings(
+    spec: JobSpec, folder: Path, is_file: bool, local: Local | None
+) -> Settings:
     # The settings module is the project's code: any error may come.
     try:
         settings = get_project_settings()
         if is_file:
             settings.set("SPIDER_LOADER_CLASS", DummySpiderLoader, priority="command")
         settings.setdict(spec.settings, priority="cmdline")
-        # This process's stderr is the job's log.
-        settings.set("LOG_FILE", None, priority="cmdline")
+        if local is None:
+            # This process's stderr is the job's log.
+            settings.set("LOG_FILE", None, priority="cmdline")
+        else:
+            settings.setdict(local.log, priority="cmdline")
         check_reactor(settings)
     except (Exception, SystemExit) as error:
         if isinstance(error, Failed):

@@ -13,7 +13,6 @@ import pprint
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, assert_never
 
 from scrapy import Spider, signals
@@ -39,6 +38,7 @@ from dscrapy.crawl.load import (
     Failed,
     Loaded,
     check_reactor,
+    code_folder,
     describe,
     load,
     outcome_of,
@@ -96,7 +96,7 @@ def run_job(link: Link, run: Run, marks: Marks) -> int:
 
         return run_export(link, run)
     try:
-        loaded = load(run.spec)
+        loaded = load(run.spec, run.local)
         job = CrawlRun(link, run, marks)
         crawler = _crawler(loaded, job)
         loaded.process.crawl(crawler, **loaded.arguments)
@@ -162,7 +162,7 @@ class CrawlRun:
         self.tracker = Tracker(self._on_settled, self._on_closing)
         self.sender = Sender(run, link.send, self._flush_soon, self._ride)
         self.tracker.sender = self.sender
-        self.is_project = project_modules(Path.cwd())
+        self.is_project = project_modules(code_folder(run.spec))
         self.demands: Demands
         # A crawl whose settings are refused has none to print.
         self._dumps_stats = False

@@ -413,8 +413,27 @@ class ReadSeen(Message, tag="read_seen", kw_only=True, frozen=True):
 # ---- between a worker and its crawl process ----------------------------------
 
 
+class Local(Value, kw_only=True, frozen=True, omit_defaults=True):
+    """What a process of ``crawl`` gets from the command, and no job holds.
+
+    ``log`` are the settings LOG_* of the command line; the project's ``LOG_FILE`` is
+    heeded too. ``profile`` is the file that gets cProfile's stats. ``stdin`` is the
+    file where its stdin is kept, which is the command's own then and, if it is a
+    regular file, begins at ``stdin_at``. Paths are as the system has them.
+    """
+
+    log: dict[str, str]
+    profile: bytes = b""
+    stdin: bytes = b""
+    stdin_at: int = 0
+
+
 class Run(Message, tag="run", kw_only=True, frozen=True):
-    """First message: what to run; the rest is as in ``Start``."""
+    """First message: what to run; the rest is as in ``Start``.
+
+    ``no_stdin`` says why stdin is empty, if whoever asked for the job may expect
+    another one.
+    """
 
     job: str
     process: int
@@ -423,6 +442,8 @@ class Run(Message, tag="run", kw_only=True, frozen=True):
     came_to_end: bool = True
     opened_at: float | None = None
     key: bytes = b""
+    local: Local | None = None
+    no_stdin: str = ""
 
     def __repr__(self) -> str:
         return hidden(self)

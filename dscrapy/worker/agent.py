@@ -27,6 +27,7 @@ from dscrapy.net.listening import listen
 from dscrapy.net.machine import boot_instant, own_versions
 from dscrapy.net.threads import InThread
 from dscrapy.projects import PROJECT_FILE, code_digest
+from dscrapy.worker.caller import Caller
 from dscrapy.worker.door import Door
 from dscrapy.worker.held import Held, Process
 from dscrapy.worker.link import Dial, Link
@@ -53,15 +54,16 @@ async def serve(
     handle_signals: bool = True,
     drain: trio.Event | None = None,
     instance: str = "",
+    caller: Caller | None = None,
     task_status: trio.TaskStatus[Endpoint] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Work until drained or stopped; return the exit code.
 
     The first signal drains, as ``drain`` does when it is set; the second stops at
     once. ``instance`` may be given where there surely is one worker of this name at a
-    time: then the master need not wait for the one before. ``task_status`` gets the
-    worker's own address. Raises ``UserError`` when it cannot start. When cancelled, its
-    crawl processes are killed.
+    time: then the master need not wait for the one before. ``caller`` is for a worker
+    that is a part of a command. ``task_status`` gets the worker's own address. Raises
+    ``UserError`` when it cannot start. When cancelled, its crawl processes are killed.
     """
     listeners = await _listen(config)
     host, port = listeners[0].socket.getsockname()[:2]
@@ -71,6 +73,7 @@ async def serve(
         endpoint=Endpoint(host, port),
         slots=config.worker.slots or os.cpu_count() or 1,
         instance=instance or secrets.token_hex(8),
+        crawl=partial(CrawlProcess, caller=caller),
     )
     async with trio.open_nursery() as nursery:
         if handle_signals:
@@ -472,7 +475,9 @@ def _folder_of(spec: JobSpec, root: Path, name: str) -> Path | Outcome:
         text += "workers on the same machine"
         return Outcome(failure="unknown_project", text=text)
     folder = root / spec.project
-    if (folder / PROJECT_FILE).is_file():
+    # Without a scrapy.cfg the module of the settings says where the project is.
+    is_chosen = spec.settings_module and folder.is_dir()
+    if is_chosen or (folder / PROJECT_FILE).is_file():
         return folder
     here = sorted(path.parent.name for path in root.glob(f"*/{PROJECT_FILE}"))
     names = ", ".join(here[:PROJECTS_NAMED_MAX]) or "none"

@@ -11,7 +11,6 @@ import math
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections import deque
@@ -26,6 +25,7 @@ from dscrapy.errors import RemoteProtocolError
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.marks import FILE_BYTES, decode_marks
+from dscrapy.worker.caller import Caller, Given
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,12 @@ MESSAGES_WAITING_BYTES_MAX = 256 * 1024 * 1024
 DUMP_S = 2.0
 # Where Linux counts its kills for lack of memory, as ``oom_kill``.
 VMSTAT = Path("/proc/vmstat")
+# A process of a cluster has no caller.
+_NOTHING = Given(
+    local=None,
+    stdin=Path(os.devnull),
+    no_stdin="only `dscrapy crawl` hands it on",
+)
 _FROM_CRAWL: Decoder[m.FromCrawl] = Decoder(m.FromCrawl)
 
 
@@ -65,7 +71,7 @@ class Death:
 
 @attrs.define(kw_only=True)
 class CrawlProcess:
-    """A crawl process for ``start``, in the folder of its project.
+    """A crawl process for ``start``, in the folder of its project or of ``caller``.
 
     ``on_message`` takes what it says to the master, with the frame to send on, and
     raises ``RemoteProtocolError`` for what it may not say; ``on_log`` takes its log.
@@ -82,6 +88,7 @@ class CrawlProcess:
     wait_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     valid_until: float = math.inf
     command: tuple[str, ...] = COMMAND
+    caller: Caller | None = None
     pid: int = 0
     _process: trio.Process | None = None
     _waiting: deque[bytes] = attrs.field(factory=deque)
@@ -97,9 +104,13 @@ class CrawlProcess:
     _retires: trio.Event = attrs.field(factory=trio.Event)
     _killed_for: str = ""
     _kill_counted: bool = False
+    _given: Given = _NOTHING
 
     def __attrs_post_init__(self) -> None:
         start = self.start
+        if self.caller is not None:
+            self.folder = self.caller.folder
+            self._given = self.caller.give(start.role)
         self.tell(
             m.Run(
                 job=start.job,
@@ -109,6 +120,8 @@ class CrawlProcess:
                 came_to_end=start.came_to_end,
                 key=start.key,
                 opened_at=start.opened_at,
+                local=self._given.local,
+                no_stdin=self._given.no_stdin,
             )
         )
         self._is_valid_told = not math.isfinite(self.valid_until)
@@ -218,16 +231,21 @@ class CrawlProcess:
         }
         environ["PYTHONHASHSEED"] = str(self.start.hash_seed)
         environ["PYTHONUNBUFFERED"] = "1"
-        return await trio.lowlevel.open_process(
-            [*self.command, *map(str, fds)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=self.folder,
-            env=environ,
-            pass_fds=fds,
-            start_new_session=True,
-        )
+        stdin = self._given.stdin
+        with contextlib.ExitStack() as closing:
+            if not isinstance(stdin, int):
+                stdin = os.open(stdin, os.O_RDONLY)
+                closing.callback(os.close, stdin)
+            return await trio.lowlevel.open_process(
+                [*self.command, *map(str, fds)],
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=environ,
+                pass_fds=fds,
+                start_new_session=True,
+            )
 
     async def _attend(
         self,

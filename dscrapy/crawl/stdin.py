@@ -1,0 +1,182 @@
+"""``sys.stdin`` of a crawl process: the caller's own, kept as it is read.
+
+Descriptor 0 is the caller's stdin itself, so a spider that never reads it leaves all of
+it to others, and never waits for its end. The first read through ``sys.stdin`` starts a
+thread that copies what comes into a file of the crawl's state, somewhat ahead of the
+reader, who gets it from there. A process that takes over reads that file from its
+beginning; once it is whole it has its final name, and is the stdin of each later
+process. What a program reads from descriptor 0 itself is not kept.
+
+A kill between reading and writing would lose what was read. So a pipe is spliced into
+the file, where the system can, and a regular file is read at places of its own.
+"""
+
+import io
+import logging
+import os
+import select
+import stat
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+# Bytes of one step of the copy: what a pipe holds.
+STEP_BYTES = 64 * 1024
+# The copy is this far ahead of the reader at most: an endless input fills no disk.
+AHEAD_BYTES_MAX = 64 * 1024 * 1024
+# What the file's name ends in until it is whole.
+PART_SUFFIX = b".part"
+
+_logger = logging.getLogger(__name__)
+
+
+def take_stdin(keep_at: bytes, begins_at: int) -> None:
+    """Let ``sys.stdin`` keep in this file what it reads from descriptor 0, which
+    begins at ``begins_at`` if it is a regular file."""
+    _replace(KeptStdin(0, keep_at, begins_at))
+
+
+def say_empty(why: str) -> None:
+    """Let ``sys.stdin`` be empty, and say why when it is read."""
+    _replace(_Empty(why))
+
+
+def _replace(raw: io.RawIOBase) -> None:
+    encoding, errors = "utf-8", "strict"
+    if sys.stdin is not None:
+        encoding, errors = sys.stdin.encoding, sys.stdin.errors or errors
+    buffer = io.BufferedReader(raw)
+    sys.stdin = io.TextIOWrapper(buffer, encoding=encoding, errors=errors)
+
+
+class _Raw(io.RawIOBase):
+    """What both have of a file: descriptor 0, for ``select`` and the like."""
+
+    name = "<stdin>"
+    mode = "rb"
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 0
+
+
+class _Empty(_Raw):
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def readinto(self, buffer: Any) -> int:
+        if self._why:
+            _logger.warning("The spider reads stdin, which is empty: %s", self._why)
+            self._why = ""
+        return 0
+
+
+class KeptStdin(_Raw):
+    """Reads ``fd`` by way of a file; see the module."""
+
+    def __init__(
+        self,
+        fd: int,
+        keep_at: bytes,
+        begins_at: int = 0,
+        *,
+        ahead_bytes_max: int = AHEAD_BYTES_MAX,
+    ) -> None:
+        self._fd = fd
+        self._path = keep_at
+        self._begins_at = begins_at
+        self._ahead_bytes_max = ahead_bytes_max
+        self._file = -1
+        self._position = 0
+        # Bytes in the file; changes of these wake who waits.
+        self._size = 0
+        self._is_whole = False
+        self._error: OSError | None = None
+        self._moved = threading.Condition()
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait for what comes next; returns 0 at the end."""
+        if self._file < 0:
+            self._begin()
+        with self._moved:
+            self._moved.wait_for(
+                lambda: self._size > self._position or self._is_whole or self._error
+            )
+            if self._size == self._position and self._error is not None:
+                raise self._error
+            count = os.preadv(self._file, [buffer], self._position)
+            self._position += count
+            self._moved.notify_all()
+        return count
+
+    def _begin(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.open(self._path + PART_SUFFIX, flags, 0o600)
+        # What a process before this one has kept comes first.
+        self._size = os.lseek(self._file, 0, os.SEEK_END)
+        # It may wait for ever, and must not hold up the process's end.
+        threading.Thread(target=self._copy, name="stdin", daemon=True).start()
+
+    def _copy(self) -> None:
+        try:
+            step = self._choose_step()
+            while count := step():
+                with self._moved:
+                    self._size += count
+                    self._moved.notify_all()
+                    self._moved.wait_for(
+                        lambda: self._size - self._position < self._ahead_bytes_max
+                    )
+            os.fsync(self._file)
+            os.rename(self._path + PART_SUFFIX, self._path)
+        except OSError as error:
+            self._error = error
+        with self._moved:
+            self._is_whole = self._error is None
+            self._moved.notify_all()
+
+    def _choose_step(self) -> Callable[[], int]:
+        """Return what copies the next bytes and says how many; 0 at the end."""
+        mode = os.fstat(self._fd).st_mode
+        if stat.S_ISREG(mode):
+            return self._copy_place
+        if not stat.S_ISFIFO(mode) or not hasattr(os, "splice"):
+            return lambda: self._waited(self._copy_read)
+        return lambda: self._waited(self._splice)
+
+    def _waited(self, step: Callable[[], int]) -> int:
+        """Do a step; where the descriptor does not wait by itself, wait for it."""
+        while True:
+            try:
+                return step()
+            except BlockingIOError:
+                select.select([self._fd], [], [])
+
+    def _splice(self) -> int:
+        try:
+            return os.splice(self._fd, self._file, STEP_BYTES)
+        except BlockingIOError:
+            raise
+        except OSError:
+            # A file system that cannot; an error of the disk comes again.
+            return self._copy_read()
+
+    def _copy_read(self) -> int:
+        return self._write(os.read(self._fd, STEP_BYTES))
+
+    def _copy_place(self) -> int:
+        place = self._begins_at + self._size
+        count = self._write(os.pread(self._fd, STEP_BYTES, place))
+        if not count:
+            # Whoever reads on in this file after us does so from its end.
+            os.lseek(self._fd, place, os.SEEK_SET)
+        return count
+
+    def _write(self, data: bytes) -> int:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        return len(data)

@@ -1,0 +1,97 @@
+"""What the processes of ``crawl`` get from the command itself, beside the job.
+
+Its worker is a part of the command, so the caller's folder and stdin are at hand. None
+of it is in the job: a run that goes on has its own log, profile and folder.
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from dscrapy import messages as m
+
+# The name of what is kept of stdin, and of it while its end has not come.
+STDIN_NAME = "stdin"
+STDIN_PART_NAME = "stdin.part"
+_FIRST_ONLY = "-p 1 (the default) gives it to the spider"
+
+
+@attrs.frozen(kw_only=True)
+class Given:
+    """What one process gets; ``stdin`` is a descriptor of ours, or a file to open."""
+
+    local: m.Local | None
+    stdin: int | Path
+    no_stdin: str = ""
+
+
+@attrs.define(kw_only=True)
+class Caller:
+    """Gives each process what it is to have.
+
+    ``folder`` is where the command was called, ``log`` are its settings LOG_*. Stdin is
+    kept in the folder ``keep``; ``stdin`` is the caller's, if processes may read it.
+    ``stdin_is_left``: it is there, and they may not.
+    """
+
+    folder: Path
+    log: dict[str, str]
+    profile: str
+    keep: Path
+    stdin: int | None
+    stdin_is_left: bool = False
+    _started: int = 0
+
+    def give(self, role: Literal["crawl", "export"]) -> Given:
+        """Return what the next process gets."""
+        self._started += 1
+        local = m.Local(log=self._log(), profile=self._profile(role))
+        for name in (STDIN_NAME, STDIN_PART_NAME):
+            # Without a stdin of ours, what came of it is all there is.
+            kept = self.keep / name
+            if kept.exists() and (name == STDIN_NAME or self.stdin is None):
+                return Given(local=local, stdin=kept)
+        if self.stdin is None or role != "crawl":
+            why = _FIRST_ONLY if self.stdin_is_left and role == "crawl" else ""
+            return Given(local=local, stdin=Path(os.devnull), no_stdin=why)
+        local = m.Local(
+            log=local.log,
+            profile=local.profile,
+            stdin=os.fsencode(self.keep / STDIN_NAME),
+            stdin_at=_place_in(self.stdin),
+        )
+        return Given(local=local, stdin=self.stdin)
+
+    def _log(self) -> dict[str, str]:
+        # Only the first process of a run may begin the log anew.
+        return self.log if self._started == 1 else {**self.log, **_APPEND}
+
+    def _profile(self, role: Literal["crawl", "export"]) -> bytes:
+        if not self.profile or role != "crawl":
+            return b""
+        number = f".{self._started}" if self._started > 1 else ""
+        return os.fsencode(self.profile + number)
+
+
+def stdin_of_caller() -> int | None:
+    """Return the descriptor of our stdin if something may come from it: a pipe, a
+    socket or a file that is not at its end; not from a terminal."""
+    try:
+        found = os.fstat(0)
+    except OSError:
+        return None
+    if stat.S_ISREG(found.st_mode):
+        return 0 if _place_in(0) < found.st_size else None
+    return 0 if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode) else None
+
+
+def _place_in(fd: int) -> int:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return 0
+    return os.lseek(fd, 0, os.SEEK_CUR)
+
+
+_APPEND = {"LOG_FILE_APPEND": "True"}
