@@ -37,8 +37,11 @@ from dscrapy.messages import (
     Jobs,
     ListJobs,
     Ping,
+    Prune,
+    Pruned,
     ReadFile,
     Refused,
+    Remove,
     ShowJob,
     Shown,
     Status,
@@ -205,6 +208,14 @@ class Client:
     async def change(self, message: ChangeJob) -> Shown:
         """Change a job's life, once; ``call`` of the message is ignored."""
         return _expect(Shown, await self.call(message, repeat=False))
+
+    async def remove(self, job: str) -> None:
+        """Remove an ended job, or a cancelled schedule; returns when it is gone."""
+        _expect(Accepted, await self.call(Remove(call=0, job=job), repeat=False))
+
+    async def prune(self, message: Prune) -> Pruned:
+        """Remove ended jobs beyond limits; ``call`` of the message is ignored."""
+        return _expect(Pruned, await self.call(message, repeat=message.dry_run))
 
     async def drain(self, worker: str) -> None:
         """Let a worker finish and leave."""

@@ -197,6 +197,9 @@ class MasterConfig:
     handshake_timeout_s: float = _number(
         5.0, "seconds a connection has to prove the token", 0.1, 600
     )
+    keep_jobs: int = _number(0, "ended jobs that are kept; 0: all", 0, 10_000_000)
+    keep_days: float = _number(0.0, "days they are kept; 0: for ever", 0, 100_000)
+    keep_bytes: int = _number(0, "bytes kept of ended jobs; 0: all", 0, 2**60)
     pickles: bool = attrs.field(
         default=True,
         metadata={"about": "whether requests may carry pickles between processes"},

@@ -62,6 +62,10 @@ def _run(options: Namespace) -> int:
             from dscrapy.cli import fleet
 
             return fleet.drain(options)
+        case "rm" | "prune" | "crawls":
+            from dscrapy.cli import removal
+
+            return getattr(removal, options.command)(options)  # type: ignore[no-any-return]  # the three take the options
     from dscrapy.cli import jobs
 
     match options.command:

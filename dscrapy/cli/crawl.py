@@ -19,6 +19,7 @@ import attrs
 import trio
 from msgspec import structs
 
+from dscrapy.cli import crawl_keep
 from dscrapy.cli.caller import (
     check_files,
     chosen_settings,
@@ -80,6 +81,7 @@ class _Run:
     shows_all_log: bool
     is_quiet: bool
     slots: int
+    keeps: bool = True
     ticker: Ticker = attrs.field(factory=Ticker)
     log_offset: int = 0
     job_known: bool = False
@@ -112,6 +114,23 @@ def crawl(options: Namespace) -> int:
     check_files(options)
     # Our own master and worker are no news; what goes wrong with them is.
     set_up_logging(PROGRAM, "WARNING")
+    if options.no_keep:
+        identity = identity.once(new_id())
+    try:
+        return _crawl(options, config, identity, spec, feeds, started)
+    finally:
+        # Not while we have the lock: this crawl may be the one that goes.
+        crawl_keep.prune(config.state, crawl_keep.limits_of(config))
+
+
+def _crawl(
+    options: Namespace,
+    config: Config,
+    identity: Crawl,
+    spec: JobSpec,
+    feeds: tuple[Feed, ...],
+    started: float,
+) -> int:
     with identity.locked(), tempfile.TemporaryDirectory(prefix="dscrapy-") as folder:
         record, how, said = choose(
             identity, new_id(), fresh=options.fresh, resume=options.resume
@@ -139,9 +158,14 @@ def crawl(options: Namespace) -> int:
             shows_all_log=options.loglevel is not None or not is_decorated(sys.stderr),
             is_quiet=options.nolog,
             slots=options.parallelism or os.cpu_count() or 1,
+            keeps=not options.no_keep,
         )
-        trio.run(_run, run)
-        return _finish(run, started)
+        try:
+            trio.run(_run, run)
+            return _finish(run, started)
+        finally:
+            if not run.keeps:
+                identity.discard()
 
 
 def _spec(options: Namespace) -> tuple[Path, JobSpec]:
@@ -167,7 +191,15 @@ async def _run(run: _Run) -> None:
     """Serve, submit, wait and fetch the items; all of it ends with this."""
     from dscrapy.master.server import serve
 
-    settings = attrs.evolve(run.config.master, host="127.0.0.1", port=0)
+    # The one job stays until its items are written.
+    settings = attrs.evolve(
+        run.config.master,
+        host="127.0.0.1",
+        port=0,
+        keep_jobs=0,
+        keep_days=0.0,
+        keep_bytes=0,
+    )
     config = attrs.evolve(run.config, master=settings)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -444,7 +476,8 @@ def _progress_line(
 def _finish(run: _Run, started: float) -> int:
     """Write the files, sum up and return the exit code."""
     if run.forced or run.shown is None or run.shown.job is None or not run.fetched:
-        _say("stopped at once: run the same command again to go on")
+        again = "run the same command again to go on"
+        _say(f"stopped at once: {again if run.keeps else 'nothing of it is kept'}")
         return 1
     job = run.shown.job
     if run.shown.traceback and not run.shows_all_log:
@@ -464,9 +497,14 @@ def _finish(run: _Run, started: float) -> int:
     run.record.done = run.is_over
     if not run.is_over:
         _note_written(run)
+    else:
+        run.record.ended_at = time.time()
+        run.record.state = job.state
+        run.record.pages, run.record.items = job.pages, job.items
     run.crawl.save(run.record)
     if run.is_over:
         forget_stdin(run.crawl)
+        run.crawl.finish(run.record)
         if run.is_quiet and job.state == "succeeded":
             return 0
     _say(_summary(run, job, time.monotonic() - started))
@@ -474,7 +512,8 @@ def _finish(run: _Run, started: float) -> int:
         _say(line)
     if not run.feeds and job.items:
         where = run.config.state / "jobs" / job.id / "items.jsonl"
-        _say(f"no -o FILE was given: the items are in {where} until the next crawl")
+        kept = f"the items are in {where} until the next crawl"
+        _say(f"no -o FILE was given: {kept if run.keeps else 'nothing is kept'}")
     return 0 if run.is_over and job.state == "succeeded" else 1
 
 
@@ -485,7 +524,8 @@ def _summary(run: _Run, job: JobView, elapsed_s: float) -> str:
         f"{counts(job)} in {span(elapsed_s)}"
     )
     if not run.is_over:
-        text += f"; {job.pending + job.leased} pending, run the same command to go on"
+        text += f"; {job.pending + job.leased} pending"
+        text += ", run the same command to go on" if run.keeps else ", nothing is kept"
     return text
 
 

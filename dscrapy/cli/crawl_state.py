@@ -25,6 +25,12 @@ from dscrapy.errors import UserError
 from dscrapy.projects import code_digest
 
 RECORD_NAME = "crawl.json"
+# Where all of them are, in the user's state folder.
+FOLDER = "crawls"
+# How the folder of a run begins that is to keep nothing.
+ONCE = "once-"
+# What a finished job's folder keeps beside the record.
+_KEPT_OF_JOB = frozenset({"items.jsonl", "log.txt"})
 # Names are cut here: 64 bits keep the crawls of one person apart.
 _KEY_CHARS = 16
 
@@ -36,7 +42,8 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     the job has ended and its files are written. ``appended`` has the length of
     each file of ``-o`` before this crawl appended to it, ``written`` the length
     after it was written before the end. ``command`` is what goes on with it in
-    ``folder``. Files without a ``version`` are of version 1.
+    ``folder``. Files without a ``version`` are of version 1. Once it is done: when the
+    job ended, how, and what it gave.
     """
 
     version: int = 1
@@ -53,6 +60,10 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     around: dict[str, str] = {}
     folder: str = ""
     command: str = ""
+    ended_at: float = 0.0
+    state: str = ""
+    pages: int = 0
+    items: int = 0
 
 
 class _Versioned(msgspec.Struct):
@@ -105,7 +116,7 @@ class Crawl:
         text = json.dumps(identity)
         key = hashlib.sha256(text.encode()).hexdigest()[:_KEY_CHARS]
         return cls(
-            folder=base / "crawls" / key,
+            folder=base / FOLDER / key,
             project=project,
             spider=spider,
             args=args,
@@ -115,27 +126,21 @@ class Crawl:
             command=command,
         )
 
+    def once(self, name: str) -> "Crawl":
+        """Return the same crawl as a run of its own, which keeps nothing: ``discard``
+        it in the end."""
+        return attrs.evolve(self, folder=self.folder.with_name(f"{ONCE}{name}"))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other run of this crawl out; raises ``UserError``."""
-        path = _lock_of(self.folder)
-        try:
-            _make_folder(self.folder.parent)
-            handle = _private(str(path), os.O_WRONLY | os.O_CREAT)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {path}: {error.strerror}; name another folder "
-                "with --state"
-            ) from None
-        try:
-            if not _lock(handle):
+        with hold_lock(lock_of(self.folder)) as is_ours:
+            if not is_ours:
                 raise UserError(
                     f"this crawl of {self.spider} already runs: wait for it or stop "
                     "it; other arguments (-a) or settings (-s) make another crawl"
                 )
             yield
-        finally:
-            os.close(handle)
 
     def save(self, record: Record) -> None:
         """Write ``crawl.json``, whole or not at all."""
@@ -149,7 +154,7 @@ class Crawl:
 
     def load(self) -> Record | None:
         """Return what is known of the last run; raises ``UserError``."""
-        return _load(self.folder)
+        return load_record(self.folder)
 
     def start_over(self, job: str, digest: str) -> Record:
         """Remove what the folder holds and begin a new record."""
@@ -171,6 +176,27 @@ class Crawl:
         self.save(record)
         return record
 
+    def finish(self, record: Record) -> None:
+        """Keep the record, items and log of a crawl that is done, and nothing else.
+
+        Call it when the record is saved: the state of its master is of no more use.
+        """
+        keep = self.folder / RECORD_NAME, self.folder / "jobs"
+        job = keep[1] / record.job
+        for path in self.folder.iterdir():
+            if path not in keep:
+                _remove(path)
+        if job.is_dir():
+            for path in job.iterdir():
+                if path.name not in _KEPT_OF_JOB:
+                    _remove(path)
+
+    def discard(self) -> None:
+        """Remove all that is kept of it, the lock file too. Call it with the crawl
+        locked."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        lock_of(self.folder).unlink(missing_ok=True)
+
     def set_aside(self) -> Path:
         """Rename the folder with the next number and return its new place."""
         taken = [number for number, _ in self._aside()]
@@ -181,7 +207,7 @@ class Crawl:
     def take_up(self) -> Record | None:
         """Make the latest crawl that was set aside the current one."""
         for _, place in sorted(self._aside(), reverse=True):
-            record = _load(place)
+            record = load_record(place)
             if record is not None and not record.done:
                 if self.folder.exists():
                     shutil.rmtree(self.folder)
@@ -198,13 +224,13 @@ class Crawl:
             if "." in path.parent.name or path.parent == self.folder:
                 continue
             try:
-                record = _load(path.parent)
+                record = load_record(path.parent)
             except UserError:
                 # It is not the crawl that was asked for.
                 continue
             if record is None or record.done or record.spider != self.spider:
                 continue
-            if record.project == str(self.project) and not _is_locked(path.parent):
+            if record.project == str(self.project) and not is_held(lock_of(path.parent)):
                 found.append(record)
         return sorted(found, key=lambda record: record.began_at, reverse=True)
 
@@ -254,10 +280,6 @@ def choose(
     return crawl.start_over(new_job, digest), "new", said
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
-
-
 def _lock(handle: int) -> bool:
     """Lock this file for ourselves; False if another run has it."""
     while True:
@@ -274,10 +296,42 @@ def _lock(handle: int) -> bool:
             return False
 
 
-def _is_locked(folder: Path) -> bool:
-    """Whether somebody runs the crawl of this folder now."""
+def lock_of(folder: Path) -> Path:
+    """Return the lock file of a crawl's folder, which those set aside share."""
+    return folder.with_name(f"{folder.name.partition('.')[0]}.lock")
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[bool]:
+    """Lock the file for the block, and tell whether that could be done.
+
+    Whoever removes a crawl removes this file while it has it: one that was removed
+    since it was opened locks nobody out. Raises ``UserError``.
+    """
+    while True:
+        try:
+            _make_folder(path.parent)
+            handle = _private(str(path), os.O_WRONLY | os.O_CREAT)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror}; name another folder "
+                "with --state"
+            ) from None
+        try:
+            if not _lock(handle):
+                yield False
+                return
+            if _is_there(handle, path):
+                yield True
+                return
+        finally:
+            os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a run has the lock; looking creates nothing."""
     try:
-        handle = os.open(_lock_of(folder), os.O_RDONLY)
+        handle = os.open(path, os.O_WRONLY)
     except OSError:
         return False
     try:
@@ -287,6 +341,20 @@ def _is_locked(folder: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _is_there(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _private(path: str, flags: int) -> int:
@@ -308,7 +376,11 @@ def _digest_of(crawl: Crawl) -> str:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
-def _load(folder: Path) -> Record | None:
+def load_record(folder: Path) -> Record | None:
+    """Return what a crawl's folder tells of it, None of one that has not begun.
+
+    Raises ``UserError``.
+    """
     path = folder / RECORD_NAME
     try:
         data = path.read_bytes()

@@ -46,6 +46,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         _check_feeds(options.parser, options)
         if options.fresh and options.resume:
             options.parser.error("--fresh and --resume exclude each other")
+        if options.no_keep and options.resume:
+            options.parser.error("--no-keep and --resume exclude each other")
+    if options.command == "crawls" and bool(options.ids) != (options.action == "rm"):
+        options.parser.error("name crawls behind rm, and only there: crawls rm ID...")
     if options.command == "items":
         _check_feeds(options.parser, options)
     return options
@@ -84,6 +88,7 @@ def build_parser() -> Parser:
     _add_submit(commands)
     _add_jobs(commands)
     _add_results(commands)
+    _add_removal(commands)
     _add_fleet(commands)
     return parser
 
@@ -229,6 +234,12 @@ def _add_crawl(commands: Commands) -> None:
     _add_feeds(crawl)
     _add_parallelism(crawl)
     crawl.add_argument(
+        "--no-keep",
+        action="store_true",
+        help="keep nothing of this crawl: it cannot go on, its items are in the files "
+        "of -o, -O and FEEDS alone",
+    )
+    crawl.add_argument(
         "--fresh",
         action="store_true",
         help="start over, even if this crawl is unfinished",
@@ -359,6 +370,56 @@ def _add_results(commands: Commands) -> None:
     )
 
 
+def _add_removal(commands: Commands) -> None:
+    rm = _client_command(
+        commands, "rm", "remove ended jobs with their items, logs and requests"
+    )
+    rm.add_argument(
+        "jobs", nargs="+", metavar="JOB", help="a job's or cancelled schedule's id"
+    )
+    prune = _client_command(
+        commands, "prune", "remove the oldest ended jobs, beyond what is to be kept"
+    )
+    prune.description = (
+        "Remove ended jobs, the oldest first, until the rest is within all limits "
+        "given; without one those of the master's conf file count."
+    )
+    _add_keep(prune)
+    crawls = _command(
+        commands, "crawls", "list what `crawl` keeps, or remove finished crawls"
+    )
+    crawls.add_argument(
+        "action",
+        nargs="?",
+        choices=("rm", "prune"),
+        help="rm ID...: remove these; prune: remove the oldest finished ones; "
+        "default: list them all",
+    )
+    crawls.add_argument("ids", nargs="*", metavar="ID", help="a crawl of the list")
+    _add_keep(crawls)
+    _add_json(crawls)
+    _add_state(crawls)
+    _add_conf(crawls)
+
+
+def _add_keep(parser: Parser) -> None:
+    parser.add_argument(
+        "--keep-jobs", type=_natural, metavar="N", help="keep the latest N; 0: none"
+    )
+    parser.add_argument(
+        "--keep-days", type=_days, metavar="DAYS", help="keep what ended since then"
+    )
+    parser.add_argument(
+        "--keep-bytes",
+        type=_size,
+        metavar="SIZE",
+        help="keep so much, as 500M or 10G, and the latest in any case",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only tell what would be removed"
+    )
+
+
 def _add_fleet(commands: Commands) -> None:
     status = _client_command(commands, "status", "show workers, jobs and rates")
     how = status.add_mutually_exclusive_group()
@@ -452,6 +513,26 @@ def _port(text: str) -> int:
     if not 0 <= number <= PORT_MAX:
         raise argparse.ArgumentTypeError(f"expected a port (0-65535), got {text!r}")
     return number
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not (0 <= days < math.inf):
+        raise argparse.ArgumentTypeError(f"expected days, as 30 or 0.5, got {text!r}")
+    return days
+
+
+def _size(text: str) -> int:
+    shift = {"K": 10, "M": 20, "G": 30, "T": 40}.get(text[-1:].upper(), 0)
+    digits = text[:-1] if shift else text
+    if not digits.isascii() or not digits.isdecimal() or len(digits) > len("9" * 15):
+        raise argparse.ArgumentTypeError(
+            f"expected bytes, as 1000000, 500M or 10G, got {text!r}"
+        )
+    return int(digits) << shift
 
 
 def _seconds(text: str) -> float:

@@ -8,7 +8,7 @@ import msgspec
 from dscrapy import messages as m
 from dscrapy.errors import UsageError
 from dscrapy.frontier import records as r
-from dscrapy.frontier import views
+from dscrapy.frontier import retention, views
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Job
@@ -47,6 +47,9 @@ def decide_call(
             _wait(state, session, command, decision)
         case m.ChangeJob():
             _change(state, session, command, decision, now)
+        case m.Remove():
+            if _known(state, session, command.call, command.job, decision):
+                retention.remove(state, session, command, decision)
         case m.DrainWorker():
             _drain(state, session, command, decision)
         case m.Ping():
@@ -61,10 +64,13 @@ def _known(
 ) -> bool:
     if identity in state.jobs or identity in state.schedules:
         return True
-    decision.refuse(
-        session, call, "no_such_job", f"no job {identity}: `dscrapy jobs` lists them"
-    )
+    decision.refuse(session, call, "no_such_job", no_job(identity))
     return False
+
+
+def no_job(identity: str) -> str:
+    """Say that the job is not there: nobody remembers those that were removed."""
+    return f"no job {identity}, or none any more: `dscrapy jobs` lists them"
 
 
 # ---- submitting ---------------------------------------------------------------
@@ -250,6 +256,8 @@ def _retry(
             decision.records.append(r.CodeSeen(job=job.id, digest=""))
         decision.records.append(r.WorkersForgiven(job=job.id))
         return None
+    if job.id in state.removing:
+        return f"job {job.id} is being removed"
     if not command.fresh and job.status == "succeeded":
         return f"job {job.id} succeeded: `retry --fresh` runs it again with empty items"
     decision.records.append(

@@ -11,6 +11,7 @@ import msgspec
 
 from dscrapy.frontier import records as r
 from dscrapy.frontier.blame import Poisoned
+from dscrapy.frontier.itemlines import items_in, texts_of
 from dscrapy.frontier.jobs import Course, Process, Spool, spool_key
 from dscrapy.frontier.limits import Counters
 from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
@@ -63,8 +64,8 @@ class Crawl:
         spool = process.spools.setdefault(key, Spool())
         assert spool.parts == record.part
         spool.parts += 1
-        lines, forms = r.texts_of(record)
-        spool.items += r.items_in(record)
+        lines, forms = texts_of(record)
+        spool.items += items_in(record)
         spool.items_bytes += len(lines)
         spool.tagged_bytes += len(forms)
         spool.is_open = record.piece is not None and not record.piece.end
@@ -92,8 +93,8 @@ class Crawl:
         filtered += self.frontier.add_all(parts)
         self._merge(record.stats)
         self._count(self.frontier.next_request - before, filtered, record.request)
-        lines, forms = r.texts_of(record)
-        course.items += spool.items + r.items_in(record)
+        lines, forms = texts_of(record)
+        course.items += spool.items + items_in(record)
         course.items_bytes += spool.items_bytes + len(lines)
         course.tagged_bytes += spool.tagged_bytes + len(forms)
         # What a project removes from its stats has been there all the same.

@@ -68,7 +68,19 @@ class OnDamage:
     text: str
 
 
-OwnCommand = OnTick | OnClosed | OnMissing | OnDamage
+@attrs.frozen
+class OnMeasured:
+    """The logs of these ended jobs are of so many bytes."""
+
+    sizes: dict[str, int]
+
+
+@attrs.frozen
+class OnPrune:
+    """Ended jobs may be beyond what is to be kept."""
+
+
+OwnCommand = OnTick | OnClosed | OnMissing | OnDamage | OnMeasured | OnPrune
 
 
 @attrs.define(kw_only=True)

@@ -16,6 +16,7 @@ from itertools import chain
 import attrs
 
 from dscrapy.frontier import records as r
+from dscrapy.frontier.itemlines import items_in, texts_of
 from dscrapy.frontier.jobs import Spool, spool_key
 from dscrapy.frontier.requests import payloads
 from dscrapy.frontier.state import State
@@ -51,7 +52,15 @@ class Discard:
     name: str
 
 
-Write = Append | Move | Discard
+@attrs.frozen
+class Clear:
+    """The folder of a job that was removed goes, at once: a replay that writes into it
+    comes to this, too."""
+
+    name: str
+
+
+Write = Append | Move | Discard | Clear
 
 
 def coalesced(writes: list[Write]) -> list[Write]:
@@ -81,6 +90,11 @@ def coalesced(writes: list[Write]) -> list[Write]:
         assert isinstance(write, Append)
         result[place] = Append(write.name, write.at, b"".join(parts))
     return result
+
+
+def folder_name(job: str) -> str:
+    """Return the name of the folder of all the job's files."""
+    return f"{JOBS_FOLDER}/{job}"
 
 
 def items_name(job: str) -> str:
@@ -156,6 +170,8 @@ def writes_of(state: State, record: r.Record | r.Volatile) -> list[Write]:
             ]
         case r.JobEnded(state="succeeded") if record.job in state.crawls:
             return [Discard(requests_name(record.job))]
+        case r.JobRemoved():
+            return [Clear(folder_name(record.job))]
         case _:
             return []
 
@@ -179,7 +195,7 @@ def _store(state: State, record: r.PartStored) -> list[Write]:
     spool = _spool_of(state, record)
     key = spool_key(record.request, record.unit)
     items, tagged = spool_names(record.process, key)
-    lines, forms = r.texts_of(record)
+    lines, forms = texts_of(record)
     return [
         Append(items, spool.items_bytes, lines),
         Append(tagged, spool.tagged_bytes, forms),
@@ -190,7 +206,7 @@ def _publish(state: State, record: r.Published) -> list[Write]:
     course = state.jobs[record.job].course
     assert course is not None
     spool = _spool_of(state, record)
-    if not spool.items and not r.items_in(record) and record.kind != "closed":
+    if not spool.items and not items_in(record) and record.kind != "closed":
         return []
     spools = spool_names(record.process, spool_key(record.request, record.unit))
     names = (items_name(record.job), tagged_name(record.job))
@@ -198,7 +214,7 @@ def _publish(state: State, record: r.Published) -> list[Write]:
     spooled = (spool.items_bytes, spool.tagged_bytes)
     writes: list[Write] = []
     for name, start, source, count, data in zip(
-        names, starts, spools, spooled, r.texts_of(record), strict=True
+        names, starts, spools, spooled, texts_of(record), strict=True
     ):
         if count:
             writes += [Move(name, start, source, count), Discard(source)]

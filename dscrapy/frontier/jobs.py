@@ -188,6 +188,16 @@ class Job:
         is_ending = course is not None and (course.closing or course.cancelling)
         return not is_ending or (course is not None and course.wants_another)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended and all its processes are known to be gone."""
+        return self.is_final and not self.has_processes
+
+    @property
+    def ended_at(self) -> float:
+        """When it ended, 0 while it has not."""
+        return (self.course and self.course.finished_at) or 0.0
+
     def count_process(self, role: Role, by: int) -> None:
         """Count one process more or less (``by`` is 1 or -1)."""
         if role == "export":
@@ -313,6 +323,11 @@ class Schedule:
         if late < 0:
             return wall + self.every_s
         return self.next_at + (late // self.every_s + 1) * self.every_s
+
+
+def position_of(order: list[Job], number: int) -> int:
+    """Return where the job of this number stands in ``order``, or would stand."""
+    return bisect_left(order, number, key=lambda job: job.number)
 
 
 def project_label(spec: JobSpec) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.frontier import calls, views
+from dscrapy.frontier import calls, retention, views
 from dscrapy.frontier import records as r
 from dscrapy.frontier.assignment import assign
 from dscrapy.frontier.clock import Now
@@ -27,7 +27,9 @@ from dscrapy.frontier.decision import (
     Decision,
     OnClosed,
     OnDamage,
+    OnMeasured,
     OnMissing,
+    OnPrune,
     OnTick,
     OwnCommand,
     deciding_on,
@@ -58,12 +60,15 @@ class Machine:
     """The master's decisions.
 
     ``secret`` is what the keys of jobs are made from; without one they have none.
+    ``keep`` is what stays of ended jobs by itself, beside those of ``kept_names``.
     """
 
     state: State = attrs.field(factory=State)
     spans: Spans = attrs.field(factory=Spans)
     start_deaths_max: int = 3
     secret: bytes = attrs.field(default=b"", repr=False)
+    keep: retention.Keep = attrs.field(factory=retention.Keep)
+    kept_names: frozenset[str] = frozenset()
 
     def begin(self, now: Now) -> Decision:
         """Decide what a starting master says first, after the replay."""
@@ -90,6 +95,14 @@ class Machine:
                 return missing(self.state, command)
             case OnDamage():
                 return damaged(self.state, command, now)
+            case OnMeasured():
+                return Decision(records=[r.LogsMeasured(sizes=command.sizes)])
+            case OnPrune():
+                return retention.prune_by_itself(
+                    self.state, self.keep, self.kept_names, now
+                )
+            case m.Prune():
+                return retention.prune(self.state, session, command, self.keep, now)
             case m.Register():
                 return self._register(session, command, now)
             case (
@@ -502,7 +515,7 @@ class Machine:
         """Return a job of which something has changed, None when there is none."""
         while self.state.touched:
             identity, _ = self.state.touched.popitem()
-            if identity in self.state.crawls:
+            if identity in self.state.crawls or identity in self.state.removing:
                 return identity
         return None
 
@@ -511,7 +524,11 @@ class Machine:
 
         To be asked, and applied, until nothing is touched; then ``assign``.
         """
+        if job in self.state.removing and self.state.jobs[job].is_over:
+            return retention.remove_at_last(self.state, job)
         decision = Decision()
+        if job not in self.state.crawls:
+            return decision
         running = self._running(job, now, decision)
         running.follow_up()
         running.mind_time()

@@ -275,6 +275,18 @@ class CancelAsked(_Fact, tag="cancel_asked", kw_only=True, frozen=True):
     job: str
 
 
+class JobRemoved(_Fact, tag="job_removed", kw_only=True, frozen=True):
+    """Nothing is known of the job any more: it had ended. Its files go."""
+
+    job: str
+
+
+class ScheduleRemoved(_Fact, tag="schedule_removed", kw_only=True, frozen=True):
+    """Nothing is known of the schedule any more: it was cancelled."""
+
+    id: str
+
+
 Record = (
     MasterStarted
     | JobAdded
@@ -292,6 +304,20 @@ Record = (
     | ProcessEnded
     | RequestPoisoned
     | RequestFailed
+    | JobEnded
+    | JobAgain
+    | JobPaused
+    | ParallelismSet
+    | CancelAsked
+    | JobRemoved
+    | ScheduleRemoved
+)
+# What changes the life of one job.
+JobChange = (
+    CrawlOpened
+    | CodeSeen
+    | FeedsBegun
+    | Closes
     | JobEnded
     | JobAgain
     | JobPaused
@@ -483,6 +509,21 @@ class WaiterAdded(_Fact, kw_only=True, frozen=True):
     job: str
 
 
+class RemovalAsked(_Fact, kw_only=True, frozen=True):
+    """A client's call waits until the job, which has ended, can be removed: until its
+    last process is gone."""
+
+    session: int
+    call: int
+    job: str
+
+
+class LogsMeasured(_Fact, kw_only=True, frozen=True):
+    """The logs of these jobs, which have ended, are of so many bytes."""
+
+    sizes: dict[str, int]
+
+
 class SessionGone(_Fact, kw_only=True, frozen=True):
     """Nobody is there any more to be answered."""
 
@@ -513,7 +554,28 @@ Volatile = (
     | LeasesWanted
     | Released
     | WaiterAdded
+    | RemovalAsked
+    | LogsMeasured
     | SessionGone
+)
+
+# What changes a crawl under way, and nothing else.
+CrawlChange = (
+    ProcessOpened
+    | ProcessCloses
+    | ProcessKnown
+    | ProcessStops
+    | ProcessIdles
+    | ProcessIsolates
+    | ProcessDismissed
+    | ItemsEndSent
+    | ProcessOrdered
+    | LeadGiven
+    | StartMayGiven
+    | FinishSent
+    | TimeRuns
+    | LeasesWanted
+    | Released
 )
 
 _decoder = msgspec.json.Decoder(tuple[Record, ...])
@@ -528,43 +590,3 @@ def encode_group(records: list[Record]) -> bytes:
 def decode_group(payload: bytes) -> tuple[Record, ...]:
     """Return the facts of one journal record; raises ``msgspec.DecodeError``."""
     return _decoder.decode(payload)
-
-
-def line_of(item: msgspec.Raw) -> bytes:
-    """Return the item's line of ``items.jsonl``, without its end.
-
-    An item is a JSON object as it stands, or a JSON string that holds the line.
-    """
-    raw = bytes(item)
-    if raw.startswith(b'"'):
-        return msgspec.json.decode(raw, type=str).encode()
-    return raw
-
-
-def lines_of(items: tuple[msgspec.Raw, ...]) -> bytes:
-    """Return the items as lines, each with its end."""
-    return b"".join(line_of(item) + b"\n" for item in items)
-
-
-def tagged_lines_of(
-    items: tuple[msgspec.Raw, ...], tagged: tuple[msgspec.Raw, ...]
-) -> bytes:
-    """Return a line of tagged form for each item; ``null`` where it is the line."""
-    if tagged:
-        return b"".join(bytes(form) + b"\n" for form in tagged)
-    return b"null\n" * len(items)
-
-
-def texts_of(record: PartStored | Published) -> tuple[bytes, bytes]:
-    """Return what a record adds to the lines of items, and to their tagged forms."""
-    piece = record.piece
-    if piece is None:
-        lines = lines_of(record.items)
-        return lines, tagged_lines_of(record.items, record.tagged)
-    end = b"\n" if piece.end else b""
-    return piece.line + end, piece.tagged + end
-
-
-def items_in(record: PartStored | Published) -> int:
-    """Return how many items a record completes."""
-    return len(record.items) + (record.piece is not None and record.piece.end)

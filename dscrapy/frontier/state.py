@@ -24,6 +24,7 @@ from dscrapy.frontier.jobs import (
     Process,
     Schedule,
     Status,
+    position_of,
     project_label,
 )
 from dscrapy.frontier.limits import Watch
@@ -46,6 +47,8 @@ class _Snapshot(msgspec.Struct, kw_only=True):
     processes: list[Process]
     schedules: list[Schedule]
     crawls: dict[str, CrawlSnapshot]
+    # 0 in those of masters that removed nothing.
+    next_job: int = 0
 
 
 @attrs.define(kw_only=True)
@@ -54,12 +57,14 @@ class State:
 
     epoch: int = 0
     next_process: int = 1
+    next_job: int = 0
     jobs: dict[str, Job] = attrs.field(factory=dict)
     processes: dict[int, Process] = attrs.field(factory=dict)
     schedules: dict[str, Schedule] = attrs.field(factory=dict)
     crawls: dict[str, Crawl] = attrs.field(factory=dict)
-    # derived
+    # derived; ``order`` by number, ``ended`` as they ended
     order: list[Job] = attrs.field(factory=list)
+    ended: dict[str, None] = attrs.field(factory=dict)
     counts: Counter[str] = attrs.field(factory=Counter)
     failed: deque[str] = attrs.field(factory=lambda: deque(maxlen=FAILED_SHOWN_MAX))
     ready: ReadyJobs = attrs.field(factory=ReadyJobs)
@@ -76,6 +81,10 @@ class State:
     workers: dict[str, Worker] = attrs.field(factory=dict)
     sessions: dict[int, str] = attrs.field(factory=dict)
     waiters: dict[str, list[tuple[int, int]]] = attrs.field(factory=dict)
+    # Ended jobs to remove once their processes are gone, with the calls to answer.
+    removing: dict[str, list[tuple[int, int]]] = attrs.field(factory=dict)
+    # Bytes of logs of ended jobs, as far as somebody has looked.
+    log_bytes: dict[str, int] = attrs.field(factory=dict)
 
     def apply(self, record: r.Record | r.Volatile) -> None:
         """Let ``record`` be a fact."""
@@ -93,6 +102,10 @@ class State:
                 )
             case r.ScheduleCancelled():
                 self.schedules[record.id].cancelled = True
+            case r.ScheduleRemoved():
+                del self.schedules[record.id]
+            case r.JobRemoved():
+                self._remove_job(self.jobs[record.job])
             case r.JobRan():
                 self.jobs[record.job].begin().watch = Watch(
                     ran_s=record.ran_s,
@@ -146,7 +159,7 @@ class State:
         spec = record.spec
         assert record.id not in self.jobs
         job = Job(
-            number=len(self.order),
+            number=self.next_job,
             id=record.id,
             spec=msgspec.json.encode(spec),
             project=intern(project_label(spec)),
@@ -158,6 +171,7 @@ class State:
             submitted_at=record.at,
             schedule=record.schedule,
         )
+        self.next_job += 1
         self._index(job)
         if record.schedule is not None:
             schedule = self.schedules[record.schedule]
@@ -280,18 +294,7 @@ class State:
         self._note_due(job)
         self._queue(job)
 
-    def _change_job(
-        self,
-        record: r.CrawlOpened
-        | r.CodeSeen
-        | r.FeedsBegun
-        | r.Closes
-        | r.JobEnded
-        | r.JobAgain
-        | r.JobPaused
-        | r.ParallelismSet
-        | r.CancelAsked,
-    ) -> None:
+    def _change_job(self, record: r.JobChange) -> None:
         job = self.jobs[record.job]
         self.counts[job.state] -= 1
         match record:
@@ -340,14 +343,39 @@ class State:
             self._let_go(job)
         if record.state == "failed":
             self.failed.append(job.id)
+        self.ended[job.id] = None
 
     def _let_go(self, job: Job) -> None:
         """Drop a crawl that is of no use any more, once no process needs it."""
         if job.status == "succeeded" and not job.has_processes:
             self.crawls.pop(job.id, None)
+            # What a fresh run begins without, and nobody is shown.
+            course = job.begin()
+            course.feeds, course.batches, course.watch = None, (), Watch()
+
+    def _remove_job(self, job: Job) -> None:
+        """Forget an ended job without processes; nothing may grow with such."""
+        assert job.is_final, job
+        assert not job.has_processes, job
+        del self.jobs[job.id]
+        del self.order[position_of(self.order, job.number)]
+        self.counts[job.state] -= 1
+        if job.id in self.failed:
+            self.failed.remove(job.id)
+        for jobs in (self.ended, self.wide, self.exports_due, self.touched):
+            jobs.pop(job.id, None)
+        self.crawls.pop(job.id, None)
+        self.removing.pop(job.id, None)
+        self.log_bytes.pop(job.id, None)
+        forgive(self.workers.values(), job.id)
+        schedule = self.schedules.get(job.schedule or "")
+        if schedule is not None and schedule.job == job.id:
+            schedule.job = None
 
     def _again(self, job: Job, record: r.JobAgain) -> None:
         job.status = "ready"
+        self.ended.pop(job.id, None)
+        self.log_bytes.pop(job.id, None)
         course = job.begin()
         if record.automatic:
             job.retries_left -= 1
@@ -411,6 +439,14 @@ class State:
             case r.WaiterAdded():
                 waiting = self.waiters.setdefault(record.job, [])
                 waiting.append((record.session, record.call))
+            case r.RemovalAsked():
+                waiting = self.removing.setdefault(record.job, [])
+                waiting.append((record.session, record.call))
+                self.touched[record.job] = None
+            case r.LogsMeasured():
+                for job, size in record.sizes.items():
+                    if job in self.ended:
+                        self.log_bytes[job] = size
             case r.SessionGone():
                 for job, waiting in list(self.waiters.items()):
                     left = [entry for entry in waiting if entry[0] != record.session]
@@ -418,27 +454,13 @@ class State:
                         self.waiters[job] = left
                     else:
                         del self.waiters[job]
+                for job, waiting in self.removing.items():
+                    left = [entry for entry in waiting if entry[0] != record.session]
+                    self.removing[job] = left
             case _:
                 self._apply_to_crawl(record)
 
-    def _apply_to_crawl(
-        self,
-        record: r.ProcessOpened
-        | r.ProcessCloses
-        | r.ProcessKnown
-        | r.ProcessStops
-        | r.ProcessIdles
-        | r.ProcessIsolates
-        | r.ProcessDismissed
-        | r.ItemsEndSent
-        | r.ProcessOrdered
-        | r.LeadGiven
-        | r.StartMayGiven
-        | r.FinishSent
-        | r.TimeRuns
-        | r.LeasesWanted
-        | r.Released,
-    ) -> None:
+    def _apply_to_crawl(self, record: r.CrawlChange) -> None:
         if isinstance(record, r.ProcessKnown):
             self.unknown.discard(record.held.process)
             self.crawls[record.held.job].know(record.held, record.at)
@@ -521,6 +543,7 @@ class State:
                 processes=list(self.processes.values()),
                 schedules=list(self.schedules.values()),
                 crawls={job: crawl.snapshot() for job, crawl in self.crawls.items()},
+                next_job=self.next_job,
             )
         )
 
@@ -544,6 +567,11 @@ class State:
             job.project = intern(job.project)
             job.spider = intern(job.spider)
             state._index(job)
+        last = snapshot.jobs[-1].number if snapshot.jobs else -1
+        state.next_job = max(snapshot.next_job, last + 1)
+        ended = [job for job in snapshot.jobs if job.is_final]
+        ended.sort(key=lambda job: (job.ended_at, job.number))
+        state.ended = {job.id: None for job in ended}
         state.schedules = {schedule.id: schedule for schedule in snapshot.schedules}
         state.crawls = {
             job: Crawl.restore(crawl) for job, crawl in snapshot.crawls.items()

@@ -5,7 +5,7 @@ import msgspec
 from dscrapy import messages as m
 from dscrapy.frontier.assignment import has_room
 from dscrapy.frontier.clock import Now
-from dscrapy.frontier.jobs import Course, Job, Schedule, project_label
+from dscrapy.frontier.jobs import Course, Job, Schedule, position_of, project_label
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans, Worker
 from dscrapy.model import (
@@ -244,13 +244,19 @@ def list_jobs(state: State, command: m.ListJobs) -> m.Jobs:
     jobs: list[JobView] = []
     limit = max(1, min(command.limit, 1000))
     step = -1 if command.newest else 1
-    start = len(state.order) - 1 if command.newest else 0
-    position = start if command.after is None else command.after + step
+    order = state.order
+    # ``after`` is the number of a job, which may have been removed since.
+    if command.after is None:
+        position = len(order) - 1 if command.newest else 0
+    elif command.newest:
+        position = position_of(order, command.after) - 1
+    else:
+        position = position_of(order, command.after + 1)
     while 0 <= position < len(state.order):
         job = state.order[position]
         if not command.states or job.state in command.states:
             jobs.append(view_job(state, job))
             if len(jobs) == limit:
-                return m.Jobs(call=command.call, jobs=tuple(jobs), next=position)
+                return m.Jobs(call=command.call, jobs=tuple(jobs), next=job.number)
         position += step
     return m.Jobs(call=command.call, jobs=tuple(jobs), next=None)

@@ -76,7 +76,7 @@ class _Waiting:
 # record may hold.
 GROUP_COMMITS_MAX = 32
 # Refused while nothing can be appended at all.
-_CHANGES = (m.Submit, m.ChangeJob)
+_CHANGES = (m.Submit, m.ChangeJob, m.Remove, m.Prune)
 # What is answered from memory, also while nothing can be appended.
 _READERS = (m.GetStatus, m.ListJobs, m.ShowJob, m.Ping, m.Heartbeat)
 
@@ -145,6 +145,7 @@ class Committer:
         # Whoever waits for the group under way to be committed.
         self._groups = self._groups_done = 0
         self._group_done = trio.Event()
+        self._job_over = trio.Event()
         self._waiting: tuple[
             trio.MemorySendChannel[_Waiting], trio.MemoryReceiveChannel[_Waiting]
         ] = trio.open_memory_channel(WAITING_MAX)
@@ -191,6 +192,10 @@ class Committer:
         goal = self._groups
         while self._groups_done < goal:
             await self._group_done.wait()
+
+    def jobs_over(self) -> trio.Event:
+        """Return what is set when a job or a process has ended, or a job is removed."""
+        return self._job_over
 
     async def run(self) -> None:
         """Commit groups until cancelled; raises ``JournalError``."""
@@ -324,8 +329,8 @@ class Committer:
     def _is_refused(self, command: Command) -> TypeGuard[m.Submit | m.ChangeJob]:
         """Whether there is no room for that: new work, or anything while stuck.
 
-        Cancelling and pausing are what people would do about a full disk, so they
-        may use the room that is kept.
+        Cancelling, pausing and removing are what people would do about a full disk, so
+        they may use the room that is kept.
         """
         if not self.note:
             return False
@@ -361,6 +366,9 @@ class Committer:
                 group.records.append(record)
             if isinstance(record, r.JobEnded | r.ProcessEnded):
                 self._files.wake_readers(record.job)
+            if isinstance(record, r.JobEnded | r.ProcessEnded | r.JobRemoved):
+                self._job_over.set()
+                self._job_over = trio.Event()
             _log(record)
 
     # ---- committing -------------------------------------------------------------

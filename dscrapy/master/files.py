@@ -18,6 +18,7 @@ from dscrapy.frontier.derive import (
     JOBS_FOLDER,
     SPOOL_FOLDER,
     Append,
+    Clear,
     Discard,
     Move,
     Write,
@@ -221,8 +222,18 @@ class JobFiles:
                 changed = self._log_changed.pop(work.job, None)
                 if changed is not None:
                     changed.set()
-            elif self._items_changed and not isinstance(work, Barrier):
-                self._wake_readers_of({write.name for write in work})
+            elif not isinstance(work, Barrier):
+                self._forget_removed(work)
+                if self._items_changed:
+                    self._wake_readers_of({write.name for write in work})
+
+    def _forget_removed(self, writes: list[Write]) -> None:
+        """Keep nothing about jobs that were removed; who reads of one finds it gone."""
+        for write in writes:
+            if isinstance(write, Clear):
+                job = write.name.rpartition("/")[2]
+                self._logs_dropped.pop(job, None)
+                self.wake_readers(job)
 
     async def _do(self, work: Work) -> None:
         while True:
@@ -275,6 +286,9 @@ class JobFiles:
             case Discard():
                 self._discarded.add(write.name)
                 return
+            case Clear():
+                self._clear(write.name)
+                return
             case Append():
                 pieces: Iterator[bytes] = iter([write.data])
             case Move():
@@ -296,6 +310,23 @@ class JobFiles:
                 file.append(piece)
         finally:
             file.close()
+
+    def _clear(self, folder: str) -> None:
+        """Let a removed job's files go; nothing is remembered of them."""
+        try:
+            self._storage.remove_folder(folder)
+        except OSError as error:
+            if error.errno in NO_ROOM_ERRORS:
+                raise
+            # It is in nobody's way; somebody may have put there what is not ours.
+            where = self._storage.path(folder)
+            logger.error("%s of a removed job stays: %s", where, error)
+        within = f"{folder}/"
+        for names in (self._touched, self._discarded):
+            names -= {name for name in names if name.startswith(within)}
+        if self._short:
+            for name in [one for one in self._short if one.startswith(within)]:
+                del self._short[name]
 
     def _note_short(self, name: str, size: int, length: int) -> None:
         """Take note of a file that lacks bytes: they read as zeros from now on, which
@@ -371,6 +402,10 @@ class JobFiles:
             lacking = len(data) or wanted
             raise DamagedFileError(self._storage.path(name), offset, lacking)
         return data[:whole]
+
+    def log_sizes(self, jobs: Iterable[str]) -> dict[str, int]:
+        """Return how long the logs of these jobs are, blocking."""
+        return {job: self._size_of(log_name(job)) for job in jobs}
 
     def log_changes(self, job: str) -> trio.Event:
         """Return what is set when the job's log grows or its process has ended.

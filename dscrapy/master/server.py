@@ -30,10 +30,12 @@ from dscrapy.errors import JournalError, JournalFullError, UserError
 from dscrapy.frontier import views
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.machine import Machine
+from dscrapy.frontier.retention import Keep
 from dscrapy.frontier.workers import Spans
 from dscrapy.master.committer import NO_SESSION, Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.master.journal import Journal
+from dscrapy.master.pruner import prune
 from dscrapy.master.reaper import reap
 from dscrapy.master.session import Sessions, SessionServer
 from dscrapy.master.storage import NO_ROOM_ERRORS, DiskStorage, Storage
@@ -120,6 +122,11 @@ class _Master:
             ),
             start_deaths_max=settings.start_deaths_max,
             secret=_secret(storage) if settings.pickles else b"",
+            keep=Keep(
+                jobs=settings.keep_jobs or None,
+                days=settings.keep_days or None,
+                bytes=settings.keep_bytes or None,
+            ),
         )
         sessions = Sessions()
         committer = Committer(
@@ -180,6 +187,7 @@ class _Master:
                 nursery.start_soon(self._guarded, self.committer.run, stop)
                 nursery.start_soon(self._guarded, self.files.run, stop)
                 nursery.start_soon(reap, self.committer)
+                nursery.start_soon(prune, self.committer, self.files)
                 if submit is not None:
                     await self.committer.submit(NO_SESSION, submit)
                 nursery.start_soon(trio.serve_listeners, server.serve, listeners)
@@ -209,6 +217,10 @@ class _Master:
         state would refuse them.
         """
         state = self.committer.machine.state
+        # They tell the next start that they have run, so they stay by themselves.
+        self.committer.machine.kept_names = frozenset(
+            submission.spec.name for submission in submissions
+        )
         known: dict[str, tuple[bytes, float | None]] = {
             job.name: (job.spec, None) for job in state.order if not job.schedule
         }

@@ -15,6 +15,7 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.errors import DamagedFileError, LocalProtocolError, RemoteProtocolError
+from dscrapy.frontier.calls import no_job
 from dscrapy.frontier.decision import OnClosed
 from dscrapy.master.committer import Command, Committer
 from dscrapy.master.files import JobFiles
@@ -430,7 +431,7 @@ class SessionServer:
             job = self.committer.machine.state.jobs.get(call.job)
             is_sound = 0 <= call.offset <= OFFSET_MAX and call.limit >= 1
             if job is None or not is_sound:
-                text = f"no job {call.job}: `dscrapy jobs` lists them"
+                text = no_job(call.job)
                 refused = m.Refused(call=call.call, code="no_such_job", text=text)
                 self.sessions.send(session, refused)
                 return

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -96,6 +97,9 @@ class Storage(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder with all in it, if it is there; certain only in the end."""
 
     def make_folder(self, folder: str) -> None:
         """Create a folder and those above it, durably; one that exists is right."""
@@ -189,6 +193,14 @@ class DiskStorage:
 
     def remove(self, name: str) -> None:
         os.unlink(self.path(name))
+
+    def remove_folder(self, folder: str) -> None:
+        path = self.path(folder)
+        if path.is_symlink():
+            # Somebody moved it to another disk, which is theirs.
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
 
     def make_folder(self, folder: str) -> None:
         _make_folders(self.path(folder))

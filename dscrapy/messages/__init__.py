@@ -25,8 +25,11 @@ from dscrapy.messages.client import (
     Jobs,
     ListJobs,
     Ping,
+    Prune,
+    Pruned,
     ReadFile,
     Refused,
+    Remove,
     ShowJob,
     Shown,
     Status,
@@ -97,11 +100,13 @@ ClientCall = (
     | ShowJob
     | WaitJob
     | ChangeJob
+    | Remove
+    | Prune
     | DrainWorker
     | ReadFile
     | Ping
 )
-Answer = Accepted | Status | Jobs | Shown | Chunk | Refused
+Answer = Accepted | Status | Jobs | Shown | Chunk | Pruned | Refused
 # What a crawl process says to the master, handed on by its worker as it is.
 FromProcess = Opened | Commits | Release | Closing | Offer | Feeds | Read
 FromWorker = (
@@ -179,6 +184,8 @@ __all__ = [
     "Piece",
     "Ping",
     "Probe",
+    "Prune",
+    "Pruned",
     "Read",
     "ReadFile",
     "ReadSeen",
@@ -186,6 +193,7 @@ __all__ = [
     "Register",
     "Registered",
     "Release",
+    "Remove",
     "Retire",
     "Run",
     "Seen",

@@ -81,6 +81,28 @@ class ChangeJob(Message, tag="change_job", kw_only=True, frozen=True):
     count: int = 1
 
 
+class Remove(Message, tag="remove", kw_only=True, frozen=True):
+    """Remove an ended job with its files, or a cancelled schedule; answered by
+    ``Accepted`` when nothing is known of it any more."""
+
+    call: int
+    job: str
+
+
+class Prune(Message, tag="prune", kw_only=True, frozen=True):
+    """Remove the ended jobs beyond these limits, the oldest first; answered by
+    ``Pruned``.
+
+    None is no limit; without any the master's own count. ``dry_run`` only tells.
+    """
+
+    call: int
+    keep_jobs: int | None = None
+    keep_days: float | None = None
+    keep_bytes: int | None = None
+    dry_run: bool = False
+
+
 class DrainWorker(Message, tag="drain_worker", kw_only=True, frozen=True):
     """Let a worker take nothing new, finish and leave; answered by ``Accepted``."""
 
@@ -117,6 +139,19 @@ class Accepted(Message, tag="accepted", kw_only=True, frozen=True):
 
     call: int
     count: int = 0
+
+
+class Pruned(Message, tag="pruned", kw_only=True, frozen=True):
+    """Answer to ``Prune``: the jobs that went, or would, with so many bytes of files.
+
+    ``left`` are as much beyond the limits, with ``left_bytes``: ask again for those.
+    """
+
+    call: int
+    jobs: tuple[str, ...]
+    bytes: int
+    left: int
+    left_bytes: int
 
 
 class Status(Message, tag="status", kw_only=True, frozen=True):

@@ -104,6 +104,7 @@ class _Folder:
     synced: dict[str, _Node] = attrs.field(factory=dict)
     changes: list[_Change] = attrs.field(factory=list)
     sync_failed: bool = False
+    is_removed: bool = False
 
     def change(self, change: _Change) -> None:
         _apply(self.names, change)
@@ -230,7 +231,8 @@ class MemoryStorage:
     def names(self, folder: str = "") -> list[str]:
         if folder not in self._folders:
             raise _error(errno.ENOENT)
-        below = [path.rpartition("/") for path in self._folders if path]
+        there = [path for path, one in self._folders.items() if not one.is_removed]
+        below = [path.rpartition("/") for path in there if path]
         folders = [last for above, _, last in below if above == folder]
         return sorted([*self._folders[folder].names, *folders])
 
@@ -276,6 +278,15 @@ class MemoryStorage:
         self._call("other")
         folder.change(_Change(last, None))
 
+    def remove_folder(self, folder: str) -> None:
+        if folder not in self._folders:
+            return
+        for name in list(self._folders[folder].names):
+            self.remove(f"{folder}/{name}")
+        self._call("other")
+        # A crash may bring names back; then the folder is there, too.
+        self._folders[folder].is_removed = True
+
     def make_folder(self, folder: str) -> None:
         self._call("other")
         parts = folder.split("/")
@@ -284,7 +295,7 @@ class MemoryStorage:
             above, last = self._split(path)
             if last in above.names:
                 raise _error(errno.ENOTDIR)
-            self._folders.setdefault(path, _Folder())
+            self._folders.setdefault(path, _Folder()).is_removed = False
 
     def sync_folder(self, folder: str = "") -> None:
         self._sync(self._folders[folder])

@@ -11,7 +11,7 @@ import attrs
 import msgspec
 
 from dscrapy import messages as m
-from dscrapy.frontier.derive import Append, Discard, Move
+from dscrapy.frontier.derive import Append, Clear, Discard, Move
 from dscrapy.frontier.rules import at_once
 from dscrapy.model import PROCESS_REASONS, CloseLimits, HostLimits, Outcome, Versions
 
@@ -78,6 +78,9 @@ class Files:
                 assert len(old) >= write.at
                 assert len(data) == write.count
                 self.content[write.name] = old[: write.at] + data
+            case Clear():
+                for name in [one for one in self.content if write.name in one]:
+                    del self.content[name]
             case Discard():
                 # The real ones stay until the next snapshot, too.
                 pass

@@ -47,6 +47,7 @@ class DrivenMachine(RuleBasedStateMachine):
         self.published: dict[str, list[bytes]] = {}
         self.acknowledged: dict[str, set[bytes]] = {}
         self.highest: dict[str, int] = {}
+        self.removed: set[str] = set()
         self.machine = self.new_machine(State())
 
     def new_machine(self, state: State) -> Machine:
@@ -109,6 +110,10 @@ class DrivenMachine(RuleBasedStateMachine):
                 lines = self.published.setdefault(fact.job, [])
                 content = self.files.content.get(items_name(fact.job), b"")
                 lines[:] = content.splitlines()
+            case r.JobRemoved():
+                self.removed.add(fact.job)
+                self.published.pop(fact.job, None)
+                self.acknowledged.pop(fact.job, None)
             case r.JobAgain(fresh=True):
                 self.published[fact.job] = []
                 self.acknowledged[fact.job] = set()

@@ -73,6 +73,9 @@ class MachineModel(DrivenMachine):
     def submit(self, number: int, priority: int, retries: int, parallelism: int) -> str:
         """Submit a job, perhaps again under its id: it is one job."""
         identity = f"{number:016x}"
+        if identity in self.removed:
+            # Ids are drawn, so nobody has one a second time.
+            return identity
         spec = JobSpec(
             project="p",
             spider="s",
@@ -102,6 +105,20 @@ class MachineModel(DrivenMachine):
         assert len([one for one in answers if one.call == 1]) == 1  # type: ignore[attr-defined]  # answers have a call
         if not fresh:
             assert self.published.get(job, []) == had
+
+    @rule(job=jobs)
+    def remove(self, job: str) -> None:
+        """Remove a job: at once, when its processes are gone, or not at all."""
+        state = self.machine.state
+        known = state.jobs.get(job)
+        answers = [one for to, one in self.ask(0, m.Remove(call=1, job=job)) if to == 0]
+        if known is None or not known.is_final:
+            assert [type(one) for one in answers] == [m.Refused]
+        elif known.has_processes:
+            assert answers == []
+        else:
+            assert answers == [m.Accepted(call=1, count=1)]
+            assert job not in state.jobs
 
     # ---- workers --------------------------------------------------------------------
 
@@ -342,6 +359,8 @@ class MachineModel(DrivenMachine):
     def no_acknowledged_job_is_lost(self) -> None:
         """Every submitted job is there, with what was asked for."""
         for identity, spec in self.submitted.items():
+            if identity in self.removed:
+                continue
             job = self.machine.state.jobs[identity]
             assert msgspec.json.decode(job.spec, type=JobSpec) == spec
 
@@ -429,6 +448,7 @@ class MachineModel(DrivenMachine):
             return
         for identity in self.submitted:
             self.change(identity, "resume", False, 0)
+        assert not self.removed & self.machine.state.jobs.keys()
         for _ in range(HEALING_ROUNDS):
             if all(job.is_final for job in self.machine.state.jobs.values()):
                 break

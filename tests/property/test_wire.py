@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier import records as r
+from dscrapy.frontier.itemlines import lines_of
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import LENGTH_BYTES, FrameReader, encode_frame
 from dscrapy.proto.session import Handshake, Phase, Role
@@ -143,7 +144,7 @@ def test_items_and_requests_are_kept_byte_for_byte(items: list[bytes]) -> None:
     lines = [
         json.loads(item).encode() if item.startswith(b'"') else item for item in items
     ]
-    assert r.lines_of(replayed.items) == b"".join(line + b"\n" for line in lines)
+    assert lines_of(replayed.items) == b"".join(line + b"\n" for line in lines)
 
 
 def stored(commit: m.Commit) -> r.PartStored:
@@ -290,7 +291,7 @@ def test_an_item_that_is_taken_can_be_kept(item: bytes) -> None:
     assert all(bytes(one).decode() for one in commit.items)
     fact = stored(commit)
     assert r.decode_group(r.encode_group([fact])) == (fact,)
-    assert r.lines_of(fact.items).endswith(b"\n" if fact.items else b"")
+    assert lines_of(fact.items).endswith(b"\n" if fact.items else b"")
 
 
 def heard(pieces: list[bytes], limit: int) -> list[Any]:

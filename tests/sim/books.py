@@ -14,6 +14,7 @@ import attrs
 from dscrapy.errors import JournalFullError
 from dscrapy.frontier import records as r
 from dscrapy.frontier.derive import items_name, tagged_name
+from dscrapy.frontier.itemlines import line_of
 from dscrapy.frontier.jobs import spool_key
 from dscrapy.frontier.state import State
 from dscrapy.master.journal import Journal
@@ -129,7 +130,7 @@ class Books:
     ) -> list[Line]:
         """Return the items that a record completes."""
         if record.piece is None:
-            lines = [r.line_of(item) for item in record.items]
+            lines = [line_of(item) for item in record.items]
             forms = [bytes(form) for form in record.tagged] or [b"null"] * len(lines)
             return list(zip(lines, forms, strict=True))
         line, form = self.cut.pop(key, (b"", b""))

@@ -9,6 +9,7 @@ from dscrapy import messages as m
 from dscrapy.frontier import derive, views
 from dscrapy.frontier import records as r
 from dscrapy.frontier.decision import Decision, OnClosed, OnTick
+from dscrapy.frontier.itemlines import lines_of
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.state import FAILED_SHOWN_MAX, State
 from dscrapy.model import JobView, Outcome, Stats, Submission, Versions
@@ -204,7 +205,7 @@ def test_spools_are_known_by_the_names_they_are_given(key: str) -> None:
 def test_an_item_that_is_no_json_is_its_string() -> None:
     """A line with NaN travels in a JSON string and lands as it was."""
     raws = (msgspec.Raw(b'"{\\"a\\": NaN}"'), msgspec.Raw(b'{"b": "\\u00e9"}'))
-    assert r.lines_of(raws) == b'{"a": NaN}\n{"b": "\\u00e9"}\n'
+    assert lines_of(raws) == b'{"a": NaN}\n{"b": "\\u00e9"}\n'
 
 
 def eventful() -> tuple[Machine, list[r.Record]]:

@@ -18,7 +18,8 @@ from dscrapy.crawl.parts import (
     Sender,
     Work,
 )
-from dscrapy.frontier.records import PartStored, texts_of
+from dscrapy.frontier.itemlines import texts_of
+from dscrapy.frontier.records import PartStored
 from dscrapy.messages import Commit, Commits, CommitsSeen, Message, Run, Seen
 from dscrapy.model import JobSpec, Outcome
 from dscrapy.proto.codec import encode

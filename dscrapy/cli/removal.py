@@ -1,0 +1,122 @@
+"""Commands that remove: ended jobs of a master, and what `crawl` keeps."""
+
+import os
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from dscrapy.cli import crawl_keep
+from dscrapy.cli.connect import for_each, run_client
+from dscrapy.cli.crawl_state import FOLDER
+from dscrapy.cli.parser import PROGRAM
+from dscrapy.cli.render import dump, plural
+from dscrapy.cli.screen import clean, note, write_line
+from dscrapy.client import Client
+from dscrapy.config import expanded, load, override
+from dscrapy.errors import UserError
+from dscrapy.messages import Prune
+
+
+def rm(options: Namespace) -> int:
+    """Remove ended jobs; a refusal is told and does not keep the others."""
+
+    async def act(client: Client) -> int:
+        async def remove(identity: str) -> None:
+            await client.remove(identity)
+            write_line(f"{identity} removed")
+
+        return await for_each(options.jobs, remove)
+
+    return run_client(options, act)
+
+
+def prune(options: Namespace) -> int:
+    """Remove the oldest ended jobs; print their ids."""
+
+    async def act(client: Client) -> int:
+        count = size = 0
+        while True:
+            pruned = await client.prune(
+                Prune(
+                    call=0,
+                    keep_jobs=options.keep_jobs,
+                    keep_days=options.keep_days,
+                    keep_bytes=options.keep_bytes,
+                    dry_run=options.dry_run,
+                )
+            )
+            for identity in pruned.jobs:
+                write_line(identity)
+            count, size = count + len(pruned.jobs), size + pruned.bytes
+            if options.dry_run or not pruned.left:
+                break
+        if pruned.left:
+            note(f"{PROGRAM}: and {pruned.left} more")
+        count, size = count + pruned.left, size + pruned.left_bytes
+        _tell(plural(count, "job"), size, options.dry_run)
+        return 0
+
+    return run_client(options, act)
+
+
+def _tell(what: str, size: int, is_dry: bool) -> None:
+    verb = "would be removed" if is_dry else "removed"
+    note(f"{PROGRAM}: {what} {verb}, {size_text(size)}")
+
+
+def size_text(size: int) -> str:
+    """Return bytes as people read them."""
+    number, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if number < 1024:
+            break
+        number, unit = number / 1024, larger
+    return f"{size} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
+
+
+def crawls(options: Namespace) -> int:
+    """List what `crawl` keeps, or remove of it."""
+    conf = None if options.conf is None else expanded(options.conf)
+    state = None if options.state is None else expanded(options.state)
+    config = override(load(conf, os.environ), "master", state=state)
+    if options.action == "rm":
+        return _remove(config.state, options.ids, options.dry_run)
+    if options.action == "prune":
+        asked = crawl_keep.Limits(
+            jobs=options.keep_jobs, days=options.keep_days, bytes=options.keep_bytes
+        )
+        limits = asked if asked != crawl_keep.Limits() else crawl_keep.limits_of(config)
+        gone = crawl_keep.prune(config.state, limits, dry_run=options.dry_run)
+        for one in gone:
+            write_line(one.id)
+        size = sum(one.bytes for one in gone)
+        _tell(plural(len(gone), "crawl"), size, options.dry_run)
+        return 0
+    found = crawl_keep.kept(config.state)
+    if options.json:
+        write_line(dump([one.as_json() for one in found]))
+        return 0
+    for one in found:
+        write_line(_line(one))
+    if not found:
+        note(f"{PROGRAM}: no crawls are kept in {config.state / FOLDER}")
+    return 0
+
+
+def _line(one: crawl_keep.Kept) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.at))
+    words = [one.id, one.stands, at, size_text(one.bytes), one.spider, *one.arguments]
+    return clean("  ".join([*words, f"({one.project})"]))
+
+
+def _remove(state: Path, ids: list[str], is_dry: bool) -> int:
+    code = 0
+    for identity in ids:
+        try:
+            size = crawl_keep.remove(state, identity, dry_run=is_dry)
+        except UserError as error:
+            note(f"{PROGRAM}: {error}")
+            code = error.exit_code
+        else:
+            _tell(identity, size, is_dry)
+    return code
