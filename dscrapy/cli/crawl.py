@@ -512,7 +512,7 @@ def _finish(run: _Run, started: float) -> int:
         _say(line)
     if not run.feeds and job.items:
         where = run.config.state / "jobs" / job.id / "items.jsonl"
-        kept = f"the items are in {where} until the next crawl"
+        kept = f"the items are in {where} until newer crawls push it out"
         _say(f"no -o FILE was given: {kept if run.keeps else 'nothing is kept'}")
     return 0 if run.is_over and job.state == "succeeded" else 1
 

@@ -135,7 +135,7 @@ def _state_files(data: bytes, tally: Tally) -> None:
                 assert find_token(config).isascii()
             case _:
                 _put(crawl_state.RECORD_NAME, rest)
-                crawl_state._load(folder())
+                crawl_state.load_record(folder())
     except UserError as error:
         _assert_untold(error, rest.strip() if which == 1 else b"")
 
