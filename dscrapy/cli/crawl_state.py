@@ -221,7 +221,8 @@ class Crawl:
         found = []
         for path in self.folder.parent.glob(f"*/{RECORD_NAME}"):
             # What was set aside has a number behind its name, and its own way back.
-            if "." in path.parent.name or path.parent == self.folder:
+            name = path.parent.name
+            if "." in name or name.startswith(ONCE) or path.parent == self.folder:
                 continue
             try:
                 record = load_record(path.parent)
@@ -230,7 +231,9 @@ class Crawl:
                 continue
             if record is None or record.done or record.spider != self.spider:
                 continue
-            if record.project == str(self.project) and not is_held(lock_of(path.parent)):
+            if record.project == str(self.project) and not is_held(
+                lock_of(path.parent)
+            ):
                 found.append(record)
         return sorted(found, key=lambda record: record.began_at, reverse=True)
 
