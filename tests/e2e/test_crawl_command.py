@@ -4,6 +4,7 @@ import json
 import os
 import re
 import select
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -348,26 +349,32 @@ def crawl_processes(folder: Path) -> list[int]:
 
 
 def test_files_are_written_by_the_next_run_if_need_be(
-    shop: Path, site: str, tmp_path: Path
+    shop: Path, site: str, tmp_path: Path, gate: Gate
 ) -> None:
     """A crawl whose file could not be written keeps its items for the next run.
 
     An append that was cut short before is undone first.
     """
-    target = shop / "out.jsonl"
-    target.write_text('{"url": "n=99"}\n')
-    words = ("crawl", "prices", "-a", f"site={site}", "-o", str(target))
-    first = run(*words, cwd=shop, home=tmp_path)
-    assert first.returncode == 0, first.stderr
-    (folder,) = crawls(tmp_path)
+    there = '{"url": "n=99"}\n'
+    target = shop / "results" / "out.jsonl"
+    target.parent.mkdir()
+    target.write_text(there)
+    words = ("crawl", "prices", "-a", f"site={site}", *held(gate), "-o", str(target))
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("parsed one")
+        shutil.rmtree(target.parent)
+        gate.open()
+        assert command.finish() == 1
+    assert b"cannot write" in command.err.splitlines()[-1]
     # As a crash in the middle of the append would leave it.
+    target.parent.mkdir()
+    target.write_text(there + '{"url":')
+    (folder,) = crawls(tmp_path)
     record = json.loads((folder / "crawl.json").read_text())
-    assert record["done"]
-    (folder / "crawl.json").write_text(json.dumps({**record, "done": False}))
-    with target.open("a") as file:
-        file.write('{"url":')
+    record["appended"] = {str(target): len(there)}
+    (folder / "crawl.json").write_text(json.dumps(record))
     done = run(*words, cwd=shop, home=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "had ended" in done.stderr.splitlines()[0]
     assert "parsed one" not in done.stderr
-    assert numbers_in(target.read_text()) == [*range(10), 99]
+    assert numbers_in(target.read_text()) == [*range(12), 99]

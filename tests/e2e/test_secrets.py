@@ -14,7 +14,7 @@ from dscrapy.frontier.machine import KEY_PURPOSE
 from dscrapy.master.server import SECRET_NAME
 from dscrapy.messages import GetStatus
 from tests.e2e.cluster import CONF, Cluster, running_cluster
-from tests.e2e.commands import environment, run
+from tests.e2e.commands import environment, run, running
 from tests.e2e.crawl_harness import PROJECT, running_site
 from tests.e2e.hostile import peer
 
@@ -166,21 +166,26 @@ def test_a_crawl_keeps_its_state_to_itself(
     its folder, what it keeps beside it, and the folders above that it makes."""
     home = tmp_path / "home"
     home.mkdir(mode=0o755)
-    done = run(
+    state = home / "XDG_STATE_HOME"
+    with running(
         *("crawl", "pages", "-a", f"site={site}", "-a", "count=15", "-L", "DEBUG"),
-        *("-O", str(tmp_path / "out.jsonl")),
+        *("-s", "DOWNLOAD_DELAY=0.2", "-O", str(tmp_path / "out.jsonl")),
         cwd=PROJECT,
         home=home,
-    )
-    assert done.returncode == 0, done.stderr
-    state = home / "XDG_STATE_HOME"
-    names = assert_private(state)
-    assert {"crawl.json", "token", "endpoint.json"} <= names
-    assert any(name.endswith(".lock") for name in names)
-    (token,) = state.rglob("token")
-    secret = token.read_text().strip()
-    assert_untold(secret, done.stdout, done.stderr)
-    assert_in_no_file(secret, tmp_path, token)
+    ) as command:
+        # Once it has ended its token is not kept.
+        command.until("Crawled (200)")
+        names = assert_private(state)
+        assert {"crawl.json", "token", "endpoint.json"} <= names
+        assert any(name.endswith(".lock") for name in names)
+        (token,) = state.rglob("token")
+        secret = token.read_text().strip()
+        assert_in_no_file(secret, tmp_path, token)
+        assert command.finish() == 0
+    assert_private(state)
+    assert_untold(secret, command.out.decode(), command.err.decode())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize("command", ["status", "worker", "jobs"])
