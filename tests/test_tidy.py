@@ -30,6 +30,7 @@ BASE = frozenset(
         "endings",
         "errors",
         "jobfile",
+        "keep",
         "lines",
         "messages",
         "model",

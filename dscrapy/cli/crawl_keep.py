@@ -23,35 +23,19 @@ from dscrapy.cli.crawl_state import (
 )
 from dscrapy.config import Config
 from dscrapy.errors import UserError
+from dscrapy.keep import Keep
 
 # Folders of crawls: of their own name, set aside, or of a run that keeps nothing.
 _NAME = re.compile(r"[0-9a-f]{16}(\.[0-9]{1,9})?\Z|" + ONCE + r"[0-9a-f]{16}\Z")
-DAY_S = 24 * 3600.0
-
-
-@attrs.frozen(kw_only=True)
-class Limits:
-    """How many finished crawls stay, for how many days, with how many bytes; None is
-    no limit. The one that finished last stays whatever its bytes."""
-
-    jobs: int | None = None
-    days: float | None = None
-    bytes: int | None = None
-
 
 # Where nothing is configured: enough to look back at, little enough to forget about.
-DEFAULT = Limits(jobs=20, days=30.0, bytes=2**30)
+DEFAULT = Keep(jobs=20, days=30.0, bytes=2**30)
 
 
-def limits_of(config: Config) -> Limits:
+def limits_of(config: Config) -> Keep:
     """Return the limits of the conf file, or the default where it has none."""
-    master = config.master
-    given = Limits(
-        jobs=master.keep_jobs or None,
-        days=master.keep_days or None,
-        bytes=master.keep_bytes or None,
-    )
-    return DEFAULT if given == Limits() else given
+    given = Keep.of(config.master)
+    return DEFAULT if given.is_everything else given
 
 
 @attrs.frozen(kw_only=True)
@@ -139,7 +123,7 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
-def prune(state: Path, limits: Limits, *, dry_run: bool = False) -> list[Kept]:
+def prune(state: Path, limits: Keep, *, dry_run: bool = False) -> list[Kept]:
     """Remove the finished crawls beyond the limits, the oldest first; return them.
 
     With them goes what is left of killed runs that were to keep nothing.
@@ -152,11 +136,7 @@ def prune(state: Path, limits: Limits, *, dry_run: bool = False) -> list[Kept]:
         one for one in every if one.id.startswith(ONCE) and one.stands != "running"
     ]
     for one in finished:
-        if (
-            (limits.jobs is not None and count > limits.jobs)
-            or (limits.days is not None and now - one.at > limits.days * DAY_S)
-            or (limits.bytes is not None and total > limits.bytes and count > 1)
-        ):
+        if limits.is_beyond(now - one.at, count, total):
             beyond.append(one)
             count, total = count - 1, total - one.bytes
     if dry_run:

@@ -14,6 +14,7 @@ from dscrapy.cli.screen import clean, note, write_line
 from dscrapy.client import Client
 from dscrapy.config import expanded, load, override
 from dscrapy.errors import UserError
+from dscrapy.keep import Keep
 from dscrapy.messages import Prune
 
 
@@ -82,10 +83,10 @@ def crawls(options: Namespace) -> int:
     if options.action == "rm":
         return _remove(config.state, options.ids, options.dry_run)
     if options.action == "prune":
-        asked = crawl_keep.Limits(
+        asked = Keep(
             jobs=options.keep_jobs, days=options.keep_days, bytes=options.keep_bytes
         )
-        limits = asked if asked != crawl_keep.Limits() else crawl_keep.limits_of(config)
+        limits = crawl_keep.limits_of(config) if asked.is_everything else asked
         gone = crawl_keep.prune(config.state, limits, dry_run=options.dry_run)
         for one in gone:
             write_line(one.id)

@@ -39,6 +39,7 @@ from dscrapy.frontier.jobs import Job, Process, Schedule
 from dscrapy.frontier.running import Running
 from dscrapy.frontier.state import State
 from dscrapy.frontier.workers import Spans, Worker
+from dscrapy.keep import Keep
 from dscrapy.model import NAME_PATTERN, WORKER_DRAINS, JobSpec, Outcome
 
 # More slots than this on one machine is a slip of the finger.
@@ -67,7 +68,7 @@ class Machine:
     spans: Spans = attrs.field(factory=Spans)
     start_deaths_max: int = 3
     secret: bytes = attrs.field(default=b"", repr=False)
-    keep: retention.Keep = attrs.field(factory=retention.Keep)
+    keep: Keep = attrs.field(factory=Keep)
     kept_names: frozenset[str] = frozenset()
 
     def begin(self, now: Now) -> Decision:

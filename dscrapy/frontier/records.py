@@ -530,35 +530,6 @@ class SessionGone(_Fact, kw_only=True, frozen=True):
     session: int
 
 
-Volatile = (
-    WorkerCame
-    | WorkerAway
-    | WorkerGone
-    | WorkerDrains
-    | WorkerBarred
-    | WorkerFailed
-    | WorkersForgiven
-    | ProcessOpened
-    | ProcessCloses
-    | ProcessKnown
-    | ProcessStops
-    | ProcessIdles
-    | ProcessIsolates
-    | ProcessDismissed
-    | ItemsEndSent
-    | ProcessOrdered
-    | LeadGiven
-    | StartMayGiven
-    | FinishSent
-    | TimeRuns
-    | LeasesWanted
-    | Released
-    | WaiterAdded
-    | RemovalAsked
-    | LogsMeasured
-    | SessionGone
-)
-
 # What changes a crawl under way, and nothing else.
 CrawlChange = (
     ProcessOpened
@@ -576,6 +547,21 @@ CrawlChange = (
     | TimeRuns
     | LeasesWanted
     | Released
+)
+
+Volatile = (
+    WorkerCame
+    | WorkerAway
+    | WorkerGone
+    | WorkerDrains
+    | WorkerBarred
+    | WorkerFailed
+    | WorkersForgiven
+    | CrawlChange
+    | WaiterAdded
+    | RemovalAsked
+    | LogsMeasured
+    | SessionGone
 )
 
 _decoder = msgspec.json.Decoder(tuple[Record, ...])

@@ -7,39 +7,19 @@ decided here and journalled job by job, so a replay needs none of these rules.
 from collections.abc import Collection
 from itertools import islice
 
-import attrs
-
 from dscrapy import messages as m
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Job
 from dscrapy.frontier.state import State
+from dscrapy.keep import Keep
 
 # Jobs that one decision removes: other work waits while their files go.
 REMOVED_MAX = 1000
 # By itself the master removes nothing that ended so recently: whoever waits for a job
 # fetches its items then, and a client that lost the answer to a submit repeats it.
 SPARED_S = 300.0
-DAY_S = 24 * 3600.0
-
-
-@attrs.frozen(kw_only=True)
-class Keep:
-    """How many ended jobs stay, for how many days, with how many bytes; None is no
-    limit. The job that ended last stays whatever its bytes."""
-
-    jobs: int | None = None
-    days: float | None = None
-    bytes: int | None = None
-
-    @property
-    def is_everything(self) -> bool:
-        """Whether nothing ever goes."""
-        return self == _EVERYTHING
-
-
-_EVERYTHING = Keep()
 
 
 def bytes_of(state: State, job: Job) -> int:
@@ -73,13 +53,8 @@ def surplus(
     found = []
     for job in ended:
         age_s = wall - job.ended_at
-        is_beyond = (
-            (keep.jobs is not None and count > keep.jobs)
-            or (keep.days is not None and age_s > keep.days * DAY_S)
-            or (keep.bytes is not None and total > keep.bytes and count > 1)
-        )
         # A clock that was set back makes none of them young for ever.
-        if is_beyond and not 0 <= age_s < spared_s:
+        if keep.is_beyond(age_s, count, total) and not 0 <= age_s < spared_s:
             found.append(job)
             count -= 1
             total -= 0 if keep.bytes is None else bytes_of(state, job)

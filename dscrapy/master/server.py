@@ -30,8 +30,8 @@ from dscrapy.errors import JournalError, JournalFullError, UserError
 from dscrapy.frontier import views
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.retention import Keep
 from dscrapy.frontier.workers import Spans
+from dscrapy.keep import Keep
 from dscrapy.master.committer import NO_SESSION, Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.master.journal import Journal
@@ -122,11 +122,7 @@ class _Master:
             ),
             start_deaths_max=settings.start_deaths_max,
             secret=_secret(storage) if settings.pickles else b"",
-            keep=Keep(
-                jobs=settings.keep_jobs or None,
-                days=settings.keep_days or None,
-                bytes=settings.keep_bytes or None,
-            ),
+            keep=Keep.of(settings),
         )
         sessions = Sessions()
         committer = Committer(

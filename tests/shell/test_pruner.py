@@ -7,7 +7,8 @@ import trio.testing
 
 from dscrapy import messages as m
 from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.retention import SPARED_S, Keep
+from dscrapy.frontier.retention import SPARED_S
+from dscrapy.keep import Keep
 from dscrapy.master.pruner import prune
 from dscrapy.model import JobSpec, Submission
 from tests.doubles.storage import MemoryStorage

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from dscrapy.cli import crawl_keep
-from dscrapy.cli.crawl_keep import Limits
 from dscrapy.cli.crawl_state import Crawl, hold_lock, lock_of
 from dscrapy.errors import UserError
+from dscrapy.keep import Keep
 
 
 def run(base: Path, date: int, *, done: bool = True) -> Crawl:
@@ -39,7 +39,7 @@ def test_a_loop_over_dates_leaves_bounded_state(tmp_path: Path) -> None:
     """Folders and lock files: those of the latest finished ones."""
     for date in range(12):
         run(tmp_path, date)
-        crawl_keep.prune(tmp_path, Limits(jobs=3))
+        crawl_keep.prune(tmp_path, Keep(jobs=3))
     kept = crawl_keep.kept(tmp_path)
     assert [one.arguments for one in kept] == [(f"-a date={n}",) for n in (9, 10, 11)]
     assert len(names(tmp_path)) == 6
@@ -56,14 +56,14 @@ def test_a_finished_crawl_shrinks_to_items_log_and_summary(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("limits", "left"),
     [
-        (Limits(), 4),
-        (Limits(jobs=0), 0),
-        (Limits(days=1.0), 0),
-        (Limits(days=1e6), 4),
-        (Limits(bytes=0), 1),
+        (Keep(), 4),
+        (Keep(jobs=0), 0),
+        (Keep(days=1.0), 0),
+        (Keep(days=1e6), 4),
+        (Keep(bytes=0), 1),
     ],
 )
-def test_each_limit_counts(tmp_path: Path, limits: Limits, left: int) -> None:
+def test_each_limit_counts(tmp_path: Path, limits: Keep, left: int) -> None:
     """The latest stays whatever its bytes; a dry run removes none."""
     for date in range(4):
         run(tmp_path, date)
@@ -77,7 +77,7 @@ def test_unfinished_and_running_crawls_stay(tmp_path: Path) -> None:
     """An unfinished one goes by its name alone, a running one not at all."""
     unfinished, running = run(tmp_path, 1, done=False), run(tmp_path, 2)
     with running.locked():
-        assert crawl_keep.prune(tmp_path, Limits(jobs=0)) == []
+        assert crawl_keep.prune(tmp_path, Keep(jobs=0)) == []
         stands = {one.id: one.stands for one in crawl_keep.kept(tmp_path)}
         assert stands == {
             unfinished.folder.name: "unfinished",
@@ -98,12 +98,12 @@ def test_a_run_that_keeps_nothing_leaves_nothing(tmp_path: Path) -> None:
     once = kept.once("b" * 16)
     with once.locked():
         once.start_over("a" * 16, "digest")
-        assert crawl_keep.prune(tmp_path, Limits()) == []
+        assert crawl_keep.prune(tmp_path, Keep()) == []
         once.discard()
     assert names(tmp_path) == {kept.folder.name, lock_of(kept.folder).name}
     with once.locked():
         once.start_over("a" * 16, "digest")
-    crawl_keep.prune(tmp_path, Limits())
+    crawl_keep.prune(tmp_path, Keep())
     assert names(tmp_path) == {kept.folder.name, lock_of(kept.folder).name}
 
 
@@ -124,5 +124,5 @@ def test_what_others_put_there_is_let_be(tmp_path: Path) -> None:
     (tmp_path / "crawls" / "mine").mkdir()
     (crawl.folder / "crawl.json").write_text("{")
     assert [one.stands for one in crawl_keep.kept(tmp_path)] == ["unreadable"]
-    assert crawl_keep.prune(tmp_path, Limits(jobs=0)) == []
+    assert crawl_keep.prune(tmp_path, Keep(jobs=0)) == []
     assert "mine" in names(tmp_path)

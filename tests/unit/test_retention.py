@@ -10,8 +10,9 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import OnClosed, OnMeasured, OnPrune, OnTick
 from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.retention import SPARED_S, Keep, surplus
+from dscrapy.frontier.retention import SPARED_S, surplus
 from dscrapy.frontier.state import State
+from dscrapy.keep import Keep
 from dscrapy.model import JobSpec, Submission
 from tests.unit.frontier_values import (
     CLIENT,
