@@ -63,6 +63,7 @@ PART_BYTES_MAX = 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
 # The most that ``ListJobs`` gives at a time.
 JOBS_PAGE = 1000
+JOBS_PAGE_MIN = 100
 # A master that answers neither the call nor two pings in a row is gone.
 PING_EVERY_S = 10.0
 PINGS_UNANSWERED_MAX = 2
@@ -182,18 +183,27 @@ class Client:
         return _expect(Status, await self.call(GetStatus(call=0)))
 
     async def jobs(
-        self, states: tuple[str, ...] = (), newest: bool = False
+        self,
+        states: tuple[str, ...] = (),
+        newest: bool = False,
+        limit: int | None = None,
+        wanted: Callable[[JobView], bool] = lambda job: True,
     ) -> list[JobView]:
-        """Return all jobs in order of submission, or the newest first."""
+        """Return all jobs in order of submission, or the newest first; of those that
+        are ``wanted`` the first ``limit``."""
         jobs: list[JobView] = []
         after: int | None = None
+        # Few are on a short page; not so short that a search takes many of them.
+        page_max = min(max(limit or JOBS_PAGE, JOBS_PAGE_MIN), JOBS_PAGE)
         while True:
             message = ListJobs(
-                call=0, after=after, limit=JOBS_PAGE, states=states, newest=newest
+                call=0, after=after, limit=page_max, states=states, newest=newest
             )
             page = _expect(Jobs, await self.call(message))
-            jobs.extend(page.jobs)
+            jobs.extend(job for job in page.jobs if wanted(job))
             after = page.next
+            if limit is not None and len(jobs) >= limit:
+                return jobs[:limit]
             if after is None:
                 return jobs
 

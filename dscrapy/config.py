@@ -12,7 +12,6 @@ import json
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -22,7 +21,8 @@ import platformdirs
 
 from dscrapy.errors import ConfigError, UnauthorisedError, UsageError
 from dscrapy.model import NAME_PATTERN
-from dscrapy.strict import FieldError, StrictError, show, structure
+from dscrapy.strict import FieldError, StrictError, parse_toml, show, structure
+from dscrapy.variables import in_section, name_of
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -233,7 +233,7 @@ class WorkerConfig:
         7412, "its port; when not given, the next free one from here", 0, 65535
     )
     slots: int = _number(
-        0, "crawl processes at the same time; 0: as many as CPUs", 0, 10_000
+        0, "crawl processes at the same time; 0: as many as usable CPUs", 0, 10_000
     )
     name: str = _text(
         "", "name of this worker; empty: host name and port", _name_or_empty
@@ -285,6 +285,14 @@ class _Table:
     master: MasterConfig = MasterConfig()
     worker: WorkerConfig = WorkerConfig()
     client: ClientConfig = ClientConfig()
+
+
+_TABLES = (
+    ("dscrapy", _Table),
+    ("dscrapy.master", MasterConfig),
+    ("dscrapy.worker", WorkerConfig),
+    ("dscrapy.client", ClientConfig),
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -462,11 +470,10 @@ def example() -> str:
         "# Settings of dscrapy, all at their defaults; uncomment what you change.",
         "# A flag wins over a DSCRAPY_* variable, that over this file. It is read from",
         f"# --conf or DSCRAPY_CONF, else ./{CONF_NAME} if that has a [dscrapy] table,",
-        "# else from the user's config folder.",
+        "# else from the user's config folder. A key's variable is its table and name:",
+        "# `port` of [dscrapy.master] is DSCRAPY_MASTER_PORT.",
     ]
-    tables = ("dscrapy", _Table), ("dscrapy.master", MasterConfig)
-    more = ("dscrapy.worker", WorkerConfig), ("dscrapy.client", ClientConfig)
-    for name, cls in (*tables, *more):
+    for name, cls in _TABLES:
         lines += ["", f"[{name}]"]
         for field in attrs.fields(cast(Any, cls)):
             if "about" in field.metadata:
@@ -475,24 +482,14 @@ def example() -> str:
     return "\n".join(lines) + "\n"
 
 
-def parse_toml(path: Path | str, data: bytes) -> dict[str, Any]:
-    """Return the document; ``path`` is for errors.
-
-    Raises ``ConfigError`` with line and column.
-    """
-    try:
-        # Editors on Windows put a byte order mark first.
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(path, f"line {line}", "not UTF-8") from None
-    except RecursionError:
-        raise ConfigError(path, "", "nested too deep") from None
-    except ValueError as error:
-        match = re.search(r" \(at (line \d+, column \d+|end of document)\)", str(error))
-        where = match[1] if match else ""
-        reason = str(error).removesuffix(match[0]) if match else str(error)
-        raise ConfigError(path, where, reason) from None
+def variables() -> frozenset[str]:
+    """Return the names of all ``DSCRAPY_*`` variables that there are."""
+    return frozenset({"DSCRAPY_CONF", "DSCRAPY_MASTER"}).union(
+        name_of(table.removeprefix("dscrapy").removeprefix("."), field.name)
+        for table, cls in _TABLES
+        for field in attrs.fields(cast(Any, cls))
+        if "about" in field.metadata
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -583,15 +580,13 @@ def _in_state(config: Config, state: Path) -> Config:
 def _with_variables(config: Config, environ: Mapping[str, str], cwd: Path) -> Config:
     if state := environ.get("DSCRAPY_STATE"):
         config = _in_state(config, _folder(state, cwd, cwd))
-    if master := environ.get("DSCRAPY_MASTER"):
-        problem = _endpoint_or_empty(master)
-        if problem:
-            raise UsageError(f"DSCRAPY_MASTER: {problem}")
-        config = attrs.evolve(
-            config,
-            worker=attrs.evolve(config.worker, master=master),
-            client=attrs.evolve(config.client, master=master),
-        )
+    for section in ("master", "worker", "client"):
+        table = in_section(environ, section, getattr(config, section))
+        config = attrs.evolve(config, **{section: table})
+    if root := environ.get("DSCRAPY_WORKER_PROJECTS_ROOT"):
+        config = attrs.evolve(config, projects_root=_folder(root, cwd, cwd))
+    if environ.get("DSCRAPY_WORKER_PORT"):
+        config = attrs.evolve(config, worker_port_given=True)
     if token := environ.get("DSCRAPY_TOKEN"):
         if not is_token(token):
             raise UnauthorisedError(f"DSCRAPY_TOKEN is no token: it {_TOKEN_RULE}")

@@ -15,10 +15,10 @@ from typing import Any
 import attrs
 import msgspec
 
-from dscrapy.config import DAY_S, MIB, parse_duration, parse_toml
+from dscrapy.config import DAY_S, MIB, parse_duration
 from dscrapy.errors import ConfigError, UsageError
 from dscrapy.model import NAME_PATTERN, JobSpec, Submission
-from dscrapy.strict import StrictError, did_you_mean, show, structure
+from dscrapy.strict import StrictError, did_you_mean, parse_toml, show, structure
 
 # A million one-URL jobs fit; more belongs in more than one file.
 FILE_BYTES_MAX = 256 * MIB

@@ -116,7 +116,7 @@ class ScheduleView(Value, kw_only=True, frozen=True):
     project: str
     spider: str
     every_s: float
-    state: Literal["active", "cancelled"]
+    state: Literal["active", "paused", "cancelled"]
     runs: int
     job: str | None
     next_at: float | None

@@ -8,7 +8,10 @@ Checks of single fields belong in attrs validators, which raise ``FieldError``.
 import difflib
 import functools
 import math
+import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
@@ -27,6 +30,8 @@ from cattrs.errors import (
     IterableValidationNote,
 )
 from cattrs.gen import make_dict_structure_fn
+
+from dscrapy.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -223,3 +228,23 @@ def _join(path: str, name: str) -> str:
     plain = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
     name = name if plain else show(name)
     return f"{path}.{name}" if path else name
+
+
+def parse_toml(path: Path | str, data: bytes) -> dict[str, Any]:
+    """Return the document; ``path`` is for errors.
+
+    Raises ``ConfigError`` with line and column.
+    """
+    try:
+        # Editors on Windows put a byte order mark first.
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(path, f"line {line}", "not UTF-8") from None
+    except RecursionError:
+        raise ConfigError(path, "", "nested too deep") from None
+    except ValueError as error:
+        match = re.search(r" \(at (line \d+, column \d+|end of document)\)", str(error))
+        where = match[1] if match else ""
+        reason = str(error).removesuffix(match[0]) if match else str(error)
+        raise ConfigError(path, where, reason) from None

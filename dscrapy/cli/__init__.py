@@ -12,8 +12,10 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from dscrapy.cli.parser import PROGRAM, parse
-from dscrapy.cli.screen import clean, write_err
+from dscrapy.cli.screen import clean, note, write_err
+from dscrapy.config import variables
 from dscrapy.errors import DscrapyError, LocalProtocolError, UserError
+from dscrapy.variables import remarks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: Namespace) -> int:
     """Run the subcommand."""
+    for line in remarks(os.environ, variables()):
+        note(f"{PROGRAM}: {line}")
     match options.command:
         case "master":
             from dscrapy.cli import serve
@@ -99,8 +103,9 @@ def _report(error: BaseException, options: Namespace) -> int:
             return 0 if any(getattr(options, name, False) for name in endless) else 1
     for cause in causes:
         if isinstance(cause, BrokenPipeError):
+            # Whoever read our output has seen enough (``| head``): no failure.
             _discard_stdout()
-            return 1
+            return 0
     known = [
         cause
         for cause in causes

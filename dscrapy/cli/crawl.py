@@ -36,6 +36,7 @@ from dscrapy.cli.crawl_state import Crawl, How, Record, choose
 from dscrapy.cli.feeds import (
     Feed,
     Fetched,
+    check_outputs,
     check_places,
     copy_file,
     fetch,
@@ -44,16 +45,25 @@ from dscrapy.cli.feeds import (
 )
 from dscrapy.cli.jobs import place_of
 from dscrapy.cli.parser import PROGRAM
-from dscrapy.cli.render import counts, plural, span
-from dscrapy.cli.screen import Bytes, Ticker, clean, clean_lines, is_decorated, note
+from dscrapy.cli.render import counts, plural, progress_line, span
+from dscrapy.cli.screen import (
+    Bytes,
+    Ticker,
+    clean_lines,
+    is_decorated,
+    note,
+    write_err,
+)
 from dscrapy.cli.serve import new_id, set_up_logging
 from dscrapy.client import Client, Target
 from dscrapy.config import Config, Endpoint, expanded, find_token, load, override
+from dscrapy.crawl.placing import takes_at_once
 from dscrapy.errors import RefusedError, UserError
 from dscrapy.jobfile import check_spec
 from dscrapy.lines import LineCutter
 from dscrapy.messages import ChangeJob, Shown
 from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
+from dscrapy.net.cpus import usable_cpus
 from dscrapy.worker.caller import Caller
 
 # How often progress is shown: on a terminal, and in a log.
@@ -64,6 +74,8 @@ _CONNECT_TIMEOUT_S = 30.0
 # The rest of the log arrives right after the job's end.
 _LOG_REST_S = 10.0
 _WORKER_NAME = "crawl"
+# Holds a traceback, which is bounded, and what a crawl logs at its end.
+_TOLD_BYTES = 256 * 1024
 
 
 @attrs.define(kw_only=True)
@@ -84,6 +96,8 @@ class _Run:
     keeps: bool = True
     ticker: Ticker = attrs.field(factory=Ticker)
     log_offset: int = 0
+    # The last of the log that was shown.
+    told: bytearray = attrs.field(factory=bytearray)
     job_known: bool = False
     stopping: trio.Event = attrs.field(factory=trio.Event)
     forced: bool = False
@@ -100,6 +114,7 @@ def crawl(options: Namespace) -> int:
     )
     project, spec = _spec(options)
     feeds = parse_feeds(options, spec.spider)
+    check_outputs(feeds, spec, Path.cwd())
     check_places(feeds)
     identity = Crawl.of(
         config.state,
@@ -157,7 +172,7 @@ def _crawl(
             caller=caller,
             shows_all_log=options.loglevel is not None or not is_decorated(sys.stderr),
             is_quiet=options.nolog,
-            slots=options.parallelism or os.cpu_count() or 1,
+            slots=options.parallelism or usable_cpus(),
             keeps=not options.no_keep,
         )
         try:
@@ -398,6 +413,8 @@ class _LogTeller:
         if not self._run.shows_all_log:
             data = self._lines.feed(data)
         if data:
+            self._run.told += data
+            del self._run.told[:-_TOLD_BYTES]
             with self._run.ticker.aside():
                 self._out.write(data)
 
@@ -430,44 +447,27 @@ class _Warnings:
 
 
 async def _tell_progress(run: _Run, client: Callable[[], Client]) -> None:
-    """Show pages, items and rates: a line redrawn, or one now and then."""
+    """Show how the job goes: a line redrawn, or one now and then."""
     is_drawn = is_decorated(sys.stderr)
     pause = TICK_S if is_drawn else LINE_EVERY_S
     began = trio.current_time()
     async with client() as calls:
         job = (await calls.show(run.record.job)).job
         assert job is not None
-        seen = (began, job.pages, job.items)
+        seen = (began, job.pages)
         while True:
             await trio.sleep(pause)
             job = (await calls.show(run.record.job)).job
             assert job is not None
             now = trio.current_time()
-            line = _progress_line(job, now - began, seen, now)
-            seen = (now, job.pages, job.items)
+            rate = (job.pages - seen[1]) / max(now - seen[0], 1e-9)
+            seen = (now, job.pages)
+            width = run.ticker.width if is_drawn else None
+            line = progress_line(job, rate, now - began, width)
             if is_drawn:
                 run.ticker.show(line)
             else:
                 _say(line)
-
-
-def _progress_line(
-    job: JobView, elapsed_s: float, seen: tuple[float, int, int], now: float
-) -> str:
-    since, pages, items = seen
-    passed = max(now - since, 1e-9)
-    page_rate = (job.pages - pages) / passed
-    item_rate = (job.items - items) / passed
-    state = "" if job.state == "running" else f" {job.state}"
-    if job.reason:
-        state += f" ({job.reason})"
-    errors = f"{plural(job.errors, 'error')}, " if job.errors else ""
-    by = f", {plural(job.processes, 'process')}" if job.processes > 1 else ""
-    return clean(
-        f"{job.spider}{state}: {plural(job.pages, 'page')} ({page_rate:.1f}/s), "
-        f"{plural(job.items, 'item')} ({item_rate:.1f}/s), {errors}"
-        f"{job.pending + job.leased} pending, {span(elapsed_s)}{by}"
-    )
 
 
 # ---- afterwards -----------------------------------------------------------------
@@ -480,8 +480,10 @@ def _finish(run: _Run, started: float) -> int:
         _say(f"stopped at once: {again if run.keeps else 'nothing of it is kept'}")
         return 1
     job = run.shown.job
-    if run.shown.traceback and not run.shows_all_log:
-        sys.stderr.write(clean_lines(run.shown.traceback.rstrip("\n") + "\n"))
+    trace = run.shown.traceback.strip()
+    if trace and trace.encode(errors="replace") not in run.told:
+        # The log does not have it, or has it in part.
+        write_err(clean_lines(trace) + "\n")
     # Stopped, it has the items so far and goes on later.
     undone = job.state if run.is_over and not job.came_to_end else ""
     _prepare_appends(run, must=not undone)
@@ -537,7 +539,7 @@ def _prepare_appends(run: _Run, *, must: bool) -> None:
     written to.
     """
     for feed in run.feeds:
-        if feed.path is None or feed.overwrite:
+        if feed.path is None or feed.overwrite or takes_at_once(feed.path):
             continue
         name = str(feed.path)
         try:
@@ -564,7 +566,7 @@ def _prepare_appends(run: _Run, *, must: bool) -> None:
 def _note_written(run: _Run) -> None:
     """Note how long the files of ``-o`` are now: the crawl will write them again."""
     for feed in run.feeds:
-        if feed.path is not None and not feed.overwrite and feed.path.exists():
+        if feed.path is not None and not feed.overwrite and feed.path.is_file():
             run.record.written[str(feed.path)] = feed.path.stat().st_size
 
 

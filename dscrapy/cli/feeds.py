@@ -1,45 +1,75 @@
 """Files of items: what ``-o`` and ``-O`` name, and how a job's items get there."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import chdir, nullcontext
+from contextlib import chdir, nullcontext, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 import attrs
+import msgspec
 
 from dscrapy.cli.render import plural
 from dscrapy.cli.screen import Bytes
 from dscrapy.client import CHUNK_BYTES, Client
+from dscrapy.crawl.outputs import Answer, Output, Question, without_password
+from dscrapy.crawl.placing import takes_at_once, target_of, written
 from dscrapy.errors import UsageError, UserError
 from dscrapy.messages import ReadFile
-from dscrapy.model import JobSpec
+from dscrapy.model import FINAL_STATES, JobSpec, JobView
 
 # Scrapy's export formats (FEED_EXPORTERS_BASE); those of one line an item are
 # written as they come.
 LINES_FORMATS = frozenset({"jsonl", "jl", "jsonlines"})
 FORMATS = LINES_FORMATS | {"json", "csv", "xml", "marshal", "pickle"}
-STDOUT = "-"
+STDOUT = frozenset({"-", "stdout:"})
 # Where the items of a job go that did not do its work, beside the file it was to write.
 FAILED_SUFFIX = ".failed"
+# What asks a project for its formats and storages.
+_CHECK = (sys.executable, "-P", "-m", "dscrapy.crawl.outputs")
+_FILLED = re.compile(r"%\(([^)]*)\)[-+ #0]*[\d.*]*[a-zA-Z]")
+# How often items are taken anew whose job begins anew meanwhile.
+_FETCHES_MAX = 5
 
 
 @attrs.frozen(kw_only=True)
 class Feed:
-    """One file to write; ``path`` is None for stdout."""
+    """One output: a file's ``path``, a ``uri`` for Scrapy's storages, or stdout."""
 
-    path: Path | None
+    path: Path | None = None
+    uri: str = ""
     format: str
     overwrite: bool
 
     @property
+    def is_stdout(self) -> bool:
+        return self.path is None and not self.uri
+
+    @property
+    def is_lines(self) -> bool:
+        """Whether it takes a job's lines as they are."""
+        return self.format in LINES_FORMATS and not self.uri
+
+    @property
     def name(self) -> str:
         """Return what people call it."""
+        if self.uri:
+            return without_password(self.uri)
         return "stdout" if self.path is None else str(self.path)
+
+    def beside(self) -> "Feed":
+        """Return the feed for items of a job that did not do its work."""
+        if self.path is None:
+            return attrs.evolve(self, uri=self.uri + FAILED_SUFFIX, overwrite=True)
+        path = self.path.with_name(f"{self.path.name}{FAILED_SUFFIX}")
+        return attrs.evolve(self, path=path, overwrite=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -50,11 +80,15 @@ class Fetched:
     tagged: Path | None
 
 
+# ---- what is asked for ----------------------------------------------------------
+
+
 def parse_feeds(options: Namespace, spider: str) -> tuple[Feed, ...]:
     """Return what ``-o`` and ``-O`` ask for; raises ``UsageError``.
 
-    As in Scrapy: ``FILE``, ``FILE:FORMAT``, ``-:FORMAT`` for stdout, and
-    ``%(name)s`` and ``%(time)s`` in the file's name.
+    As in Scrapy: ``FILE``, ``FILE:FORMAT``, ``-`` or ``-:FORMAT`` for stdout, URIs
+    of storages, and ``%(name)s`` and ``%(time)s`` in the name. Of a format or storage
+    that is not Scrapy's own only the project knows: see ``check_outputs``.
     """
     overwrite = bool(options.overwrite)
     return tuple(
@@ -64,62 +98,126 @@ def parse_feeds(options: Namespace, spider: str) -> tuple[Feed, ...]:
 
 
 def _parse_feed(text: str, spider: str, *, overwrite: bool) -> Feed:
-    name, colon, format = text.rpartition(":")
-    if not colon or "/" in format:
-        name, format = text, Path(text).suffix.removeprefix(".")
-    format = format.lower()
-    if name == STDOUT:
-        if not colon:
-            raise UsageError("stdout needs a format: -o -:jsonl")
-        if overwrite:
-            raise UsageError("stdout cannot be replaced: use -o -:FORMAT")
+    name, format = _parted(text)
+    if name in STDOUT:
+        return Feed(format=format or "jsonlines", overwrite=False)
+    if not format:
+        raise _unknown_format(text, format)
+    name = _filled(name, spider)
     if "://" in name and not name.startswith("file://"):
-        raise UsageError(f"{text}: items are written to local files only")
-    if format not in FORMATS:
-        raise UsageError(
-            f"{text}: unknown format {format!r}; there are "
-            f"{', '.join(sorted(FORMATS))}, by the file's ending or as FILE:FORMAT"
-        )
-    if name == STDOUT:
-        return Feed(path=None, format=format, overwrite=False)
-    path = Path(os.path.expanduser(_filled(name.removeprefix("file://"), spider)))
+        return Feed(uri=name, format=format, overwrite=overwrite)
+    if name.startswith("file://"):
+        name = unquote(name.removeprefix("file://"))
+    path = Path(os.path.expanduser(name))
     if path.name in ("", ".", ".."):
         raise UsageError(f"{text}: no file is named")
     return Feed(path=Path(os.path.abspath(path)), format=format, overwrite=overwrite)
 
 
+def _parted(text: str) -> tuple[str, str]:
+    """Return name and format, which is what stands behind the last colon, or the
+    ending where that is none."""
+    if text in STDOUT:
+        return text, ""
+    name, colon, format = text.rpartition(":")
+    ending = Path(text).suffix.removeprefix(".")
+    is_in_name = "/" in format or ("." in format and ending.lower() in FORMATS)
+    if not colon or is_in_name:
+        name, format = text, ending
+    # The project's own formats stand as they are written.
+    return name, format.lower() if format.lower() in FORMATS else format
+
+
+def _unknown_format(text: str, format: str, more: str = "") -> UsageError:
+    return UsageError(
+        f"{text}: unknown format {format!r}; there are {', '.join(sorted(FORMATS))}, "
+        f"by the file's ending or as FILE:FORMAT{more}"
+    )
+
+
 def _filled(name: str, spider: str) -> str:
-    if "%" not in name:
-        return name
+    """Fill in what Scrapy does; every other % stands for itself, as in %20."""
     now = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
     values = {"name": spider, "time": now.isoformat().replace(":", "-")}
-    try:
-        return name % values
-    except (KeyError, ValueError, TypeError):
-        raise UsageError(
-            f"{name}: only %(name)s and %(time)s can be filled in; write %% for a %"
-        ) from None
+
+    def fill(found: re.Match[str]) -> str:
+        try:
+            return found[0] % values
+        except (KeyError, ValueError, TypeError):
+            raise UsageError(
+                f"{name}: only %(name)s and %(time)s can be filled in"
+            ) from None
+
+    return _FILLED.sub(fill, name)
+
+
+def check_outputs(feeds: tuple[Feed, ...], spec: JobSpec, project: Path | None) -> None:
+    """Raise ``UserError`` for formats and storages that the job's project, in its
+    folder ``project`` if it is on this machine, does not have or cannot load.
+
+    A crawl that takes hours must not end with what cannot be written.
+    """
+    own = [feed for feed in feeds if feed.format not in FORMATS or feed.uri]
+    if not own:
+        return
+    for feed in own:
+        if project is None and feed.format not in FORMATS:
+            more = ", and what FEED_EXPORTERS of the project adds where it is: it is "
+            more += "not on this machine"
+            raise _unknown_format(feed.name, feed.format, more)
+    outputs = tuple(
+        Output(
+            place=feed.uri or feed.name,
+            is_uri=bool(feed.uri),
+            format=feed.format,
+            append=not feed.overwrite,
+        )
+        for feed in own
+    )
+    question = Question(outputs=outputs, spec=None if project is None else spec)
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("DSCRAPY_")
+    }
+    asked = subprocess.run(
+        _CHECK,
+        input=msgspec.json.encode(question),
+        stdout=subprocess.PIPE,
+        cwd=project,
+        env=environ,
+        check=False,
+    )
+    if asked.returncode or not asked.stdout:
+        raise UserError(
+            "the project could not be asked for its formats and storages: see above"
+        )
+    answer = msgspec.json.decode(asked.stdout, type=Answer)
+    if answer.fault:
+        raise (UsageError if answer.is_usage else UserError)(answer.fault)
 
 
 def check_places(feeds: tuple[Feed, ...]) -> None:
-    """Make the folders of the files; raise ``UserError`` where none can be written.
-
-    A crawl that takes hours must not end with a file that cannot be written.
-    """
+    """Make the folders of the files; raise ``UserError`` where none can be written."""
     for feed in feeds:
         if feed.path is None:
             continue
         try:
-            feed.path.parent.mkdir(parents=True, exist_ok=True)
+            target = feed.path if takes_at_once(feed.path) else target_of(feed.path)
         except OSError as error:
-            raise UserError(
-                f"cannot make {feed.path.parent}: {error.strerror}"
-            ) from None
-        if feed.path.is_dir():
+            raise UserError(f"cannot write {feed.path}: {error.strerror}") from None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {target.parent}: {error.strerror}") from None
+        if target.is_dir():
             raise UserError(f"cannot write {feed.path}: it is a folder")
-        target = feed.path if feed.path.exists() else feed.path.parent
-        if not os.access(target, os.W_OK):
+        writable = target if target.exists() else target.parent
+        if not os.access(writable, os.W_OK):
             raise UserError(f"cannot write {feed.path}: no permission")
+
+
+# ---- a job's items --------------------------------------------------------------
 
 
 async def copy_file(
@@ -130,12 +228,13 @@ async def copy_file(
     *,
     offset: int = 0,
     follow: bool = False,
+    has_enough: Callable[[], bool] = lambda: False,
 ) -> int:
     """Hand the bytes of a job's file from ``offset`` on to ``write``.
 
     With ``follow`` until the job has ended. Returns the offset that was reached.
     """
-    while True:
+    while not has_enough():
         chunk = await client.read_file(
             ReadFile(
                 call=0,
@@ -150,22 +249,82 @@ async def copy_file(
             write(chunk.data)
             offset += len(chunk.data)
         elif chunk.end or not follow:
-            return offset
+            break
+    return offset
+
+
+class _WholeLines:
+    """Hands on whole lines, up to ``count_max`` of them; a piece is kept back."""
+
+    def __init__(
+        self, write: Callable[[bytes], object], count_max: int | None = None
+    ) -> None:
+        self.count = 0
+        self._write = write
+        self._count_max = count_max
+        self._rest: list[bytes] = []
+
+    def is_full(self) -> bool:
+        """Whether as many lines have come as are wanted."""
+        return self.count == self._count_max
+
+    def __call__(self, data: bytes) -> None:
+        """Take the next bytes."""
+        whole, end, rest = data.rpartition(b"\n")
+        if not end:
+            self._rest.append(data)
+            return
+        whole = b"".join((*self._rest, whole, end))
+        self._rest = [rest]
+        count = whole.count(b"\n")
+        if self._count_max is not None and self.count + count > self._count_max:
+            count = self._count_max - self.count
+            whole = b"".join(line + b"\n" for line in whole.split(b"\n")[:count])
+        self.count += count
+        self._write(whole)
+
+
+async def copy_items(client: Client, job: str, write: Callable[[bytes], object]) -> int:
+    """Hand the lines of the items that there are now to ``write``; return how many.
+
+    Of a job that runs those which come meanwhile may be among them, or not.
+    """
+    view = (await client.show(job)).job
+    assert view is not None
+    lines = _WholeLines(write)
+
+    def has_enough() -> bool:
+        # Items may come faster than they are read.
+        return not _is_over(view) and lines.count >= view.items
+
+    await copy_file(client, job, "items", lines, has_enough=has_enough)
+    return lines.count
+
+
+def _is_over(view: JobView) -> bool:
+    return view.state in FINAL_STATES
 
 
 async def fetch(
     client: Client, job: str, folder: Path, feeds: tuple[Feed, ...]
 ) -> Fetched:
-    """Copy the job's items into ``folder``."""
-    lines = folder / "items.jsonl"
-    with lines.open("wb") as file:
-        await copy_file(client, job, "items", file.write)
-    if all(feed.format in LINES_FORMATS for feed in feeds):
-        return Fetched(lines=lines, tagged=None)
-    tagged = folder / "tagged.jsonl"
-    with tagged.open("wb") as file:
-        await copy_file(client, job, "tagged", file.write)
-    return Fetched(lines=lines, tagged=tagged)
+    """Copy the job's items into ``folder``, all as they are at one time.
+
+    Raises ``UserError`` for a job that begins anew again and again meanwhile.
+    """
+    lines, tagged = folder / "items.jsonl", folder / "tagged.jsonl"
+    for _ in range(_FETCHES_MAX):
+        with lines.open("wb") as file:
+            count = await copy_items(client, job, file.write)
+        if all(feed.is_lines for feed in feeds):
+            return Fetched(lines=lines, tagged=None)
+        with tagged.open("wb") as file:
+            # A form is there no later than its line, and more may have come since.
+            forms = _WholeLines(file.write, count)
+            await copy_file(client, job, "tagged", forms, has_enough=forms.is_full)
+        if forms.is_full():
+            return Fetched(lines=lines, tagged=tagged)
+    raise UserError(f"{job} began anew while its items were read: try again")
 
 
 def write_results(
@@ -185,7 +344,7 @@ def write_results(
     """
     if not undone:
         write_feeds(feeds, fetched, folder, spec, project)
-        return [f"wrote {feed.path}" for feed in feeds if feed.path is not None]
+        return [f"wrote {feed.name}" for feed in feeds if not feed.is_stdout]
     with fetched.lines.open("rb") as lines:
         count = sum(1 for _ in lines)
     said = []
@@ -193,23 +352,22 @@ def write_results(
         if _has_no_past(feed):
             write_feeds((feed,), fetched, folder, spec, project)
             continue
-        assert feed.path is not None
-        stands = "is as it was" if feed.path.exists() else "was not written"
+        is_there = feed.path is None or feed.path.exists()
+        stands = "is as it was" if is_there else "was not written"
         how = f"the job {undone if undone == 'failed' else f'was {undone}'}"
         if not count:
-            said.append(f"{how} without items: {feed.path} {stands}")
+            said.append(f"{how} without items: {feed.name} {stands}")
             continue
-        beside = feed.path.with_name(f"{feed.path.name}{FAILED_SUFFIX}")
-        aside = attrs.evolve(feed, path=beside, overwrite=True)
+        aside = feed.beside()
         write_feeds((aside,), fetched, folder, spec, project)
-        wrote = f"wrote {plural(count, 'item')} to {beside}"
-        said.append(f"{wrote}: {how}, {feed.path} {stands}")
+        wrote = f"wrote {plural(count, 'item')} to {aside.name}"
+        said.append(f"{wrote}: {how}, {feed.name} {stands}")
     return said
 
 
 def _has_no_past(feed: Feed) -> bool:
     """Whether a feed replaces nothing: stdout, a pipe, a device."""
-    return feed.path is None or (feed.path.exists() and not feed.path.is_file())
+    return feed.is_stdout or (feed.path is not None and takes_at_once(feed.path))
 
 
 def write_feeds(
@@ -219,49 +377,51 @@ def write_feeds(
     spec: JobSpec,
     project: Path | None,
 ) -> None:
-    """Write each file from what was fetched; ``folder`` is for temporary files.
+    """Write each output from what was fetched; ``folder`` is for temporary files.
 
     ``project`` is the folder of the job's project if it is on this machine: its
-    item classes and settings decide on fields. Raises ``UserError`` for what cannot
-    be written.
+    item classes and settings decide on fields, and on formats and storages of its
+    own. Raises ``UserError`` for what cannot be written.
     """
     for feed in feeds:
         try:
-            if feed.path is None:
+            if feed.is_stdout:
                 _write_stdout(feed, fetched, folder, spec, project)
-            elif feed.format in LINES_FORMATS:
-                _put(fetched.lines, feed.path, append=not feed.overwrite)
-            elif feed.path.suffix == f".{feed.format}":
-                append = not feed.overwrite
-                _export(fetched, feed.path, spec, project, append=append)
+            elif feed.path is not None and feed.is_lines:
+                with (
+                    fetched.lines.open("rb") as lines,
+                    written(feed.path, append=not feed.overwrite) as file,
+                ):
+                    shutil.copyfileobj(lines, file)
             else:
-                _export_under_other_name(
-                    feed, feed.path, fetched, folder, spec, project
-                )
+                _export(feed, fetched, spec, project)
         except BrokenPipeError:
             raise
         except OSError as error:
             raise UserError(f"cannot write {feed.name}: {error.strerror}") from None
 
 
-def _export(
-    fetched: Fetched, path: Path, spec: JobSpec, project: Path | None, *, append: bool
-) -> None:
-    """Write ``path``, whose ending is the format, through Scrapy's exporters."""
-    # Scrapy takes its time to import; only these formats need it.
-    from dscrapy.crawl.export import export
+def _export(feed: Feed, fetched: Fetched, spec: JobSpec, project: Path | None) -> None:
+    """Write a file or a URI through Scrapy's exporters."""
+    # Scrapy takes its time to import; only these need it.
+    from dscrapy.crawl.export import Target, export
 
     assert fetched.tagged is not None
     with (
         fetched.lines.open("rb") as lines,
         fetched.tagged.open("rb") as tagged,
         chdir(project) if project is not None else nullcontext(),
+        # What the project prints is none of the items.
+        redirect_stdout(sys.stderr),
     ):
         export(
             _stripped(lines),
             _stripped(tagged),
-            path,
-            append=append,
+            Target(
+                place=feed.path or feed.uri,
+                format=feed.format,
+                append=not feed.overwrite,
+            ),
             spec=spec if project is not None else None,
         )
 
@@ -270,47 +430,16 @@ def _stripped(lines: Iterable[bytes]) -> Iterator[bytes]:
     return (line.removesuffix(b"\n") for line in lines)
 
 
-def _export_under_other_name(
-    feed: Feed,
-    path: Path,
-    fetched: Fetched,
-    folder: Path,
-    spec: JobSpec,
-    project: Path | None,
-) -> None:
-    """Write a file whose format is not its ending, by way of one where it is."""
-    named = folder / f"feed.{feed.format}"
-    if not feed.overwrite and path.exists():
-        # Only the exporter knows what to append to what is there.
-        shutil.copyfile(path, named)
-    _export(fetched, named, spec, project, append=not feed.overwrite)
-    if named.exists():
-        _put(named, path, append=False)
-        named.unlink()
-
-
-def _put(source: Path, path: Path, *, append: bool) -> None:
-    """Copy ``source`` to ``path``, or to its end."""
-    if append:
-        with source.open("rb") as lines, path.open("ab") as target:
-            shutil.copyfileobj(lines, target)
-        return
-    # Never half a file under the name that was asked for.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        shutil.copyfile(source, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _write_stdout(
     feed: Feed, fetched: Fetched, folder: Path, spec: JobSpec, project: Path | None
 ) -> None:
     source = fetched.lines
-    if feed.format not in LINES_FORMATS:
-        source = folder / f"stdout.{feed.format}"
-        _export(fetched, source, spec, project, append=False)
+    if not feed.is_lines:
+        source = folder / "stdout"
+        aside = attrs.evolve(feed, path=source, overwrite=True)
+        _export(aside, fetched, spec, project)
+        if not source.exists():
+            return
     out = Bytes(sys.stdout)
     with source.open("rb") as file:
         while data := file.read(CHUNK_BYTES):

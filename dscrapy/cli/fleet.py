@@ -31,9 +31,12 @@ from dscrapy.cli.screen import (
 )
 from dscrapy.client import Client
 from dscrapy.messages import Status
+from dscrapy.model import JobView
 
 # How often --watch asks.
 WATCH_S = 1.0
+# Jobs that wait which a screen has room for, beside those that run.
+WAITING_MAX = 10
 # Rates settle over this span; shorter ones jump with every page.
 RATE_SPAN_S = 5.0
 
@@ -51,7 +54,7 @@ def status(options: Namespace) -> int:
             elif options.json:
                 await _print_json(client)
             else:
-                print_blocks(status_blocks(await client.status(), {}, time.time()))
+                print_blocks(await _look(client, RateMeter()))
 
     trio.run(converse)
     return 0
@@ -84,7 +87,16 @@ async def _watch(client: Client) -> None:
 async def _look(client: Client, meter: "RateMeter") -> list[Block]:
     answer = await client.status()
     meter.see(answer, trio.current_time())
-    return status_blocks(answer, meter.rates(), time.time())
+    waiting = await _waiting(client, answer)
+    return status_blocks(answer, meter.rates(), time.time(), waiting)
+
+
+async def _waiting(client: Client, answer: Status) -> list[JobView]:
+    """Return the first jobs that wait, which a worker does not know of."""
+    states = tuple(one for one in ("ready", "paused") if answer.jobs.get(one))
+    if answer.role == "worker" or not states:
+        return []
+    return await client.jobs(states, limit=WAITING_MAX)
 
 
 class RateMeter:

@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,32 +17,38 @@ from dscrapy.cli.connect import client_config, for_each, make_client, run_client
 from dscrapy.cli.feeds import (
     Feed,
     Fetched,
+    check_outputs,
     check_places,
     copy_file,
+    copy_items,
     fetch,
     parse_feeds,
     write_results,
 )
 from dscrapy.cli.forecast import forecast
+from dscrapy.cli.loglines import LogLines
 from dscrapy.cli.parser import PROGRAM
 from dscrapy.cli.render import (
-    counts,
     dump,
     ended_line,
     job_json,
     jobs_table,
     plural,
+    progress_line,
     result_line,
+    short_project,
     shown_json,
     shown_text,
 )
 from dscrapy.cli.screen import (
     Bytes,
     Ticker,
-    clean,
+    clean_lines,
     is_decorated,
     note,
+    out_width,
     print_blocks,
+    write_err,
     write_line,
 )
 from dscrapy.cli.serve import new_id, read_jobs
@@ -63,13 +70,17 @@ PROGRESS_S = 1.0
 def submit(options: Namespace) -> int:
     """Submit one job, a schedule or a file of them; print the ids."""
     if options.file is not None:
-        submissions = _with_variables(read_jobs(expanded(options.file)))
+        path = None if options.file == "-" else expanded(options.file)
+        submissions = _with_variables(read_jobs(path))
         feeds: tuple[Feed, ...] = ()
     else:
         submissions = (_submission(options),)
         feeds = parse_feeds(options, options.spider)
-        check_places(feeds)
     config = client_config(options)
+    if feeds:
+        spec = submissions[0].spec
+        check_outputs(feeds, spec, _project_here(config, spec))
+        check_places(feeds)
     ids = [submission.id for submission in submissions]
 
     async def converse() -> int:
@@ -85,7 +96,7 @@ def submit(options: Namespace) -> int:
             ended: list[str] = [
                 submission.id for submission in submissions if not submission.every_s
             ]
-            return await _wait(config, client, ended, note)
+            return await _wait(config, client, ended, note, tells_traces=True)
 
     with tempfile.TemporaryDirectory(prefix="dscrapy-") as folder:
         code = trio.run(converse)
@@ -141,23 +152,30 @@ def place_of(spider: str, project: str | None) -> tuple[str, str, str]:
     if project is not None:
         # What stands before a separator can only be a folder.
         if os.sep in project or Path(project).is_dir():
-            return "", _absolute(project), spider
+            folder = _absolute(project)
+            if not os.path.isdir(folder):
+                raise UsageError(
+                    f"there is no folder {folder}: --project names one of this "
+                    "machine, or just the name of a folder under the workers' "
+                    "projects_root"
+                )
+            return "", folder, spider
         return project, "", spider
     if spider.endswith(".py"):
         path = Path(_absolute(spider))
         if not path.is_file():
             raise UsageError(f"there is no file {spider}")
         return "", str(path.parent), path.name
-    folder = find_project(Path.cwd())
-    if folder is None and chosen_settings(os.environ)["settings_module"]:
+    found = find_project(Path.cwd())
+    if found is None and chosen_settings(os.environ)["settings_module"]:
         # The module of the settings says where the project's code is.
-        folder = Path.cwd()
-    if folder is None:
+        found = Path.cwd()
+    if found is None:
         raise UsageError(
             "there is no Scrapy project here (no scrapy.cfg in this folder or above, "
             "no SCRAPY_SETTINGS_MODULE): go to a project, or name a spider's .py file"
         )
-    return "", str(folder), spider
+    return "", str(found), spider
 
 
 def _absolute(path: str) -> str:
@@ -179,26 +197,38 @@ def wait(options: Namespace) -> int:
 
 
 async def _wait(
-    config: Config, client: Client, ids: list[str], tell: Callable[[str], None]
+    config: Config,
+    client: Client,
+    ids: list[str],
+    tell: Callable[[str], None],
+    *,
+    tells_traces: bool = False,
 ) -> int:
     """Wait for each job in turn and tell how it ended; return the exit code."""
-    for identity in ids:
-        # A slip in the last id must not come out hours later.
-        if (await client.show(identity)).job is None:
+    found = []
+    for word in ids:
+        # A slip in the last id must not come out hours later, nor may a name stand
+        # for another job then.
+        job = (await client.show(word)).job
+        if job is None:
             raise UserError(
-                f"{identity} is a schedule, which does not end: wait for its runs, "
+                f"{word} is a schedule, which does not end: wait for its runs, "
                 "`dscrapy jobs` lists them"
             )
+        found.append(job.id)
     code = 0
     async with trio.open_nursery() as nursery:
-        waiting = list(ids)
+        waiting = found
         ticker = Ticker()
         if is_decorated(sys.stderr):
             nursery.start_soon(_tick, config, waiting, ticker)
         while waiting:
-            job = (await client.wait(waiting[0])).job
+            shown = await client.wait(waiting[0])
+            job = shown.job
             assert job is not None
             with ticker.aside():
+                if tells_traces and shown.traceback:
+                    write_err(clean_lines(shown.traceback.strip()) + "\n")
                 tell(ended_line(job))
             code = code if job.state == "succeeded" else 1
             waiting.pop(0)
@@ -215,26 +245,40 @@ async def _tick(config: Config, waiting: list[str], ticker: "Ticker") -> None:
             job = (await client.show(identity)).job
             if job is not None and job.state not in FINAL_STATES:
                 more = f", and {plural(others, 'other job')}" if others else ""
-                ticker.show(f"waiting for {_progress(job)}{more}")
+                head = f"waiting for {identity}{more}: "
+                ticker.show(
+                    head + progress_line(job, None, None, ticker.width - len(head))
+                )
             await trio.sleep(PROGRESS_S)
-
-
-def _progress(job: JobView) -> str:
-    why = f" ({job.reason})" if job.reason else ""
-    by = f", {plural(job.processes, 'process')}" if job.processes > 1 else ""
-    return clean(f"{job.id} {job.spider}: {job.state}{why}, {counts(job)}{by}")
 
 
 # ---- looking ----------------------------------------------------------------------
 
 
 def jobs(options: Namespace) -> int:
-    """List the jobs."""
-    found = run_client(options, lambda client: client.jobs(tuple(options.states)))
+    """List the jobs: at a terminal the newest first, else as they were submitted."""
+    newest_first = is_decorated(sys.stdout) and not options.json
+
+    def is_wanted(job: JobView) -> bool:
+        project = options.project
+        projects = (job.project, short_project(job.project))
+        return (project is None or project in projects) and (
+            options.spider in (None, job.spider)
+        )
+
+    async def ask(client: Client) -> list[JobView]:
+        # The last ones are the newest, whichever way they are listed.
+        return await client.jobs(
+            tuple(options.states), newest=True, limit=options.limit, wanted=is_wanted
+        )
+
+    found = run_client(options, ask)
+    if not newest_first:
+        found.reverse()
     if options.json:
         write_line(dump([job_json(job) for job in found]))
     elif found:
-        print_blocks([jobs_table(found)])
+        print_blocks([jobs_table(found, time.time())])
     else:
         note("no jobs")
     return 0
@@ -243,7 +287,10 @@ def jobs(options: Namespace) -> int:
 def show(options: Namespace) -> int:
     """Show all that is known of a job or schedule."""
     shown = run_client(options, lambda client: client.show(options.job))
-    write_line(dump(shown_json(shown)) if options.json else shown_text(shown))
+    if options.json:
+        write_line(dump(shown_json(shown)))
+    else:
+        write_line(shown_text(shown, out_width()))
     return 0
 
 
@@ -288,18 +335,18 @@ def items(options: Namespace) -> int:
             f"{options.job} is a schedule: `dscrapy jobs` lists its runs, which have "
             "the items"
         )
+    job = shown.job.id
     feeds = parse_feeds(options, shown.job.spider)
+    check_outputs(feeds, shown.spec, _project_here(config, shown.spec))
     check_places(feeds)
     if not _is_over(shown):
-        note(f"{PROGRAM}: {options.job} is {shown.job.state}: items so far")
+        note(f"{PROGRAM}: {job} is {shown.job.state}: items so far")
     if not feeds:
         out = Bytes(sys.stdout)
-        run_client(
-            options, lambda client: copy_file(client, options.job, "items", out.write)
-        )
+        run_client(options, lambda client: copy_items(client, job, out.write))
         return 0
     with tempfile.TemporaryDirectory(prefix="dscrapy-") as folder:
-        submission = Submission(id=options.job, spec=shown.spec)
+        submission = Submission(id=job, spec=shown.spec)
         _write(config, submission, feeds, Path(folder))
     return 0
 
@@ -324,21 +371,46 @@ def _write(
     undone = ""
     if heeds_end and view is not None and not view.came_to_end:
         undone = view.state
-    project = Path(job.spec.project_dir or config.projects_root / job.spec.project)
-    is_here = project.is_dir()
-    home = project if is_here else None
+    home = _project_here(config, job.spec)
     for line in write_results(feeds, fetched, folder, job.spec, home, undone=undone):
         note(f"{PROGRAM}: {line}")
 
 
+def _project_here(config: Config, spec: JobSpec) -> Path | None:
+    """Return the folder of a job's project if it is on this machine."""
+    project = Path(spec.project_dir or config.projects_root / spec.project)
+    return project if project.is_dir() else None
+
+
 def logs(options: Namespace) -> int:
     """Print a job's log."""
-    out = Bytes(sys.stdout)
-    run_client(
-        options,
-        lambda client: copy_file(
-            client, options.job, "log", out.write, follow=options.follow
-        ),
-        patient=options.follow,
-    )
+    lines = LogLines(Bytes(sys.stdout).write, level=options.level, tail=options.tail)
+
+    async def read(client: Client) -> None:
+        job = await id_of(client, options.job)
+        offset = 0
+        if options.tail is not None:
+            # What is there now is looked through, then what comes is shown.
+            offset = await copy_file(client, job, "log", lines.take)
+            lines.release()
+        await copy_file(
+            client, job, "log", lines.take, offset=offset, follow=options.follow
+        )
+        lines.end()
+
+    run_client(options, read, patient=options.follow)
     return 0
+
+
+async def id_of(client: Client, word: str) -> str:
+    """Return the id of the job that the word stands for now.
+
+    Whoever asks for long asks by id: a name may stand for another job later.
+    """
+    shown = await client.show(word)
+    if shown.job is None:
+        raise UserError(
+            f"{word} is a schedule: `dscrapy jobs` lists its runs, which have "
+            "items and logs"
+        )
+    return shown.job.id

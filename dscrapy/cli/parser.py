@@ -4,17 +4,19 @@ Nothing is imported here that a quick command would not need.
 """
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dscrapy import __version__
+from dscrapy.cli.help import Formatter, overview
+from dscrapy.cli.words import days, natural, pair, port, positive, seconds, size, whole
 
 PROGRAM = "dscrapy"
 
 _LOG_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
-PORT_MAX = 65535
+_JOB = "a job's id, the beginning of it, or its name (of several the newest)"
+_JOB_OR_SCHEDULE = f"{_JOB}; or a schedule's"
 _FEED_FLAGS = ("-o", "-O", "--output", "--overwrite-output")
 
 
@@ -24,6 +26,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         # An abbreviation that works today would break with the next flag.
         settings.setdefault("allow_abbrev", False)
+        settings.setdefault("formatter_class", Formatter)
         super().__init__(**settings)
 
     def error(self, message: str) -> NoReturn:
@@ -32,14 +35,36 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.format_usage()}{PROGRAM}: {one_line}\n")
 
 
+class Program(Parser):
+    """The parser of the whole command line; its help lists the commands in groups."""
+
+    commands: "argparse._SubParsersAction[Parser]"
+
+    def format_help(self) -> str:
+        """Return the help of the program."""
+        listed = [(one.dest, one.help or "") for one in self.commands._choices_actions]
+        return overview(
+            f"usage: {PROGRAM} COMMAND ...",
+            self.description or "",
+            listed,
+            f"'{PROGRAM} COMMAND --help' describes a command and its options; "
+            f"'{PROGRAM} --version' tells the version.",
+        )
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options; ``command`` names the subcommand.
 
     Exits (``SystemExit``) with 2 for a wrong command line, with 0 after
-    ``--help`` and ``--version``.
+    ``--help`` and ``--version``, and without any word after the list of commands.
     """
     parser = build_parser()
-    options = parser.parse_args(_joined(sys.argv[1:] if argv is None else argv))
+    words = _joined(sys.argv[1:] if argv is None else argv)
+    if not words:
+        # As ``scrapy`` alone.
+        parser.print_help()
+        parser.exit()
+    options = parser.parse_args(words)
     if options.command == "submit":
         _check_submit(options.parser, options)
     if options.command == "crawl":
@@ -70,19 +95,24 @@ def _joined(argv: Sequence[str]) -> list[str]:
     return joined
 
 
-def build_parser() -> Parser:
+def build_parser() -> Program:
     """Return the parser of the whole command line."""
-    parser = Parser(
+    parser = Program(
         prog=PROGRAM,
+        usage=f"{PROGRAM} COMMAND ...",
         description="Run Scrapy spiders on many machines.",
-        epilog="'%(prog)s COMMAND --help' describes a command.",
     )
     parser.add_argument(
         "--version", action="version", version=f"{PROGRAM} {__version__}"
     )
     commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=Parser
+        dest="command",
+        metavar="COMMAND",
+        required=True,
+        parser_class=Parser,
+        prog=PROGRAM,
     )
+    parser.commands = commands
     _add_services(commands)
     _add_crawl(commands)
     _add_submit(commands)
@@ -108,13 +138,14 @@ def _client_command(commands: Commands, name: str, help: str) -> Parser:
     group.add_argument(
         "--master",
         metavar="HOST:PORT",
-        help="the master's address; default: what the state folder names",
+        help="the master's address (default: DSCRAPY_MASTER, else what the state "
+        "folder names)",
     )
     _add_state(group)
     _add_conf(group)
     group.add_argument(
         "--connect-timeout",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         help="how long to try to reach the master (default: 5)",
     )
@@ -123,30 +154,44 @@ def _client_command(commands: Commands, name: str, help: str) -> Parser:
 
 def _add_state(parser: Any) -> None:
     parser.add_argument(
-        "--state", metavar="DIR", help="the folder of the master's state and token"
+        "--state",
+        metavar="DIR",
+        help="the folder of the master's state and token (default: DSCRAPY_STATE, "
+        "else ~/.local/state/dscrapy)",
     )
 
 
 def _add_conf(parser: Any) -> None:
-    parser.add_argument("--conf", metavar="FILE", help="the configuration file")
+    parser.add_argument(
+        "--conf",
+        metavar="FILE",
+        help="the configuration file (default: DSCRAPY_CONF, else ./conf.toml with a "
+        "[dscrapy] table, else ~/.config/dscrapy/conf.toml)",
+    )
 
 
-def _add_log_level(parser: Parser) -> None:
+def _add_log_level(parser: Parser, default: str = "INFO") -> None:
     parser.add_argument(
         "-L",
         "--loglevel",
         metavar="LEVEL",
         type=str.upper,
         choices=_LOG_LEVELS,
-        help=f"one of {', '.join(_LOG_LEVELS)} (default: INFO)",
+        help=f"one of {', '.join(_LOG_LEVELS)} (default: {default})",
     )
 
 
 def _add_services(commands: Commands) -> None:
     master = _command(commands, "master", "serve: own all state, assign jobs")
-    master.add_argument("--host", metavar="HOST", help="address to listen on")
     master.add_argument(
-        "--port", type=_port, metavar="PORT", help="port to listen on; 0: any free one"
+        "--host", metavar="HOST", help="address to listen on (default: 127.0.0.1)"
+    )
+    master.add_argument(
+        "-p",
+        "--port",
+        type=port,
+        metavar="PORT",
+        help="port to listen on; 0: any free one (default: 7411)",
     )
     _add_state(master)
     master.add_argument(
@@ -160,21 +205,31 @@ def _add_services(commands: Commands) -> None:
     worker.add_argument(
         "--master",
         metavar="HOST:PORT",
-        help="the master's address; default: what the state folder names",
+        help="the master's address (default: DSCRAPY_MASTER, else what the state "
+        "folder names)",
     )
     worker.add_argument(
-        "--host", metavar="HOST", help="address to listen on for 'status --at'"
+        "--host",
+        metavar="HOST",
+        help="address to listen on for 'status --at' (default: 127.0.0.1)",
     )
     worker.add_argument(
-        "--port", type=_port, metavar="PORT", help="port to listen on; 0: any free one"
+        "-p",
+        "--port",
+        type=port,
+        metavar="PORT",
+        help="port to listen on; 0: any free one (default: the first free one from "
+        "7412)",
     )
     worker.add_argument(
         "--slots",
-        type=_positive,
+        type=positive,
         metavar="N",
-        help="crawl processes at a time (default: the number of CPUs)",
+        help="crawl processes at a time (default: the CPUs that it may use)",
     )
-    worker.add_argument("--name", metavar="NAME", help="default: HOSTNAME-PORT")
+    worker.add_argument(
+        "--name", metavar="NAME", help="its name (default: HOSTNAME-PORT)"
+    )
     _add_state(worker)
     _add_conf(worker)
     _add_log_level(worker)
@@ -186,7 +241,7 @@ def _add_spider_options(parser: Parser) -> None:
         dest="args",
         action="append",
         default=[],
-        type=_pair,
+        type=pair,
         metavar="NAME=VALUE",
         help="set a spider argument (may be repeated)",
     )
@@ -196,7 +251,7 @@ def _add_spider_options(parser: Parser) -> None:
         dest="settings",
         action="append",
         default=[],
-        type=_pair,
+        type=pair,
         metavar="NAME=VALUE",
         help="set or override a setting (may be repeated)",
     )
@@ -251,7 +306,9 @@ def _add_crawl(commands: Commands) -> None:
     )
     _add_state(crawl)
     _add_conf(crawl)
-    _add_log_level(crawl)
+    _add_log_level(
+        crawl, "the project's LOG_LEVEL; a terminal shows warnings and what is worse"
+    )
     for flag, help in (
         ("--logfile", "write the log to FILE (default: stderr)"),
         ("--profile", "write cProfile stats of the crawl process to FILE"),
@@ -267,7 +324,9 @@ def _add_submit(commands: Commands) -> None:
     submit = _client_command(commands, "submit", "submit a job; prints its id")
     submit.add_argument("spider", nargs="?", metavar="SPIDER", help="a spider's name")
     submit.add_argument(
-        "--file", metavar="FILE", help="submit all jobs of a TOML or JSONL file"
+        "--file",
+        metavar="FILE",
+        help="submit all jobs of a TOML or JSONL file; -: JSON lines of stdin",
     )
     submit.add_argument(
         "--project",
@@ -288,20 +347,22 @@ def _add_submit(commands: Commands) -> None:
     _add_parallelism(submit)
     submit.add_argument(
         "--priority",
-        type=_whole,
+        type=whole,
         default=0,
         metavar="N",
         help="larger goes first (default: 0)",
     )
     submit.add_argument(
         "--retries",
-        type=_natural,
+        type=natural,
         default=0,
         metavar="N",
         help="how often to go on after a failure (default: 0)",
     )
     submit.add_argument(
-        "--every", metavar="SPAN", help="run periodically: 30s, 10m, 1h30m, 1d"
+        "--every",
+        metavar="SPAN",
+        help="run periodically: 30s, 10m, 1h30m, 1d (default: once)",
     )
     submit.add_argument("--name", default="", metavar="NAME", help="a name for people")
     submit.add_argument(
@@ -314,7 +375,7 @@ def _add_parallelism(parser: Parser) -> None:
     parser.add_argument(
         "-p",
         "--parallelism",
-        type=_natural,
+        type=natural,
         default=1,
         metavar="N",
         help="at most N crawl processes; 0: as many as there are slots (default: 1)",
@@ -322,7 +383,9 @@ def _add_parallelism(parser: Parser) -> None:
 
 
 def _add_jobs(commands: Commands) -> None:
-    jobs = _client_command(commands, "jobs", "list the jobs, newest last")
+    jobs = _client_command(
+        commands, "jobs", "list the jobs: at a terminal the newest first, else last"
+    )
     jobs.add_argument(
         "--only",
         dest="states",
@@ -330,24 +393,31 @@ def _add_jobs(commands: Commands) -> None:
         default=[],
         choices=("ready", "running", "paused", "succeeded", "failed", "cancelled"),
         metavar="STATE",
-        help="only jobs in this state (may be repeated)",
+        help="only jobs in this state (may be repeated; default: all)",
+    )
+    jobs.add_argument("--spider", metavar="SPIDER", help="only jobs of this spider")
+    jobs.add_argument(
+        "--project", metavar="NAME", help="only jobs of this project, or its folder"
+    )
+    jobs.add_argument(
+        "--limit", type=positive, metavar="N", help="only the newest N of these"
     )
     _add_json(jobs)
     show = _client_command(commands, "show", "show all that is known of a job")
-    show.add_argument("job", metavar="JOB", help="a job's or a schedule's id")
+    show.add_argument("job", metavar="JOB", help=_JOB_OR_SCHEDULE)
     _add_json(show)
     wait = _client_command(
         commands, "wait", "wait until jobs have ended; exit 0 if all succeeded"
     )
-    wait.add_argument("jobs", nargs="+", metavar="JOB", help="a job's id")
+    wait.add_argument("jobs", nargs="+", metavar="JOB", help=_JOB)
     for verb, help in (
         ("cancel", "end a job, or a schedule; items so far are kept"),
-        ("pause", "stop a job's crawl processes until it is resumed; it keeps all"),
-        ("resume", "let a paused job go on"),
+        ("pause", "stop a job's crawl processes, or a schedule, until it is resumed"),
+        ("resume", "let a paused job or schedule go on"),
         ("retry", "let a job go on that has failed or was cancelled"),
     ):
         change = _client_command(commands, verb, help)
-        change.add_argument("jobs", nargs="+", metavar="JOB", help="a job's id")
+        change.add_argument("jobs", nargs="+", metavar="JOB", help=_JOB_OR_SCHEDULE)
         change.set_defaults(fresh=False)
         if verb == "retry":
             change.add_argument(
@@ -361,12 +431,22 @@ def _add_results(commands: Commands) -> None:
     items = _client_command(
         commands, "items", "write a job's items; JSON lines on stdout without -o"
     )
-    items.add_argument("job", metavar="JOB", help="a job's id")
+    items.add_argument("job", metavar="JOB", help=_JOB)
     _add_feeds(items)
     logs = _client_command(commands, "logs", "print a job's log")
-    logs.add_argument("job", metavar="JOB", help="a job's id")
+    logs.add_argument("job", metavar="JOB", help=_JOB)
     logs.add_argument(
         "-f", "--follow", action="store_true", help="go on until the job has ended"
+    )
+    logs.add_argument(
+        "--tail", type=natural, metavar="N", help="of what is there the last N lines"
+    )
+    logs.add_argument(
+        "--level",
+        metavar="LEVEL",
+        type=str.upper,
+        choices=_LOG_LEVELS,
+        help=f"from this level on: one of {', '.join(_LOG_LEVELS)}",
     )
 
 
@@ -404,14 +484,14 @@ def _add_removal(commands: Commands) -> None:
 
 def _add_keep(parser: Parser) -> None:
     parser.add_argument(
-        "--keep-jobs", type=_natural, metavar="N", help="keep the latest N; 0: none"
+        "--keep-jobs", type=natural, metavar="N", help="keep the latest N; 0: none"
     )
     parser.add_argument(
-        "--keep-days", type=_days, metavar="DAYS", help="keep what ended since then"
+        "--keep-days", type=days, metavar="DAYS", help="keep what ended since then"
     )
     parser.add_argument(
         "--keep-bytes",
-        type=_size,
+        type=size,
         metavar="SIZE",
         help="keep so much, as 500M or 10G, and the latest in any case",
     )
@@ -428,7 +508,9 @@ def _add_fleet(commands: Commands) -> None:
     )
     _add_json(how)
     status.add_argument(
-        "--at", metavar="HOST:PORT", help="ask the worker that listens there"
+        "--at",
+        metavar="HOST:PORT",
+        help="ask the worker that listens there (default: ask the master)",
     )
     workers = _client_command(commands, "workers", "list the workers")
     _add_json(workers)
@@ -475,72 +557,3 @@ def _check_submit(parser: Parser, options: argparse.Namespace) -> None:
 def _check_feeds(parser: Parser, options: argparse.Namespace) -> None:
     if options.append_to and options.overwrite:
         parser.error("use either -o (append) or -O (overwrite), not both")
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name, value
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number, got {text!r}"
-        ) from None
-
-
-def _natural(text: str) -> int:
-    return _at_least(0, text)
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _at_least(least: int, text: str) -> int:
-    number = _whole(text)
-    if number < least:
-        raise argparse.ArgumentTypeError(f"expected {least} or more, got {text!r}")
-    return number
-
-
-def _port(text: str) -> int:
-    number = _whole(text)
-    if not 0 <= number <= PORT_MAX:
-        raise argparse.ArgumentTypeError(f"expected a port (0-65535), got {text!r}")
-    return number
-
-
-def _days(text: str) -> float:
-    try:
-        days = float(text)
-    except ValueError:
-        days = math.nan
-    if not (0 <= days < math.inf):
-        raise argparse.ArgumentTypeError(f"expected days, as 30 or 0.5, got {text!r}")
-    return days
-
-
-def _size(text: str) -> int:
-    shift = {"K": 10, "M": 20, "G": 30, "T": 40}.get(text[-1:].upper(), 0)
-    digits = text[:-1] if shift else text
-    if not digits.isascii() or not digits.isdecimal() or len(digits) > len("9" * 15):
-        raise argparse.ArgumentTypeError(
-            f"expected bytes, as 1000000, 500M or 10G, got {text!r}"
-        )
-    return int(digits) << shift
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    # Not finite, or not positive, is no span to wait.
-    if not (0 < seconds < math.inf):
-        raise argparse.ArgumentTypeError(f"expected seconds, as 5 or 0.5, got {text!r}")
-    return seconds

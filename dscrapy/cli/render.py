@@ -7,20 +7,23 @@ UTC in JSON, and spans or local times for people.
 import math
 import pprint
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
 
-from dscrapy.cli.screen import Block, Table, clean, clean_lines
+from dscrapy.cli.fit import Table, progress
+from dscrapy.cli.screen import Block, clean, clean_lines
 from dscrapy.messages import Shown, Status
 from dscrapy.model import JobSpec, JobView, ScheduleView, Stats, WorkerView
 
 Rates = Mapping[str, float]
 
 # One-line fields are cut here in tables, so that rows stay rows.
-_CELL_CHARS_MAX = 80
+_CELL_CHARS_MAX = 200
+# Workers of a job that a row names; ``show`` names all.
+_NAMES_MAX = 2
 _STATES = ("ready", "running", "paused", "succeeded", "failed", "cancelled")
 
 
@@ -104,10 +107,13 @@ def _spec_json(spec: JobSpec) -> dict[str, Any]:
 # ---- text -------------------------------------------------------------------
 
 
-def status_blocks(status: Status, rates: Rates, now: float) -> list[Block]:
+def status_blocks(
+    status: Status, rates: Rates, now: float, waiting: Sequence[JobView] = ()
+) -> list[Block]:
     """Return what ``status`` shows; ``rates`` are pages a second by job id.
 
-    ``now`` is the wall clock, for jobs that ``rates`` does not name.
+    ``now`` is the wall clock, for jobs that ``rates`` does not name. ``waiting`` are
+    the first jobs that are ready or paused.
     """
     blocks: list[Block] = [_head(status)]
     if status.role == "master":
@@ -124,13 +130,16 @@ def status_blocks(status: Status, rates: Rates, now: float) -> list[Block]:
     hidden = status.jobs.get("running", 0) - len(status.running)
     if hidden > 0:
         blocks.append(f"... and {hidden} more running: `dscrapy jobs` lists them.")
+    if waiting:
+        blocks.append(_waiting_table(waiting))
+        left = status.jobs.get("ready", 0) + status.jobs.get("paused", 0)
+        left -= len(waiting)
+        if left > 0:
+            blocks.append(f"... and {left} more waiting: `dscrapy jobs` lists them.")
     if status.schedules:
         blocks.append(_schedules_table(status.schedules))
     if status.failed:
-        lines = [
-            f"  {job.id}  {_label(job)}: {cell(job.reason)}" for job in status.failed
-        ]
-        blocks.append("\n".join(["Failed lately:", *lines]))
+        blocks.append(_failed_table(status.failed))
     return blocks
 
 
@@ -151,16 +160,16 @@ def workers_table(workers: Iterable[WorkerView]) -> Table:
             for worker in workers
         ),
         frozenset({"BUSY", "SLOTS"}),
-        frozenset({"STATE"}),
+        free=frozenset({"NOTE"}),
     )
 
 
-def jobs_table(jobs: Iterable[JobView]) -> Table:
-    """Return the table of jobs."""
+def jobs_table(jobs: Iterable[JobView], now: float) -> Table:
+    """Return the table of jobs; ``now`` is the wall clock."""
     return Table(
         (
             *("ID", "STATE", "PROCS", "PAGES", "ITEMS", "ERRORS"),
-            *("PROJECT", "SPIDER", "NAME", "REASON"),
+            *("PROJECT", "SPIDER", "NAME", "STARTED", "TOOK", "REASON"),
         ),
         tuple(
             (
@@ -170,20 +179,25 @@ def jobs_table(jobs: Iterable[JobView]) -> Table:
                 str(job.pages),
                 str(job.items),
                 _errors(job),
-                clean(_short_project(job.project)),
+                clean(short_project(job.project)),
                 clean(job.spider),
                 clean(job.name),
+                _short_time(job.started_at, now),
+                _took(job, now),
                 cell(job.reason),
             )
             for job in jobs
         ),
         frozenset({"PROCS", "PAGES", "ITEMS", "ERRORS"}),
-        frozenset({"ID", "STATE"}),
+        free=frozenset({"REASON"}),
     )
 
 
-def shown_text(shown: Shown) -> str:
-    """Return all that is known of a job or schedule, one field a line."""
+def shown_text(shown: Shown, width: int | None = None) -> str:
+    """Return all that is known of a job or schedule, one field a line.
+
+    For a terminal of this ``width`` long texts go on below their beginning.
+    """
     if shown.job is not None:
         pairs = _job_pairs(shown.job)
     else:
@@ -192,8 +206,12 @@ def shown_text(shown: Shown) -> str:
     pairs += _spec_pairs(shown.spec)
     if shown.digest:
         pairs.append(("code", shown.digest))
-    width = max(len(name) for name, _ in pairs)
-    lines = [f"{name.ljust(width)}  {clean(value)}" for name, value in pairs if value]
+    wide = max(len(name) for name, _ in pairs) + 2
+    lines = [
+        _hanging(name.ljust(wide), clean(value), width)
+        for name, value in pairs
+        if value
+    ]
     if shown.poisoned:
         told = [f"  {clean(one.url)} ({clean(one.reason)})" for one in shown.poisoned]
         lines += ["poisoned", *told]
@@ -204,6 +222,21 @@ def shown_text(shown: Shown) -> str:
         text = pprint.pformat(stats_values(shown.stats))
         lines += ["stats", textwrap.indent(clean_lines(text), "  ")]
     return "\n".join(lines)
+
+
+def _hanging(head: str, text: str, width: int | None) -> str:
+    """Return the text after its head, broken between words; ids, paths and URLs are
+    of use only whole, so that they can be copied."""
+    if width is None or len(head) + len(text) <= width:
+        return head + text
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def result_line(job: JobView) -> str:
@@ -222,6 +255,37 @@ def counts(job: JobView) -> str:
     if job.errors is not None:
         said.append(plural(job.errors, "error"))
     return ", ".join(said)
+
+
+def progress_line(
+    job: JobView, rate: float | None, elapsed_s: float | None, width: int | None
+) -> str:
+    """Return a line about a job that goes on: its numbers, then what it is.
+
+    ``rate`` is pages a second. With a ``width`` the words are shortened, and the text
+    is cut, to fit.
+    """
+    numbers = [(job.pages, "page", "pg"), (job.items, "item", "it")]
+    if job.errors is not None:
+        numbers.append((job.errors, "error", "err"))
+    words = [plural(count, noun) for count, noun, _ in numbers]
+    short = [f"{count} {noun}" for count, _, noun in numbers]
+    rest = [] if rate is None else [f"{rate:.1f}/s"]
+    left = job.pending + job.leased
+    times = [] if elapsed_s is None else [span(elapsed_s)]
+    words += [*rest, f"{left} pending", *times]
+    short += [*rest, f"{left} left", *times]
+    if width is not None and len(", ".join(words)) > width:
+        words = short
+    if job.processes > 1:
+        words.append(plural(job.processes, "process"))
+    name = clean(job.spider)
+    said: list[str] = [] if job.state == "running" else [job.state]
+    if job.reason:
+        said.append(f"({cell(job.reason)})")
+    if width is None:
+        return " ".join([f"{', '.join(words)}: {name}", *said])
+    return progress(words, name, " ".join(said), width)
 
 
 def stats_values(stats: Stats) -> dict[str, Any]:
@@ -324,21 +388,49 @@ def _running_table(jobs: Iterable[JobView], rates: Rates, now: float) -> Table:
                 str(job.pending + job.leased),
                 clean(job.spider),
                 clean(job.name),
-                cell(", ".join(job.workers)),
+                clean(_few(job.workers)),
             )
             for job in jobs
         ),
         frozenset({"PROCS", "PAGES", "ITEMS", "ERRORS", "RATE", "PENDING"}),
-        frozenset({"ID", "STATE"}),
+    )
+
+
+def _failed_table(jobs: Iterable[JobView]) -> Table:
+    return Table(
+        ("FAILED LATELY", "SPIDER", "NAME", "REASON"),
+        tuple(
+            (job.id, clean(job.spider), clean(job.name), cell(job.reason))
+            for job in jobs
+        ),
+        free=frozenset({"REASON"}),
+    )
+
+
+def _waiting_table(jobs: Iterable[JobView]) -> Table:
+    return Table(
+        ("ID", "STATE", "SPIDER", "NAME", "WHY IT WAITS"),
+        tuple(
+            (
+                job.id,
+                job.state,
+                clean(job.spider),
+                clean(job.name),
+                cell(job.reason),
+            )
+            for job in jobs
+        ),
+        free=frozenset({"WHY IT WAITS"}),
     )
 
 
 def _schedules_table(schedules: Iterable[ScheduleView]) -> Table:
     return Table(
-        ("SCHEDULE", "EVERY", "RUNS", "NEXT", "SPIDER", "NAME", "LATEST RUN"),
+        ("SCHEDULE", "STATE", "EVERY", "RUNS", "NEXT", "SPIDER", "NAME", "LATEST RUN"),
         tuple(
             (
                 one.id,
+                one.state,
                 span(one.every_s),
                 str(one.runs),
                 _local(one.next_at),
@@ -349,7 +441,6 @@ def _schedules_table(schedules: Iterable[ScheduleView]) -> Table:
             for one in schedules
         ),
         frozenset({"RUNS"}),
-        frozenset({"SCHEDULE"}),
     )
 
 
@@ -417,10 +508,21 @@ def _errors(job: JobView) -> str:
     return "" if job.errors is None else str(job.errors)
 
 
-def _took(job: JobView) -> str:
-    if job.started_at is None or job.finished_at is None:
+def _took(job: JobView, now: float | None = None) -> str:
+    """Return how long the job took; with ``now`` so far, if it goes on."""
+    ended_at = job.finished_at if job.finished_at is not None else now
+    if job.started_at is None or ended_at is None:
         return ""
-    return span(max(job.finished_at - job.started_at, 0.0))
+    return span(max(ended_at - job.started_at, 0.0))
+
+
+def _short_time(instant: float | None, now: float) -> str:
+    """Return the local time of today, else the day: tables have little room."""
+    if instant is None:
+        return ""
+    local = datetime.fromtimestamp(instant, UTC).astimezone()
+    today = datetime.fromtimestamp(now, UTC).astimezone().date()
+    return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d")
 
 
 def _local(instant: float | None) -> str:
@@ -430,12 +532,13 @@ def _local(instant: float | None) -> str:
     return local.strftime("%Y-%m-%d %H:%M:%S %z")
 
 
-def _label(job: JobView) -> str:
-    name = clean(job.name)
-    return f"{clean(job.spider)} ({name})" if name else clean(job.spider)
+def _few(names: Sequence[str]) -> str:
+    """Return names that are not cut, if need be the first ones."""
+    left = len(names) - _NAMES_MAX
+    return ", ".join(names[:_NAMES_MAX]) + (f" and {left} more" if left > 0 else "")
 
 
-def _short_project(project: str) -> str:
+def short_project(project: str) -> str:
     """A folder is known by its last part; ``show`` gives it whole."""
     return project.rstrip("/").rpartition("/")[2] or project
 

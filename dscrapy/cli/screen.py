@@ -14,21 +14,11 @@ from typing import IO, TYPE_CHECKING
 
 import attrs
 
+from dscrapy.cli.fit import Table, cut, fitted
 from dscrapy.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-
-@attrs.frozen
-class Table:
-    """Rows under headers; ``right`` names the columns of numbers, ``whole`` others
-    that are of no use when they are cut: ids, states."""
-
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    right: frozenset[str] = frozenset()
-    whole: frozenset[str] = frozenset()
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 
 Block = str | Table
@@ -124,10 +114,14 @@ class Ticker:
     def __init__(self) -> None:
         self._shown = ""
 
+    @property
+    def width(self) -> int:
+        """How much a line may hold; in the last column it would wrap."""
+        return shutil.get_terminal_size().columns - 1
+
     def show(self, text: str) -> None:
         """Replace the line, cut to the terminal's width."""
-        width = shutil.get_terminal_size().columns - 1
-        self._shown = clean(text)[:width]
+        self._shown = cut(clean(text), self.width)
         write_err(f"\r\x1b[K{self._shown}")
 
     def clear(self) -> None:
@@ -151,6 +145,13 @@ def is_decorated(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def out_width() -> int | None:
+    """Return the width of the terminal that stdout is, None if it is none."""
+    if not is_decorated(sys.stdout):
+        return None
+    return shutil.get_terminal_size().columns
+
+
 def print_blocks(blocks: Iterable[Block]) -> None:
     """Write blocks to stdout, a blank line between them."""
     if not is_decorated(sys.stdout):
@@ -170,8 +171,7 @@ def plain(blocks: Iterable[Block]) -> str:
 
 
 def decorated(blocks: Iterable[Block]) -> "RenderableType":
-    """Return blocks for a terminal: texts in rows are cut to its width, numbers, ids
-    and states are not; columns in which nothing stands are left out."""
+    """Return blocks for a terminal, see ``fitted``."""
     from rich.console import Group
     from rich.text import Text
 
@@ -179,35 +179,25 @@ def decorated(blocks: Iterable[Block]) -> "RenderableType":
     for block in blocks:
         if parts:
             parts.append("")
-        parts.append(Text(block) if isinstance(block, str) else _decorated(block))
+        # A table's width is known when it is drawn.
+        parts.append(Text(block) if isinstance(block, str) else _Fitted(block))
     return Group(*parts)
 
 
-def _decorated(table: Table) -> "RenderableType":
-    from rich.table import Table as RichTable
-    from rich.text import Text
+@attrs.frozen
+class _Fitted:
+    """A table that takes the terminal's width whenever it is drawn."""
 
-    # One space between columns: on 80 of them every one counts.
-    shown = RichTable(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    columns = list(zip(*table.rows, strict=True)) or [()] * len(table.headers)
-    filled = [
-        (header, cells)
-        for header, cells in zip(table.headers, columns, strict=True)
-        if any(cells) or not table.rows
-    ]
-    for header, cells in filled:
-        is_whole = header in table.right or header in table.whole
-        shown.add_column(
-            header,
-            justify="right" if header in table.right else "left",
-            # Of those that are cut the longest is cut first, if they may be wrapped;
-            # their cells may not.
-            no_wrap=is_whole,
-            min_width=max(map(len, (header, *cells))) if is_whole else None,
-        )
-    for row in zip(*(cells for _, cells in filled), strict=True):
-        shown.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
-    return shown
+    table: Table
+
+    def __rich_console__(
+        self, console: "Console", options: "ConsoleOptions"
+    ) -> "RenderResult":
+        from rich.text import Text
+
+        for is_head, line in fitted(self.table, options.max_width):
+            # A single name may be longer than the terminal is wide: it goes on below.
+            yield Text(line, "bold" if is_head else "", overflow="fold")
 
 
 def make_console(stream: IO[str]) -> "Console":

@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -62,15 +63,19 @@ def set_up_logging(role: str, level: str | None) -> None:
     )
 
 
-def read_jobs(path: Path, *, require_names: bool = False) -> tuple[Submission, ...]:
-    """Return the jobs of a file under new ids; raises ``ConfigError``."""
+def read_jobs(
+    path: Path | None, *, require_names: bool = False
+) -> tuple[Submission, ...]:
+    """Return the jobs of a file under new ids, None for those of stdin, which are
+    JSON lines; raises ``ConfigError``."""
+    name = path or Path("stdin.jsonl")
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if path else nullcontext(sys.stdin.buffer) as file:
             # One byte more than allowed shows that there is more.
             data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(path, "", f"cannot be read: {error.strerror}") from None
-    return parse_job_file(path, data, new_id, require_names=require_names)
+        raise ConfigError(name, "", f"cannot be read: {error.strerror}") from None
+    return parse_job_file(name, data, new_id, require_names=require_names)
 
 
 def new_id() -> str:

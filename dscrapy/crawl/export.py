@@ -1,19 +1,21 @@
-"""A job's items in one of Scrapy's export formats, chosen by the file's ending.
+"""A job's items in one of the project's export formats, in a file or at a URI.
 
 Called by the command line, outside of any crawl process. With the job's project in
 the current folder the items are of the project's own classes and its settings
-apply; without it, items have the same fields but no serializers.
+apply; without it, items have the same fields but no serializers, and formats and
+storages are Scrapy's.
 """
 
+import asyncio
 import codecs
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import attrs
 from scrapy import Spider
@@ -21,6 +23,7 @@ from scrapy.crawler import Crawler
 from scrapy.exporters import BaseItemExporter, JsonLinesItemExporter
 from scrapy.settings import BaseSettings, Settings
 from scrapy.utils.conf import feed_complete_default_values_from_settings
+from scrapy.utils.defer import ensure_awaitable
 from scrapy.utils.misc import build_from_crawler, load_object
 
 from dscrapy.crawl import codec
@@ -28,11 +31,15 @@ from dscrapy.crawl.items import item_of, line_encoding, lossy
 from dscrapy.crawl.load import (
     Failed,
     code_folder,
+    describe,
     load_for_export,
     project_modules,
+    spider_arguments,
 )
+from dscrapy.crawl.outputs import without_password
+from dscrapy.crawl.placing import written
 from dscrapy.crawl.whole import whole_items
-from dscrapy.errors import UserError
+from dscrapy.errors import UsageError, UserError
 from dscrapy.model import JobSpec
 
 _logger = logging.getLogger(__name__)
@@ -41,88 +48,158 @@ _logger = logging.getLogger(__name__)
 _REASON_CHARS_MAX = 500
 
 
-def check_ending(path: Path) -> None:
-    """Raise ``UserError`` unless Scrapy itself exports to files of this ending.
+@attrs.frozen(kw_only=True)
+class Target:
+    """Where items go: a file's path, or a URI of ``FEED_STORAGES``; and how.
 
-    For a check before a crawl, without its project; ``export`` also knows the
-    project's own formats.
+    Without a ``format`` it is the path's ending.
     """
-    _format_of(path, Settings())
+
+    place: Path | str
+    format: str = ""
+    append: bool = False
+
+    @property
+    def its_format(self) -> str:
+        """Return the name of the format."""
+        if not self.format and isinstance(self.place, Path):
+            return self.place.suffix.removeprefix(".")
+        return self.format
+
+    @property
+    def name(self) -> str:
+        """Return what people call it."""
+        if isinstance(self.place, Path):
+            return str(self.place)
+        return without_password(self.place)
+
+
+@attrs.frozen(kw_only=True)
+class _Home:
+    """What a job's items are exported with: its project, or Scrapy alone."""
+
+    crawler: Crawler
+    find_class: codec.FindClass
+    arguments: dict[str, str]
+
+    def spider(self) -> Spider:
+        """Return the spider as a crawl makes it; its class may raise anything."""
+        crawler = self.crawler
+        crawler.spider = crawler.spidercls.from_crawler(crawler, **self.arguments)
+        return crawler.spider
+
+
+def check(targets: Iterable[Target], spec: JobSpec | None) -> None:
+    """Raise ``UserError`` for the first target that cannot be written, as far as that
+    is known before there are items: its format, its storage.
+
+    ``UsageError`` where the target as it is written is the mistake. With ``spec`` the
+    project in the current folder decides; it has to load.
+    """
+    try:
+        crawler = _loaded(spec).crawler
+    except Failed as failed:
+        raise UserError(str(failed)) from None
+    for target in targets:
+        _exporter_class(target, crawler.settings)
+        if isinstance(target.place, str):
+            _storage(target, {}, crawler)
 
 
 def export(
     lines: Iterable[bytes],
     tagged: Iterable[bytes] | None,
-    path: Path,
+    target: Target,
     *,
-    append: bool = False,
     spec: JobSpec | None = None,
 ) -> int:
-    """Write items to ``path``; return how many it holds of them.
+    """Write items to ``target``; return how many it holds of them.
 
     ``lines`` are those of ``items.jsonl``; ``tagged`` as many tagged forms, or
     ``null`` for each item that is its line. With ``spec`` the project in the
     current folder is loaded; where that fails, a warning says so and the items
-    are exported without it, as warnings say what of an item is not as it was. Unless
-    ``append``, the file appears whole or not at all. Raises ``UserError`` for an
-    unknown ending.
+    are exported without it, as warnings say what of an item is not as it was. A file
+    is written whole, or is as it was. Raises ``UserError`` for what cannot be written.
     """
-    crawler, find_class = _project(spec)
-    name = _format_of(path, crawler.settings)
-    feed = feed_complete_default_values_from_settings(
-        {"format": name}, crawler.settings
-    )
+    home = _project(spec)
+    settings = home.crawler.settings
+    exporter_class = _exporter_class(target, settings)
+    options: dict[str, Any] = {"format": target.its_format}
+    if not target.append:
+        # As Scrapy's -o and -O: storages have defaults of their own.
+        options["overwrite"] = True
+    feed = feed_complete_default_values_from_settings(options, settings)
     forms = repeat(b"null") if tagged is None else tagged
     # Lengths may differ by an endless repeat only.
     pairs = zip(lines, forms, strict=tagged is not None)
-    is_lines = issubclass(_exporters(crawler.settings)[name], JsonLinesItemExporter)
     first = next(pairs, None)
     if first is None and not feed["store_empty"]:
         return 0
     pairs_again = chain(() if first is None else (first,), pairs)
-    with _opened(path, append) as file:
-        if is_lines:
-            encoding = _other_encoding(crawler.settings)
+    with _opened(target, feed, home) as file:
+        if issubclass(exporter_class, JsonLinesItemExporter):
+            encoding = _other_encoding(settings)
             return _copy_lines((line for line, _ in pairs_again), file, encoding)
-        exporter = _exporter(crawler, name, feed, file)
+        exporter = _exporter(home.crawler, exporter_class, feed, file)
         exporter.start_exporting()
-        count = _export_items(exporter, pairs_again, find_class)
+        count = _export_items(exporter, pairs_again, home.find_class)
         exporter.finish_exporting()
         return count
 
 
-def _project(spec: JobSpec | None) -> tuple[Crawler, codec.FindClass]:
-    if spec is None:
-        return Crawler(Spider, Settings()), codec.no_classes
+def _project(spec: JobSpec | None) -> _Home:
     try:
-        settings, spider_class = load_for_export(spec)
-        # The spider's own custom_settings are applied here.
-        crawler = Crawler(spider_class, settings)
+        return _loaded(spec)
     except Failed as failed:
         _logger.warning("Exporting without the project: %s", failed)
-        return Crawler(Spider, Settings()), codec.no_classes
-    return crawler, codec.class_finder(project_modules(code_folder(spec)))
+        return _loaded(None)
 
 
-def _exporters(settings: BaseSettings) -> dict[str, type[BaseItemExporter]]:
-    setting = settings.getwithbase("FEED_EXPORTERS")
-    return {name: load_object(cls) for name, cls in setting.items() if cls is not None}
+def _loaded(spec: JobSpec | None) -> _Home:
+    """Load the project of the current folder, if there is one; raises ``Failed``."""
+    if spec is None:
+        return _Home(
+            crawler=Crawler(Spider, Settings()),
+            find_class=codec.no_classes,
+            arguments={"name": "items"},
+        )
+    settings, spider_class = load_for_export(spec)
+    return _Home(
+        # The spider's own custom_settings are applied here.
+        crawler=Crawler(spider_class, settings),
+        find_class=codec.class_finder(project_modules(code_folder(spec))),
+        arguments=spider_arguments(spec),
+    )
 
 
-def _format_of(path: Path, settings: BaseSettings) -> str:
-    name = path.suffix.removeprefix(".")
-    known = _exporters(settings)
-    if name not in known:
-        endings = ", ".join(f".{ending}" for ending in sorted(known))
-        raise UserError(f"{path}: the ending must be one of {endings}")
-    return name
+def _exporter_class(target: Target, settings: BaseSettings) -> type[BaseItemExporter]:
+    name = target.its_format
+    known = settings.getwithbase("FEED_EXPORTERS")
+    if known.get(name) is None:
+        names = ", ".join(sorted(name for name, cls in known.items() if cls))
+        raise UsageError(
+            f"{target.name}: unknown format {name!r}; there are {names}, by the file's "
+            "ending or as FILE:FORMAT"
+        )
+    # The project's own may be missing, or raise anything when it is imported.
+    try:
+        exporter: type[BaseItemExporter] = load_object(known[name])
+    except Exception as error:
+        raise UserError(
+            f"{target.name}: the exporter of format {name!r} cannot be loaded: "
+            f"{describe(error)}"
+        ) from error
+    return exporter
 
 
 def _exporter(
-    crawler: Crawler, name: str, feed: dict[str, Any], file: IO[bytes]
+    crawler: Crawler,
+    exporter_class: type[BaseItemExporter],
+    feed: dict[str, Any],
+    file: IO[bytes],
 ) -> BaseItemExporter:
     exporter: BaseItemExporter = build_from_crawler(
-        whole_items(_exporters(crawler.settings)[name]),
+        whole_items(exporter_class),
         crawler,
         file,
         fields_to_export=feed["fields"],
@@ -247,19 +324,67 @@ def _other_encoding(settings: BaseSettings) -> str | None:
 
 
 @contextmanager
-def _opened(path: Path, append: bool) -> Iterator[IO[bytes]]:
+def _opened(target: Target, feed: dict[str, Any], home: _Home) -> Iterator[IO[bytes]]:
+    if isinstance(target.place, str):
+        with _sent(target, feed, home) as file:
+            yield file
+        return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if append:
-            with path.open("ab") as file:
-                yield file
-            return
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                yield file
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        target.place.parent.mkdir(parents=True, exist_ok=True)
+        with written(target.place, append=target.append) as file:
+            yield file
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        raise UserError(
+            f"cannot write {target.place}: {error.strerror or error}"
+        ) from error
+
+
+@contextmanager
+def _sent(target: Target, feed: dict[str, Any], home: _Home) -> Iterator[IO[bytes]]:
+    """Give a file that is stored at a URI afterwards, or nothing is."""
+    storage = _storage(target, feed, home.crawler)
+
+    async def store(file: IO[bytes]) -> None:
+        await ensure_awaitable(storage.store(file))
+
+    # Storages may be the project's own, and ask its spider for name and settings.
+    try:
+        file = storage.open(home.spider())
+    except Exception as error:
+        raise _not_sent(target, error) from error
+    try:
+        yield file
+        try:
+            asyncio.run(store(file))
+        except Exception as error:
+            raise _not_sent(target, error) from error
+    finally:
+        file.close()
+
+
+def _not_sent(target: Target, error: Exception) -> UserError:
+    return UserError(f"cannot write {target.name}: {describe(error)}")
+
+
+def _storage(target: Target, feed: dict[str, Any], crawler: Crawler) -> Any:
+    """Return the storage of a target's URI; raises ``UserError``."""
+    assert isinstance(target.place, str)
+    scheme = urlsplit(target.place).scheme
+    known = crawler.settings.getwithbase("FEED_STORAGES")
+    if known.get(scheme) is None:
+        names = ", ".join(sorted(name for name, cls in known.items() if name and cls))
+        raise UsageError(
+            f"{target.name}: no storage is known for {scheme}://; there are {names}, "
+            "and what FEED_STORAGES adds"
+        )
+    # The project's own, or a library that is missing: any error may come.
+    try:
+        return build_from_crawler(
+            load_object(known[scheme]), crawler, target.place, feed_options=feed
+        )
+    except Exception as error:
+        raise UserError(
+            f"{target.name}: the storage cannot be used: {describe(error)}"
+        ) from error

@@ -8,10 +8,7 @@ one and begins as our part does is ours from before. What is not ours is never r
 
 import asyncio
 import logging
-import os
-import shutil
 from collections.abc import Awaitable, Callable
-from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,25 +16,24 @@ from scrapy import Spider
 from scrapy.crawler import Crawler
 from scrapy.extensions.feedexport import FileFeedStorage
 
+from dscrapy.crawl.placing import (
+    PartFile,
+    append_part,
+    close_part,
+    length_of,
+    open_part,
+    replace,
+    takes_at_once,
+    target_of,
+)
+
 _logger = logging.getLogger(__name__)
 
 # What ``Feeds`` tells of a file that is not there.
 NO_FILE = -1
-_COPY_BYTES = 1024 * 1024
 
 # Tells lengths to the master and returns what it knew first.
 Ask = Callable[[dict[str, int]], Awaitable[dict[str, int]]]
-
-
-class _PartFile(BufferedWriter):
-    """A part that goes behind ``base`` bytes: exporters see that by its position."""
-
-    def __init__(self, path: Path, base: int) -> None:
-        super().__init__(FileIO(path, "wb"))
-        self._base = base
-
-    def tell(self) -> int:
-        return super().tell() + self._base
 
 
 class FeedFiles:
@@ -62,14 +58,15 @@ class FeedFiles:
         """Learn what earlier tries have told."""
         self._known = await self._ask({})
 
-    def open(self, target: Path) -> tuple[Path, _PartFile]:
+    def open(self, target: Path, *, overwrite: bool) -> tuple[Path, PartFile]:
         """Return a new part for ``target``, its path and file; raises ``OSError``."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self._count += 1
-        self._folders.add(target.parent)
-        part = target.parent / f".dscrapy-{self._job}-{self._count}.part"
-        length = self._known.get(str(target), _length(target))
-        return part, _PartFile(part, max(length, 0))
+        name = f".dscrapy-{self._job}-{self._count}.part"
+        length = 0 if overwrite else self._known.get(str(target), _length(target))
+        part, file = open_part(target, name, base=max(length, 0))
+        self._folders.add(part.parent)
+        return part, file
 
     async def place(self, part: Path, target: Path, *, overwrite: bool) -> None:
         """Put a complete part in its place; raises ``OSError``."""
@@ -120,8 +117,7 @@ class PartStorage(FileFeedStorage):
         super().__init__(uri, feed_options=feed_options)
         self._files = files
         self._part: Path | None = None
-        # A link stays a link.
-        self._target = Path(os.path.realpath(self.path))
+        self._target = Path(self.path)
 
     @classmethod
     def for_files(cls, files: FeedFiles) -> type[FileFeedStorage]:
@@ -144,70 +140,32 @@ class PartStorage(FileFeedStorage):
 
     def open(self, spider: Spider) -> IO[bytes]:
         """Open a part; a pipe or a device takes what is written to it at once."""
-        if self._target.exists() and not self._target.is_file():
+        if takes_at_once(Path(self.path)):
             return super().open(spider)
-        self._part, file = self._files.open(self._target)
+        # A link stays a link.
+        self._target = target_of(Path(self.path))
+        overwrite = self.write_mode == "wb"
+        self._part, file = self._files.open(self._target, overwrite=overwrite)
         return file
 
     def store(self, file: IO[bytes]) -> Any:
         """Close the part; return what puts it in its place."""
         if self._part is None:
             return super().store(file)
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
+        close_part(self._part, file)
         overwrite = self.write_mode == "wb"
         return self._files.place(self._part, self._target, overwrite=overwrite)
 
 
 def _length(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return NO_FILE
+    length = length_of(path)
+    return NO_FILE if length is None else length
 
 
 def _place(part: Path, target: Path, first: int | None) -> None:
     """Append a part to what was ``first`` bytes long, or replace the target."""
-    is_there = target.exists()
-    if is_there and first is not None:
-        _append(part, target, max(first, 0))
-        part.unlink()
-    else:
-        if is_there:
-            shutil.copymode(target, part)
-        part.replace(target)
-    _sync_folder(target.parent)
-
-
-def _append(part: Path, target: Path, first: int) -> None:
-    """Append a part, or what an earlier try has not appended of it."""
-    with part.open("rb") as source, target.open("r+b") as file:
-        source.seek(_ours(source, file, first))
-        file.seek(0, os.SEEK_END)
-        shutil.copyfileobj(source, file, _COPY_BYTES)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _ours(source: IO[bytes], file: IO[bytes], first: int) -> int:
-    """Return how many bytes of ``source`` stand in ``file`` from ``first`` on: all, or
-    as many as there are before the end, or none if others wrote there."""
-    found = 0
-    file.seek(first)
-    while data := source.read(_COPY_BYTES):
-        there = file.read(len(data))
-        if not data.startswith(there):
-            return 0
-        found += len(there)
-        if len(there) < len(data):
-            break
-    return found
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    if first is None or not target.exists():
+        replace(part, target)
+        return
+    append_part(part, target, max(first, 0))
+    part.unlink()

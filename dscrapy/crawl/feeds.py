@@ -45,6 +45,7 @@ from dscrapy.crawl.load import (
 )
 from dscrapy.crawl.process import ignore_signals
 from dscrapy.crawl.stats import Delta, recording
+from dscrapy.crawl.traces import failure_log
 from dscrapy.crawl.whole import whole_items
 from dscrapy.messages import (
     Alive,
@@ -86,7 +87,7 @@ def run_export(link: Link, run: Run) -> int:
 
 def _report(link: Link, run: Run, outcome: Outcome) -> int:
     """Commit a failure before there is an event loop, and wait for the answer."""
-    sys.stderr.write(outcome.traceback or f"{outcome.text}\n")
+    sys.stderr.write(failure_log(outcome))
     sys.stderr.flush()
     link.send(_closed(run, outcome, Delta()))
     while True:

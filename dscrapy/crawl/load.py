@@ -6,7 +6,6 @@ and one line for people.
 
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -24,6 +23,7 @@ from scrapy.utils.reactor import is_asyncio_reactor_installed, is_reactor_instal
 from scrapy.utils.spider import iter_spider_classes
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
+from dscrapy.crawl.traces import user_trace
 from dscrapy.messages import Local
 from dscrapy.model import JobSpec, Outcome
 
@@ -58,7 +58,7 @@ def outcome_of(
     """Return a failure with a bounded text and the cause's traceback."""
     trace = ""
     if cause is not None:
-        trace = "".join(traceback.format_exception(cause))
+        trace = user_trace(cause)
         data = trace.encode(errors="backslashreplace")
         # The end is what people look for: the innermost frame and the error.
         trace = data[-TRACEBACK_BYTES_MAX:].decode(errors="replace")

@@ -53,6 +53,7 @@ from dscrapy.crawl.requests import clean_text
 from dscrapy.crawl.scheduler import JobScheduler
 from dscrapy.crawl.start import Leading
 from dscrapy.crawl.stats import merged, note_changed
+from dscrapy.crawl.traces import failure_log
 from dscrapy.crawl.tracking import Tracker, UnsupportedError, wake
 from dscrapy.messages import (
     Alive,
@@ -76,7 +77,7 @@ from dscrapy.messages import (
     ToCrawl,
     Valid,
 )
-from dscrapy.model import PROCESS_REASONS, Outcome, Stats
+from dscrapy.model import PROCESS_REASONS, WORKER_DRAINS, Outcome
 
 _logger = logging.getLogger(__name__)
 
@@ -86,6 +87,9 @@ COMMIT_DELAY_S = 0.003
 # Pages whose requests cannot leave this process are finished when the master stops
 # it, if that takes no longer; else they are done again elsewhere.
 STOP_LOCAL_S = 30.0
+# What Scrapy calls it when its process is told to end. The spider, its log and its
+# stats have that name; ours says that the job goes on.
+_IN_SCRAPY = {WORKER_DRAINS: "shutdown"}
 
 
 def run_job(link: Link, run: Run, marks: Marks) -> int:
@@ -116,7 +120,7 @@ def boottime() -> float:
 
 def _report(link: Link, run: Run, outcome: Outcome) -> int:
     """Commit a failure before there is a crawl, and wait for the answer."""
-    sys.stderr.write(outcome.traceback or f"{outcome.text}\n")
+    sys.stderr.write(failure_log(outcome))
     sys.stderr.flush()
     sender = Sender(run, link.send, lambda: None, lambda work: None)
     sender.settled(Work("closed", end=outcome))
@@ -218,24 +222,26 @@ class CrawlRun:
         ignore_signals()
         count_errors(self.tracker.delta_now)
         await self.link.attach(self._on_message, self._on_link_end, self._look_again)
-        error: BaseException | None = None
+        end: Outcome | None = None
         try:
             await crawl
-        except Exception as raised:
-            # The project's components may raise anything.
-            error = raised
-            _logger.error("The crawl failed", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - the project's components are user code
+            end = self._outcome(error)
+            told = f"{end.text}\n{end.traceback}".rstrip()
+            _logger.error("The crawl failed: %s", told)
         self.tracker.end_gathering()
         self._is_committing = True
         # Where the spider cannot be made there are no stats yet.
         with contextlib.suppress(RuntimeError):
             note_changed(crawler.stats)
-        self.sender.settled(Work("closed", end=self._outcome(error)))
+        self.sender.settled(Work("closed", end=end or self._outcome(None)))
         self.sender.flush()
         await self.gate.wait_until(lambda: self._done is not None)
         assert self._done is not None
         if self._done.stats is not None:
-            self._dump(self._done.stats)
+            self._dump(merged(self._done.stats))
+        elif self._finish_reason in _IN_SCRAPY:
+            self._dump(crawler.stats.get_stats())
         self.link.close()
 
     # ---- laid over the crawler ------------------------------------------------
@@ -316,7 +322,7 @@ class CrawlRun:
         self._stop_if_asked()
 
     def _spider_closed(self, reason: Any) -> None:
-        self._finish_reason = _reason(reason)
+        self._finish_reason = self._reason_of(reason)
 
     def _spider_error(self, failure: Failure, response: Any) -> None:
         # Without a response it is start() that raised.
@@ -473,7 +479,13 @@ class CrawlRun:
                 )
         engine = self._crawler.engine
         if engine.spider is not None:
-            await engine.close_spider_async(reason=reason)
+            in_scrapy = _IN_SCRAPY.get(reason, reason)
+            await engine.close_spider_async(reason=in_scrapy)
+
+    def _reason_of(self, reason: Any) -> str:
+        """Return the reason by the name that the master knows."""
+        text, stop = _reason(reason), self._stop_reason
+        return stop if stop and _IN_SCRAPY.get(stop) == text else text
 
     @property
     def _has_locals(self) -> bool:
@@ -506,7 +518,7 @@ class CrawlRun:
         """
         crawler = self._crawler
         assert crawler is not None
-        self._finish_reason = _reason(reason)
+        self._finish_reason = self._reason_of(reason)
         if self._is_open and self._finish_reason not in PROCESS_REASONS:
             self.tracker.end_gathering()
             self.sender.flush()
@@ -525,13 +537,13 @@ class CrawlRun:
         # A job that is over has no orders any more.
         await self.gate.wait_until(lambda: condition() or self._done is not None)
 
-    def _dump(self, stats: Stats) -> None:
+    def _dump(self, stats: dict[str, Any]) -> None:
         assert self._crawler is not None
         if not self._dumps_stats:
             return
         logging.getLogger("scrapy.statscollectors").info(
             "Dumping Scrapy stats:\n%s",
-            pprint.pformat(merged(stats)),
+            pprint.pformat(stats),
             extra={"spider": self._crawler.spider},
         )
 
@@ -541,10 +553,10 @@ class CrawlRun:
             assert self._crawler is not None
             is_opening = self._is_opening and not self._is_open
             code = _failure_code(error, self._crawler.spider, is_opening=is_opening)
-            text = describe(error)
             if isinstance(error, Failed | UnsupportedError):
-                text = str(error)
-            return outcome_of(code, text, error, reason)
+                # Their text says it all.
+                return outcome_of(code, str(error), error.__cause__, reason)
+            return outcome_of(code, describe(error), error, reason)
         if reason == "start_error":
             cause = self._start_failure.value if self._start_failure else None
             text = "start() raised an error"

@@ -11,7 +11,8 @@ from dscrapy.frontier import records as r
 from dscrapy.frontier import retention, views
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.jobs import Job
+from dscrapy.frontier.jobs import Job, Schedule
+from dscrapy.frontier.naming import find
 from dscrapy.frontier.state import State
 from dscrapy.frontier.verdict import CANCELLED
 from dscrapy.frontier.workers import is_blamed
@@ -41,15 +42,18 @@ def decide_call(
         case m.ListJobs():
             decision.send(session, views.list_jobs(state, command))
         case m.ShowJob():
-            if _known(state, session, command.call, command.job, decision):
-                decision.shows.append((session, command.call, command.job))
+            found = _found(state, session, command.call, command.job, decision)
+            if found is not None:
+                decision.shows.append((session, command.call, found))
         case m.WaitJob():
             _wait(state, session, command, decision)
         case m.ChangeJob():
             _change(state, session, command, decision, now)
         case m.Remove():
-            if _known(state, session, command.call, command.job, decision):
-                retention.remove(state, session, command, decision)
+            found = _found(state, session, command.call, command.job, decision)
+            if found is not None:
+                named = msgspec.structs.replace(command, job=found)
+                retention.remove(state, session, named, decision)
         case m.DrainWorker():
             _drain(state, session, command, decision)
         case m.Ping():
@@ -59,13 +63,15 @@ def decide_call(
     return decision
 
 
-def _known(
-    state: State, session: int, call: int, identity: str, decision: Decision
-) -> bool:
-    if identity in state.jobs or identity in state.schedules:
-        return True
-    decision.refuse(session, call, "no_such_job", no_job(identity))
-    return False
+def _found(
+    state: State, session: int, call: int, word: str, decision: Decision
+) -> str | None:
+    """Return the id that the word stands for; refuse the call where there is none."""
+    found = find(state, word)
+    if isinstance(found, str):
+        return found
+    decision.refuse(session, call, found.code, found.text)
+    return None
 
 
 def no_job(identity: str) -> str:
@@ -142,15 +148,16 @@ def _problem_of(
 
 
 def _wait(state: State, session: int, command: m.WaitJob, decision: Decision) -> None:
-    if not _known(state, session, command.call, command.job, decision):
+    found = _found(state, session, command.call, command.job, decision)
+    if found is None:
         return
-    job = state.jobs.get(command.job)
+    job = state.jobs.get(found)
     if job is None:
         decision.refuse(
             session,
             command.call,
             "is_schedule",
-            f"{command.job} is a schedule, which does not end: wait for its runs",
+            f"{found} is a schedule, which does not end: wait for its runs",
         )
     elif job.is_final:
         decision.shows.append((session, command.call, job.id))
@@ -163,11 +170,12 @@ def _wait(state: State, session: int, command: m.WaitJob, decision: Decision) ->
 def _change(
     state: State, session: int, command: m.ChangeJob, decision: Decision, now: Now
 ) -> None:
-    if not _known(state, session, command.call, command.job, decision):
+    found = _found(state, session, command.call, command.job, decision)
+    if found is None:
         return
-    job = state.jobs.get(command.job)
+    job = state.jobs.get(found)
     if job is None:
-        problem = _change_schedule(state, command, decision)
+        problem = _change_schedule(state.schedules[found], command, decision, now)
     else:
         change = {
             "cancel": _cancel,
@@ -180,20 +188,27 @@ def _change(
     if problem is not None:
         decision.refuse(session, command.call, "bad_state", problem)
     else:
-        decision.shows.append((session, command.call, command.job))
+        decision.shows.append((session, command.call, found))
 
 
 def _change_schedule(
-    state: State, command: m.ChangeJob, decision: Decision
+    schedule: Schedule, command: m.ChangeJob, decision: Decision, now: Now
 ) -> str | None:
-    schedule = state.schedules[command.job]
-    if command.verb != "cancel":
-        done = {"pause": "paused", "resume": "resumed", "retry": "retried"}
-        verb = done.get(command.verb, "changed")
-        return f"{schedule.id} is a schedule: it can be cancelled, not {verb}"
+    if command.verb not in ("cancel", "pause", "resume"):
+        verb = "retried" if command.verb == "retry" else "changed"
+        return (
+            f"{schedule.id} is a schedule: it can be cancelled and paused, not {verb}"
+        )
     if schedule.cancelled:
         return f"schedule {schedule.id} is already cancelled"
-    decision.records.append(r.ScheduleCancelled(id=schedule.id))
+    if command.verb == "cancel":
+        decision.records.append(r.ScheduleCancelled(id=schedule.id))
+        return None
+    pauses = command.verb == "pause"
+    if schedule.paused == pauses:
+        how = "already paused" if pauses else "not paused"
+        return f"schedule {schedule.id} is {how}"
+    decision.records.append(r.SchedulePaused(id=schedule.id, on=pauses))
     return None
 
 
@@ -219,7 +234,7 @@ def _pause(
         return f"job {job.id} is already {job.status}"
     if job.paused:
         return f"job {job.id} is already paused"
-    decision.records.append(r.JobPaused(job=job.id, on=True))
+    decision.records.append(r.JobPaused(job=job.id, on=True, at=now.wall))
     if job.has_processes:
         decision.stop_all(state, job, JOB_PAUSES)
     return None

@@ -143,7 +143,7 @@ class Job:
     """A job; ``spec`` is its ``JobSpec`` as JSON, decoded only when needed.
 
     ``processes`` counts its crawl processes that are not known to be gone, ``exports``
-    those that write its feeds.
+    those that write its feeds. ``paused_at`` is 0 where that is not known.
     """
 
     number: int
@@ -159,6 +159,7 @@ class Job:
     schedule: str | None = None
     status: Status = "ready"
     paused: bool = False
+    paused_at: float = 0.0
     processes: int = 0
     exports: int = 0
     course: Course | None = None
@@ -300,7 +301,10 @@ def spool_key(request: int, unit: int) -> str:
 
 @attrs.define(kw_only=True)
 class Schedule:
-    """Makes a job every ``every_s`` seconds, never two at a time."""
+    """Makes a job every ``every_s`` seconds, never two at a time.
+
+    Runs that were due while it was ``paused`` collapse into one, when it is resumed.
+    """
 
     id: str
     spec: bytes
@@ -309,6 +313,7 @@ class Schedule:
     runs: int = 0
     job: str | None = None
     cancelled: bool = False
+    paused: bool = False
 
     def is_due(self, wall: float) -> bool:
         """Whether its time has come; a clock set back does not hold it up."""

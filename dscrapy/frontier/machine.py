@@ -182,7 +182,8 @@ class Machine:
         """Yield the schedules whose next run waits for its time alone."""
         for schedule in self.state.schedules.values():
             latest = self.state.jobs.get(schedule.job or "")
-            if not schedule.cancelled and (latest is None or latest.is_final):
+            rests = schedule.cancelled or schedule.paused
+            if not rests and (latest is None or latest.is_final):
                 yield schedule
 
     def _tick(self, command: OnTick, now: Now) -> Decision:

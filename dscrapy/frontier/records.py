@@ -55,6 +55,13 @@ class ScheduleCancelled(_Fact, tag="schedule_cancelled", kw_only=True, frozen=Tr
     id: str
 
 
+class SchedulePaused(_Fact, tag="schedule_paused", kw_only=True, frozen=True):
+    """The schedule makes no run (``on``), or does so again."""
+
+    id: str
+    on: bool
+
+
 class ProcessStarted(
     _Fact, tag="process_started", kw_only=True, frozen=True, omit_defaults=True
 ):
@@ -255,11 +262,12 @@ class JobAgain(_Fact, tag="job_again", kw_only=True, frozen=True):
     at: float
 
 
-class JobPaused(_Fact, tag="job_paused", kw_only=True, frozen=True):
-    """The job is paused (``on``) or goes on."""
+class JobPaused(_Fact, tag="job_paused", kw_only=True, frozen=True, omit_defaults=True):
+    """The job is paused (``on``) or goes on; ``at`` is 0 where that is not known."""
 
     job: str
     on: bool
+    at: float = 0.0
 
 
 class ParallelismSet(_Fact, tag="parallelism_set", kw_only=True, frozen=True):
@@ -292,6 +300,7 @@ Record = (
     | JobAdded
     | ScheduleAdded
     | ScheduleCancelled
+    | SchedulePaused
     | ProcessStarted
     | CrawlOpened
     | JobRan
@@ -357,10 +366,8 @@ class WorkerDrains(_Fact, kw_only=True, frozen=True):
 
 
 class WorkerBarred(_Fact, kw_only=True, frozen=True):
-    """The worker gets nothing more of the job; ``why`` is for people.
-
-    With ``beside`` nothing beside another process of the job.
-    """
+    """The worker gets nothing more of the job, with ``beside`` nothing beside another
+    process of it; ``why`` is for people."""
 
     name: str
     job: str

@@ -106,6 +106,8 @@ class State:
                 del self.schedules[record.id]
             case r.JobRemoved():
                 self._remove_job(self.jobs[record.job])
+            case r.SchedulePaused():
+                self.schedules[record.id].paused = record.on
             case r.JobRan():
                 self.jobs[record.job].begin().watch = Watch(
                     ran_s=record.ran_s,
@@ -314,7 +316,7 @@ class State:
             case r.JobAgain():
                 self._again(job, record)
             case r.JobPaused():
-                job.paused = record.on
+                job.paused, job.paused_at = record.on, record.at
             case r.ParallelismSet():
                 job.parallelism = record.count
             case r.CancelAsked():
@@ -426,11 +428,7 @@ class State:
                 self.workers[record.name].draining = True
             case r.WorkerBarred():
                 worker = self.workers[record.name]
-                worker.barred[record.job] = record.why
-                if record.beside:
-                    worker.beside.add(record.job)
-                else:
-                    worker.beside.discard(record.job)
+                worker.bar(record.job, record.why, beside=record.beside)
             case r.WorkerFailed():
                 failed = self.workers[record.name].failed
                 failed[record.job] = failed.get(record.job, 0) + 1

@@ -1,5 +1,8 @@
 """What people and scripts see of the state."""
 
+from collections.abc import Container
+from datetime import UTC, datetime
+
 import msgspec
 
 from dscrapy import messages as m
@@ -41,8 +44,8 @@ def view_job(state: State, job: Job) -> JobView:
         spider=job.spider,
         state=job.state,
         reason=_why_barred(state, job)
-        or course.reason
-        or _why_waiting(state, job)
+        or _paused(job)
+        or "; ".join(filter(None, (course.reason, _why_waiting(state, job))))
         or _why_narrow(state, job),
         priority=job.priority,
         parallelism=job.parallelism,
@@ -72,11 +75,35 @@ def _workers_of(state: State, job: Job, course: Course) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _why_waiting(state: State, job: Job) -> str:
-    if job.status != "ready" or job.paused:
+def _paused(job: Job) -> str:
+    """Say since when a job is paused, and what of it still runs."""
+    if job.state != "paused":
         return ""
-    if not any(one.session is not None for one in state.workers.values()):
+    at = datetime.fromtimestamp(job.paused_at, UTC)
+    since = f"paused since {at:%Y-%m-%d %H:%M:%S} UTC" if job.paused_at else "paused"
+    if not job.processes:
+        return since
+    return f"{since}; its crawl processes finish the pages that they have begun"
+
+
+def _why_waiting(state: State, job: Job) -> str:
+    """Say why a ready job has no process; nothing where it is about to get one."""
+    if job.status != "ready" or not job.is_assignable:
+        return ""
+    here = [one for one in state.workers.values() if one.session is not None]
+    if not here:
         return "no worker is connected"
+    live = [one for one in here if not one.draining]
+    if not live:
+        return "all workers that are connected are draining"
+    free = [one for one in live if one.free]
+    if not free:
+        slots = sum(one.slots for one in live)
+        return f"no slot is free: all {slots} are taken"
+    barred = [one for one in free if not one.may_begin(job.id)]
+    if len(barred) == len(free):
+        why = barred[0].barred[job.id]
+        return f"no slot is free on a worker that can run it; on others: {why}"
     return ""
 
 
@@ -122,15 +149,22 @@ def view_schedule(schedule: Schedule) -> ScheduleView:
         project=project_label(spec),
         spider=spec.spider,
         every_s=schedule.every_s,
-        state="cancelled" if schedule.cancelled else "active",
+        state="cancelled"
+        if schedule.cancelled
+        else "paused"
+        if schedule.paused
+        else "active",
         runs=schedule.runs,
         job=schedule.job,
-        next_at=None if schedule.cancelled else schedule.next_at,
+        next_at=None if schedule.cancelled or schedule.paused else schedule.next_at,
     )
 
 
-def view_worker(worker: Worker, spans: Spans, now: Now) -> WorkerView:
-    """Return the worker as the master sees it now."""
+def view_worker(
+    worker: Worker, spans: Spans, now: Now, gone: Container[str] = ()
+) -> WorkerView:
+    """Return the worker as the master sees it now; of jobs that are ``gone`` nothing
+    is said any more."""
     heard_at = worker.heard_at if worker.instance else worker.since
     return WorkerView(
         name=worker.name,
@@ -141,18 +175,29 @@ def view_worker(worker: Worker, spans: Spans, now: Now) -> WorkerView:
         state=spans.state(worker, now.run),
         last_heartbeat_s=max(now.run - heard_at, 0.0),
         versions=msgspec.to_builtins(worker.versions),
-        note=_note(worker),
+        note=_note(worker, now, gone),
     )
 
 
-def _note(worker: Worker) -> str:
-    """Name the jobs that the worker cannot run, as far as a line goes."""
+def _note(worker: Worker, now: Now, gone: Container[str]) -> str:
+    """Name the jobs that the worker cannot run, the newest first, as far as a line
+    goes."""
+    newest = [one for one in reversed(worker.barred) if one not in gone]
     told = [
-        f"gets no more of job {job}: {why}"
-        for job, why in list(worker.barred.items())[:BARRED_SHOWN_MAX]
+        f"gets no more of job {job} ({_ago(now.run - worker.barred_at[job])} ago): "
+        f"{worker.barred[job]}"
+        for job in newest[:BARRED_SHOWN_MAX]
     ]
-    left = len(worker.barred) - len(told)
+    left = len(newest) - len(told)
     return "; ".join([*told, *([f"and of {left} more"] if left > 0 else [])])
+
+
+def _ago(seconds: float) -> str:
+    """Return how long ago something was, in the largest unit that has one."""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{int(seconds // unit_s)} {unit}"
+    return f"{int(max(seconds, 0))} s"
 
 
 def show(state: State, call: int, identity: str) -> m.Shown | None:
@@ -235,8 +280,16 @@ def status(
         schedules=tuple(
             view_schedule(one) for one in state.schedules.values() if not one.cancelled
         ),
-        workers=tuple(view_worker(one, spans, now) for one in state.workers.values()),
+        workers=tuple(
+            view_worker(one, spans, now, _gone(state, one))
+            for one in state.workers.values()
+        ),
     )
+
+
+def _gone(state: State, worker: Worker) -> set[str]:
+    """Return the jobs of the worker's note that are not here any more."""
+    return {job for job in worker.barred if job not in state.jobs}
 
 
 def list_jobs(state: State, command: m.ListJobs) -> m.Jobs:

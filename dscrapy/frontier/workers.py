@@ -30,9 +30,10 @@ class Worker:
     it, of the instance ``expected``, holds processes, and since this master's start it
     has not been heard of.
     ``exports`` are those of its ``processes`` that write feeds.
-    ``barred`` are jobs of which it gets nothing more, and why; those ``beside`` may
-    have their first process there all the same. ``failed`` counts the processes of a
-    job that died there before they were open.
+    ``barred`` are jobs of which it gets nothing more, and why, the newest last, and
+    ``barred_at`` since when; those ``beside`` may have their first process there all
+    the same. ``failed`` counts the processes of a job that died there before they were
+    open.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Worker:
     processes: set[int] = attrs.field(factory=set)
     exports: set[int] = attrs.field(factory=set)
     barred: dict[str, str] = attrs.field(factory=dict)
+    barred_at: dict[str, float] = attrs.field(factory=dict)
     beside: set[str] = attrs.field(factory=set)
     failed: dict[str, int] = attrs.field(factory=dict)
 
@@ -77,6 +79,7 @@ class Worker:
             processes=known.processes,
             exports=known.exports,
             barred=known.barred if same else {},
+            barred_at=known.barred_at if same else {},
             beside=known.beside if same else set(),
             failed=known.failed if same else {},
         )
@@ -109,6 +112,18 @@ class Worker:
         """Whether it may have a process of a job that has no other."""
         return not self.draining and (job not in self.barred or job in self.beside)
 
+    def bar(self, job: str, why: str, *, beside: bool) -> None:
+        """Give it nothing more of the job, or only its first process (``beside``)."""
+        # The newest stands last, for the worker's note.
+        self.barred.pop(job, None)
+        self.barred[job] = why
+        # It was heard just now, of the process that this is about.
+        self.barred_at[job] = self.heard_at
+        if beside:
+            self.beside.add(job)
+        else:
+            self.beside.discard(job)
+
     def take_in(self, process: int, role: Role) -> None:
         """Count on it for one more process."""
         self.processes.add(process)
@@ -130,6 +145,7 @@ def forgive(workers: Iterable[Worker], job: str) -> None:
     """Let all workers have the job again, whatever happened to it there."""
     for worker in workers:
         worker.barred.pop(job, None)
+        worker.barred_at.pop(job, None)
         worker.beside.discard(job)
         worker.failed.pop(job, None)
 

@@ -100,6 +100,8 @@ class JobFiles:
         self._logs_waiting_bytes = 0
         self._waiting_bytes = 0
         self._logs_dropped: dict[str, int] = {}
+        # Whose lines each job's log ends with, as far as this master knows.
+        self._log_of: dict[str, int] = {}
         self._log_changed: dict[str, trio.Event] = {}
         self._items_changed: dict[str, trio.Event] = {}
         self._touched: set[str] = set()
@@ -181,8 +183,17 @@ class JobFiles:
         """Wait until something that was handed over is written."""
         await self._progressed.wait()
 
-    def log_nowait(self, job: str, data: bytes) -> None:
-        """Take a piece of a job's log, or drop it when too many wait."""
+    def log_nowait(self, job: str, data: bytes, process: int = 0) -> None:
+        """Take a piece of a job's log, or drop it when too many wait.
+
+        Where the lines before are another process's, a heading says whose these are;
+        the first piece of a process brings its own.
+        """
+        heading = b"--- process %d " % process
+        if process and self._log_of.get(job) != process:
+            self._log_of[job] = process
+            if not data.startswith(heading):
+                data = heading + b"---\n" + data
         is_flood = self._logs_waiting >= LOGS_WAITING_MAX
         if is_flood or self._logs_waiting_bytes > LOGS_WAITING_BYTES_MAX:
             dropped = self._logs_dropped.get(job, 0)
@@ -417,6 +428,7 @@ class JobFiles:
     def wake_readers(self, job: str) -> None:
         """Let whoever waits for the job's log or items look again: the job, or one of
         its processes, has ended."""
+        self._log_of.pop(job, None)
         for changes in (self._log_changed, self._items_changed):
             changed = changes.pop(job, None)
             if changed is not None:

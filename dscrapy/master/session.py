@@ -350,7 +350,9 @@ class SessionServer:
                 case m.Log():
                     # The job's id names a folder: only that of a process it holds.
                     if self.committer.machine.holds(session, message):
-                        self.files.log_nowait(message.job, message.data)
+                        self.files.log_nowait(
+                            message.job, message.data, message.process
+                        )
                 case m.Read():
                     if not 0 <= message.offset <= OFFSET_MAX:
                         text = f"no offset: {message.offset}"

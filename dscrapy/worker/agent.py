@@ -6,7 +6,6 @@ the worker holds when it comes back to a master is told at registration.
 
 import logging
 import math
-import os
 import secrets
 import signal
 import socket
@@ -23,6 +22,7 @@ from dscrapy.config import Config, Endpoint
 from dscrapy.errors import UserError
 from dscrapy.model import WORKER_DRAINS, JobSpec, Outcome
 from dscrapy.net.connection import dial
+from dscrapy.net.cpus import usable_cpus
 from dscrapy.net.listening import listen
 from dscrapy.net.machine import boot_instant, own_versions
 from dscrapy.net.threads import InThread
@@ -71,7 +71,7 @@ async def serve(
         config=config,
         name=config.worker.name or f"{socket.gethostname()}-{port}",
         endpoint=Endpoint(host, port),
-        slots=config.worker.slots or os.cpu_count() or 1,
+        slots=config.worker.slots or usable_cpus(),
         instance=instance or secrets.token_hex(8),
         crawl=partial(CrawlProcess, caller=caller),
     )

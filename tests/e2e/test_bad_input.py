@@ -103,26 +103,26 @@ def test_an_unknown_spider_fails_at_once_and_names_the_spiders(
 def test_an_unknown_project_fails_at_once_and_names_the_projects(
     shared: Cluster, tmp_path: Path
 ) -> None:
-    """By name the worker's projects are told; a folder that is not there is named."""
+    """By name the worker's projects are told; a folder that is not there is refused."""
     done = shared.run("submit", "tidy", "--project", "nowhere", "--wait")
     assert done.returncode == 1
     assert "whole" in done.stderr
     missing = str(tmp_path / "missing")
     done = shared.run("submit", "tidy", "--project", missing, "--wait")
-    assert done.returncode == 1
-    assert missing in done.stderr
-    assert "Traceback" not in done.stderr
+    assert missing in assert_user_error(done, 2)
+    assert done.stdout == ""
 
 
 def test_an_import_error_is_told_where_it_helps(shared: Cluster) -> None:
-    """The traceback is in ``show`` and ``logs``; ``status`` has one line."""
+    """The traceback, of the project's code alone, is in ``show`` and ``logs``, and
+    ``submit --wait`` tells it once; ``status`` has one line."""
     done = shared.run("submit", "tidy", "--project", "broken", "--wait")
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
     job = done.stdout.strip()
-    for command in (("show",), ("logs", "-f")):
-        text = shared.ok(*command, job)
-        assert "Traceback" in text
+    shown, log = shared.ok("show", job), shared.ok("logs", "-f", job)
+    for text in (done.stderr, shown, log):
+        assert text.count("Traceback") == 1
+        assert "dscrapy/crawl" not in text
         assert "No module named 'no_such_module'" in text
     status = shared.ok("status")
     assert "Traceback" not in status

@@ -155,7 +155,7 @@ def test_pause_resume_cancel_retry(cluster: Cluster, site: str, tmp_path: Path) 
 def test_a_broken_pipe_ends_quietly(
     cluster: Cluster, site: str, tmp_path: Path
 ) -> None:
-    """A reader that has gone away is no reason to complain."""
+    """A reader that has seen enough (``| head``) is no failure."""
     job = cluster.submit("pages", "--wait", site=site, count="2")
     where = ("--state", str(cluster.state))
     for words in (("items", job), ("logs", job), ("jobs",), ("status", "--json")):
@@ -171,7 +171,7 @@ def test_a_broken_pipe_ends_quietly(
             env=environment(tmp_path),
         )
         os.close(writer)
-        assert (done.returncode, done.stderr) == (1, b"")
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_status_watch_and_ctrl_c(cluster: Cluster, tmp_path: Path) -> None:
@@ -261,6 +261,7 @@ def test_wait_and_logs_survive_a_master_that_is_killed(
         (("drain", "nobody"), 1, "nobody"),
         (("submit", "pages"), 2, "scrapy.cfg"),
         (("submit", "nofile.py"), 2, "nofile.py"),
+        (("submit", "s", "--project", "./nowhere"), 2, "nowhere"),
         (("submit", "s", "--project", "p", "--url", "no-url"), 2, "url"),
         (("submit", "s", "--project", "p", "--every", "soon"), 2, "soon"),
         (("submit", "s", "--project", "p", "--wait", "-o", "x.foo"), 2, "foo"),

@@ -157,6 +157,9 @@ def test_failed_crawl_is_1(shop: Path, words: tuple[str, ...], told: str) -> Non
     assert done.returncode == 1
     assert "failed" in done.stderr.splitlines()[-1]
     assert told in done.stderr.splitlines()[-1]
+    # A mistake in the project is shown once, from the project's code on.
+    assert done.stderr.count("Traceback") == (words != ("nosuch",))
+    assert "dscrapy/crawl" not in done.stderr
 
 
 def test_crawl_that_was_killed_goes_on(
@@ -256,6 +259,9 @@ def test_ctrl_c_stops_and_the_next_run_goes_on(
         command.until("Closing spider")
         gate.open()
         assert command.finish() == 1
+    # As Scrapy says it; the job goes on all the same.
+    assert b"Spider closed (shutdown)" in command.err
+    assert b"'finish_reason': 'shutdown'" in command.err
     last = command.err.decode().splitlines()[-2]
     assert re.search(r"prices stopped: .* \d+ pending, run the same command", last)
     got = numbers_in(target.read_text())

@@ -5,24 +5,40 @@ import json
 import marshal
 import os
 import pickle
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from scrapy import Spider
 from scrapy.crawler import Crawler
 from scrapy.settings import Settings
 from scrapy.utils.misc import load_object
 
-from dscrapy.crawl.export import check_ending, export
+from dscrapy.crawl import export as exporting
+from dscrapy.crawl.export import Target, check
 from dscrapy.crawl.items import ItemEncoder, wire_form
 from dscrapy.errors import UserError
 from dscrapy.model import JobSpec
 from tests.e2e.crawl_harness import PROJECT, CrawlProcess, plain_scrapy, running_site
+
+
+def export(
+    lines: Iterable[bytes],
+    tagged: Iterable[bytes] | None,
+    path: Path,
+    *,
+    append: bool = False,
+    spec: JobSpec | None = None,
+) -> int:
+    """Write items to a file of this ending."""
+    target = Target(place=path, append=append)
+    return exporting.export(lines, tagged, target, spec=spec)
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +143,11 @@ def test_an_empty_job_writes_what_scrapy_writes(tmp_path: Path) -> None:
 def test_an_unknown_ending_names_the_known_ones(tmp_path: Path) -> None:
     """One line, before anything is written."""
     for name in ("items.exe", "items"):
-        with pytest.raises(UserError, match=r"\.csv, \.jl, \.json, \.jsonl"):
-            check_ending(tmp_path / name)
+        with pytest.raises(UserError, match="csv, jl, json, jsonl"):
+            check([Target(place=tmp_path / name)], None)
         with pytest.raises(UserError):
             export([], [], tmp_path / name)
-    check_ending(tmp_path / "items.csv")
+    check([Target(place=tmp_path / "items.csv")], None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,6 +166,111 @@ def test_a_project_that_fails_to_load_is_a_warning(
     spec = JobSpec(project_dir=str(tmp_path), spider="missing.py")
     assert export([b'{"a": 1}'], None, tmp_path / "items.csv", spec=spec) == 1
     assert "without the project" in caplog.text
+
+
+OUTPUTS = """
+from scrapy.exporters import JsonItemExporter, JsonLinesItemExporter
+
+
+class Numbers(JsonItemExporter):
+    def start_exporting(self):
+        self.file.write(b"numbers\\n")
+
+    def export_item(self, item):
+        self.file.write(b"%d\\n" % item["i"])
+
+    def finish_exporting(self):
+        self.file.close()
+
+
+class Box:
+    def __init__(self, folder, uri, feed_options):
+        self.folder, self.name = folder, uri.removeprefix("box://")
+        self.is_new = feed_options.get("overwrite", False)
+
+    @classmethod
+    def from_crawler(cls, crawler, uri, *, feed_options=None):
+        return cls(crawler.settings["BOX"], uri, feed_options)
+
+    def open(self, spider):
+        self.spider = spider
+        return open(f"{self.folder}/{self.name}.open", "w+b")
+
+    async def store(self, file):
+        import asyncio
+
+        await asyncio.sleep(0)
+        if self.name.endswith("full"):
+            raise ValueError("the box is full")
+        file.seek(0)
+        with open(f"{self.folder}/{self.name}", "wb" if self.is_new else "ab") as box:
+            box.write(self.spider.name.encode() + b" " + file.read())
+        file.close()
+"""
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobSpec]:
+    """Return a job of the project, with formats and storages of its own."""
+    monkeypatch.chdir(PROJECT)
+    monkeypatch.setenv("SCRAPY_SETTINGS_MODULE", "testsite.settings")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_outputs.py").write_text(OUTPUTS)
+    exporters = {"numbers": "own_outputs.Numbers", "gone": "own_outputs.Gone"}
+    settings = {
+        "FEED_EXPORTERS": json.dumps({**exporters, "xml": None}),
+        "FEED_STORAGES": json.dumps({"box": "own_outputs.Box"}),
+        "BOX": str(tmp_path),
+    }
+    yield JobSpec(
+        project_dir=str(PROJECT), spider="pages", args={"site": ""}, settings=settings
+    )
+    sys.modules.pop("own_outputs", None)
+
+
+def test_formats_and_storages_of_the_project(outputs: JobSpec, tmp_path: Path) -> None:
+    """Whatever FEED_EXPORTERS and FEED_STORAGES name, in a file or elsewhere; the
+    storage has the spider, and learns of -O as from Scrapy."""
+    lines = [b'{"i": 1}', b'{"i": 2}']
+    path = tmp_path / "ours.numbers"
+    target = Target(place="box://b", format="numbers")
+    check([Target(place=path), target], outputs)
+    assert export(lines, None, path, spec=outputs) == 2
+    assert path.read_bytes() == b"numbers\n1\n2\n"
+    (tmp_path / "b").write_text("old")
+    plain = Target(place="box://b", format="jl", append=True)
+    assert exporting.export(lines, None, plain, spec=outputs) == 2
+    assert (tmp_path / "b").read_bytes() == b'oldpages {"i": 1}\n{"i": 2}\n'
+    assert (
+        exporting.export(
+            lines[:1], None, Target(place="box://b", format="jl"), spec=outputs
+        )
+        == 1
+    )
+    assert (tmp_path / "b").read_bytes() == b'pages {"i": 1}\n'
+
+
+def test_what_the_project_cannot_write_is_one_line(
+    outputs: JobSpec, tmp_path: Path
+) -> None:
+    """A format that it lacks, has lost or cannot import, a storage that nobody knows;
+    a storage that fails is told, and its URI without its password."""
+    for name, told in (
+        ("x.exe", "unknown format 'exe'; there are .*gone, .*numbers"),
+        ("x.xml", "unknown format 'xml'"),
+        ("x.gone", "exporter of format 'gone' cannot be loaded: .*Gone"),
+    ):
+        with pytest.raises(UserError, match=told):
+            check([Target(place=tmp_path / name)], outputs)
+    with pytest.raises(UserError, match=r"no storage is known for sky://; .*box"):
+        check([Target(place="sky://x", format="jl")], outputs)
+    target = Target(place="box://me:word@full", format="jl")
+    told = r"box://me:\*\*\*@full: ValueError: the box is full"
+    with pytest.raises(UserError, match=told):
+        exporting.export([b"{}"], None, target, spec=outputs)
+    wrong = msgspec.structs.replace(outputs, spider="nobody")
+    with pytest.raises(UserError, match="nobody"):
+        check([target], wrong)
 
 
 # ---- one bad item ------------------------------------------------------------

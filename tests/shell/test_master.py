@@ -309,9 +309,15 @@ async def test_waiting_readers_of_a_log_are_woken(autojump_clock: MockClock) -> 
         await client.send(read)
         await trio.sleep(3)
         await worker.send(m.Log(job=start.job, process=start.process, data=b"one\n"))
-        assert await client.receive() == m.Chunk(call=1, data=b"one\n", end=False)
+        piece = b"--- process %d ---\none\n" % start.process
+        assert await client.receive() == m.Chunk(call=1, data=piece, end=False)
         read = m.ReadFile(
-            call=2, job=start.job, file="log", offset=4, limit=99, wait=True
+            call=2,
+            job=start.job,
+            file="log",
+            offset=len(piece),
+            limit=99,
+            wait=True,
         )
         await client.send(read)
         await worker.send(opened(start))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from dscrapy import messages as m
+from dscrapy.frontier import records as r
 from dscrapy.frontier import views
 from dscrapy.frontier.decision import Decision, OnClosed
 from dscrapy.frontier.machine import Machine
@@ -22,8 +23,10 @@ from tests.unit.frontier_values import (
     register,
     registration,
     restarted,
+    running,
     started,
     submit,
+    submit_other,
     told,
     wide,
 )
@@ -139,3 +142,40 @@ def test_a_running_job_gets_its_barred_workers_back() -> None:
     assert machine.state.jobs[ID].begin().digest == "d"
     assert {first.process, second.process} <= set(machine.state.processes)
     assert machine.decide(CLIENT, m.Ping(call=1), NOW).records == []
+
+
+def test_a_note_names_the_newest_and_leaves_out_what_is_gone() -> None:
+    """A worker that has been here for a year has a note about today."""
+    machine = barred()
+    for number in range(5):
+        one = f"{number:016x}"[::-1]
+        if one != ID:
+            machine.state.apply(r.WorkerBarred(name="w", job=one, why="why"))
+    worker = machine.state.workers["w"]
+    note = views.view_worker(worker, machine.spans, NOW).note
+    newest = list(reversed(worker.barred))
+    assert [note.index(f"job {one} (0 s ago)") for one in newest[:3]] == sorted(
+        note.index(f"job {one}") for one in newest[:3]
+    )
+    assert note.endswith(f"; and of {len(newest) - 3} more")
+    gone = set(newest) - {ID}
+    note = views.view_worker(worker, machine.spans, NOW, gone).note
+    assert note == f"gets no more of job {ID} (0 s ago): the code differs"
+
+
+def test_a_job_that_waits_for_a_slot_says_so() -> None:
+    """And one that is paused since when, also after a restart of the master."""
+    machine, _ = running()
+    ask(machine, submit_other())
+    (other,) = [job for job in machine.state.jobs if job != ID]
+
+    def why() -> str:
+        return views.view_job(machine.state, machine.state.jobs[other]).reason
+
+    assert why() == "no slot is free: all 1 are taken"
+    change(machine, "pause", other)
+    assert why() == "paused since 1970-01-12 13:46:40 UTC"
+    machine = restarted(machine)
+    assert why() == "paused since 1970-01-12 13:46:40 UTC"
+    change(machine, "resume", other)
+    assert why() == "no worker is connected"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier.decision import OnClosed
+from dscrapy.frontier.decision import OnClosed, OnTick
 from tests.unit.frontier_values import (
     CLIENT,
     ID,
@@ -16,8 +16,10 @@ from tests.unit.frontier_values import (
     change,
     commit,
     ended,
+    later,
     new_machine,
     register,
+    restarted,
     running,
     started,
     submit,
@@ -95,13 +97,14 @@ def test_nobody_waits_for_a_schedule() -> None:
 @pytest.mark.parametrize(
     ("verbs", "text"),
     [
-        (["pause"], "not paused"),
-        (["resume"], "not resumed"),
-        (["retry"], "not retried"),
-        (["cancel", "cancel"], "already cancelled"),
+        (["resume"], "is not paused"),
+        (["pause", "pause"], "is already paused"),
+        (["retry"], "it can be cancelled and paused, not retried"),
+        (["cancel", "cancel"], "is already cancelled"),
+        (["cancel", "pause"], "is already cancelled"),
     ],
 )
-def test_a_schedule_can_be_cancelled_and_no_more(verbs: list[str], text: str) -> None:
+def test_what_a_schedule_does_not_do(verbs: list[str], text: str) -> None:
     """Its runs have lives of their own."""
     machine = new_machine()
     ask(machine, submit(every_s=60.0))
@@ -109,6 +112,26 @@ def test_a_schedule_can_be_cancelled_and_no_more(verbs: list[str], text: str) ->
         (answer,) = answers(change(machine, verb), CLIENT)
     assert answer.code == "bad_state"
     assert answer.text.endswith(text)
+
+
+def test_a_paused_schedule_makes_no_run_until_it_is_resumed() -> None:
+    """Also over a restart; what was due meanwhile is one run, at once."""
+    machine = new_machine()
+    ask(machine, submit(every_s=60.0))
+    ask(machine, OnTick(), 0)
+    assert len(machine.state.jobs) == 1
+    (run,) = machine.state.jobs
+    change(machine, "cancel", run)
+    (shown,) = answers(change(machine, "pause"), CLIENT)
+    assert (shown.schedule.state, shown.schedule.next_at) == ("paused", None)
+    machine = restarted(machine)
+    ask(machine, OnTick(), 0, later(1000.0))
+    assert len(machine.state.jobs) == 1
+    (shown,) = answers(change(machine, "resume"), CLIENT)
+    assert shown.schedule.state == "active"
+    ask(machine, OnTick(), 0, later(1000.0))
+    ask(machine, OnTick(), 0, later(1000.0))
+    assert len(machine.state.jobs) == 2
 
 
 def test_a_paused_job_waits_and_nobody_is_told() -> None:

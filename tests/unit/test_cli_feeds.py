@@ -1,10 +1,24 @@
 """Files of ``-o`` and ``-O``: what becomes of them when a job did not do its work."""
 
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import trio
 
-from dscrapy.cli.feeds import Feed, Fetched, write_results
+from dscrapy.cli.feeds import (
+    Feed,
+    Fetched,
+    check_outputs,
+    copy_items,
+    fetch,
+    parse_feeds,
+    write_results,
+)
+from dscrapy.errors import UsageError
+from dscrapy.messages import Chunk, ReadFile
 from dscrapy.model import JobSpec
 
 SPEC = JobSpec(project="p", spider="s")
@@ -101,3 +115,106 @@ def test_a_job_that_came_to_its_end_writes_as_asked(tmp_path: Path, out: Path) -
     assert said == [f"wrote {path}", f"wrote {other}"]
     assert path.read_text() == '{"a": 1}\n'
     assert other.read_text() == f'{OLD}{{"a": 1}}\n'
+
+
+# ---- what is asked for ----------------------------------------------------------
+
+
+def parsed(text: str, *, overwrite: bool = True) -> Feed:
+    """Return the output that a flag names."""
+    named = [text]
+    options = Namespace(
+        append_to=[] if overwrite else named, overwrite=named if overwrite else []
+    )
+    (one,) = parse_feeds(options, "s")
+    return one
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_stdout_takes_lines_unless_it_is_told(overwrite: bool) -> None:
+    """A - alone, with -o and with -O."""
+    assert parsed("-", overwrite=overwrite).is_lines
+    assert parsed("-", overwrite=overwrite).is_stdout
+    assert parsed("-:csv", overwrite=overwrite).format == "csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "format"),
+    [
+        ("/d/x.csv", "/d/x.csv", "csv"),
+        ("/d/x.csv:JSON", "/d/x.csv", "json"),
+        ("/d/x:geojson", "/d/x", "geojson"),
+        ("/d/10:30.csv", "/d/10:30.csv", "csv"),
+        ("/d/x.Geo", "/d/x.Geo", "Geo"),
+        ("file:///d/a%20b.csv", "/d/a b.csv", "csv"),
+        ("/d/100%.csv", "/d/100%.csv", "csv"),
+        ("/d/%(name)s.csv", "/d/s.csv", "csv"),
+        ("s3://b/a%20b/%(name)s.csv", "s3://b/a%20b/s.csv", "csv"),
+        ("ftp://u:pw@host/x.csv:xml", "ftp://u:***@host/x.csv", "xml"),
+        ("ftp://u:pw@host:21/x.csv", "ftp://u:***@host:21/x.csv", "csv"),
+    ],
+)
+def test_places_and_formats(text: str, name: str, format: str) -> None:
+    """As Scrapy reads them; the name is what people are shown."""
+    one = parsed(text)
+    assert (one.name, one.format) == (name, format)
+    assert bool(one.uri) == ("://" in name)
+
+
+def test_a_format_of_a_project_elsewhere_is_one_line() -> None:
+    """Nobody here can write it."""
+    with pytest.raises(UsageError, match=r"unknown format 'geo'.*not on this machine"):
+        check_outputs((parsed("/d/x.geo"),), SPEC, None)
+
+
+# ---- items of a job that runs ---------------------------------------------------
+
+
+class Growing:
+    """A master's answers about a job which gives an item with each question; a read
+    ends anywhere. ``fresh_at``: the question at which it begins anew."""
+
+    def __init__(self, *, fresh_at: int = 0, state: str = "running") -> None:
+        self.asked = 0
+        self.state = state
+        self.fresh_at = fresh_at
+
+    async def show(self, job: str) -> Any:
+        """Return how the job stands."""
+        count = 0 if self.state == "running" else 10
+        return SimpleNamespace(job=SimpleNamespace(state=self.state, items=count + 3))
+
+    async def read_file(self, call: ReadFile) -> Chunk:
+        """Return a few bytes."""
+        self.asked += 1
+        count = self.asked + 10
+        if self.asked == self.fresh_at:
+            self.fresh_at, count, self.asked = 0, 0, -10
+        row = b'{"a": "1234567"}\n' if call.file == "items" else b"null\n"
+        data = (row * count)[call.offset : call.offset + 25]
+        if self.state != "running":
+            data = (row * 13)[call.offset : call.offset + 25]
+        return Chunk(call=0, data=data, end=False)
+
+
+@pytest.mark.parametrize("fresh_at", [0, 4, 5])
+def test_items_of_a_running_job_are_those_of_one_moment(
+    tmp_path: Path, fresh_at: int
+) -> None:
+    """As many forms as lines, all of them whole; also if it begins anew meanwhile."""
+    client: Any = Growing(fresh_at=fresh_at)
+    feeds = (feed(tmp_path / "x.csv", "csv"),)
+    got = trio.run(fetch, client, "j", tmp_path, feeds)
+    lines = got.lines.read_bytes()
+    assert got.tagged is not None
+    assert got.tagged.read_bytes() == b"null\n" * lines.count(b"\n")
+    assert lines
+    assert set(lines.splitlines(keepends=True)) == {b'{"a": "1234567"}\n'}
+
+
+def test_items_of_a_job_that_has_ended_are_all(tmp_path: Path) -> None:
+    """Whatever its views count."""
+    client: Any = Growing(state="succeeded")
+    taken: list[bytes] = []
+    assert trio.run(copy_items, client, "j", taken.append) == 13
+    assert b"".join(taken) == b'{"a": "1234567"}\n' * 13

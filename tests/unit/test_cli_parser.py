@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from dscrapy.cli.help import GROUPS
 from dscrapy.cli.parser import build_parser, parse
+from dscrapy.config import MasterConfig, WorkerConfig
 
 # The commands of the contract, with every flag it names.
 CONTRACT = """
@@ -13,6 +15,8 @@ master
 master --host 0.0.0.0 --port 0 --state d --jobs f.toml --conf c
 worker
 worker --master h:1 --port 7500 --slots 4 --name w --conf c --state d
+worker -p 7500
+master -p 0
 status
 status --watch
 status --json
@@ -105,7 +109,6 @@ def test_feeds_as_in_scrapy(words: list[str], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("", "COMMAND"),
         ("frobnicate", "frobnicate"),
         ("submit", "SPIDER"),
         ("submit s --file f.jsonl", "SPIDER"),
@@ -155,6 +158,52 @@ def test_help_and_version_leave_with_0(capsys: pytest.CaptureFixture[str]) -> No
             parse(words)
         assert not caught.value.code
         assert capsys.readouterr().out.strip()
+
+
+def test_no_word_at_all_lists_the_commands_in_groups(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As --help does: that is no error. Every command stands in a group."""
+    told = []
+    for words in ([], ["--help"]):
+        with pytest.raises(SystemExit) as caught:
+            parse(words)
+        assert not caught.value.code
+        told.append(capsys.readouterr())
+    assert told[0] == told[1]
+    assert told[0].err == ""
+    for command in build_parser().commands.choices:
+        assert f"\n  {command} " in told[0].out
+        assert any(command in names for names in GROUPS.values()), command
+
+
+def test_help_tells_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever takes a value says what it is without; addresses are those of the
+    configuration."""
+    for command, parser in build_parser().commands.choices.items():
+        # As wide as it takes, so that no default is broken.
+        text = " ".join(parser.format_help().split())
+        options = [
+            action
+            for action in parser._actions
+            if action.option_strings and action.nargs != 0
+        ]
+        assert text.count("default: ") >= len(options), command
+    with pytest.raises(SystemExit):
+        parse(["master", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"(default: {MasterConfig().host})" in text
+    assert f"(default: {MasterConfig().port})" in text
+    assert f"from {WorkerConfig().port})" in " ".join(
+        build_parser().commands.choices["worker"].format_help().split()
+    )
+
+
+def test_a_port_is_p_where_nothing_crawls() -> None:
+    """Of those that serve it is short for --port, else for --parallelism."""
+    assert parse(["worker", "-p", "7500"]).port == 7500
+    assert parse(["master", "-p", "0"]).port == 0
+    assert parse(["submit", "s", "-p", "3"]).parallelism == 3
 
 
 def test_no_flag_is_an_abbreviation_of_another() -> None:

@@ -20,6 +20,7 @@ from dscrapy.cli.render import (
     job_json,
     jobs_table,
     plural,
+    progress_line,
     result_line,
     shown_json,
     shown_text,
@@ -62,6 +63,7 @@ JOB = JobView(
     started_at=1767323046.0,
     finished_at=None,
 )
+NOW = 1767323106.0
 EVIL = "bad\x1b[2J\x07 \u202egnp\nnext\x9b\udc80"
 # A job object has at least these, see the contract of the command line.
 JOB_FIELDS = [
@@ -206,7 +208,7 @@ def test_a_cell_is_one_line(text: str) -> None:
     """Whatever a job says stays on its row and within bounds."""
     shown_text = cell(text)
     assert shown_text.isprintable()
-    assert len(shown_text) <= 80
+    assert len(shown_text) <= 200
 
 
 def test_text_of_jobs_is_escaped_everywhere() -> None:
@@ -235,7 +237,7 @@ def test_text_of_jobs_is_escaped_everywhere() -> None:
     )
     texts = [
         plain(status_blocks(everything, {}, 0.0)),
-        plain([jobs_table([evil])]),
+        plain([jobs_table([evil], NOW)]),
         shown_text(shown(job=evil, spec=spec, stats=stats, traceback=EVIL)),
         result_line(evil),
         ended_line(evil),
@@ -255,7 +257,7 @@ def test_status_for_people() -> None:
         "1 running, 2 failed",
         "2.5/s",
         "10 m 0 s",
-        "prices (nightly): line one line two",
+        "prices  nightly  line one line two",
         "   85  prices",
     ):
         assert part in text
@@ -270,7 +272,7 @@ def test_status_for_people() -> None:
 def test_processes_are_shown_where_people_look() -> None:
     """How many crawl a job now; none of a job that nothing works at."""
     tables = [
-        plain([jobs_table([JOB, job(processes=0)])]),
+        plain([jobs_table([JOB, job(processes=0)], NOW)]),
         plain(status_blocks(status(running=(JOB, job(processes=0))), {}, 0.0)[3:4]),
     ]
     for text in tables:
@@ -287,7 +289,7 @@ def test_errors_are_shown_where_people_look() -> None:
     bad = job(state="succeeded", reason="finished", items=0, errors=40)
     unknown = job(errors=None)
     tables = [
-        plain([jobs_table([bad, unknown])]),
+        plain([jobs_table([bad, unknown], NOW)]),
         plain(status_blocks(status(running=(bad, unknown)), {}, 0.0)[3:4]),
     ]
     for text in tables:
@@ -310,17 +312,16 @@ def test_errors_are_shown_where_people_look() -> None:
 
 def test_tables_are_aligned_and_never_cut() -> None:
     """Off a terminal columns line up and long text stays whole."""
-    table = plain([jobs_table([job(name="n" * 200), job(pages=12345)])])
+    table = plain([jobs_table([job(name="n" * 200), job(pages=12345)], NOW)])
     header, first, second = table.splitlines()
     assert "n" * 200 in first
     assert header.index("PAGES") + len("PAGES") == second.index("12345") + 5
     assert not any(line.endswith(" ") for line in (header, first, second))
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_a_terminal_cuts_texts_but_no_numbers(width: int) -> None:
-    """Ids, states and counts are whole at 80 columns, whatever else a row has; a
-    column without content takes no room."""
+@pytest.mark.parametrize("width", [50, 80, 120, 200])
+def test_a_terminal_cuts_reasons_and_nothing_else(width: int) -> None:
+    """Ids, states, names and counts are whole, whatever else a row has."""
     wordy = job(
         state="succeeded",
         errors=1234567,
@@ -328,32 +329,75 @@ def test_a_terminal_cuts_texts_but_no_numbers(width: int) -> None:
         project="/srv/" + "p" * 30,
         spider="s" * 30,
         name="n" * 30,
-        reason="r" * 90,
+        reason="r" * 200,
+        workers=tuple(f"worker-of-a-long-name-{n}" for n in range(5)),
     )
-    shown_jobs = _on_terminal(jobs_table([wordy]), width)
-    header, row = shown_jobs
+    everything = status(running=(wordy,), failed=(wordy,))
+    views: tuple[tuple[list[Block], tuple[str, ...]], ...] = (
+        ([jobs_table([wordy], NOW)], ()),
+        (status_blocks(everything, {}, 0.0), ("p" * 30,)),
+    )
+    for blocks, missing in views:
+        shown_text = _on_terminal(blocks, width)
+        for word in (JOB.id, "succeeded", "1234567", "p" * 30, "s" * 30, "n" * 30):
+            assert (word in shown_text) == (word not in missing)
+        assert "rrr…" in shown_text
+    assert "worker-of-a-long-name-1 and 3 more" in shown_text
+    assert "2026-01-02 " in shown_text
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_an_ordinary_job_is_one_line(width: int) -> None:
+    """A column without content takes no room; an empty table has all headers."""
+    plain_job = job(processes=0, name="", state="failed", reason="r" * 90)
+    header, row = _on_terminal([jobs_table([plain_job], NOW)], width).splitlines()
     assert "PROCS" not in header
-    assert row.split()[:5] == [JOB.id, "succeeded", "10", "7", "1234567"]
-    assert row.count("…") >= 1
-    running = status_blocks(status(running=(wordy,)), {}, 0.0)[3]
-    assert not isinstance(running, str)
-    header, row = _on_terminal(running, width)
-    assert row.split()[:5] == [JOB.id, "succeeded", "10", "7", "1234567"]
-    header, row = _on_terminal(jobs_table([job()]), width)
+    assert row.split()[:5] == [JOB.id, "failed", "10", "7", "4"]
+    header, row = _on_terminal([jobs_table([job()], NOW)], width).splitlines()
     for word in ("PROCS", "PROJECT", "SPIDER", "NAME"):
         assert word in header
-    assert "…" not in row
-    assert "ERRORS" in _on_terminal(jobs_table([]), width)[0]
+    assert "ERRORS" in _on_terminal([jobs_table([], NOW)], width)
 
 
-def _on_terminal(table: Block, width: int) -> list[str]:
-    """Return the lines of a table as a terminal of this width shows them."""
+def _on_terminal(blocks: list[Block], width: int) -> str:
+    """Return what a terminal of this width shows."""
     file = io.StringIO()
     console = Console(file=file, width=width, markup=False, highlight=False)
-    console.print(decorated([table]))
-    lines = file.getvalue().splitlines()
-    assert all(len(line) <= width for line in lines)
-    return lines
+    console.print(decorated(blocks))
+    assert all(len(line) <= width for line in file.getvalue().splitlines())
+    return file.getvalue()
+
+
+def test_show_breaks_long_texts_between_words() -> None:
+    """At a terminal they go on below their beginning; what can be copied is whole."""
+    reason = "no worker that is connected can run it: start one"
+    folder = "/srv/" + "p" * 60
+    text = shown_text(shown(job=job(reason=reason, project=folder)), 50)
+    assert f"project       {folder}\n" in text
+    assert "\nreason        no worker that is connected can run\n" in text
+    assert "\n              it: start one\n" in text
+    assert reason in shown_text(shown(job=job(reason=reason)))
+
+
+def test_progress_starts_with_numbers() -> None:
+    """Pages, items, errors, rate, pending, elapsed; then what it is and why it waits.
+
+    On a narrow terminal the words are shorter, on any other the text is cut.
+    """
+    busy = job(pages=12345, items=23456, reason="r" * 90)
+    long = "12345 pages, 23456 items, 4 errors, 12.3/s, 85 pending, 3 m 5 s"
+    line = f"{long}, 3 processes: prices"
+    assert progress_line(busy, 12.34, 185, None) == f"{line} ({'r' * 90})"
+    assert progress_line(job(state="ready"), None, None, None) == (
+        "10 pages, 7 items, 4 errors, 85 pending, 3 processes: prices ready"
+    )
+    assert progress_line(busy, 12.34, 185, 200).startswith(f"{line} (rrr")
+    assert progress_line(busy, 12.34, 185, 100) == f"{line} ({'r' * 13}…"
+    assert progress_line(busy, 12.34, 185, 79) == f"{long}, 3 processes"
+    small = job(pages=1234, items=2345)
+    assert progress_line(small, 12.3, 185, 49) == (
+        "1234 pg, 2345 it, 4 err, 12.3/s, 85 left, 3 m 5 s"
+    )
 
 
 @pytest.mark.parametrize(
@@ -396,3 +440,27 @@ def test_rates_follow_what_is_seen() -> None:
     assert meter.rates() == {}
     meter.see(status(running=()), 21.0)
     assert meter.rates() == {}
+
+
+def test_jobs_that_wait_say_why() -> None:
+    """The first of them; the others are counted."""
+    waiting = [job(id="b", state="paused", reason="paused since noon")]
+    blocks = status_blocks(
+        status(jobs={"ready": 3, "paused": 1}), {}, NOW, waiting=waiting
+    )
+    text = plain(blocks)
+    assert "paused since noon" in text
+    assert "... and 3 more waiting: `dscrapy jobs` lists them." in text
+    assert "WHY" not in plain(status_blocks(status(), {}, NOW))
+
+
+def test_a_job_has_its_start_and_how_long_it_took() -> None:
+    """So far, while it runs; nothing before it has started."""
+    ended = job(id="e", started_at=NOW - 90000.0, finished_at=NOW - 89000.0)
+    ready = job(id="r", started_at=None, state="ready")
+    table = jobs_table([JOB, ended, ready], NOW)
+    started, took = (table.headers.index(name) for name in ("STARTED", "TOOK"))
+    assert [row[took] for row in table.rows] == ["1 m 0 s", "16 m 40 s", ""]
+    assert table.rows[2][started] == ""
+    assert len(table.rows[0][started]) == len("03:04:06")
+    assert len(table.rows[1][started]) == len("2026-01-01")

@@ -24,10 +24,10 @@ from dscrapy.config import (
     override,
     parse_duration,
     parse_endpoint,
-    parse_toml,
     read_endpoint,
 )
 from dscrapy.errors import ConfigError, UnauthorisedError, UsageError, UserError
+from dscrapy.strict import parse_toml
 
 TOKEN = "t" * TOKEN_CHARS_MIN
 

@@ -19,6 +19,7 @@ from tests.unit.frontier_values import (
     crawling,
     ended,
     finish,
+    later,
     leases,
     new_machine,
     opened,
@@ -248,9 +249,11 @@ def test_a_worker_where_processes_die_at_once_gets_no_more_of_the_job() -> None:
     worker = machine.state.workers["w"]
     note = view_worker(worker, machine.spans, NOW).note
     assert note == (
-        f"gets no more of job {ID}: its processes died there at once, 2 times: "
-        "exited with code 1"
+        f"gets no more of job {ID} (0 s ago): its processes died there at once, "
+        "2 times: exited with code 1"
     )
+    assert "(2 h ago)" in view_worker(worker, machine.spans, later(7200)).note
+    assert view_worker(worker, machine.spans, NOW, {ID}).note == ""
     change(machine, "cancel")
     ask(machine, ended(started(decision).process), 6)
     change(machine, "retry")

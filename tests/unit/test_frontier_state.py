@@ -374,7 +374,7 @@ def test_status_names_the_latest_failures_and_no_more() -> None:
 
 
 def test_a_job_says_why_it_waits() -> None:
-    """Nobody there to run it; nothing to say once somebody is, or when paused."""
+    """Nobody there to run it, nobody who takes anything new, or somebody paused it."""
     machine = new_machine()
     ask(machine, submit(), CLIENT)
 
@@ -383,11 +383,11 @@ def test_a_job_says_why_it_waits() -> None:
 
     assert reason() == "no worker is connected"
     change(machine, "pause")
-    assert reason() == ""
+    assert reason() == "paused since 1970-01-12 13:46:40 UTC"
     change(machine, "resume")
     drains = msgspec.structs.replace(registration(), draining=True)
     ask(machine, drains, WORKER)
-    assert reason() == ""
+    assert reason() == "all workers that are connected are draining"
     ask(machine, OnClosed(), WORKER)
     assert reason() == "no worker is connected"
 

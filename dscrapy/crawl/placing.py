@@ -1,0 +1,232 @@
+"""How a local file gets what was written for it: whole, or not at all.
+
+What is written goes to a part beside the file first. A complete part takes the place of
+the file, or is appended to it. To the user this is the file that was there: a link goes
+on pointing to it, its mode, owner and other names stay. Where a rename cannot give that
+(several names, a foreign owner, a folder that takes no new files), the file is written
+over where it is. A pipe, a device or an open file takes what is written at once.
+
+The feeds of ``FEEDS`` and the files of ``-o`` and ``-O`` are written by this.
+"""
+
+import errno
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedWriter, FileIO
+from pathlib import Path
+from typing import IO
+
+COPY_BYTES = 1024 * 1024
+# Names of what this process, or the one at the other end of a descriptor, has open: a
+# rename would part them from it.
+_OPEN_FILES = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
+# A folder that takes no new file; a file that another system's is mounted on.
+_NO_PART = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NO_RENAME = frozenset({*_NO_PART, errno.EBUSY, errno.EXDEV})
+_NO_ALLOCATION = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+
+
+class PartFile(BufferedWriter):
+    """A part that goes behind ``base`` bytes: exporters see that by its position."""
+
+    def __init__(self, path: Path, base: int) -> None:
+        super().__init__(FileIO(path, "wb"))
+        self._base = base
+
+    def tell(self) -> int:
+        """Return the position in the file that the part will be in."""
+        return super().tell() + self._base
+
+
+def takes_at_once(path: Path) -> bool:
+    """Whether what is written to ``path`` goes on at once, so that nothing of it can
+    be kept back: a pipe, a device, or what somebody has open (``/dev/stdout``)."""
+    if str(path).startswith(_OPEN_FILES):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def target_of(path: Path) -> Path:
+    """Return the file behind all links; raises ``OSError`` for links in a circle."""
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
+
+
+def length_of(path: Path) -> int | None:
+    """Return how long a file is, None where there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def open_part(target: Path, name: str, *, base: int = 0) -> tuple[Path, PartFile]:
+    """Return a new part for ``target``, its path and file; raises ``OSError``.
+
+    It stands beside, else, for a file that is there, in the folder for temporary ones.
+    """
+    # A rename would pass over a file's own mode.
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+    part = target.with_name(name)
+    try:
+        return part, PartFile(part, base)
+    except OSError as error:
+        if error.errno not in _NO_PART or not target.exists():
+            raise
+    part = Path(tempfile.gettempdir(), name)
+    return part, PartFile(part, base)
+
+
+def close_part(part: Path, file: IO[bytes]) -> None:
+    """Have a complete part on disk; an exporter may have closed it."""
+    if not file.closed:
+        file.close()
+    with part.open("rb") as whole:
+        os.fsync(whole.fileno())
+
+
+@contextmanager
+def written(path: Path, *, append: bool) -> Iterator[IO[bytes]]:
+    """Give a file to write to, whose bytes are at ``path`` afterwards.
+
+    With an error ``path`` is as it was, to the byte. Raises ``OSError``.
+    """
+    if takes_at_once(path):
+        with path.open("ab" if append else "wb", buffering=COPY_BYTES) as direct:
+            yield direct
+        return
+    target = target_of(path)
+    base = length_of(target) if append else None
+    name = f".dscrapy-{os.getpid()}-{secrets.token_hex(4)}.part"
+    part, file = open_part(target, name, base=base or 0)
+    try:
+        with file:
+            yield file
+        close_part(part, file)
+        if base is None:
+            replace(part, target)
+        else:
+            append_part(part, target, base)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def replace(part: Path, target: Path) -> None:
+    """Let a part be the target's content; it is gone then. Raises ``OSError``."""
+    if not target.exists() or _is_likened(part, target):
+        try:
+            part.replace(target)
+        except OSError as error:
+            if error.errno not in _NO_RENAME:
+                raise
+        else:
+            _sync_folder(target.parent)
+            return
+    _write_over(part, target)
+    part.unlink()
+
+
+def _is_likened(part: Path, target: Path) -> bool:
+    """Give a part what a target has beside its bytes; False where that cannot be."""
+    there = target.stat()
+    if there.st_nlink > 1:
+        return False
+    try:
+        ours = part.stat()
+        if (ours.st_uid, ours.st_gid) != (there.st_uid, there.st_gid):
+            os.chown(part, there.st_uid, there.st_gid)
+        # Access lists among them.
+        extra = _attributes(target)
+        if extra != _attributes(part):
+            for name, value in extra.items():
+                os.setxattr(part, name, value)
+        # Last: a new owner takes bits away.
+        part.chmod(stat.S_IMODE(there.st_mode))
+    except OSError:
+        return False
+    return True
+
+
+def _attributes(path: Path) -> dict[str, bytes]:
+    try:
+        return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise
+
+
+def _write_over(part: Path, target: Path) -> None:
+    """Write a part over a target, which stays the file that it is."""
+    handle = os.open(target, os.O_WRONLY)
+    try:
+        before, size = os.fstat(handle).st_size, part.stat().st_size
+        try:
+            if size > before:
+                # No room is found out before anything is lost.
+                os.posix_fallocate(handle, before, size - before)
+        except OSError as error:
+            os.ftruncate(handle, before)
+            if error.errno not in _NO_ALLOCATION:
+                raise
+        with part.open("rb") as source:
+            _copy(source, handle)
+        os.ftruncate(handle, size)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def append_part(part: Path, target: Path, first: int) -> None:
+    """Append a part to what was ``first`` bytes long, or what an earlier try has not
+    appended of it. With an error the target is as long as it was."""
+    with part.open("rb") as source, target.open("r+b") as there:
+        source.seek(_ours(source, there, first))
+        before = there.seek(0, os.SEEK_END)
+        handle = there.fileno()
+        os.lseek(handle, before, os.SEEK_SET)
+        try:
+            _copy(source, handle)
+            os.fsync(handle)
+        except BaseException:
+            # What others have appended meanwhile is theirs.
+            if os.fstat(handle).st_size == os.lseek(handle, 0, os.SEEK_CUR):
+                os.ftruncate(handle, before)
+            raise
+
+
+def _ours(source: IO[bytes], file: IO[bytes], first: int) -> int:
+    """Return how many bytes of ``source`` stand in ``file`` from ``first`` on: all, or
+    as many as there are before the end, or none if others wrote there."""
+    found = 0
+    file.seek(first)
+    while data := source.read(COPY_BYTES):
+        there = file.read(len(data))
+        if not data.startswith(there):
+            return 0
+        found += len(there)
+        if len(there) < len(data):
+            break
+    return found
+
+
+def _copy(source: IO[bytes], handle: int) -> None:
+    while data := source.read(COPY_BYTES):
+        left = memoryview(data)
+        while left:
+            left = left[os.write(handle, left) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,90 @@
+"""Tracebacks as those read them who wrote the project: from their own code on.
+
+What leads to it, in dscrapy, Scrapy and the standard library, says nothing about a
+mistake in a project. An error that our own code raised is shown whole: it is ours.
+"""
+
+import os
+import sysconfig
+import time
+import traceback
+from collections.abc import Iterator
+
+import scrapy
+import twisted
+
+import dscrapy
+from dscrapy.model import Outcome
+
+
+def _folder(file: str | None) -> str:
+    return os.path.join(os.path.dirname(file or ""), "")
+
+
+_OURS = _folder(dscrapy.__file__)
+_STDLIB = os.path.join(sysconfig.get_path("stdlib"), "")
+_LIBRARIES = (_OURS, _folder(scrapy.__file__), _folder(twisted.__file__))
+# Also where a virtual environment's folder lies inside of the standard library's.
+_PACKAGES = ("site-packages", "dist-packages")
+
+
+def user_trace(error: BaseException) -> str:
+    """Return the error's traceback, of it and of what it came from, without what leads
+    to the project's code."""
+    whole = traceback.TracebackException.from_exception(error)
+    for one in _chained(whole, set()):
+        frames = _of_project(list(one.stack), is_syntax=_is_syntax(one))
+        # An error without frames is its last line alone.
+        one.stack = traceback.StackSummary.from_list(frames) if frames else None  # type: ignore[assignment] # as `format` expects it
+    return "".join(whole.format())
+
+
+def failure_log(outcome: Outcome) -> str:
+    """Return a failure as Scrapy would log it, for when there is no log yet."""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+    return (
+        f"{stamp} [dscrapy] ERROR: The crawl failed: {outcome.text}\n"
+        f"{outcome.traceback}"
+    )
+
+
+def _chained(
+    error: traceback.TracebackException, seen: set[int]
+) -> Iterator[traceback.TracebackException]:
+    if id(error) in seen:
+        return
+    seen.add(id(error))
+    yield error
+    for other in (error.__cause__, error.__context__, *(error.exceptions or ())):
+        if other is not None:
+            yield from _chained(other, seen)
+
+
+def _is_syntax(error: traceback.TracebackException) -> bool:
+    # It names its own place, which no frame does.
+    return error.exc_type is not None and issubclass(error.exc_type, SyntaxError)
+
+
+def _of_project(
+    frames: list[traceback.FrameSummary], *, is_syntax: bool
+) -> list[traceback.FrameSummary]:
+    frames = [frame for frame in frames if not _imports(frame.filename)]
+    if frames and frames[-1].filename.startswith(_OURS):
+        return frames
+    frames = [frame for frame in frames if not frame.filename.startswith(_OURS)]
+    for place, frame in enumerate(frames):
+        if not _is_library(frame.filename):
+            return frames[place:]
+    # Nothing of the project's ran: a class that is not there, a missing argument.
+    return [] if is_syntax else frames
+
+
+def _imports(file: str) -> bool:
+    return file.startswith(("<frozen importlib", os.path.join(_STDLIB, "importlib")))
+
+
+def _is_library(file: str) -> bool:
+    if file.startswith(_LIBRARIES) or file.startswith("<frozen"):
+        return True
+    is_package = any(name in file for name in _PACKAGES)
+    return file.startswith(_STDLIB) and not is_package
