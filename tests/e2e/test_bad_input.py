@@ -397,7 +397,7 @@ def test_changes_that_cannot_be_are_one_line(
     shared: Cluster, site: str, tmp_path: Path
 ) -> None:
     """A job that has ended is neither paused, resumed, cancelled nor retried; a
-    schedule can only be cancelled."""
+    schedule is never retried, and neither paused nor resumed twice."""
     job = shared.submit("pages", "--wait", site=site, count=3)
     for verb, told in (
         ("cancel", "already succeeded"),
@@ -414,10 +414,14 @@ def test_changes_that_cannot_be_are_one_line(
     gate.open()
     shared.run("wait", slow)
     schedule = shared.submit("pages", "--every", "1h", site=site, count=1)
-    for verb in ("pause", "resume", "retry"):
-        assert "schedule" in assert_user_error(shared.run(verb, schedule), 1)
+    assert "is a schedule" in assert_user_error(shared.run("retry", schedule), 1)
+    assert "not paused" in assert_user_error(shared.run("resume", schedule), 1)
+    shared.ok("pause", schedule)
+    assert "already paused" in assert_user_error(shared.run("pause", schedule), 1)
+    shared.ok("resume", schedule)
     shared.ok("cancel", schedule)
-    assert "already" in assert_user_error(shared.run("cancel", schedule), 1)
+    for verb in ("cancel", "pause", "resume"):
+        assert "cancelled" in assert_user_error(shared.run(verb, schedule), 1)
 
 
 def test_a_schedule_lives_through_a_restart(cluster: Cluster, site: str) -> None:

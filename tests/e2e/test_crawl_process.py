@@ -179,7 +179,7 @@ def write_project(folder: Path, settings: str = "", spider: str = "") -> Path:
     [
         ("import nowhere", "", "import_error", "No module named 'nowhere'"),
         ("", "import nowhere", "import_error", "No module named 'nowhere'"),
-        ("", "syntax error", "import_error", "SyntaxError"),
+        ("", "syntax error", "import_error", "SyntaxError: invalid syntax"),
         ("", "raise SystemExit('bye')", "import_error", "SystemExit: bye"),
         ("", "from twisted.internet import reactor", "unsupported", "reactor"),
     ],
@@ -188,12 +188,18 @@ def test_a_broken_project_is_told_with_its_traceback(
     start: Start, tmp_path: Path, settings: str, spider: str, failure: str, text: str
 ) -> None:
     """The outcome has one line and the traceback; the log has the traceback too."""
-    process = start("any", folder=write_project(tmp_path, settings, spider))
+    folder = write_project(tmp_path, settings, spider)
+    process = start("any", folder=folder)
     assert process.finish() == 0
     assert process.outcome.failure == failure
     assert text in process.outcome.text
-    assert "Traceback" in process.outcome.traceback
-    assert "Traceback" in process.log
+    trace = process.outcome.traceback
+    # Python itself tells a syntax error by its place, without a head.
+    is_syntax = spider == "syntax error"
+    head = f'  File "{folder}/broken/spiders.py", line 1' if is_syntax else "Traceback"
+    assert trace.startswith(head)
+    assert text in trace
+    assert trace.strip() in process.log
 
 
 def test_no_project_is_told(start: Start, tmp_path: Path) -> None:
