@@ -79,11 +79,13 @@ def _paused(job: Job) -> str:
     """Say since when a job is paused, and what of it still runs."""
     if job.state != "paused":
         return ""
-    at = datetime.fromtimestamp(job.paused_at, UTC)
-    since = f"paused since {at:%Y-%m-%d %H:%M:%S} UTC" if job.paused_at else "paused"
-    if not job.processes:
-        return since
-    return f"{since}; its crawl processes finish the pages that they have begun"
+    said = []
+    if job.paused_at:
+        at = datetime.fromtimestamp(job.paused_at, UTC)
+        said.append(f"since {at:%Y-%m-%d %H:%M:%S} UTC")
+    if job.processes:
+        said.append("its crawl processes finish the pages that they have begun")
+    return "; ".join(said)
 
 
 def _why_waiting(state: State, job: Job) -> str:

@@ -174,8 +174,8 @@ def test_a_job_that_waits_for_a_slot_says_so() -> None:
 
     assert why() == "no slot is free: all 1 are taken"
     change(machine, "pause", other)
-    assert why() == "paused since 1970-01-12 13:46:40 UTC"
+    assert why() == "since 1970-01-12 13:46:40 UTC"
     machine = restarted(machine)
-    assert why() == "paused since 1970-01-12 13:46:40 UTC"
+    assert why() == "since 1970-01-12 13:46:40 UTC"
     change(machine, "resume", other)
     assert why() == "no worker is connected"
