@@ -1,259 +1,245 @@
-"""A master and two workers crawl a site of this machine, or what the options say.
+"""A master and two workers share one crawl; one worker is killed in the middle.
+
+The sites are of this machine, and plain Scrapy crawls them, too: the items have to be
+the same. What the options name is crawled once, and nobody is killed.
 
 Everything is done through the command line, as a person would; the state lives in a
 temporary folder, the items end in ``demo-out/items.jsonl`` of the current folder.
 """
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
-from dscrapy.demo import site
+from dscrapy.demo import plain, site
+from dscrapy.demo.cluster import GRACE_S, WORKERS, Cluster, DemoError
+from dscrapy.demo.screen import Screen
 
-PROJECT = Path(__file__).parent / "project"
+# Without links: a path from there to the items leads through its parents.
+PROJECT = Path(__file__).resolve().parent / "project"
 OUT = Path("demo-out") / "items.jsonl"
-PARTS = ("1", "2")
-WORKERS = ("worker-1", "worker-2")
-FINAL = frozenset({"succeeded", "failed", "cancelled"})
+PLAIN_OUT = OUT.with_name("plain.jsonl")
+# The job's name, by which commands find it.
+NAME = "demo"
+# A host is crawled by one process at a time, so there are two of them.
+HOSTS = ("127.0.0.1", "localhost")
+# With the spider's DOWNLOAD_DELAY it makes some ten seconds of a crawl.
+PAGES_MAX = 300
+# Of a site that is not ours.
+SITE_PAGES_MAX = 150
+VICTIM = WORKERS[1]
+# Pages after which its end is near; until all is asked and done they are about a third.
+PAGES_BEFORE = PAGES_MAX // 4
+# Its own pages before that.
+OWN_PAGES_MIN = 20
 
 # Generous for a machine that is busy with something else.
 START_S_MAX = 60.0
-# The crawl takes seconds; after this something is wrong.
+# The crawls take seconds; after this something is wrong.
 CRAWL_S_MAX = 600.0
 # Each look is a command of its own, which costs a start of Python.
-LOOK_S = 1.0
+LOOK_S = 0.5
 STOP_S_MAX = 30.0
 # After a failure or Ctrl-C nobody waits for jobs to finish.
 BREAK_OFF_S_MAX = 2.0
-LOG_LINES_SHOWN = 15
+# The last comes of a terminal that is closed.
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FINAL = frozenset({"succeeded", "failed", "cancelled"})
 
-
-class DemoError(Exception):
-    """The demonstration failed: one line that says at what."""
+View = dict[str, Any]
+# Takes the job and the whole status.
+OnLook = Callable[[View, View], Awaitable[None]]
 
 
 @attrs.define
 class Demo:
-    """The processes and the steps, in a temporary ``folder``."""
+    """The steps; what lasts no longer than they is in ``folder``."""
 
     folder: Path
-    console: Console
+    screen: Screen
     options: Namespace
-    site: trio.Process | None = None
-    services: dict[str, trio.Process] = attrs.field(factory=dict)
+    cluster: Cluster
+    sites: list[trio.Process] = attrs.field(factory=list)
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Crawl and report. Raises ``DemoError``, ``SiteError``."""
-        address = "" if self.options.jobs else await self.serve_site(nursery)
-        await self.start("master", "--port", "0")
-        with _limit("the master did not come up", START_S_MAX):
-            await self.wait_until_listening()
-        for name in WORKERS:
-            await self.start("worker", "--name", name, "--slots", "1")
-        started_at = trio.current_time()
-        jobs = [
-            await self.submit(*words)
-            for words in self.options.jobs or _jobs_on(address)
-        ]
-        with _limit("the crawl did not end", CRAWL_S_MAX):
-            views = await self.watch(jobs)
-        spent_s = trio.current_time() - started_at
-        failed = [view for view in views if view["state"] != "succeeded"]
-        if failed:
-            reasons = ", ".join(f"{job['name']}: {job['reason']}" for job in failed)
-            raise DemoError(f"not every job succeeded: {reasons}")
-        count = await self.collect(jobs)
-        self.summary(views, count, spent_s)
+        words = self.options.words
+        addresses = "" if words else await self.serve_sites(nursery)
+        if pages := self.options.pages_max:
+            self.screen.say(f"  {pages} pages at most, so that this is soon over")
+        if words:
+            await self.crawl(words, _look_on)
+        else:
+            await self.show_claims(addresses)
 
-    async def serve_site(self, nursery: trio.Nursery) -> str:
-        """Serve this machine's own site; return its address."""
-        self.say("starting a site: the documentation of Python's standard library")
+    async def show_claims(self, addresses: str) -> None:
+        """Crawl our own sites, kill a worker in the middle, compare the items."""
+        words = ["pydoc", "-a", f"limit={PAGES_MAX}", "-a", f"sites={addresses}"]
+        submission = [*words, "--project", plain.short(PROJECT), "-p", "2"]
+        cut = PowerCut(self.screen, self.cluster)
+        await self.crawl(submission, cut.look)
+        if not cut.is_done:
+            raise DemoError(f"the crawl was over before {VICTIM} could be killed")
+        environ = self.cluster.environ
+        with _limit("plain Scrapy did not end", CRAWL_S_MAX):
+            await plain.crawl(self.screen, PROJECT, words, PLAIN_OUT, environ)
+        ours, expected = plain.read(OUT), plain.read(PLAIN_OUT)
+        counts = f"{ours.total()} items by dscrapy, {expected.total()} by plain Scrapy"
+        if difference := plain.difference(ours, expected):
+            raise DemoError(f"{counts}: {difference}")
+        self.screen.say(f"{counts}: the same", "bold green")
+
+    async def serve_sites(self, nursery: trio.Nursery) -> str:
+        """Serve this machine's own sites; return their addresses."""
         empty = self.folder / "site"
         empty.mkdir()
-        self.site, address = await site.start(empty)
-        nursery.start_soon(site.drain, self.site)
-        self.say(f"  it is at {address} until this ends")
-        return address
+        addresses = []
+        for number, host in enumerate(HOSTS):
+            port = self.options.port and self.options.port + number
+            process, address = await site.start(empty, host, port)
+            self.sites.append(process)
+            nursery.start_soon(site.drain, process)
+            addresses.append(address)
+        self.screen.say("two sites of this machine: Python's documentation, by pydoc")
+        self.screen.say(f"  {' and '.join(addresses)}")
+        return ",".join(addresses)
 
-    def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+    async def crawl(self, words: Sequence[str], on_look: OnLook) -> None:
+        """Run one job to its end and write its items to ``OUT``."""
+        with _limit("the master did not come up", START_S_MAX):
+            await self.cluster.start()
+        job = await self.cluster.command("submit", *words, "--name", NAME)
+        with _limit("the crawl did not end", CRAWL_S_MAX):
+            view = await self.watch(job, on_look)
+        if view["state"] != "succeeded":
+            raise DemoError(f"the job {view['state']}: {view['reason']}")
+        OUT.parent.mkdir(exist_ok=True)
+        await self.cluster.command("items", NAME, "-O", str(OUT))
+        count = OUT.read_bytes().count(b"\n")
+        if not count or count != view["items"]:
+            raise DemoError(f"{count} items came, the job tells of {view['items']}")
+        self.screen.say(f"  {view['pages']} pages, {count} items")
 
-    async def start(self, role: str, *arguments: str) -> None:
-        """Start a master or a worker; its log goes to a file of its own."""
-        name = arguments[1] if role == "worker" else role
-        command = self.command(role, *arguments)
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self.services[name] = await trio.lowlevel.open_process(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                env=self.environ(),
-                start_new_session=True,
-            )
-
-    def command(self, *arguments: str) -> list[str]:
-        self.say(f"$ dscrapy {' '.join(arguments)}")
-        return [sys.executable, "-m", "dscrapy", *arguments]
-
-    def environ(self) -> dict[str, str]:
-        """Return an environment in which nobody's own settings count."""
-        ours = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("DSCRAPY_")
-        }
-        conf = self.folder / "conf.toml"
-        if not conf.exists():
-            conf.write_text("[dscrapy]\n")
-        state = self.folder / "state"
-        return ours | {"DSCRAPY_CONF": str(conf), "DSCRAPY_STATE": str(state)}
-
-    async def wait_until_listening(self) -> None:
-        """Return once the master wrote down where it listens."""
-        while not (self.folder / "state" / "endpoint.json").exists():
-            self.check_services()
-            await trio.sleep(0.05)
-
-    def check_services(self) -> None:
-        for name, process in self.services.items():
-            if process.poll() is not None:
-                raise DemoError(f"{name} ended with status {process.returncode}")
-
-    async def call(self, command: Sequence[str]) -> bytes:
-        """Run a client to its end; return its output."""
-        done = await trio.run_process(
-            list(command),
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            cwd=self.folder,
-            env=self.environ(),
-            start_new_session=True,
-        )
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
-            what = " ".join(command[2:4])
-            raise DemoError(f"{what} ended with status {done.returncode}: {said}")
-        return done.stdout
-
-    async def submit(self, *words: str) -> str:
-        return (await self.call(self.command("submit", *words))).decode().strip()
-
-    async def watch(self, jobs: Sequence[str]) -> list[dict[str, Any]]:
-        """Show progress until these jobs have ended; return their last views."""
-        with _progress(self.console) as bars:
-            rows = {job: bars.add_task(job, total=None, state="") for job in jobs}
+    async def watch(self, job: str, on_look: OnLook) -> View:
+        """Show progress until the job has ended; return its last view."""
+        with self.screen.progress(NAME, self.options.pages_max) as bar:
             while True:
-                views = await self.look(jobs)
-                for view in views:
-                    ended = view["state"] in FINAL
-                    state = f"{view['state']}, {view['pages']} pages"
-                    bars.update(
-                        rows[view["id"]],
-                        description=view["name"] or view["spider"],
-                        state=state,
-                        # How many pages there will be is the spider's to find out.
-                        total=1 if ended else None,
-                        completed=ended,
-                    )
-                    if not self.console.is_terminal:
-                        self.say(f"  {view['name'] or view['spider']}: {state}")
-                bars.refresh()
-                if all(view["state"] in FINAL for view in views):
-                    return views
+                status = await self.cluster.status()
+                view: View = next(one for one in status["jobs"] if one["id"] == job)
+                is_over = view["state"] in FINAL
+                where = (
+                    f" on {' and '.join(view['workers'])}" if view["workers"] else ""
+                )
+                state = f"{view['state']}, {view['pages']} pages{where}"
+                bar.show(state, view["pages"], is_last=is_over)
+                await on_look(view, status)
+                if is_over:
+                    return view
                 await trio.sleep(LOOK_S)
 
-    async def look(self, jobs: Sequence[str]) -> list[dict[str, Any]]:
-        """Return these jobs as ``status`` tells of them."""
-        self.check_services()
-        command = [sys.executable, "-m", "dscrapy", "status", "--json"]
-        status = json.loads(await self.call(command))
-        by_id = {view["id"]: view for view in status["jobs"]}
-        return [by_id[job] for job in jobs]
-
-    async def collect(self, jobs: Sequence[str]) -> int:
-        """Write the items of all jobs to ``OUT``; return how many there are."""
-        lines = b""
-        for job in jobs:
-            lines += await self.call(self.command("items", job))
-        OUT.parent.mkdir(exist_ok=True)
-        OUT.write_bytes(lines)
-        return lines.count(b"\n")
-
-    def summary(
-        self, views: Sequence[dict[str, Any]], count: int, spent_s: float
-    ) -> None:
-        pages = sum(view["pages"] for view in views)
-        if not count or count != sum(view["items"] for view in views):
-            raise DemoError(f"the jobs tell of other items than the {count} they gave")
-        self.say("")
-        for view in views:
-            name = view["name"] or view["spider"]
-            where = f" on {', '.join(view['workers'])}" if view["workers"] else ""
-            self.say(f"{name}: {view['pages']} pages, {view['items']} items{where}")
-        self.say(f"{pages} pages and {count} items in {spent_s:.1f} s")
-        self.say(f"items: {OUT.absolute()}")
-
-    async def close(self, grace_s: float) -> bool:
-        """End all processes; return whether each ended as it should.
-
-        Workers first, so that they can log out.
-        """
-        statuses: dict[str, int] = {}
-
-        async def end(name: str) -> None:
-            process = self.services[name]
-            statuses[name] = await site.end(process, grace_s)
-
-        async with trio.open_nursery() as nursery:
-            for name in self.services.keys() & set(WORKERS):
-                nursery.start_soon(end, name)
-        if "master" in self.services:
-            await end("master")
-        if self.site is not None:
-            await site.end(self.site, site.STOP_S_MAX)
-        for name, status in statuses.items():
-            if status:
-                self.say(f"{name} ended with status {status}")
-        return not any(statuses.values())
+    async def close(self, grace_s: float) -> dict[str, int]:
+        """End all processes; return as ``Cluster.close``."""
+        bad = await self.cluster.close(grace_s)
+        for process in self.sites:
+            await site.end(process, site.STOP_S_MAX)
+        return bad
 
     def kill(self) -> None:
-        for process in (*self.services.values(), self.site):
-            if process is not None:
-                process.kill()
+        self.cluster.kill()
+        for process in self.sites:
+            process.kill()
 
-    def show_logs(self) -> None:
-        """Show the ends of the logs: they are in a folder that goes away."""
-        for name in self.services:
-            text = (self.folder / f"{name}.log").read_text(errors="replace")
-            for line in text.splitlines()[-LOG_LINES_SHOWN:]:
-                self.say(f"  {name}: {line}")
+
+@attrs.define
+class PowerCut:
+    """Kills a worker that has done some pages, and has more, at about a third."""
+
+    screen: Screen
+    cluster: Cluster
+    is_done: bool = False
+    _is_told: bool = False
+
+    async def look(self, job: View, status: View) -> None:
+        """Do what is due when things stand so."""
+        if self.is_done:
+            self._tell_end(job)
+        elif job["pages"] >= PAGES_BEFORE:
+            own = await self._ask(status["workers"])
+            part = own.get(VICTIM)
+            if part and part["leased"] and part["pages"] >= OWN_PAGES_MIN:
+                await self._cut(own)
+
+    async def _ask(self, workers: Sequence[View]) -> dict[str, View]:
+        """Return the job as each worker tells of it that has a part of it now."""
+        own: dict[str, View] = {}
+
+        async def ask(worker: View) -> None:
+            # Who does not answer is asked again at the next look.
+            with suppress(DemoError):
+                for job in (await self.cluster.status_at(worker))["jobs"]:
+                    own[worker["name"]] = job
+
+        async with trio.open_nursery() as nursery:
+            for worker in workers:
+                nursery.start_soon(ask, worker)
+        return own
+
+    async def _cut(self, own: dict[str, View]) -> None:
+        await self.cluster.cut_power(VICTIM)
+        self.is_done = True
+        parts = [f"{own[name]['pages']} pages by {name}" for name in sorted(own)]
+        self.screen.say(f"  so far {', '.join(parts)}")
+        self.screen.say(
+            f"  {VICTIM} is killed (SIGKILL) in the middle of its work", "bold red"
+        )
+
+    def _tell_end(self, job: View) -> None:
+        if not self._is_told and VICTIM not in job["workers"]:
+            self._is_told = True
+            self.screen.say(
+                f"  the master gives {VICTIM} up after {GRACE_S:g} s: its pages are "
+                f"{WORKERS[0]}'s now"
+            )
+
+
+async def _look_on(job: View, status: View) -> None:
+    """Do nothing: nobody is killed where the crawl is not ours."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demonstration; return the exit code."""
-    console = Console()
-    with tempfile.TemporaryDirectory(prefix="dscrapy-demo-") as folder:
-        return trio.run(_main, Demo(Path(folder), console, _options(argv)))
+    options = _options(argv)
+    screen = Screen(Console())
+    # Nobody's own settings of dscrapy count; those that choose a project's do only
+    # where it is not ours.
+    choosing = () if options.words else ("SCRAPY_PROJECT", "SCRAPY_SETTINGS_MODULE")
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("DSCRAPY_") and name not in choosing
+    }
+    with tempfile.TemporaryDirectory(prefix="dscrapy-demo-") as name:
+        folder = Path(name)
+        cluster = Cluster(folder, screen, environ)
+        return trio.run(_main, Demo(folder, screen, options, cluster))
 
 
 def _options(argv: Sequence[str] | None) -> Namespace:
-    """Return the options; ``jobs`` are words of ``submit``, empty for our own site."""
+    """Return the options; ``words`` are those of ``submit``, none for our own sites.
+
+    ``pages_max`` is the limit that is ours, None where the project or the caller has
+    one.
+    """
     parser = ArgumentParser(prog="python -m dscrapy.demo", description=__doc__)
     parser.add_argument("--site", metavar="URL", help="crawl this site instead")
     parser.add_argument("--project", metavar="DIR", help="run a spider of this project")
@@ -261,31 +247,37 @@ def _options(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "-a", dest="arguments", metavar="K=V", action="append", default=[]
     )
+    parser.add_argument(
+        "--port",
+        metavar="N",
+        type=int,
+        default=0,
+        help="port of our own first site, the second has the next (default: free ones)",
+    )
     options = parser.parse_args(argv)
     if bool(options.project) != bool(options.spider) or (
         options.site and options.project
     ):
         parser.error("give --project and --spider together, or --site alone")
-    words = [word for pair in options.arguments for word in ("-a", pair)]
-    options.jobs = []
-    if options.project:
-        folder = str(Path(options.project).expanduser().absolute())
-        options.jobs = [(options.spider, "--project", folder, *words)]
-    elif options.site:
-        site_words = ("-a", f"site={options.site}")
-        options.jobs = [("links", "--project", str(PROJECT), *site_words, *words)]
+    if options.arguments and not options.site and not options.project:
+        parser.error("-a is for --site and for --project")
+    options.words, options.pages_max = _words(options)
     return options
 
 
-def _jobs_on(address: str) -> list[tuple[str, ...]]:
-    """Return a job for each half of our own site, as words of ``submit``."""
-    return [
-        (
-            *("pydoc", "--project", str(PROJECT), "--name", f"pydoc-{part}"),
-            *("-a", f"site={address}", "-a", f"part={part}"),
-        )
-        for part in PARTS
-    ]
+def _words(options: Namespace) -> tuple[list[str], int | None]:
+    words = [word for pair in options.arguments for word in ("-a", pair)]
+    if options.project:
+        folder = str(Path(options.project).expanduser().absolute())
+        return [options.spider, *words, "--project", folder], None
+    if not options.site:
+        return [], PAGES_MAX
+    limit = None
+    if not any(pair.startswith("limit=") for pair in options.arguments):
+        limit = SITE_PAGES_MAX
+        words += ["-a", f"limit={limit}"]
+    site_words = ["links", "-a", f"site={options.site}", *words]
+    return [*site_words, "--project", plain.short(PROJECT)], limit
 
 
 async def _main(demo: Demo) -> int:
@@ -300,13 +292,15 @@ async def _main(demo: Demo) -> int:
         finally:
             # Whatever happened above, no process stays behind.
             grace_s = STOP_S_MAX if status == 0 else BREAK_OFF_S_MAX
-            good = await demo.close(grace_s)
+            bad = await demo.close(grace_s)
         if scope.cancelled_caught:
-            demo.say("stopped")
-        if status == 0 and not good:
+            demo.screen.say("stopped")
+        if status == 0 and bad:
             status = 1
+            for name, one in bad.items():
+                demo.screen.say(f"{name} ended with status {one}")
         if status == 1:
-            demo.show_logs()
+            demo.cluster.show_logs()
         nursery.cancel_scope.cancel()
     return status
 
@@ -315,7 +309,7 @@ async def _run(demo: Demo, nursery: trio.Nursery) -> int:
     try:
         await demo.run(nursery)
     except (DemoError, site.SiteError) as error:
-        demo.say(f"the demonstration failed: {error}")
+        demo.screen.say(f"the demonstration failed: {error}", "bold red")
         return 1
     return 0
 
@@ -326,24 +320,12 @@ async def _stop_on_signals(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """The first Ctrl-C (or SIGTERM) ends the run, one more kills what is left."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(*STOPS) as signals:
         task_status.started()
         async for _ in signals:
             if scope.cancel_called:
                 demo.kill()
             scope.cancel()
-
-
-def _progress(console: Console) -> Progress:
-    """Return bars that are drawn when told to, and only on a terminal."""
-    return Progress(
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=console,
-        auto_refresh=False,
-        disable=not console.is_terminal,
-    )
 
 
 @contextmanager

@@ -20,21 +20,23 @@ GREETING_BYTES_MAX = 64 * 1024
 # -I -S: the standard library alone, whatever is installed or set. -W: importing old
 # modules is the point here, no reason to warn.
 COMMAND = (sys.executable, "-I", "-S", "-W", "ignore", "-m", "pydoc")
-ADDRESS = re.compile(rb"http://127\.0\.0\.1:\d+/")
+ADDRESS = re.compile(rb"http://[a-z0-9.]+:\d+/")
 
 
 class SiteError(Exception):
     """The site did not start: one line that says why."""
 
 
-async def start(folder: Path) -> tuple[trio.Process, str]:
+async def start(
+    folder: Path, host: str = "127.0.0.1", port: int = 0
+) -> tuple[trio.Process, str]:
     """Start the site in a child process; return that and the site's address.
 
     ``folder`` is empty: pydoc lists the modules of the folder it runs in, too. The
     caller runs ``drain`` and closes the child by ``end``. Raises ``SiteError``.
     """
     process = await trio.lowlevel.open_process(
-        [*COMMAND, "-n", "127.0.0.1", "-p", "0"],
+        [*COMMAND, "-n", host, "-p", str(port)],
         # It reads commands from its input, and its end would be the site's.
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -49,7 +51,9 @@ async def start(folder: Path) -> tuple[trio.Process, str]:
         with trio.move_on_after(START_S_MAX):
             address = await _address(process.stdout)
         if not address:
-            raise SiteError(f"pydoc did not start: {' '.join(COMMAND)}")
+            raise SiteError(
+                f"pydoc did not start on {host}, port {port}: {' '.join(COMMAND)}"
+            )
     finally:
         if not address:
             await end(process, STOP_S_MAX)

@@ -1,4 +1,4 @@
-"""Crawls the site that ``python -m pydoc`` serves, one half of it per run."""
+"""Crawls sites that ``python -m pydoc`` serves, a part of the modules on each."""
 
 import re
 import zlib
@@ -34,34 +34,41 @@ MODULE = re.compile(r"([A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z][A-Za-z0-9_]*)*)\.html\
 
 
 class PydocSpider(scrapy.Spider):
-    """Arguments: ``site``, its address; ``part``, 1 or 2; ``limit``, pages at most.
+    """Arguments: ``sites``, addresses with commas between; ``limit``, pages at most.
 
-    Which pages it visits depends on the site alone, never on the order of answers:
-    each page is given a share of the limit for the pages below it.
+    Each site is asked for a part of the modules. Which pages are visited depends on the
+    sites alone, never on the order of answers: each page is given a share of the limit
+    for the pages below it.
     """
 
     name = "pydoc"
+    custom_settings = {  # noqa: RUF012 - Scrapy's own form
+        # A site answers one request at a time, and beside it this machine crawls.
+        "DOWNLOAD_DELAY": 0.05,
+        # The sites are this machine's own.
+        "HTTPPROXY_ENABLED": False,
+    }
 
-    def __init__(
-        self, site: str = "", part: str = "1", limit: str = "150", **kwargs: Any
-    ) -> None:
+    def __init__(self, sites: str = "", limit: str = "300", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not site or part not in ("1", "2") or not limit.isdecimal():
-            raise ValueError("usage: -a site=URL [-a part=1|2] [-a limit=PAGES]")
-        self.site = site.rstrip("/") + "/"
-        self.part = int(part)
+        if not sites or not limit.isdecimal():
+            raise ValueError("usage: -a sites=URL[,URL...] [-a limit=PAGES]")
+        self.sites = [site.rstrip("/") + "/" for site in sites.split(",")]
         self.limit = int(limit)
 
     async def start(self) -> AsyncIterator[Any]:
-        """Begin at the index of modules."""
-        yield scrapy.Request(self.site + "index.html", self.parse)
+        """Begin at each site's index of modules."""
+        for part, site in enumerate(self.sites):
+            yield scrapy.Request(f"{site}index.html", cb_kwargs={"part": part})
 
-    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
-        """Follow this half of the index."""
+    def parse(self, response: Response, part: int = 0, **kwargs: Any) -> Iterator[Any]:
+        """Follow this site's part of the index."""
+        parts = len(self.sites)
         links = response.xpath('//td[@class="multicolumn"]/a')
-        found = [name for name in module_names(links) if part_of(name) == self.part]
+        names = module_names(links)
+        found = [name for name in names if part_of(name, parts) == part]
         packages = set(module_names(links.xpath("self::a[strong]")))
-        left = self.limit - 1
+        left = self.limit // parts - 1
         # A third of the limit is for what lies below the index.
         chosen = found[: left - left // 3]
         yield from self.follow(response, chosen, packages, left - len(chosen))
@@ -117,9 +124,9 @@ def module_names(links: Iterable[Selector]) -> Iterator[str]:
                 yield match[1]
 
 
-def part_of(name: str) -> int:
-    """Return which half a module belongs to, the same in every process."""
-    return zlib.crc32(name.encode()) % 2 + 1
+def part_of(name: str, parts: int) -> int:
+    """Return which part a module belongs to, from 0; the same in every process."""
+    return zlib.crc32(name.encode()) % parts
 
 
 def synopsis(response: Response) -> str:
