@@ -13,17 +13,20 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 .DEFAULT_GOAL := help
 SEEDS ?= 1000
 
-.PHONY: help demo check test equivalence sim sim-bite chaos chaos-tools fuzz foreign \
-	bench lock clean setup
+.PHONY: help demo picture check test equivalence sim sim-bite chaos chaos-tools fuzz \
+	foreign bench lock clean setup
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
 
 setup: $(READY) ## make the environment and install the project into it
 
-demo: $(READY) ## crawl a site of this machine with a master and two workers
+demo: $(READY) ## two workers share a crawl, one is killed; the items are plain Scrapy's
 	@$(BIN)/python -m dscrapy.demo $(if $(SITE),--site '$(SITE)') \
 		$(if $(PROJECT),--project '$(PROJECT)' --spider '$(SPIDER)') $(ARGS)
+
+picture: $(READY) ## draw docs/demo.svg anew, from what "make demo" prints
+	@$(BIN)/python docs/picture.py
 
 check: $(READY) ## format, lint, types, and the tests that take a minute
 	$(BIN)/ruff format --check

@@ -310,7 +310,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def _sources() -> list[Source]:
-    folders = ("dscrapy", "tests", "benchmarks")
+    folders = ("dscrapy", "tests", "benchmarks", "docs")
     paths = (path for name in folders for path in (ROOT / name).rglob("*.py"))
     return [Source(p.relative_to(ROOT), p.read_text()) for p in sorted(paths)]
 
