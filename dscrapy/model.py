@@ -108,6 +108,24 @@ class PoisonedView(Value, kw_only=True, frozen=True):
     reason: str
 
 
+class FeedFiles(Value, omit_defaults=True, kw_only=True, frozen=True):
+    """What a job has written of one feed of its project's ``FEEDS``, so far.
+
+    ``feed`` is its key there. ``files`` have ``items`` in all; ``failed`` more could
+    not be stored. ``first`` and ``last`` say where the first and the last of all these
+    go: a path of the machine that wrote it, or a URI. Passwords are left out.
+    ``workers`` are the first ten that wrote some, which the master knows.
+    """
+
+    feed: str
+    first: str
+    last: str
+    files: int = 0
+    items: int = 0
+    failed: int = 0
+    workers: tuple[str, ...] = ()
+
+
 class ScheduleView(Value, kw_only=True, frozen=True):
     """What people see of a schedule; ``job`` is its latest run."""
 

@@ -45,7 +45,13 @@ from dscrapy.cli.feeds import (
 )
 from dscrapy.cli.jobs import place_of
 from dscrapy.cli.parser import PROGRAM
-from dscrapy.cli.render import counts, plural, progress_line, span
+from dscrapy.cli.render import (
+    counts,
+    plural,
+    progress_line,
+    span,
+    written_text,
+)
 from dscrapy.cli.screen import (
     Bytes,
     Ticker,
@@ -512,7 +518,9 @@ def _finish(run: _Run, started: float) -> int:
     _say(_summary(run, job, time.monotonic() - started))
     for line in written:
         _say(line)
-    if not run.feeds and job.items:
+    for one in run.shown.feeds:
+        _say(f"wrote {written_text(one)}")
+    if not run.feeds and not run.shown.feeds and job.items:
         where = run.config.state / "jobs" / job.id / "items.jsonl"
         kept = f"the items are in {where} until newer crawls push it out"
         _say(f"no -o FILE was given: {kept if run.keeps else 'nothing is kept'}")

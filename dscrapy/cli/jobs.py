@@ -39,6 +39,7 @@ from dscrapy.cli.render import (
     short_project,
     shown_json,
     shown_text,
+    written_text,
 )
 from dscrapy.cli.screen import (
     Bytes,
@@ -230,6 +231,10 @@ async def _wait(
                 if tells_traces and shown.traceback:
                     write_err(clean_lines(shown.traceback.strip()) + "\n")
                 tell(ended_line(job))
+                whose = f"{job.id} " if len(ids) > 1 else ""
+                for one in shown.feeds:
+                    wrote = f"wrote {written_text(one, names=True)}"
+                    note(f"{PROGRAM}: {whose}{wrote}")
             code = code if job.state == "succeeded" else 1
             waiting.pop(0)
         nursery.cancel_scope.cancel()

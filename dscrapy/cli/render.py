@@ -16,7 +16,14 @@ import msgspec
 from dscrapy.cli.fit import Table, progress
 from dscrapy.cli.screen import Block, clean, clean_lines
 from dscrapy.messages import Shown, Status
-from dscrapy.model import JobSpec, JobView, ScheduleView, Stats, WorkerView
+from dscrapy.model import (
+    FeedFiles,
+    JobSpec,
+    JobView,
+    ScheduleView,
+    Stats,
+    WorkerView,
+)
 
 Rates = Mapping[str, float]
 
@@ -84,11 +91,12 @@ def shown_json(shown: Shown) -> dict[str, Any]:
     assert view is not None
     whole = _json(view)
     whole["kind"] = "job" if shown.job is not None else "schedule"
-    whole["spec"] = _spec_json(shown.spec)
+    whole["spec"] = _whole_json(shown.spec)
     if shown.job is not None:
         whole["digest"] = shown.digest
         whole["traceback"] = shown.traceback
         whole["poisoned_requests"] = msgspec.to_builtins(shown.poisoned)
+        whole["feeds"] = [_whole_json(one) for one in shown.feeds]
         whole["stats"] = {
             key: iso(value.timestamp()) if isinstance(value, datetime) else value
             for key, value in stats_values(shown.stats).items()
@@ -96,11 +104,11 @@ def shown_json(shown: Shown) -> dict[str, Any]:
     return whole
 
 
-def _spec_json(spec: JobSpec) -> dict[str, Any]:
+def _whole_json(value: JobSpec | FeedFiles) -> dict[str, Any]:
     # ``to_builtins`` would leave out what is at its default.
     return {
-        field: msgspec.to_builtins(getattr(spec, field))
-        for field in spec.__struct_fields__
+        field: msgspec.to_builtins(getattr(value, field))
+        for field in value.__struct_fields__
     }
 
 
@@ -206,6 +214,7 @@ def shown_text(shown: Shown, width: int | None = None) -> str:
     pairs += _spec_pairs(shown.spec)
     if shown.digest:
         pairs.append(("code", shown.digest))
+    pairs += [("wrote", written_text(one, names=True)) for one in shown.feeds]
     wide = max(len(name) for name, _ in pairs) + 2
     lines = [
         _hanging(name.ljust(wide), clean(value), width)
@@ -237,6 +246,26 @@ def _hanging(head: str, text: str, width: int | None) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def written_text(one: FeedFiles, *, names: bool = False) -> str:
+    """Return ``5 items to PATH``, what is written of a feed, to stand after "wrote".
+
+    With ``names`` the workers are named whose machines have the files.
+    """
+    if not one.files:
+        said = f"nothing to {one.last}"
+    elif one.files + one.failed == 1:
+        said = f"{plural(one.items, 'item')} to {one.last}"
+    else:
+        said = f"{plural(one.items, 'item')} to {plural(one.files, 'file')}, "
+        said += f"from {one.first} to {one.last}"
+    if names and one.workers and one.last.startswith("/"):
+        said += f" on {_few(one.workers)}"
+    if not one.failed:
+        return said
+    what = "it" if one.files + one.failed == 1 else plural(one.failed, "file")
+    return f"{said}: {what} could not be stored, see the log"
 
 
 def result_line(job: JobView) -> str:

@@ -14,7 +14,9 @@ import scrapy
 from scrapy import Spider
 from scrapy.extensions.feedexport import FeedExporter, FeedSlot
 
+from dscrapy.crawl.written import Written
 from dscrapy.messages import Batch
+from dscrapy.model import FeedFiles
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class Feed:
     """One feed: its slot, and the first item that this has not been given.
 
     ``size`` is its ``batch_item_count``, 0 for one file; ``begin`` is where the batch,
-    or the file, begins. ``full_at`` is known of a batch: see ``messages.Batch``.
+    or the file, begins. ``full_at`` and ``before`` are known of a batch: see
+    ``messages.Batch``.
     """
 
     def __init__(self, slot: FeedSlot, size: int) -> None:
@@ -46,6 +49,7 @@ class Feed:
         self.begin = Place()
         self.next_item = 0
         self.full_at = size
+        self.before: FeedFiles | None = None
 
     def begin_batch(self, slot: FeedSlot, place: Place) -> None:
         """Go on with the next batch, from this place on."""
@@ -64,14 +68,16 @@ class Feed:
             item=self.begin.item,
             items_at=self.begin.items_at,
             tagged_at=self.begin.tagged_at,
+            before=self.before,
         )
 
 
 class Feeds:
     """The feeds of an exporter that has opened them.
 
-    ``known`` are the batches that earlier processes have told; ``is_whole`` is False
-    where all goes to NAME.failed. Building storages may raise anything.
+    ``known`` are the batches that earlier processes have told, ``written`` is told of
+    those before them; ``is_whole`` is False where all goes to NAME.failed. Building
+    storages may raise anything.
     """
 
     def __init__(
@@ -79,14 +85,17 @@ class Feeds:
         exporter: FeedExporter,
         spider: Spider,
         known: tuple[Batch, ...],
+        written: Written,
         *,
         is_whole: bool,
     ) -> None:
         self._exporter: Any = exporter
         self._spider = spider
+        self._written = written
         self._is_stock = type(exporter).item_scraped is FeedExporter.item_scraped
         self.can_begin_anywhere = _can_begin_anywhere(exporter)
         self.every = [Feed(slot, self._size(slot)) for slot in exporter.slots]
+        written.begin(slot.uri_template for slot in exporter.slots)
         batches = {batch.feed: batch for batch in known}
         for feed in self.batched:
             template = feed.slot.uri_template
@@ -123,6 +132,9 @@ class Feeds:
         place = Place(batch.item, batch.items_at, batch.tagged_at)
         feed.begin_batch(slot, place)
         feed.full_at = max(feed.full_at, batch.full_at)
+        if is_whole and batch.before is not None:
+            self._written.take_up(batch.before)
+            feed.before = batch.before
 
     # ---- items ----------------------------------------------------------------------
 
@@ -171,6 +183,8 @@ class Feeds:
         tasks = list(self._exporter._pending_close_tasks)
         if tasks:
             await asyncio.wait(tasks)
+        for feed in self.batched:
+            feed.before = self._written.of(feed.slot.uri_template)
 
     def note_waiting(self, behind: Place) -> None:
         """Note of each batch how many items it needs at least, as far as is known."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from scrapy import signals
 from scrapy.crawler import Crawler
 from scrapy.extensions.feedexport import FeedExporter, FileFeedStorage
 from scrapy.settings import BaseSettings
@@ -43,10 +44,12 @@ from dscrapy.crawl.load import (
     outcome_of,
     project_modules,
 )
+from dscrapy.crawl.outputs import without_password
 from dscrapy.crawl.process import ignore_signals
 from dscrapy.crawl.stats import Delta, recording
 from dscrapy.crawl.traces import failure_log
 from dscrapy.crawl.whole import whole_items
+from dscrapy.crawl.written import Written, watched
 from dscrapy.messages import (
     Alive,
     Batch,
@@ -133,6 +136,7 @@ class Export:
         self._files = FeedFiles(run.job, self._ask, is_whole=run.came_to_end)
         self._known: tuple[Batch, ...] = ()
         self._feeds: Feeds | None = None
+        self._written = Written()
         self._find_class = codec.class_finder(project_modules(code_folder(run.spec)))
         self._is_committing = False
 
@@ -158,8 +162,13 @@ class Export:
             _logger.error("The feeds could not be written", exc_info=True)
             outcome = outcome_of("spider_error", describe(error), error)
         self._is_committing = True
-        stats = self._stats.encoded()
-        await self._link.close(end=outcome, stats=stats, batches=self._batches())
+        written = self._written.all() if outcome.finish_reason == FEEDS_WRITTEN else ()
+        await self._link.close(
+            end=outcome,
+            stats=self._stats.encoded(),
+            batches=self._batches(),
+            written=written,
+        )
         self.is_done = True
 
     def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
@@ -177,15 +186,19 @@ class Export:
         settings.set("STATS_CLASS", recording(stats_class, lambda: self._stats), force)
         storages = settings.getwithbase("FEED_STORAGES")
         ours = PartStorage.for_files(self._files)
-        local = {
-            scheme: ours
+        loaded = {
+            scheme: load_object(storage)
             for scheme, storage in storages.items()
-            if storage is not None and load_object(storage) is FileFeedStorage
+            if storage is not None
+        }
+        used = {
+            scheme: watched(ours if storage is FileFeedStorage else storage)
+            for scheme, storage in loaded.items()
         }
         if not self._run.came_to_end:
             _set_beside(settings)
         given = settings.getdict("FEED_STORAGES")
-        settings.set("FEED_STORAGES", {**given, **local}, force)
+        settings.set("FEED_STORAGES", {**given, **used}, force)
         exporters = {
             name: whole_items(load_object(exporter))
             for name, exporter in settings.getwithbase("FEED_EXPORTERS").items()
@@ -203,9 +216,12 @@ class Export:
             _logger.error("The project's FEEDS are not written: see above")
             return
         is_whole = self._run.came_to_end
+        crawler.signals.connect(self._written.note, signals.feed_slot_closed)
         try:
             exporter.open_spider(spider)
-            feeds = Feeds(exporter, spider, self._known, is_whole=is_whole)
+            feeds = Feeds(
+                exporter, spider, self._known, self._written, is_whole=is_whole
+            )
         except Exception:
             # A name that cannot be filled in, a function of the project's own.
             _logger.error("The project's FEEDS are not written", exc_info=True)
@@ -304,7 +320,10 @@ def _set_beside(settings: BaseSettings) -> None:
         feeds[_beside(uri)] = dict(options)
     for name, options in feeds.items():
         options["overwrite"] = True
-        _logger.warning("The crawl did not come to its end: its items go to %s", name)
+        _logger.warning(
+            "The crawl did not come to its end: its items go to %s",
+            without_password(name),
+        )
     settings.set("FEEDS", feeds, "cmdline")
     settings.set("FEED_URI", None, "cmdline")
 

@@ -41,11 +41,18 @@ class Answer(msgspec.Struct, kw_only=True, frozen=True):
 
 def without_password(uri: str) -> str:
     """Return a URI for people and logs."""
-    user, at, rest = uri.rpartition("@")
-    scheme, mark, secret = user.partition("://")
-    if not at or ":" not in secret or "/" in secret:
+    scheme, mark, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    has_port = place.partition(":")[2].isdecimal()
+    if not at and "@" in path and ":" in place and not has_port:
+        # A password that has a slash, which should be escaped.
+        user, at, host = rest.rpartition("@")
+        slash = path = ""
+    name, colon, _ = user.partition(":")
+    if not mark or not at or not colon:
         return uri
-    return f"{scheme}{mark}{secret.partition(':')[0]}:***@{rest}"
+    return f"{scheme}{mark}{name}:***@{host}{slash}{path}"
 
 
 def answer(question: Question) -> Answer:

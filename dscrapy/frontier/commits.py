@@ -18,6 +18,7 @@ from dscrapy.frontier.decision import Decision
 from dscrapy.frontier.jobs import Course, Process, spool_key
 from dscrapy.frontier.requests import is_sound, uses_are_sound
 from dscrapy.frontier.state import State
+from dscrapy.model import FeedFiles
 
 Result = Literal["stored", "published", "settled"]
 
@@ -104,11 +105,20 @@ def _problem_of(commit: m.Commit, process: Process | None) -> str:
         problem = "it is no batch of a feed"
     elif any(min(one.number, one.item, one.items_at) < 0 for one in commit.batches):
         problem = "a batch begins nowhere"
+    elif commit.written and commit.kind != "closed":
+        problem = "feeds are complete when the process closes"
+    elif any(min(one.files, one.items, one.failed) < 0 for one in _files_of(commit)):
+        problem = "a feed has less than nothing"
     elif commit.kind == "start" and len(commit.digest) != m.DIGEST_BYTES:
         problem = "an element of start() has a digest"
     elif process is not None and commit.unit > process.last_unit + m.UNITS_AHEAD_MAX:
         problem = f"a unit far beyond the last one, {process.last_unit}"
     return problem
+
+
+def _files_of(commit: m.Commit) -> list[FeedFiles]:
+    before = [one.before for one in commit.batches if one.before is not None]
+    return [*before, *commit.written]
 
 
 def _is_sound_piece(commit: m.Commit) -> bool:
@@ -180,6 +190,7 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
             stats=commit.stats,
             batches=commit.batches,
             delivered=commit.delivered,
+            written=commit.written,
             end=commit.end,
         )
     )
@@ -203,7 +214,7 @@ def _is_settled(commit: m.Commit, frame: _Frame) -> bool:
     process = frame.process
     if process is None or process.closed or process.has_unit(commit.unit):
         return True
-    if commit.batches and process.role != "export":
+    if (commit.batches or commit.written) and process.role != "export":
         return True
     if commit.kind in _LEADERS and frame.crawl.leader != process.number:
         return True

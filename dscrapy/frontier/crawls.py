@@ -16,6 +16,7 @@ from dscrapy.frontier.jobs import Course, Process, Spool, spool_key
 from dscrapy.frontier.limits import Counters
 from dscrapy.frontier.requests import Frontier, FrontierSnapshot, Stored
 from dscrapy.frontier.totals import POISONED_KEY, UNREADABLE_KEY, Totals
+from dscrapy.frontier.written import note_written
 from dscrapy.messages import DIGEST_BYTES, Held, Opened
 from dscrapy.model import Stats
 
@@ -255,6 +256,7 @@ def _note_export(record: r.Published, course: Course, process: Process) -> None:
     """Take what an export process has delivered, or its end."""
     if record.batches:
         course.batches = record.batches
+    note_written(record, course, process.worker)
     if record.delivered:
         feeds = course.feeds or {}
         course.feeds = {

@@ -14,7 +14,7 @@ from dscrapy.endings import came_to_end
 from dscrapy.frontier.limits import Watch
 from dscrapy.frontier.records import Closes
 from dscrapy.messages import UNITS_AHEAD_MAX, Batch
-from dscrapy.model import FINAL_STATES, JobSpec, JobState, Outcome
+from dscrapy.model import FINAL_STATES, FeedFiles, JobSpec, JobState, Outcome
 
 Status = Literal["ready", "running", "succeeded", "failed", "cancelled"]
 Role = Literal["crawl", "export"]
@@ -33,7 +33,8 @@ class Course:
     ``closing`` is the first finish reason once the spider closes in all processes,
     ``failure`` the first failure that belongs to the job, which may come later.
     ``has_feeds``: the project asks for FEEDS; ``feeds`` are their lengths before the
-    job wrote to them, ``batches`` what those have come to that have some,
+    job wrote to them, ``batches`` what those have come to that have some, ``written``
+    what stands in files of them,
     ``export_deaths`` counts deaths of processes that write feeds, since the last batch
     that one of them delivered; ``feeds_done`` when they need not be written (any more),
     ``feeds_failure`` if they could not be. ``has_once``: the project has what is called
@@ -64,6 +65,7 @@ class Course:
     has_feeds: bool = False
     feeds: dict[str, int] | None = None
     batches: tuple[Batch, ...] = ()
+    written: tuple[FeedFiles, ...] = ()
     export_deaths: int = 0
     feeds_done: bool = True
     feeds_failure: Outcome | None = None

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from dscrapy.messages import Batch, Children, Held, Opened, Piece, Register
-from dscrapy.model import JobSpec, Outcome, Stats
+from dscrapy.model import FeedFiles, JobSpec, Outcome, Stats
 
 
 class _Fact(
@@ -159,6 +159,7 @@ class Published(_Fact, tag="published", kw_only=True, frozen=True, omit_defaults
     stats: Stats = msgspec.field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
     delivered: tuple[str, ...] = ()
+    written: tuple[FeedFiles, ...] = ()
     end: Outcome | None = None
 
 

@@ -216,6 +216,7 @@ def show(state: State, call: int, identity: str) -> m.Shown | None:
             stats=_stats_of(state, job, course),
             traceback=course.traceback,
             poisoned=_poisoned(state, job),
+            feeds=course.written,
         )
     schedule = state.schedules.get(identity)
     if schedule is None:

@@ -6,6 +6,7 @@ import msgspec
 
 from dscrapy.messages.base import Message
 from dscrapy.model import (
+    FeedFiles,
     JobSpec,
     JobView,
     PoisonedView,
@@ -187,7 +188,8 @@ class Jobs(Message, tag="jobs", kw_only=True, frozen=True):
 class Shown(Message, tag="shown", kw_only=True, frozen=True):
     """A job with its specification, or a schedule; the other field is None.
 
-    ``poisoned`` are the first 100 of the job's.
+    ``poisoned`` are the first 100 of the job's, ``feeds`` what it has written of the
+    100 latest of its project's ``FEEDS``.
     """
 
     call: int
@@ -198,6 +200,7 @@ class Shown(Message, tag="shown", kw_only=True, frozen=True):
     stats: Stats = msgspec.field(default_factory=dict)
     traceback: str = ""
     poisoned: tuple[PoisonedView, ...] = ()
+    feeds: tuple[FeedFiles, ...] = ()
 
 
 class Chunk(Message, tag="chunk", kw_only=True, frozen=True):

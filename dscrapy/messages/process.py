@@ -8,7 +8,15 @@ from typing import Literal
 import msgspec
 
 from dscrapy.messages.base import Message, hidden
-from dscrapy.model import CloseLimits, HostLimits, JobSpec, Outcome, Stats, Value
+from dscrapy.model import (
+    CloseLimits,
+    FeedFiles,
+    HostLimits,
+    JobSpec,
+    Outcome,
+    Stats,
+    Value,
+)
 
 # Bytes of a fingerprint; a project's own of another length are hashed to this.
 FINGERPRINT_BYTES = 20
@@ -58,7 +66,7 @@ class Batch(Value, kw_only=True, frozen=True, omit_defaults=True):
     ``feed`` is its key in ``FEEDS``, ``number`` counts its batches from 1, ``uri`` is
     where this one goes. It begins with the job's item ``item``, counted from 0, which
     stands at these bytes of the job's files. It is not full before the job has
-    ``full_at`` items.
+    ``full_at`` items. ``before`` are the batches before this one, if there are any.
     """
 
     feed: str
@@ -68,6 +76,7 @@ class Batch(Value, kw_only=True, frozen=True, omit_defaults=True):
     item: int = 0
     items_at: int = 0
     tagged_at: int = 0
+    before: FeedFiles | None = None
 
 
 class Children(Value, kw_only=True, frozen=True, omit_defaults=True):
@@ -121,7 +130,8 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
       delivered, and with them these local files (``delivered``); of export processes;
     - ``ending``: all it gave is committed, ``end`` says how the spider closes; before
       ``spider_closed`` is sent it waits for ``Retire`` or ``Conclude``;
-    - ``closed``: the spider is closed, ``end`` says how; the last of a process.
+    - ``closed``: the spider is closed, ``end`` says how; the last of a process. An
+      export process tells all that is ``written`` of feeds that are complete.
 
     ``items`` are the lines of ``items.jsonl``: a JSON object as it stands, or a
     JSON string that holds the line where the line is no JSON (NaN). ``tagged``
@@ -160,6 +170,7 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     stats: Stats = msgspec.field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
     delivered: tuple[str, ...] = ()
+    written: tuple[FeedFiles, ...] = ()
     end: Outcome | None = None
 
 

@@ -210,6 +210,15 @@ def files_in(folder: Path) -> dict[str, bytes]:
     }
 
 
+def written_of(job: Job) -> dict[str, tuple[int, int, int]]:
+    """Return files, items and failed files of each feed, as the last commit has it."""
+    assert job.closed is not None
+    return {
+        Path(one.feed).name: (one.files, one.items, one.failed)
+        for one in job.closed.written
+    }
+
+
 def stats_of(*commits: m.Commit) -> dict[str, int]:
     """Return the stats of exports, about feeds."""
     counts: Counter[str] = Counter()

@@ -148,9 +148,25 @@ def test_batches_appear_while_the_crawl_runs(
         assert cluster.job(job)["state"] == "running"
         victim(cluster, worker)
         gate.open()
-        cluster.ok("wait", job)
+        waited = cluster.run("wait", job)
         assert named(ours) == files
         assert cluster.job(job)["items"] == 8
+        assert counts_of(cluster, job) == [(4, 8), (3, 8), (1, 8)]
+        told = [
+            f"8 items to 4 files, from {ours}/two-1.json to {ours}/two-4.json on w",
+            *(f"8 items to 3 files, from {ours}/three-001", f"8 items to {ours}/all"),
+        ]
+        text = cluster.ok("show", job)
+        for line, start in zip(waited.stderr.splitlines(), told, strict=True):
+            assert line.startswith(f"dscrapy: wrote {start}")
+            assert line.removeprefix("dscrapy: wrote ") in text
+
+
+def counts_of(cluster: Cluster, job: str) -> list[tuple[int, int]]:
+    """Return how many files and items the job is said to have written of each feed."""
+    feeds = json.loads(cluster.ok("show", job, "--json"))["feeds"]
+    assert {(one["failed"], *one["workers"]) for one in feeds} == {(0, "w")}
+    return [(one["files"], one["items"]) for one in feeds]
 
 
 def test_a_cancelled_job_keeps_full_batches(tmp_path: Path, site: str) -> None:
@@ -167,6 +183,7 @@ def test_a_cancelled_job_keeps_full_batches(tmp_path: Path, site: str) -> None:
         assert cluster.run("wait", job).returncode == 1
         assert cluster.job(job)["state"] == "cancelled"
         assert named(ours) == full(files)
+        assert counts_of(cluster, job) == [(2, 4), (1, 3)]
 
 
 def test_batches_of_many_processes_are_full(tmp_path: Path, site: str) -> None:

@@ -120,6 +120,10 @@ def test_the_projects_feeds_are_written(shop: Path, site: str, tmp_path: Path) -
         done = run("crawl", "prices", "-a", f"site={site}", cwd=shop, home=tmp_path)
         assert done.returncode == 0, done.stderr
         assert "Stored jsonl feed (10 items)" in done.stderr
+        assert done.stderr.splitlines()[-2:] == [
+            f"dscrapy: wrote 10 items to {shop}/{name}"
+            for name in ("out/prices.jsonl", "whole.csv")
+        ]
         lines = (shop / "out" / "prices.jsonl").read_text()
         assert numbers_in(lines) == sorted(list(range(10)) * again)
         rows = (shop / "whole.csv").read_text().splitlines()

@@ -4,6 +4,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from tests.e2e.feeds_harness import (
     never,
     project_with,
     stats_of,
+    written_of,
 )
 
 
@@ -51,6 +53,16 @@ def named(files: dict[str, bytes]) -> dict[str, bytes]:
     short = {re.sub(r"-20[^.]+\.\d+[^.]*", "", name): files[name] for name in files}
     assert len(short) == len(files)
     return short
+
+
+ALL = {"all.jsonl": (1, 11, 0)}
+
+
+def of_batches(files: int, items: int, name: str = "odd") -> dict[str, Any]:
+    """Return what is told of a feed whose batches are so many."""
+    feeds = {"two": "two-%(batch_id)d.json"}
+    feed = feeds.get(name, "odd-%(batch_id)d-%(batch_time)s.csv")
+    return {feed: (files, items, 0)}
 
 
 def test_batches_are_written_when_they_are_full(tmp_path: Path) -> None:
@@ -84,6 +96,9 @@ def test_batches_are_written_when_they_are_full(tmp_path: Path) -> None:
     assert named(files_in(ours)) == expected
     begun = {batch.feed: batch.number for batch in job.batches}
     assert sorted(begun.values()) == [3, 6]
+    before = [batch.before for batch in job.batches]
+    assert sorted((one.files, one.items) for one in before if one) == [(2, 4), (5, 10)]
+    assert written_of(job) == {**ALL, **of_batches(3, 5), **of_batches(6, 11, "two")}
 
 
 def test_a_kill_at_any_moment_gives_the_same_batches(tmp_path: Path) -> None:
@@ -107,6 +122,9 @@ def test_a_kill_at_any_moment_gives_the_same_batches(tmp_path: Path) -> None:
         assert named(files_in(ours)) == expected, moment
         assert job.closed is not None
         assert stats_of(*job.told, job.closed)[SUCCESSES] == len(expected), moment
+        # Nor is anything told twice, or left out.
+        told = {**of_batches(1, 2), **of_batches(3, 5, "two"), "all.jsonl": (1, 5, 0)}
+        assert written_of(job) == told, moment
     # What is known, where batches begin; items, their forms, a file, that it is there;
     # the same again with two files; that there is no more; all of it for the feed that
     # is whole; two files and the last commit; then none.
@@ -197,6 +215,8 @@ def test_what_is_left_of_a_failed_job_goes_beside(tmp_path: Path) -> None:
         "all.jsonl.failed": items,
     }
     assert (job.told, job.batches[0].number) == ([], 2)
+    told = {"%(batch_id)d.jsonl.failed": (2, 3, 0), "all.jsonl.failed": (1, 5, 0)}
+    assert written_of(job) == told
 
 
 def test_a_batch_that_cannot_be_stored_is_told_and_the_next_one_begins(
@@ -229,3 +249,6 @@ def test_a_batch_that_cannot_be_stored_is_told_and_the_next_one_begins(
     counts = stats_of(*job.told, closed)
     assert counts["feedexport/failed_count/Broken"] == 1
     assert counts["feedexport/success_count/Broken"] == 2
+    assert written_of(job) == {"batch-%(batch_id)d": (2, 2, 1)}
+    (one,) = closed.written
+    assert (one.first, one.last) == (feed % {"batch_id": 1}, feed % {"batch_id": 3})

@@ -34,6 +34,7 @@ from tests.e2e.feeds_harness import (
     never,
     project_with,
     stats_of,
+    written_of,
 )
 
 
@@ -129,6 +130,29 @@ def stored(log: str) -> dict[str, int]:
     return {name: int(count) for name, count in found}
 
 
+def logged(log: str) -> dict[str, tuple[int, int]]:
+    """Return how many files and items there are of each feed in Scrapy's log, by the
+    beginning of its name."""
+    found: dict[str, tuple[int, int]] = {}
+    for count, uri in re.findall(r"Stored \w+ feed \((\d+) items\) in: (\S+)", log):
+        name = short(uri)
+        files, items = found.get(name, (0, 0))
+        found[name] = (files + 1, items + int(count))
+    return found
+
+
+def told_by(closed: m.Commit) -> dict[str, tuple[int, int]]:
+    """Return the same as our process tells it; nothing has failed."""
+    assert not any(one.failed for one in closed.written)
+    assert all(Path(one.last).is_file() for one in closed.written)
+    return {short(one.first): (one.files, one.items) for one in closed.written}
+
+
+def short(place: str) -> str:
+    """Return a file's name up to the number of its batch."""
+    return re.split(r"-\d+\.json", Path(place).name)[0]
+
+
 @pytest.mark.parametrize("spider", ["kinds", "shelved"])
 def test_feeds_are_those_of_scrapy(site: str, tmp_path: Path, spider: str) -> None:
     """Every format and option, written by a job's first run and appended to by its
@@ -142,6 +166,7 @@ def test_feeds_are_those_of_scrapy(site: str, tmp_path: Path, spider: str) -> No
         assert len(files) > 7
         assert files_in(ours) == files
         assert stats_of(*job.told, closed) == stored(log)
+        assert told_by(closed) == logged(log)
         assert m.Alive(number=1) in job.asked
 
 
@@ -177,6 +202,8 @@ def test_a_kill_at_any_moment_doubles_nothing(tmp_path: Path) -> None:
         if code is None:
             finish(job)
         assert files_in(tmp_path) == expected, moment
+        told = {"%(name)s.csv": (1, 3, 0), "batch-%(batch_id)d.jsonl": (2, 3, 0)}
+        assert written_of(job) == {**told, "new.jsonl": (1, 3, 0)}, moment
     # What is known, where batches begin, a piece of items and of their forms, the first
     # batch and that it is there, three files, the last commit; then none.
     assert moment == 1 + 1 + 2 + 2 + 3 + 1 + 1
@@ -267,7 +294,7 @@ def test_a_feed_that_fails_is_told_and_the_others_are_written(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     feeds: Feeds = {
         f"{tmp_path}/a.jsonl": {"format": "jsonl"},
-        "broken://somewhere": {"format": "jsonl"},
+        "broken://me:word@somewhere": {"format": "jsonl"},
         f"{tmp_path}/file/b.jsonl": {"format": "jsonl"},
     }
     storages = {"broken": "testsite.storages.Broken"}
@@ -289,6 +316,11 @@ def test_a_feed_that_fails_is_told_and_the_others_are_written(tmp_path: Path) ->
     counts = stats_of(*job.told, closed)
     assert counts["feedexport/failed_count/Broken"] == 1
     assert counts["feedexport/success_count/FileFeedStorage"] == 1
+    told = {one.last: (one.files, one.items, one.failed) for one in closed.written}
+    assert told == {
+        f"{tmp_path}/a.jsonl": (1, 2, 0),
+        "broken://me:***@somewhere": (0, 0, 1),
+    }
 
 
 def test_the_projects_own_exporter_and_listeners_take_part(tmp_path: Path) -> None:

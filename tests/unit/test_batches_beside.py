@@ -16,6 +16,7 @@ from dscrapy.model import (
     PROCESS_IDLES,
     SLOT_NEEDED,
     WORKER_DRAINS,
+    FeedFiles,
     Outcome,
 )
 from tests.unit.frontier_values import (
@@ -45,6 +46,9 @@ from tests.unit.frontier_values import (
 )
 
 FEEDS: dict[str, Any] = {"has_feeds": True, "batch_items": 3}
+
+
+NONE_OF_IT = FeedFiles(feed="b", first="b-1", last="b-1", files=1, items=-1)
 
 
 def batch(number: int, item: int, full_at: int, **fields: Any) -> m.Batch:
@@ -414,10 +418,13 @@ def test_only_an_export_tells_of_batches() -> None:
         unit(2, "late", batches=(batch(2, 3, 6),)),
         unit(2, "batch", batches=(batch(2, -1, 6),)),
         unit(2, "batch", batches=(batch(-2, 1, 6),)),
+        unit(2, "batch", batches=(batch(2, 3, 6, before=NONE_OF_IT),)),
+        unit(2, "closed", end=WRITTEN, written=(NONE_OF_IT,)),
+        unit(2, "batch", written=(msgspec.structs.replace(NONE_OF_IT, items=0),)),
     ],
 )
 def test_what_cannot_be_a_batch_ends_the_session_or_its_process(one: m.Commit) -> None:
-    """It would place a batch where no item is."""
+    """It would place a batch where no item is, or files beside the end."""
     machine, export = beside()
     with pytest.raises(RemoteProtocolError):
         commit(machine, export.process, one)
