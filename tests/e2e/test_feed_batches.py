@@ -156,8 +156,13 @@ def test_a_process_that_is_stopped_leaves_full_batches(
     assert files_in(ours) == first
     # Of the batch that was begun two are missing, less what it has.
     assert job.batches[0].full_at == (4 if first else 2)
+    # One that finds nothing to do hands on what it has learned.
+    job.arrives = [None]
+    assert job.export(PROJECT, never) == 0, job.log
     job.there = None
     finish(job)
+    told = {"%(batch_id)d.jsonl": (3, 5, 0), "all.jsonl": (1, 5, 0)}
+    assert written_of(job) == told
     assert files_in(ours) == {
         "1.jsonl": lines[0] + lines[1],
         "2.jsonl": lines[2] + lines[3],

@@ -28,9 +28,11 @@ from dscrapy.cli.render import (
     stats_values,
     status_blocks,
     status_json,
+    written_text,
 )
 from dscrapy.cli.screen import Block, clean, decorated, plain
 from dscrapy.model import (
+    FeedFiles,
     JobSpec,
     JobView,
     ScheduleView,
@@ -464,3 +466,33 @@ def test_a_job_has_its_start_and_how_long_it_took() -> None:
     assert table.rows[2][started] == ""
     assert len(table.rows[0][started]) == len("03:04:06")
     assert len(table.rows[1][started]) == len("2026-01-01")
+
+
+@pytest.mark.parametrize(
+    ("counts", "told", "wrong"),
+    [
+        ({"files": 1, "items": 1}, "1 item to /d/9.csv", ""),
+        ({"files": 9, "items": 18}, "18 items to 9 files, from /d/1 to /d/9.csv", ""),
+        ({"failed": 1}, "nothing to /d/9.csv", "it"),
+        (
+            {"files": 1, "items": 2, "failed": 2},
+            *("2 items to 1 file, from /d/1 to /d/9.csv", "2 files"),
+        ),
+    ],
+)
+def test_what_feeds_wrote_is_one_line(
+    counts: dict[str, int], told: str, wrong: str
+) -> None:
+    """How many, where, and what is missing; in JSON each field stands by itself."""
+    one = FeedFiles(
+        feed="f", first="/d/1", last="/d/9.csv", workers=("w", "v"), **counts
+    )
+    end = f": {wrong} could not be stored, see the log" if wrong else ""
+    assert written_text(one) == told + end
+    spec = JobSpec(project="p", spider="s")
+    shown = m.Shown(call=0, job=JOB, schedule=None, spec=spec, feeds=(one,))
+    assert f"wrote         {told} on w, v{end}" in shown_text(shown).splitlines()
+    (row,) = shown_json(shown)["feeds"]
+    assert {key: row[key] for key in counts} == counts
+    assert set(row) == set(FeedFiles.__struct_fields__)
+    assert all(len(line) <= 80 for line in shown_text(shown, 80).splitlines())
