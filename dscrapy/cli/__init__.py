@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from dscrapy.cli.parser import PROGRAM, parse
-from dscrapy.cli.screen import clean, note, write_err
+from dscrapy.cli.screen import clean, discard_stdout, note, write_err
 from dscrapy.config import variables
 from dscrapy.errors import DscrapyError, LocalProtocolError, UserError
 from dscrapy.variables import remarks
@@ -104,7 +104,7 @@ def _report(error: BaseException, options: Namespace) -> int:
     for cause in causes:
         if isinstance(cause, BrokenPipeError):
             # Whoever read our output has seen enough (``| head``): no failure.
-            _discard_stdout()
+            discard_stdout()
             return 0
     known = [
         cause
@@ -128,10 +128,3 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
-
-
-def _discard_stdout() -> None:
-    """Let the interpreter's last flush go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -10,14 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir, nullcontext, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 from urllib.parse import unquote
 
 import attrs
 import msgspec
 
 from dscrapy.cli.render import plural
-from dscrapy.cli.screen import Bytes
+from dscrapy.cli.screen import Bytes, discard_stdout
 from dscrapy.client import CHUNK_BYTES, Client
 from dscrapy.crawl.outputs import Answer, Output, Question, without_password
 from dscrapy.crawl.placing import takes_at_once, target_of, written
@@ -336,32 +335,28 @@ def write_results(
     *,
     undone: str = "",
 ) -> list[str]:
-    """Write each file, as ``write_feeds``; return a line for people about each.
+    """Write each output, as ``write_feed``; return a line for people about each file.
 
     ``undone`` is the state of a job that ended without having done its work: then
     files of this name stay as they are, whatever is in them, and what there is goes
     beside them.
     """
-    if not undone:
-        write_feeds(feeds, fetched, folder, spec, project)
-        return [f"wrote {feed.name}" for feed in feeds if not feed.is_stdout]
     with fetched.lines.open("rb") as lines:
-        count = sum(1 for _ in lines)
+        is_empty = not lines.read(1)
     said = []
     for feed in feeds:
-        if _has_no_past(feed):
-            write_feeds((feed,), fetched, folder, spec, project)
-            continue
-        is_there = feed.path is None or feed.path.exists()
-        stands = "is as it was" if is_there else "was not written"
-        how = f"the job {undone if undone == 'failed' else f'was {undone}'}"
-        if not count:
-            said.append(f"{how} without items: {feed.name} {stands}")
-            continue
-        aside = feed.beside()
-        write_feeds((aside,), fetched, folder, spec, project)
-        wrote = f"wrote {plural(count, 'item')} to {aside.name}"
-        said.append(f"{wrote}: {how}, {feed.name} {stands}")
+        why = ""
+        if undone and not _has_no_past(feed):
+            is_there = feed.path is None or feed.path.exists()
+            stands = f"{feed.name} {'is as it was' if is_there else 'was not written'}"
+            how = f"the job {undone if undone == 'failed' else f'was {undone}'}"
+            if is_empty:
+                said.append(f"{how} without items: {stands}")
+                continue
+            feed, why = feed.beside(), f": {how}, {stands}"
+        count = write_feed(feed, fetched, folder, spec, project)
+        if count is not None and not feed.is_stdout:
+            said.append(f"wrote {plural(count, 'item')} to {feed.name}{why}")
     return said
 
 
@@ -370,39 +365,46 @@ def _has_no_past(feed: Feed) -> bool:
     return feed.is_stdout or (feed.path is not None and takes_at_once(feed.path))
 
 
-def write_feeds(
-    feeds: tuple[Feed, ...],
-    fetched: Fetched,
-    folder: Path,
-    spec: JobSpec,
-    project: Path | None,
-) -> None:
-    """Write each output from what was fetched; ``folder`` is for temporary files.
+def write_feed(
+    feed: Feed, fetched: Fetched, folder: Path, spec: JobSpec, project: Path | None
+) -> int | None:
+    """Write an output from what was fetched; ``folder`` is for temporary files.
 
     ``project`` is the folder of the job's project if it is on this machine: its
     item classes and settings decide on fields, and on formats and storages of its
-    own. Raises ``UserError`` for what cannot be written.
+    own. Returns how many items are there, None where whoever reads them (``| head``)
+    has seen enough. Raises ``UserError`` for what cannot be written.
     """
-    for feed in feeds:
-        try:
-            if feed.is_stdout:
-                _write_stdout(feed, fetched, folder, spec, project)
-            elif feed.path is not None and feed.is_lines:
-                with (
-                    fetched.lines.open("rb") as lines,
-                    written(feed.path, append=not feed.overwrite) as file,
-                ):
-                    shutil.copyfileobj(lines, file)
-            else:
-                _export(feed, fetched, spec, project)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise UserError(f"cannot write {feed.name}: {error.strerror}") from None
+    try:
+        if feed.is_stdout:
+            return _write_stdout(feed, fetched, folder, spec, project)
+        if feed.path is not None and feed.is_lines:
+            with (
+                fetched.lines.open("rb") as lines,
+                written(feed.path, append=not feed.overwrite) as file,
+            ):
+                return _copy(lines, file.write)
+        return _export(feed, fetched, spec, project)
+    except BrokenPipeError:
+        # The other outputs are to be written all the same.
+        if feed.is_stdout:
+            discard_stdout()
+        return None
+    except OSError as error:
+        raise UserError(f"cannot write {feed.name}: {error.strerror}") from None
 
 
-def _export(feed: Feed, fetched: Fetched, spec: JobSpec, project: Path | None) -> None:
-    """Write a file or a URI through Scrapy's exporters."""
+def _copy(lines: IO[bytes], write: Callable[[bytes], object]) -> int:
+    """Hand lines to ``write`` in large pieces; return how many."""
+    count = 0
+    while data := lines.read(CHUNK_BYTES):
+        count += data.count(b"\n")
+        write(data)
+    return count
+
+
+def _export(feed: Feed, fetched: Fetched, spec: JobSpec, project: Path | None) -> int:
+    """Write a file or a URI through Scrapy's exporters; return how many items."""
     # Scrapy takes its time to import; only these need it.
     from dscrapy.crawl.export import Target, export
 
@@ -414,7 +416,7 @@ def _export(feed: Feed, fetched: Fetched, spec: JobSpec, project: Path | None) -
         # What the project prints is none of the items.
         redirect_stdout(sys.stderr),
     ):
-        export(
+        return export(
             _stripped(lines),
             _stripped(tagged),
             Target(
@@ -432,15 +434,15 @@ def _stripped(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 def _write_stdout(
     feed: Feed, fetched: Fetched, folder: Path, spec: JobSpec, project: Path | None
-) -> None:
-    source = fetched.lines
-    if not feed.is_lines:
-        source = folder / "stdout"
-        aside = attrs.evolve(feed, path=source, overwrite=True)
-        _export(aside, fetched, spec, project)
-        if not source.exists():
-            return
+) -> int:
     out = Bytes(sys.stdout)
-    with source.open("rb") as file:
-        while data := file.read(CHUNK_BYTES):
-            out.write(data)
+    if feed.is_lines:
+        with fetched.lines.open("rb") as lines:
+            return _copy(lines, out.write)
+    aside = attrs.evolve(feed, path=folder / "stdout", overwrite=True)
+    assert aside.path is not None
+    count = _export(aside, fetched, spec, project)
+    if aside.path.exists():
+        with aside.path.open("rb") as file:
+            _copy(file, out.write)
+    return count

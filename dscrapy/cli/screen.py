@@ -77,6 +77,13 @@ def write_out(data: bytes) -> None:
         raise UserError(f"cannot write to stdout: {error.strerror}") from None
 
 
+def discard_stdout() -> None:
+    """Let what goes to stdout from now on go nowhere: whoever read it has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 class Bytes:
     """Writes bytes of jobs (items, logs) to ``stream`` as they come.
 

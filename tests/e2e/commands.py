@@ -37,6 +37,23 @@ def run(
     )
 
 
+def run_into(
+    writer: int, *arguments: str, cwd: Path, home: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end whose stdout is this descriptor."""
+    return subprocess.run(
+        [*DSCRAPY, *arguments],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=WAIT_S,
+        cwd=cwd,
+        env=environment(home or cwd),
+    )
+
+
 def environment(home: Path, **variables: str) -> dict[str, str]:
     """Return an environment whose user has nothing yet."""
     names = ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")

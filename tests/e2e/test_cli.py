@@ -19,6 +19,7 @@ from tests.e2e.commands import (
     assert_user_error,
     environment,
     run,
+    run_into,
     running,
 )
 from tests.e2e.crawl_harness import PROJECT, Gate, plain_scrapy, running_site
@@ -152,6 +153,53 @@ def test_pause_resume_cancel_retry(cluster: Cluster, site: str, tmp_path: Path) 
     assert len(several.stderr.splitlines()) == 2
 
 
+FLOOD = """
+from itertools import count
+
+import scrapy
+
+class Flood(scrapy.Spider):
+    name = "flood"
+
+    async def start(self):
+        for number in count():
+            yield scrapy.Request(f"{self.site}/page/{number}")
+
+    def parse(self, response):
+        for number in range(100):
+            yield {"text": f"{response.url} {number}", "odd": number % 2 == 1}
+"""
+
+
+def test_items_of_a_running_job_are_those_of_one_moment(
+    cluster: Cluster, site: str, tmp_path: Path
+) -> None:
+    """Items pour in while lines and types are read: each table is the beginning of the
+    next one and of all there are in the end, row by row."""
+    (tmp_path / "flood.py").write_text(FLOOD)
+    words = ("submit", "flood.py", "--project", str(tmp_path), "-a", f"site={site}")
+    job = cluster.ok(*words).strip()
+    cluster.wait_until(lambda: cluster.job(job)["items"] > 0)
+    tables: list[list[str]] = []
+    for number in range(5):
+        path = tmp_path / f"{number}.csv"
+        done = cluster.run("items", job, "-O", str(path))
+        assert done.returncode == 0, done.stderr
+        rows = path.read_text().splitlines()[1:]
+        assert done.stderr.splitlines() == [
+            f"dscrapy: {job} is running: items so far",
+            f"dscrapy: wrote {len(rows)} items to {path}",
+        ]
+        tables.append(rows)
+    cluster.ok("cancel", job)
+    cluster.run("wait", job)
+    items = [json.loads(line) for line in cluster.ok("items", job).splitlines()]
+    whole = [f"{item['text']},{item['odd']}" for item in items]
+    assert 0 < len(tables[0]) <= len(tables[-1]) < len(whole)
+    for rows in tables:
+        assert rows == whole[: len(rows)]
+
+
 def test_a_broken_pipe_ends_quietly(
     cluster: Cluster, site: str, tmp_path: Path
 ) -> None:
@@ -161,17 +209,9 @@ def test_a_broken_pipe_ends_quietly(
     for words in (("items", job), ("logs", job), ("jobs",), ("status", "--json")):
         reader, writer = os.pipe()
         os.close(reader)
-        done = subprocess.run(
-            [*DSCRAPY, *words, *where],
-            check=False,
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            timeout=WAIT_S,
-            cwd=tmp_path,
-            env=environment(tmp_path),
-        )
+        done = run_into(writer, *words, *where, cwd=tmp_path)
         os.close(writer)
-        assert (done.returncode, done.stderr) == (0, b"")
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_status_watch_and_ctrl_c(cluster: Cluster, tmp_path: Path) -> None:

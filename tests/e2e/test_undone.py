@@ -1,13 +1,14 @@
 """A job that did not do its work replaces no file of the day before."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.cluster import running_cluster
-from tests.e2e.commands import run, running
+from tests.e2e.commands import run, run_into, running
 from tests.e2e.crawl_harness import PROJECT, plain_scrapy, running_site
 
 OLD = '{"of": "the day before"}\n'
@@ -84,7 +85,33 @@ def test_a_start_that_raises_writes_its_file(tmp_path: Path, site: str) -> None:
     assert done.returncode == 1
     plain_scrapy("raises.py", {"site": site}, plain, folder=tmp_path)
     assert out.read_text() == plain.read_text() != ""
-    assert done.stderr.splitlines()[-1] == f"dscrapy: wrote {out}"
+    count = len(plain.read_text().splitlines())
+    wrote = f"dscrapy: wrote {count} item{'s' * (count != 1)} to {out}"
+    assert done.stderr.splitlines()[-1] == wrote
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_reader_that_has_seen_enough_hides_no_failure(
+    tmp_path: Path, site: str, raises: bool
+) -> None:
+    """``crawl -o - | head``: the exit code is the job's. Nobody reads, and the other
+    file is written; the crawl is over, so the same command begins another."""
+    text = RAISES if raises else RAISES.replace("raise ValueError('a start')", "pass")
+    (tmp_path / "raises.py").write_text(text)
+    words = ("raises.py", "-a", f"site={site}", "-o", "-", "-o", "out.csv")
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = run_into(writer, "crawl", *words, cwd=tmp_path)
+    finally:
+        os.close(writer)
+    assert done.returncode == int(raises), done.stderr
+    assert "bug in dscrapy" not in done.stderr
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert rows == ["url", f"{site}/page/1"]
+    again = run("crawl", *words, cwd=tmp_path)
+    assert "had ended" not in again.stderr
+    assert len(again.stdout.splitlines()) == 1
 
 
 def test_what_a_cancelled_job_has_goes_beside_the_file(

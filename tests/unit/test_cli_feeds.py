@@ -1,7 +1,9 @@
 """Files of ``-o`` and ``-O``: what becomes of them when a job did not do its work."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +106,28 @@ def test_stdout_gets_what_there_is(
     assert capfdbinary.readouterr().out == b'{"a": 1}\n'
 
 
+def test_a_reader_that_has_seen_enough_keeps_no_file_from_its_items(
+    tmp_path: Path, out: Path
+) -> None:
+    """A pipe whose other end is closed, as that of ``| head``: nothing is said of it,
+    and what comes after it is written."""
+    pipe, path = out / "pipe", out / "out.jsonl"
+    os.mkfifo(pipe)
+    items = fetched(tmp_path, *(f'{{"a": "{"x" * 2000}"}}' for _ in range(2000)))
+
+    def read() -> None:
+        reading = os.open(pipe, os.O_RDONLY)
+        os.read(reading, 1)
+        os.close(reading)
+
+    head = Thread(target=read)
+    head.start()
+    said = write_results((feed(pipe), feed(path)), items, tmp_path, SPEC, None)
+    head.join()
+    assert said == [f"wrote 2000 items to {path}"]
+    assert path.read_bytes() == items.lines.read_bytes()
+
+
 def test_a_job_that_came_to_its_end_writes_as_asked(tmp_path: Path, out: Path) -> None:
     """Replaced or appended to, and named."""
     path, other = out / "out.jsonl", out / "other.jsonl"
@@ -112,7 +136,7 @@ def test_a_job_that_came_to_its_end_writes_as_asked(tmp_path: Path, out: Path) -
     feeds = (feed(path), feed(other, overwrite=False))
     items = fetched(tmp_path, '{"a": 1}')
     said = write_results(feeds, items, tmp_path, SPEC, None)
-    assert said == [f"wrote {path}", f"wrote {other}"]
+    assert said == [f"wrote 1 item to {path}", f"wrote 1 item to {other}"]
     assert path.read_text() == '{"a": 1}\n'
     assert other.read_text() == f'{OLD}{{"a": 1}}\n'
 
