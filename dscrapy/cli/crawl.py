@@ -19,7 +19,7 @@ import attrs
 import trio
 from msgspec import structs
 
-from dscrapy.cli import crawl_keep
+from dscrapy.cli import appends, crawl_keep
 from dscrapy.cli.caller import (
     check_files,
     chosen_settings,
@@ -63,8 +63,7 @@ from dscrapy.cli.screen import (
 from dscrapy.cli.serve import new_id, set_up_logging
 from dscrapy.client import Client, Target
 from dscrapy.config import Config, Endpoint, expanded, find_token, load, override
-from dscrapy.crawl.placing import takes_at_once
-from dscrapy.errors import RefusedError, UserError
+from dscrapy.errors import RefusedError
 from dscrapy.jobfile import check_spec
 from dscrapy.lines import LineCutter
 from dscrapy.messages import ChangeJob, Shown
@@ -492,20 +491,9 @@ def _finish(run: _Run, started: float) -> int:
         write_err(clean_lines(trace) + "\n")
     # Stopped, it has the items so far and goes on later.
     undone = job.state if run.is_over and not job.came_to_end else ""
-    _prepare_appends(run, must=not undone)
-    written = write_results(
-        run.feeds,
-        run.fetched,
-        run.folder,
-        run.shown.spec,
-        # Where the processes ran: relative paths in the settings begin there.
-        run.caller.folder,
-        undone=undone,
-    )
+    written = _write(run, run.fetched, run.shown.spec, undone)
     run.record.done = run.is_over
-    if not run.is_over:
-        _note_written(run)
-    else:
+    if run.is_over:
         run.record.ended_at = time.time()
         run.record.state = job.state
         run.record.pages, run.record.items = job.pages, job.items
@@ -527,6 +515,21 @@ def _finish(run: _Run, started: float) -> int:
     return 0 if run.is_over and job.state == "succeeded" else 1
 
 
+def _write(run: _Run, fetched: Fetched, spec: JobSpec, undone: str) -> list[str]:
+    """Write the files; return a line about each. What fails is for the next run."""
+    feeds = run.feeds
+    if not undone:
+        feeds = appends.prepare(run.record, feeds)
+        run.crawl.save(run.record)
+    # Where the processes ran: relative paths in the settings begin there.
+    home = run.caller.folder
+    try:
+        return write_results(feeds, fetched, run.folder, spec, home, undone=undone)
+    finally:
+        appends.note(run.record, feeds)
+        run.crawl.save(run.record)
+
+
 def _summary(run: _Run, job: JobView, elapsed_s: float) -> str:
     reason = f" ({job.reason})" if job.reason and job.reason != job.state else ""
     text = (
@@ -537,45 +540,6 @@ def _summary(run: _Run, job: JobView, elapsed_s: float) -> str:
         text += f"; {job.pending + job.leased} pending"
         text += ", run the same command to go on" if run.keeps else ", nothing is kept"
     return text
-
-
-def _prepare_appends(run: _Run, *, must: bool) -> None:
-    """Note how long each file of ``-o`` is; undo an append of this crawl from before.
-
-    It was cut short, or held the items so far. What somebody else has written since
-    is not ours to remove: raises ``UserError`` for such a file if it ``must`` be
-    written to.
-    """
-    for feed in run.feeds:
-        if feed.path is None or feed.overwrite or takes_at_once(feed.path):
-            continue
-        name = str(feed.path)
-        try:
-            size = feed.path.stat().st_size
-        except FileNotFoundError:
-            size = 0
-        before = min(run.record.appended.get(name, size), size)
-        run.record.appended[name] = before
-        if run.record.written.pop(name, size) != size > before:
-            if not must:
-                continue
-            raise UserError(
-                f"{name} has changed since this crawl wrote to it: move it away and "
-                "run the same command again"
-            )
-        if size > before:
-            try:
-                os.truncate(name, before)
-            except OSError as error:
-                raise UserError(f"cannot write {name}: {error.strerror}") from None
-    run.crawl.save(run.record)
-
-
-def _note_written(run: _Run) -> None:
-    """Note how long the files of ``-o`` are now: the crawl will write them again."""
-    for feed in run.feeds:
-        if feed.path is not None and not feed.overwrite and feed.path.is_file():
-            run.record.written[str(feed.path)] = feed.path.stat().st_size
 
 
 def _say(text: str) -> None:

@@ -40,12 +40,16 @@ _FETCHES_MAX = 5
 
 @attrs.frozen(kw_only=True)
 class Feed:
-    """One output: a file's ``path``, a ``uri`` for Scrapy's storages, or stdout."""
+    """One output: a file's ``path``, a ``uri`` for Scrapy's storages, or stdout.
+
+    What stands behind ``begin`` bytes of a file to append to is to be replaced.
+    """
 
     path: Path | None = None
     uri: str = ""
     format: str
     overwrite: bool
+    begin: int | None = None
 
     @property
     def is_stdout(self) -> bool:
@@ -381,7 +385,7 @@ def write_feed(
         if feed.path is not None and feed.is_lines:
             with (
                 fetched.lines.open("rb") as lines,
-                written(feed.path, append=not feed.overwrite) as file,
+                written(feed.path, append=not feed.overwrite, begin=feed.begin) as file,
             ):
                 return _copy(lines, file.write)
         return _export(feed, fetched, spec, project)
@@ -423,6 +427,7 @@ def _export(feed: Feed, fetched: Fetched, spec: JobSpec, project: Path | None) -
                 place=feed.path or feed.uri,
                 format=feed.format,
                 append=not feed.overwrite,
+                begin=feed.begin,
             ),
             spec=spec if project is not None else None,
         )

@@ -52,12 +52,13 @@ _REASON_CHARS_MAX = 500
 class Target:
     """Where items go: a file's path, or a URI of ``FEED_STORAGES``; and how.
 
-    Without a ``format`` it is the path's ending.
+    Without a ``format`` it is the path's ending. ``begin`` is as in ``written``.
     """
 
     place: Path | str
     format: str = ""
     append: bool = False
+    begin: int | None = None
 
     @property
     def its_format(self) -> str:
@@ -331,7 +332,7 @@ def _opened(target: Target, feed: dict[str, Any], home: _Home) -> Iterator[IO[by
         return
     try:
         target.place.parent.mkdir(parents=True, exist_ok=True)
-        with written(target.place, append=target.append) as file:
+        with written(target.place, append=target.append, begin=target.begin) as file:
             yield file
     except BrokenPipeError:
         raise

@@ -12,11 +12,14 @@ The feeds of ``FEEDS`` and the files of ``-o`` and ``-O`` are written by this.
 import errno
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedWriter, FileIO
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
 from typing import IO
 
@@ -93,17 +96,23 @@ def close_part(part: Path, file: IO[bytes]) -> None:
 
 
 @contextmanager
-def written(path: Path, *, append: bool) -> Iterator[IO[bytes]]:
+def written(
+    path: Path, *, append: bool, begin: int | None = None
+) -> Iterator[IO[bytes]]:
     """Give a file to write to, whose bytes are at ``path`` afterwards.
 
-    With an error ``path`` is as it was, to the byte. Raises ``OSError``.
+    They are appended to its first ``begin`` bytes: what stands behind these is of an
+    earlier time, and replaced. With an error ``path`` is as it was, to the byte. Raises
+    ``OSError``.
     """
     if takes_at_once(path):
         with path.open("ab" if append else "wb", buffering=COPY_BYTES) as direct:
             yield direct
         return
     target = target_of(path)
-    base = length_of(target) if append else None
+    size = base = length_of(target) if append else None
+    if begin is not None and base is not None:
+        base = min(begin, base)
     name = f".dscrapy-{os.getpid()}-{secrets.token_hex(4)}.part"
     part, file = open_part(target, name, base=base or 0)
     try:
@@ -112,8 +121,10 @@ def written(path: Path, *, append: bool) -> Iterator[IO[bytes]]:
         close_part(part, file)
         if base is None:
             replace(part, target)
-        else:
+        elif base == size:
             append_part(part, target, base)
+        else:
+            _put_behind(part, target, base, size or 0)
     finally:
         part.unlink(missing_ok=True)
 
@@ -167,21 +178,27 @@ def _write_over(part: Path, target: Path) -> None:
     """Write a part over a target, which stays the file that it is."""
     handle = os.open(target, os.O_WRONLY)
     try:
-        before, size = os.fstat(handle).st_size, part.stat().st_size
-        try:
-            if size > before:
-                # No room is found out before anything is lost.
-                os.posix_fallocate(handle, before, size - before)
-        except OSError as error:
-            os.ftruncate(handle, before)
-            if error.errno not in _NO_ALLOCATION:
-                raise
+        size = part.stat().st_size
+        _make_room(handle, size)
         with part.open("rb") as source:
             _copy(source, handle)
         os.ftruncate(handle, size)
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _make_room(handle: int, size: int) -> None:
+    """Let a file have room for so many bytes: that there is none is found out before
+    anything is lost. With an error it is as long as it was."""
+    before = os.fstat(handle).st_size
+    try:
+        if size > before:
+            os.posix_fallocate(handle, before, size - before)
+    except OSError as error:
+        os.ftruncate(handle, before)
+        if error.errno not in _NO_ALLOCATION:
+            raise
 
 
 def append_part(part: Path, target: Path, first: int) -> None:
@@ -200,6 +217,51 @@ def append_part(part: Path, target: Path, first: int) -> None:
             if os.fstat(handle).st_size == os.lseek(handle, 0, os.SEEK_CUR):
                 os.ftruncate(handle, before)
             raise
+
+
+def _put_behind(part: Path, target: Path, first: int, size: int) -> None:
+    """Let a part stand behind the ``first`` bytes of a target that has ``size``, in
+    the place of what does. With an error the target is as it was."""
+    with (
+        part.open("rb") as source,
+        target.open("r+b") as there,
+        tempfile.TemporaryFile() as old,
+    ):
+        # Items that were there before are mostly the same, and stay.
+        same = _same(source, there, first)
+        at = first + same
+        there.seek(at)
+        shutil.copyfileobj(there, old, COPY_BYTES)
+        old.seek(0)
+        handle = there.fileno()
+        if os.fstat(handle).st_size != size:
+            raise OSError(errno.EAGAIN, "it has been written to meanwhile")
+        whole = first + part.stat().st_size
+        try:
+            _make_room(handle, whole)
+            source.seek(same)
+            os.lseek(handle, at, os.SEEK_SET)
+            _copy(source, handle)
+            os.ftruncate(handle, whole)
+            os.fsync(handle)
+        except BaseException:
+            os.lseek(handle, at, os.SEEK_SET)
+            _copy(old, handle)
+            os.ftruncate(handle, size)
+            raise
+
+
+def _same(source: IO[bytes], file: IO[bytes], first: int) -> int:
+    """Return how many bytes of ``source`` stand in ``file`` from ``first`` on."""
+    found = 0
+    file.seek(first)
+    while data := source.read(COPY_BYTES):
+        there = file.read(len(data))
+        if data != there:
+            pairs = zip(data, there, strict=False)
+            return found + sum(1 for _ in takewhile(lambda pair: eq(*pair), pairs))
+        found += len(data)
+    return found
 
 
 def _ours(source: IO[bytes], file: IO[bytes], first: int) -> int:

@@ -310,6 +310,50 @@ def test_what_others_append_meanwhile_is_not_removed(
     assert numbers_in(target.read_text()) == list(range(12))
 
 
+def test_an_append_that_fails_leaves_what_the_last_run_wrote(
+    shop: Path, site: str, tmp_path: Path, gate: Gate
+) -> None:
+    """The items so far of a crawl that was stopped, though it has all of them now; the
+    next run puts these in their place, in a format that begins otherwise."""
+    (shop / "shop" / "fragile.py").write_text(
+        "from pathlib import Path\n"
+        "from scrapy.exporters import JsonItemExporter\n"
+        "class Fragile(JsonItemExporter):\n"
+        "    def finish_exporting(self):\n"
+        "        if Path('broken').exists():\n"
+        "            raise OSError(28, 'No space left on device')\n"
+        "        super().finish_exporting()\n"
+    )
+    with (shop / "shop/settings.py").open("a") as file:
+        file.write("FEED_EXPORTERS = {'fragile': 'shop.fragile.Fragile'}\n")
+    words = ("crawl", "prices", "-a", f"site={site}", *held(gate), "-o", "out.fragile")
+    target, there = shop / "out.fragile", '[\n{"url": "n=99"}\n]'
+    target.write_text(there)
+    with running(*words, cwd=shop, home=tmp_path) as command:
+        command.until("parsed one")
+        command.interrupt()
+        command.until("Closing spider")
+        gate.open()
+        assert command.finish() == 1
+    text = target.read_text()
+    some = json.loads(text.removeprefix(there))
+    assert 1 <= len(some) < 12
+    (shop / "broken").touch()
+    for again in (False, True):
+        failed = run(*words, cwd=shop, home=tmp_path)
+        assert failed.returncode == 1
+        last = failed.stderr.splitlines()[-1]
+        assert last == f"dscrapy: cannot write {target}: No space left on device"
+        assert ("had ended" in failed.stderr) == again
+        assert target.read_text() == text
+    (shop / "broken").unlink()
+    done = run(*words, cwd=shop, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    items = json.loads(target.read_text().removeprefix(there))
+    assert sorted(int(item["url"][2:]) for item in items) == list(range(12))
+    assert target.read_text().startswith(text.removesuffix("\n]"))
+
+
 def test_second_ctrl_c_stops_at_once(shop: Path, site: str, tmp_path: Path) -> None:
     """The second Ctrl-C leaves no process behind, and the crawl can go on later."""
     # Its pages would be waited for, and never come.

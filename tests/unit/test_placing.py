@@ -1,5 +1,6 @@
 """Local files of outputs: what was there stays what it is, or stays as it was."""
 
+import errno
 import os
 import resource
 import stat
@@ -16,9 +17,11 @@ OLD = b"old\n"
 NEW = b"new\n"
 
 
-def put(path: Path, data: bytes, *, append: bool = False) -> None:
+def put(
+    path: Path, data: bytes, *, append: bool = False, begin: int | None = None
+) -> None:
     """Write a file as outputs are written."""
-    with written(path, append=append) as file:
+    with written(path, append=append, begin=begin) as file:
         file.write(data)
 
 
@@ -129,6 +132,62 @@ def test_a_file_written_over_without_room_is_as_it_was(tmp_path: Path) -> None:
         put(path, b"y" * 120)
     assert path.read_bytes() == b"x" * 60
     assert not part.exists()
+
+
+SHORT = b'[\n{"a": 1}\n]'
+LONG = b'[\n{"a": 1},\n' + b'{"a": 2},\n' * 20_000 + b"]"
+
+
+@pytest.mark.parametrize("there", [SHORT, LONG, b"", b"of somebody's else"])
+@pytest.mark.parametrize("data", [SHORT, LONG, b"", LONG[:200_000]])
+def test_what_was_appended_before_gives_way(
+    tmp_path: Path, there: bytes, data: bytes
+) -> None:
+    """Whether it is longer or shorter, and however much of it stays."""
+    path = tmp_path / "a"
+    path.write_bytes(OLD + there)
+    number = path.stat().st_ino
+    put(path, data, append=True, begin=len(OLD))
+    assert path.read_bytes() == OLD + data
+    assert path.stat().st_ino == number
+    assert names_in(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("allocates", [True, False])
+def test_what_cannot_take_its_place_leaves_what_was_appended(
+    tmp_path: Path, allocates: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No room for more, found out before the first byte or, on a system that cannot
+    say so, in the middle: the file is as the last command left it, to the byte."""
+    if not allocates:
+        monkeypatch.setattr(os, "posix_fallocate", cannot_allocate)
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 60 + SHORT)
+    with files_end_at(100), pytest.raises(OSError, match="large"):
+        put(path, LONG[:60], append=True, begin=60)
+    assert path.read_bytes() == b"x" * 60 + SHORT
+    assert names_in(tmp_path) == ["a"]
+
+
+def cannot_allocate(handle: int, offset: int, length: int) -> None:
+    """Do as a file system that makes no room ahead."""
+    raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+
+def test_what_others_append_meanwhile_stays(tmp_path: Path) -> None:
+    """While items are written to the part: the append is an error."""
+    path = tmp_path / "a"
+    path.write_bytes(OLD + SHORT)
+
+    def write() -> None:
+        with written(path, append=True, begin=len(OLD)) as file:
+            file.write(LONG)
+            with path.open("ab") as theirs:
+                theirs.write(NEW)
+
+    with pytest.raises(OSError, match="written to meanwhile"):
+        write()
+    assert path.read_bytes() == OLD + SHORT + NEW
 
 
 @pytest.mark.parametrize("append", [False, True])
