@@ -1,4 +1,7 @@
-"""Lines of a stream that comes in pieces."""
+"""Lines: Scrapy's formats of them, and those of a stream that comes in pieces."""
+
+# Export formats of one JSON object a line.
+LINES_FORMATS = frozenset({"jsonl", "jl", "jsonlines"})
 
 
 class LineCutter:

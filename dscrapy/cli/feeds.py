@@ -21,12 +21,11 @@ from dscrapy.client import CHUNK_BYTES, Client
 from dscrapy.crawl.outputs import Answer, Output, Question, without_password
 from dscrapy.crawl.placing import takes_at_once, target_of, written
 from dscrapy.errors import UsageError, UserError
+from dscrapy.lines import LINES_FORMATS
 from dscrapy.messages import ReadFile
 from dscrapy.model import FINAL_STATES, JobSpec, JobView
 
-# Scrapy's export formats (FEED_EXPORTERS_BASE); those of one line an item are
-# written as they come.
-LINES_FORMATS = frozenset({"jsonl", "jl", "jsonlines"})
+# Scrapy's export formats (FEED_EXPORTERS_BASE).
 FORMATS = LINES_FORMATS | {"json", "csv", "xml", "marshal", "pickle"}
 STDOUT = frozenset({"-", "stdout:"})
 # Where the items of a job go that did not do its work, beside the file it was to write.
@@ -57,7 +56,7 @@ class Feed:
 
     @property
     def is_lines(self) -> bool:
-        """Whether it takes a job's lines as they are."""
+        """Whether it takes a job's lines, unless the project has its own."""
         return self.format in LINES_FORMATS and not self.uri
 
     @property
@@ -77,10 +76,14 @@ class Feed:
 
 @attrs.frozen(kw_only=True)
 class Fetched:
-    """A job's items in files: lines, and tagged forms if a format needs them."""
+    """A job's items in files: lines, and tagged forms if a format needs them.
+
+    ``own_lines``: files of JSON lines are not these lines, as the project has it.
+    """
 
     lines: Path
     tagged: Path | None
+    own_lines: bool = False
 
 
 # ---- what is asked for ----------------------------------------------------------
@@ -316,17 +319,19 @@ async def fetch(
     Raises ``UserError`` for a job that begins anew again and again meanwhile.
     """
     lines, tagged = folder / "items.jsonl", folder / "tagged.jsonl"
+    own_lines = (await client.show(job)).own_lines
+    needs_forms = own_lines or not all(feed.is_lines for feed in feeds)
     for _ in range(_FETCHES_MAX):
         with lines.open("wb") as file:
             count = await copy_items(client, job, file.write)
-        if all(feed.is_lines for feed in feeds):
+        if not feeds or not needs_forms:
             return Fetched(lines=lines, tagged=None)
         with tagged.open("wb") as file:
             # A form is there no later than its line, and more may have come since.
             forms = _WholeLines(file.write, count)
             await copy_file(client, job, "tagged", forms, has_enough=forms.is_full)
         if forms.is_full():
-            return Fetched(lines=lines, tagged=tagged)
+            return Fetched(lines=lines, tagged=tagged, own_lines=own_lines)
     raise UserError(f"{job} began anew while its items were read: try again")
 
 
@@ -376,13 +381,18 @@ def write_feed(
 
     ``project`` is the folder of the job's project if it is on this machine: its
     item classes and settings decide on fields, and on formats and storages of its
-    own. Returns how many items are there, None where whoever reads them (``| head``)
-    has seen enough. Raises ``UserError`` for what cannot be written.
+    own. Returns how many items are there, None where nothing was written or whoever
+    reads them (``| head``) has seen enough. Raises ``UserError`` for what cannot be
+    written.
     """
+    is_lines = feed.is_lines and (not fetched.own_lines or project is None)
     try:
+        if feed.is_stdout and not is_lines:
+            return _export_stdout(feed, fetched, folder, spec, project)
         if feed.is_stdout:
-            return _write_stdout(feed, fetched, folder, spec, project)
-        if feed.path is not None and feed.is_lines:
+            with fetched.lines.open("rb") as lines:
+                return _copy(lines, Bytes(sys.stdout).write)
+        if feed.path is not None and is_lines:
             with (
                 fetched.lines.open("rb") as lines,
                 written(feed.path, append=not feed.overwrite, begin=feed.begin) as file,
@@ -407,8 +417,10 @@ def _copy(lines: IO[bytes], write: Callable[[bytes], object]) -> int:
     return count
 
 
-def _export(feed: Feed, fetched: Fetched, spec: JobSpec, project: Path | None) -> int:
-    """Write a file or a URI through Scrapy's exporters; return how many items."""
+def _export(
+    feed: Feed, fetched: Fetched, spec: JobSpec, project: Path | None
+) -> int | None:
+    """Write a file or a URI through Scrapy's exporters; return as ``write_feed``."""
     # Scrapy takes its time to import; only these need it.
     from dscrapy.crawl.export import Target, export
 
@@ -437,17 +449,13 @@ def _stripped(lines: Iterable[bytes]) -> Iterator[bytes]:
     return (line.removesuffix(b"\n") for line in lines)
 
 
-def _write_stdout(
+def _export_stdout(
     feed: Feed, fetched: Fetched, folder: Path, spec: JobSpec, project: Path | None
-) -> int:
-    out = Bytes(sys.stdout)
-    if feed.is_lines:
-        with fetched.lines.open("rb") as lines:
-            return _copy(lines, out.write)
-    aside = attrs.evolve(feed, path=folder / "stdout", overwrite=True)
-    assert aside.path is not None
-    count = _export(aside, fetched, spec, project)
-    if aside.path.exists():
-        with aside.path.open("rb") as file:
-            _copy(file, out.write)
+) -> int | None:
+    aside = folder / "stdout"
+    target = attrs.evolve(feed, path=aside, overwrite=True)
+    count = _export(target, fetched, spec, project)
+    if aside.exists():
+        with aside.open("rb") as file:
+            _copy(file, Bytes(sys.stdout).write)
     return count

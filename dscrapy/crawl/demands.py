@@ -11,7 +11,9 @@ from scrapy.pqueues import DownloaderAwarePriorityQueue, ScrapyPriorityQueue
 from scrapy.settings import BaseSettings
 from scrapy.utils.misc import load_object
 
+from dscrapy.crawl.items import is_lines
 from dscrapy.crawl.tracking import UnsupportedError
+from dscrapy.lines import LINES_FORMATS
 from dscrapy.messages import Opened, Run
 from dscrapy.model import CloseLimits, HostLimits
 
@@ -40,6 +42,11 @@ class Demands:
         self.has_feeds = bool(settings.getdict("FEEDS") or settings["FEED_URI"])
         self.pickles = settings.getbool("DSCRAPY_PICKLE", True)
         self.batch_items = _batch_items(settings)
+        # An empty file of them may be none at all.
+        self.own_lines = not (
+            settings.getbool("FEED_STORE_EMPTY")
+            and all(is_lines(settings, name) for name in LINES_FORMATS)
+        )
         self.dumps_stats = settings.getbool("STATS_DUMP")
         # With a job folder Scrapy keeps requests in its other queues.
         place = "DISK" if settings["JOBDIR"] else "MEMORY"
@@ -71,6 +78,7 @@ class Demands:
             has_feeds=self.has_feeds,
             batch_items=self.batch_items,
             has_once=has_once,
+            own_lines=self.own_lines,
         )
 
 

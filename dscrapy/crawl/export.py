@@ -27,7 +27,7 @@ from scrapy.utils.defer import ensure_awaitable
 from scrapy.utils.misc import build_from_crawler, load_object
 
 from dscrapy.crawl import codec
-from dscrapy.crawl.items import item_of, line_encoding, lossy
+from dscrapy.crawl.items import item_of, line_encoding, lines_are_stock, lossy
 from dscrapy.crawl.load import (
     Failed,
     code_folder,
@@ -113,8 +113,9 @@ def export(
     target: Target,
     *,
     spec: JobSpec | None = None,
-) -> int:
-    """Write items to ``target``; return how many it holds of them.
+) -> int | None:
+    """Write items to ``target``; return how many it holds of them, None where there are
+    none and no empty file is to be (``FEED_STORE_EMPTY``).
 
     ``lines`` are those of ``items.jsonl``; ``tagged`` as many tagged forms, or
     ``null`` for each item that is its line. With ``spec`` the project in the
@@ -125,6 +126,7 @@ def export(
     home = _project(spec)
     settings = home.crawler.settings
     exporter_class = _exporter_class(target, settings)
+    is_stock = exporter_class is JsonLinesItemExporter and lines_are_stock(settings)
     options: dict[str, Any] = {"format": target.its_format}
     if not target.append:
         # As Scrapy's -o and -O: storages have defaults of their own.
@@ -135,17 +137,30 @@ def export(
     pairs = zip(lines, forms, strict=tagged is not None)
     first = next(pairs, None)
     if first is None and not feed["store_empty"]:
-        return 0
+        return None
     pairs_again = chain(() if first is None else (first,), pairs)
     with _opened(target, feed, home) as file:
-        if issubclass(exporter_class, JsonLinesItemExporter):
+        if is_stock:
             encoding = _other_encoding(settings)
             return _copy_lines((line for line, _ in pairs_again), file, encoding)
-        exporter = _exporter(home.crawler, exporter_class, feed, file)
-        exporter.start_exporting()
+        with _blamed(target):
+            exporter = _exporter(home.crawler, exporter_class, feed, file)
+            exporter.start_exporting()
         count = _export_items(exporter, pairs_again, home.find_class)
-        exporter.finish_exporting()
+        with _blamed(target):
+            exporter.finish_exporting()
         return count
+
+
+@contextmanager
+def _blamed(target: Target) -> Iterator[None]:
+    """Let what the project's exporter raises be one line."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise _not_sent(target, error) from error
 
 
 def _project(spec: JobSpec | None) -> _Home:

@@ -40,6 +40,8 @@ ITEM_BYTES_SETTING = "DSCRAPY_ITEM_BYTES_MAX"
 # The interpreter's own; a project may raise it, and so would blur what a message can
 # hold where nobody has raised it.
 _RECURSION_LIMIT = 1000
+# The format whose exporter writes the job's lines, if it writes lines of JSON at all.
+_LINE_FORMAT = "jsonl"
 # A line is checked inside as many more arrays as a message or a reader may put
 # around it, since their decoders recurse.
 _MARGIN = 64
@@ -264,14 +266,41 @@ def _safe_repr(value: Any) -> str:
         return object.__repr__(value)
 
 
+def is_lines(settings: BaseSettings, format: str) -> bool:
+    """Whether a file of this format is, byte for byte, the job's lines: Scrapy's own
+    exporter would have written the file, and has written them."""
+    is_stock = _exporter_of(settings, format) is JsonLinesItemExporter
+    encoding = settings["FEED_EXPORT_ENCODING"] or None
+    has_encoding = encoding == line_encoding(settings)
+    return is_stock and has_encoding and lines_are_stock(settings)
+
+
+def lines_are_stock(settings: BaseSettings) -> bool:
+    """Whether the job's lines are of Scrapy's exporter, not of one like it."""
+    return _line_exporter(settings) is JsonLinesItemExporter
+
+
+def _line_exporter(settings: BaseSettings) -> type[JsonLinesItemExporter]:
+    found = _exporter_of(settings, _LINE_FORMAT)
+    is_one = isinstance(found, type) and issubclass(found, JsonLinesItemExporter)
+    return found if is_one else JsonLinesItemExporter
+
+
+def _exporter_of(settings: BaseSettings, format: str) -> Any:
+    """Return a format's exporter; None if there is none, or it cannot be loaded."""
+    path = settings.getwithbase("FEED_EXPORTERS").get(format)
+    # The project's own code may raise anything, and need not be asked for.
+    try:
+        return None if path is None else load_object(path)
+    except Exception:  # noqa: BLE001 - user code
+        return None
+
+
 def _jsonlines_exporter(crawler: Crawler, file: BytesIO) -> JsonLinesItemExporter:
     settings = crawler.settings
-    cls = load_object(settings.getwithbase("FEED_EXPORTERS")["jsonl"])
-    if not issubclass(cls, JsonLinesItemExporter):
-        cls = JsonLinesItemExporter
     options = feed_complete_default_values_from_settings({"format": "jsonl"}, settings)
     exporter: JsonLinesItemExporter = build_from_crawler(
-        cls,
+        _line_exporter(settings),
         crawler,
         file,
         fields_to_export=options["fields"],

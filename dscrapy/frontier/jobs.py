@@ -32,6 +32,7 @@ class Course:
     ``spider_opened`` asked for is there. ``finish`` numbers the last idle unit.
     ``closing`` is the first finish reason once the spider closes in all processes,
     ``failure`` the first failure that belongs to the job, which may come later.
+    ``own_lines``: see ``messages.Opened``.
     ``has_feeds``: the project asks for FEEDS; ``feeds`` are their lengths before the
     job wrote to them, ``batches`` what those have come to that have some, ``written``
     what stands in files of them,
@@ -63,6 +64,7 @@ class Course:
     closing: str = ""
     failure: Outcome | None = None
     has_feeds: bool = False
+    own_lines: bool = False
     feeds: dict[str, int] | None = None
     batches: tuple[Batch, ...] = ()
     written: tuple[FeedFiles, ...] = ()

@@ -428,13 +428,22 @@ class Machine:
         self, job: Job, command: m.Opened, decision: Decision, now: Now
     ) -> None:
         course = job.begin()
-        has_feeds, has_once = command.has_feeds, command.has_once
-        is_known = (course.has_feeds, course.has_once) == (has_feeds, has_once)
-        if course.opened_at is None or not is_known:
-            at = now.wall if course.opened_at is None else course.opened_at
-            decision.records.append(
-                r.CrawlOpened(job=job.id, at=at, has_feeds=has_feeds, has_once=has_once)
-            )
+        opened = r.CrawlOpened(
+            job=job.id,
+            at=now.wall if course.opened_at is None else course.opened_at,
+            has_feeds=command.has_feeds,
+            has_once=command.has_once,
+            own_lines=command.own_lines,
+        )
+        known = r.CrawlOpened(
+            job=job.id,
+            at=opened.at,
+            has_feeds=course.has_feeds,
+            has_once=course.has_once,
+            own_lines=course.own_lines,
+        )
+        if course.opened_at is None or opened != known:
+            decision.records.append(opened)
 
     def _process_of(self, number: int, job: str, worker: str) -> Process | None:
         process = self.state.processes.get(number)

@@ -84,13 +84,15 @@ class CrawlOpened(
     """The job's first crawl process is open: its spans of time begin.
 
     ``has_feeds``: the project asks for FEEDS; ``has_once``: it has what is called once
-    in a job. Said again where a retry finds that changed.
+    in a job; ``own_lines`` is as in ``messages.Opened``. Said again where a retry finds
+    that changed.
     """
 
     job: str
     at: float
     has_feeds: bool = False
     has_once: bool = False
+    own_lines: bool = False
 
 
 class JobRan(_Fact, tag="job_ran", kw_only=True, frozen=True):

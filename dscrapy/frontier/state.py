@@ -304,6 +304,7 @@ class State:
                 job.begin().opened_at = record.at
                 job.begin().has_feeds = record.has_feeds
                 job.begin().has_once = record.has_once
+                job.begin().own_lines = record.own_lines
             case r.CodeSeen():
                 job.begin().digest = record.digest
             case r.FeedsBegun():

@@ -217,6 +217,7 @@ def show(state: State, call: int, identity: str) -> m.Shown | None:
             traceback=course.traceback,
             poisoned=_poisoned(state, job),
             feeds=course.written,
+            own_lines=course.own_lines,
         )
     schedule = state.schedules.get(identity)
     if schedule is None:

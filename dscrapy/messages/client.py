@@ -189,7 +189,7 @@ class Shown(Message, tag="shown", kw_only=True, frozen=True):
     """A job with its specification, or a schedule; the other field is None.
 
     ``poisoned`` are the first 100 of the job's, ``feeds`` what it has written of the
-    100 latest of its project's ``FEEDS``.
+    100 latest of its project's ``FEEDS``. ``own_lines`` is as in ``Opened``.
     """
 
     call: int
@@ -201,6 +201,7 @@ class Shown(Message, tag="shown", kw_only=True, frozen=True):
     traceback: str = ""
     poisoned: tuple[PoisonedView, ...] = ()
     feeds: tuple[FeedFiles, ...] = ()
+    own_lines: bool = False
 
 
 class Chunk(Message, tag="chunk", kw_only=True, frozen=True):

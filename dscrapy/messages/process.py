@@ -45,6 +45,7 @@ class Opened(Message, tag="opened", kw_only=True, frozen=True):
     ``has_feeds``: the project's ``FEEDS`` are to be written when the job is done.
     ``batch_items`` is the smallest ``batch_item_count`` among them, 0 if there is none.
     ``has_once``: it has components that are called once in a job, at its end.
+    ``own_lines``: its files of JSON lines are not the job's lines as they are.
     """
 
     job: str
@@ -58,6 +59,7 @@ class Opened(Message, tag="opened", kw_only=True, frozen=True):
     has_feeds: bool
     batch_items: int = 0
     has_once: bool = False
+    own_lines: bool = False
 
 
 class Batch(Value, kw_only=True, frozen=True, omit_defaults=True):

@@ -38,7 +38,9 @@ def export(
 ) -> int:
     """Write items to a file of this ending."""
     target = Target(place=path, append=append)
-    return exporting.export(lines, tagged, target, spec=spec)
+    count = exporting.export(lines, tagged, target, spec=spec)
+    assert count is not None
+    return count
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,8 @@ class Growing:
     async def show(self, job: str) -> Any:
         """Return how the job stands."""
         count = 0 if self.state == "running" else 10
-        return SimpleNamespace(job=SimpleNamespace(state=self.state, items=count + 3))
+        view = SimpleNamespace(state=self.state, items=count + 3)
+        return SimpleNamespace(job=view, own_lines=False)
 
     async def read_file(self, call: ReadFile) -> Chunk:
         """Return a few bytes."""

@@ -17,8 +17,11 @@ from dscrapy.model import FeedFiles
 from tests.unit.frontier_values import (
     ID,
     ITEM,
+    WORKER,
     WRITTEN,
+    ask,
     commit,
+    opened,
     restarted,
     results,
     running,
@@ -89,6 +92,20 @@ def test_batches_are_told_while_the_crawl_goes_on() -> None:
         r.Published(job=ID, process=export.process, unit=4, kind="batch", batches=told)
     )
     assert [(one.files, one.workers) for one in shown(machine)] == [(2, ("w",))]
+
+
+def test_that_lines_are_the_projects_own_is_handed_on() -> None:
+    """To whoever writes files of them; a restart knows it, and a process that finds it
+    changed says so."""
+    machine, _ = running(slots=2, own_lines=True)
+    for one in (machine, restarted(machine)):
+        answer = views.show(one.state, 0, ID)
+        assert answer is not None
+        assert answer.own_lines
+    ask(machine, opened(1), WORKER)
+    answer = views.show(machine.state, 0, ID)
+    assert answer is not None
+    assert not answer.own_lines
 
 
 # ---- many --------------------------------------------------------------------------
