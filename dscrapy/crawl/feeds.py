@@ -162,7 +162,9 @@ class Export:
             _logger.error("The feeds could not be written", exc_info=True)
             outcome = outcome_of("spider_error", describe(error), error)
         self._is_committing = True
-        written = self._written.all() if outcome.finish_reason == FEEDS_WRITTEN else ()
+        # One that stops has told of its batches, and has nothing else.
+        is_stopped = not outcome.failure and outcome.finish_reason != FEEDS_WRITTEN
+        written = () if is_stopped else self._written.all()
         await self._link.close(
             end=outcome,
             stats=self._stats.encoded(),

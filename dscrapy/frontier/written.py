@@ -13,6 +13,9 @@ from dscrapy.model import FeedFiles
 # Feeds of a job that are known. Settings may name others each time they are loaded (by
 # the time, say); the latest stay.
 FEEDS_KEPT_MAX = 100
+# Characters of a feed's name and places together: longer than any path, URI or key can
+# be; what is longer is not told of, since an answer has to hold all feeds.
+FEED_CHARS_MAX = 16_384
 # Workers that are named for one feed.
 WRITERS_KEPT_MAX = 10
 
@@ -22,6 +25,8 @@ def note_written(record: r.Published, course: Course, worker: str) -> None:
     before = [one.before for one in record.batches if one.before is not None]
     known = {one.feed: one for one in course.written}
     for one in (*before, *record.written):
+        if len(one.feed) + len(one.first) + len(one.last) > FEED_CHARS_MAX:
+            continue
         earlier = known.pop(one.feed, None)
         workers = () if earlier is None else earlier.workers
         if one in record.written and _count(one) == 1:

@@ -12,7 +12,11 @@ from dscrapy.frontier import views
 from dscrapy.frontier.jobs import Course
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.state import State
-from dscrapy.frontier.written import FEEDS_KEPT_MAX, note_written
+from dscrapy.frontier.written import (
+    FEED_CHARS_MAX,
+    FEEDS_KEPT_MAX,
+    note_written,
+)
 from dscrapy.model import FeedFiles
 from tests.unit.frontier_values import (
     ID,
@@ -129,11 +133,13 @@ def test_a_hundred_thousand_batches_are_no_more_than_one() -> None:
 
 
 def test_feeds_that_have_other_names_each_time_do_not_pile_up() -> None:
-    """The latest are kept."""
+    """The latest are kept; one whose name alone would fill an answer is not."""
     course = Course()
     for number in range(3 * FEEDS_KEPT_MAX):
         publish(course, "w", written=(files(1, f"at-{number}"),))
     assert len(course.written) == FEEDS_KEPT_MAX
+    assert course.written[-1].feed == f"at-{3 * FEEDS_KEPT_MAX - 1}"
+    publish(course, "w", written=(files(1, "x" * FEED_CHARS_MAX),))
     assert course.written[-1].feed == f"at-{3 * FEEDS_KEPT_MAX - 1}"
 
 
