@@ -24,25 +24,32 @@ VARIABLES = {
 }
 
 
+# As in Scrapy: -o and -O take the place of what the project's settings name.
+NO_FEEDS = {"FEEDS": "{}"}
+
+
 def chosen_settings(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the fields of a job that say which settings these variables choose."""
     return {field: environ.get(name, "") for field, name in VARIABLES.items()}
 
 
-def log_settings(options: Namespace) -> dict[str, str]:
-    """Return the settings LOG_* that the command line asks for, as ``scrapy`` does."""
-    log = {
+def run_settings(options: Namespace) -> dict[str, str]:
+    """Return the settings of this run alone, as the command line of ``scrapy`` gives
+    them: LOG_*, and no ``FEEDS`` where files are named by -o or -O."""
+    settings = {
         name: value
         for name, value in dict(options.settings).items()
         if name.startswith(LOG_PREFIX)
     }
     if options.logfile is not None:
-        log |= {"LOG_ENABLED": "True", "LOG_FILE": options.logfile}
+        settings |= {"LOG_ENABLED": "True", "LOG_FILE": options.logfile}
     if options.loglevel is not None:
-        log |= {"LOG_ENABLED": "True", "LOG_LEVEL": options.loglevel}
+        settings |= {"LOG_ENABLED": "True", "LOG_LEVEL": options.loglevel}
     if options.nolog:
-        log |= {"LOG_ENABLED": "False"}
-    return log
+        settings |= {"LOG_ENABLED": "False"}
+    if options.append_to or options.overwrite:
+        settings |= NO_FEEDS
+    return settings
 
 
 def other_settings(options: Namespace) -> dict[str, str]:
@@ -110,7 +117,7 @@ def make_caller(options: Namespace, crawl: Crawl) -> tuple[Caller, str]:
         part.unlink(missing_ok=True)
     caller = Caller(
         folder=Path.cwd(),
-        log=log_settings(options),
+        settings=run_settings(options),
         profile=os.path.abspath(options.profile) if options.profile else "",
         keep=crawl.folder,
         stdin=stdin if is_single else None,

@@ -25,9 +25,9 @@ from dscrapy.cli.caller import (
     chosen_settings,
     command_of,
     forget_stdin,
-    log_settings,
     make_caller,
     other_settings,
+    run_settings,
     shown,
     surroundings,
 )
@@ -200,7 +200,7 @@ def _spec(options: Namespace) -> tuple[Path, JobSpec]:
     )
     spec = structs.replace(spec, **chosen_settings(os.environ))
     # Settings of this run alone are of the same form.
-    check_spec(structs.replace(spec, settings=settings | log_settings(options)))
+    check_spec(structs.replace(spec, settings=settings | run_settings(options)))
     return Path(project_dir), spec
 
 

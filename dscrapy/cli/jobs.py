@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 import trio
 
-from dscrapy.cli.caller import chosen_settings
+from dscrapy.cli.caller import NO_FEEDS, chosen_settings
 from dscrapy.cli.connect import client_config, for_each, make_client, run_client
 from dscrapy.cli.feeds import (
     Feed,
@@ -109,13 +109,14 @@ def submit(options: Namespace) -> int:
 
 def _submission(options: Namespace) -> Submission:
     project, project_dir, spider = place_of(options.spider, options.project)
+    has_files = bool(options.append_to or options.overwrite)
     spec = JobSpec(
         project=project,
         project_dir=project_dir,
         spider=spider,
         urls=tuple(options.urls),
         args=dict(options.args),
-        settings=dict(options.settings),
+        settings=dict(options.settings) | (NO_FEEDS if has_files else {}),
         priority=options.priority,
         retries=options.retries,
         parallelism=options.parallelism,

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     if not isinstance(run, Run):
         sys.stderr.write("The worker asked for no run\n")
         return 1
-    local = run.local or Local(log={})
+    local = run.local or Local(settings={})
     # Before any module of the project is imported, for that may read.
     if local.stdin:
         take_stdin(local.stdin, local.stdin_at)

@@ -227,7 +227,7 @@ def _settings(
             # This process's stderr is the job's log.
             settings.set("LOG_FILE", None, priority="cmdline")
         else:
-            settings.setdict(local.log, priority="cmdline")
+            settings.setdict(local.settings, priority="cmdline")
         check_reactor(settings)
     except (Exception, SystemExit) as error:
         if isinstance(error, Failed):

@@ -429,13 +429,14 @@ class ReadSeen(Message, tag="read_seen", kw_only=True, frozen=True):
 class Local(Value, kw_only=True, frozen=True, omit_defaults=True):
     """What a process of ``crawl`` gets from the command, and no job holds.
 
-    ``log`` are the settings LOG_* of the command line; the project's ``LOG_FILE`` is
-    heeded too. ``profile`` is the file that gets cProfile's stats. ``stdin`` is the
-    file where its stdin is kept, which is the command's own then and, if it is a
-    regular file, begins at ``stdin_at``. Paths are as the system has them.
+    ``settings`` are those of one run: LOG_*, and empty ``FEEDS`` where -o or -O takes
+    their place; the project's ``LOG_FILE`` is heeded too. ``profile`` is the file that
+    gets cProfile's stats. ``stdin`` is the file where its stdin is kept, which is the
+    command's own then and, if it is a regular file, begins at ``stdin_at``. Paths are
+    as the system has them.
     """
 
-    log: dict[str, str]
+    settings: dict[str, str]
     profile: bytes = b""
     stdin: bytes = b""
     stdin_at: int = 0

@@ -32,13 +32,13 @@ class Given:
 class Caller:
     """Gives each process what it is to have.
 
-    ``folder`` is where the command was called, ``log`` are its settings LOG_*. Stdin is
-    kept in the folder ``keep``; ``stdin`` is the caller's, if processes may read it.
-    ``stdin_is_left``: it is there, and they may not.
+    ``folder`` is where the command was called, ``settings`` are those of this run alone
+    (LOG_*, for one). Stdin is kept in ``keep``, a folder; ``stdin`` is the caller's, if
+    processes may read it. With ``stdin_is_left`` it is there, and they may not.
     """
 
     folder: Path
-    log: dict[str, str]
+    settings: dict[str, str]
     profile: str
     keep: Path
     stdin: int | None
@@ -48,7 +48,7 @@ class Caller:
     def give(self, role: Literal["crawl", "export"]) -> Given:
         """Return what the next process gets."""
         self._started += 1
-        local = m.Local(log=self._log(), profile=self._profile(role))
+        local = m.Local(settings=self._settings(), profile=self._profile(role))
         for name in (STDIN_NAME, STDIN_PART_NAME):
             # Without a stdin of ours, what came of it is all there is.
             kept = self.keep / name
@@ -58,16 +58,16 @@ class Caller:
             why = _FIRST_ONLY if self.stdin_is_left and role == "crawl" else ""
             return Given(local=local, stdin=Path(os.devnull), no_stdin=why)
         local = m.Local(
-            log=local.log,
+            settings=local.settings,
             profile=local.profile,
             stdin=os.fsencode(self.keep / STDIN_NAME),
             stdin_at=_place_in(self.stdin),
         )
         return Given(local=local, stdin=self.stdin)
 
-    def _log(self) -> dict[str, str]:
+    def _settings(self) -> dict[str, str]:
         # Only the first process of a run may begin the log anew.
-        return self.log if self._started == 1 else {**self.log, **_APPEND}
+        return self.settings if self._started == 1 else {**self.settings, **_APPEND}
 
     def _profile(self, role: Literal["crawl", "export"]) -> bytes:
         if not self.profile or role != "crawl":

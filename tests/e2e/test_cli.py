@@ -79,10 +79,14 @@ def test_a_job_from_submit_to_items(
 def test_submit_and_wait_writes_files(
     cluster: Cluster, site: str, tmp_path: Path
 ) -> None:
-    """--wait gives the job's exit code, and -O writes what plain Scrapy writes."""
+    """--wait gives the job's exit code, and -O writes what plain Scrapy writes, in the
+    place of FEEDS."""
     files = ("out.jsonl", "out.csv", "out.json:jsonl")
     feeds = [word for name in files for word in ("-O", str(tmp_path / name))]
+    own = tmp_path / "own.jsonl"
+    feeds += ["-s", f'FEEDS={{"{own}": {{"format": "jsonl"}}}}']
     job = cluster.submit("pages", "--wait", *feeds, site=site, count="10")
+    assert not own.exists()
     assert re.fullmatch(r"[0-9a-f]{16}", job)
     for name in ("plain.jsonl", "plain.csv"):
         plain_scrapy("pages", {"site": site, "count": "10"}, tmp_path / name)

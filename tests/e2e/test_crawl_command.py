@@ -130,6 +130,35 @@ def test_the_projects_feeds_are_written(shop: Path, site: str, tmp_path: Path) -
         assert sorted(rows) == sorted(["url", *(f"n={n}" for n in range(10))])
 
 
+def test_named_files_take_the_place_of_feeds(tmp_path: Path) -> None:
+    """With -O the FEEDS of the project and its spider are not written, as in Scrapy;
+    in a run without it they are."""
+    spider = tmp_path / "own.py"
+    spider.write_text(
+        "import scrapy\n\nclass Own(scrapy.Spider):\n    name = 'own'\n"
+        "    start_urls = ['data:,x']\n"
+        "    custom_settings = {'FEEDS': {'own.json': {'format': 'json'}}}\n"
+        "    def parse(self, response):\n        yield {'url': response.url}\n"
+    )
+    out = tmp_path / "out.jsonl"
+
+    def written() -> dict[str, bytes]:
+        found = [path for path in tmp_path.iterdir() if ".json" in path.suffix]
+        texts = {path.name: path.read_bytes() for path in found}
+        for path in found:
+            path.unlink()
+        return texts
+
+    plain_scrapy("own.py", {}, out, tmp_path)
+    plain = written()
+    assert list(plain) == ["out.jsonl"]
+    done = run("crawl", "own.py", "-O", str(out), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert written() == plain
+    assert run("crawl", "own.py", cwd=tmp_path).returncode == 0
+    assert list(written()) == ["own.json"]
+
+
 def test_crawl_of_a_spider_file(site: str, tmp_path: Path) -> None:
     """A spider's file needs no project."""
     (tmp_path / "lone.py").write_text(

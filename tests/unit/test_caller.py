@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from dscrapy.cli.caller import log_settings, other_settings, surroundings
+import pytest
+
+from dscrapy.cli.caller import other_settings, run_settings, surroundings
 from dscrapy.cli.crawl_others import others_line
 from dscrapy.cli.crawl_state import Crawl, Record
 from dscrapy.cli.parser import parse
@@ -20,12 +22,21 @@ def test_log_options_are_those_of_scrapy() -> None:
     """And no part of what the crawl is; the last word is --nolog's."""
     words = "-s LOG_LEVEL=INFO -s A=1 -L error --logfile f --nolog"
     options = parse(["crawl", "s", *words.split()])
-    assert log_settings(options) == {
+    assert run_settings(options) == {
         "LOG_LEVEL": "ERROR",
         "LOG_FILE": "f",
         "LOG_ENABLED": "False",
     }
     assert other_settings(options) == {"A": "1"}
+
+
+@pytest.mark.parametrize("flag", ["-o", "-O"])
+def test_named_files_take_the_place_of_feeds(flag: str) -> None:
+    """In this run alone: one without them writes the project's feeds."""
+    options = parse(["crawl", "s", "-s", "FEEDS={}", flag, "a.csv"])
+    assert run_settings(options) == {"FEEDS": "{}"}
+    assert run_settings(parse(["crawl", "s"])) == {}
+    assert other_settings(options) == {"FEEDS": "{}"}
 
 
 def test_only_what_is_not_as_usual_makes_another_crawl(tmp_path: Path) -> None:
@@ -64,17 +75,17 @@ def test_an_unfinished_crawl_with_others_is_named(tmp_path: Path) -> None:
 
 def test_processes_get_what_is_kept_of_stdin(tmp_path: Path) -> None:
     """The live one until it is whole; only the first begins the log anew."""
-    caller = Caller(folder=tmp_path, log={}, profile="p", keep=tmp_path, stdin=0)
+    caller = Caller(folder=tmp_path, settings={}, profile="p", keep=tmp_path, stdin=0)
     first = caller.give("crawl")
     assert first.stdin == 0
     assert first.local is not None
-    assert (first.local.log, first.local.profile) == ({}, b"p")
+    assert (first.local.settings, first.local.profile) == ({}, b"p")
     (tmp_path / "stdin.part").write_text("a")
     assert caller.give("export").stdin == Path("/dev/null")
     third = caller.give("crawl")
     assert third.stdin == 0
     assert third.local is not None
     assert third.local.profile == b"p.3"
-    assert third.local.log == {"LOG_FILE_APPEND": "True"}
+    assert third.local.settings == {"LOG_FILE_APPEND": "True"}
     (tmp_path / "stdin.part").rename(tmp_path / "stdin")
     assert caller.give("crawl").stdin == tmp_path / "stdin"
