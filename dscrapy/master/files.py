@@ -6,7 +6,7 @@ writes and is told by ``note``; the journal holds them meanwhile.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from itertools import islice
 
@@ -52,6 +52,8 @@ LOOKED_AT_MAX = 5000
 SHORT_LOGGED_MAX = 20
 # How long to wait before trying again on a full disk.
 RETRY_S = 1.0
+# How long who measures a log waits for what is to be written before.
+WRITTEN_S = 2.0
 
 
 @attrs.frozen
@@ -414,9 +416,16 @@ class JobFiles:
             raise DamagedFileError(self._storage.path(name), offset, lacking)
         return data[:whole]
 
-    def log_sizes(self, jobs: Iterable[str]) -> dict[str, int]:
-        """Return how long the logs of these jobs are, blocking."""
-        return {job: self._size_of(log_name(job)) for job in jobs}
+    async def log_sizes(self, jobs: Collection[str]) -> dict[str, int]:
+        """Return how long the logs of these jobs are, of which no more is said."""
+        with trio.move_on_after(WRITTEN_S):
+            # On a full disk items wait, perhaps for what is removed for their sake.
+            await self.caught_up()
+
+        def look() -> dict[str, int]:
+            return {job: self._size_of(log_name(job)) for job in jobs}
+
+        return await self._in_thread(look)
 
     def log_changes(self, job: str) -> trio.Event:
         """Return what is set when the job's log grows or its process has ended.

@@ -1,17 +1,14 @@
 """Lets ended jobs go that are beyond what is to be kept.
 
-It looks at the start, when a job is over, and now and then, since they grow older. How
-long their logs are, it alone can tell; what goes, the machine decides.
+It looks at the start, when a job is over, and now and then, since they grow older. What
+goes, the machine decides; how long logs are, the files alone can tell.
 """
-
-from functools import partial
 
 import trio
 
 from dscrapy.frontier.decision import OnMeasured, OnPrune
 from dscrapy.master.committer import NO_SESSION, Committer
 from dscrapy.master.files import JobFiles
-from dscrapy.net.threads import InThread
 
 # Jobs grow old, and out of being spared, by the minute.
 LOOK_EVERY_S = 60.0
@@ -19,23 +16,24 @@ LOOK_EVERY_S = 60.0
 PAUSE_S = 1.0
 
 
-async def prune(
-    committer: Committer,
-    files: JobFiles,
-    *,
-    in_thread: InThread = trio.to_thread.run_sync,
-) -> None:
-    """Run until cancelled."""
+async def prune(committer: Committer, files: JobFiles) -> None:
+    """Run until cancelled, or not at all where everything is kept."""
+    keep = committer.machine.keep
+    if keep.is_everything:
+        return
     while True:
         # Asked for before looking: what ends meanwhile is not missed.
         over = committer.jobs_over()
-        await _look(committer, files, in_thread)
+        if keep.bytes is not None:
+            await measure(committer, files)
+        await committer.submit(NO_SESSION, OnPrune())
         await trio.sleep(PAUSE_S)
         with trio.move_on_after(LOOK_EVERY_S):
             await over.wait()
 
 
-async def _look(committer: Committer, files: JobFiles, in_thread: InThread) -> None:
+async def measure(committer: Committer, files: JobFiles) -> None:
+    """Let the state know how long the logs are of jobs that are over."""
     state = committer.machine.state
     jobs = [
         identity
@@ -43,9 +41,5 @@ async def _look(committer: Committer, files: JobFiles, in_thread: InThread) -> N
         if identity not in state.log_bytes and state.jobs[identity].is_over
     ]
     if jobs:
-        # What was said of them is written.
-        await files.caught_up()
-        sizes = await in_thread(partial(files.log_sizes, jobs))
+        sizes = await files.log_sizes(jobs)
         await committer.submit(NO_SESSION, OnMeasured(sizes))
-    if not committer.machine.keep.is_everything:
-        await committer.submit(NO_SESSION, OnPrune())

@@ -20,6 +20,7 @@ from dscrapy.frontier.decision import OnClosed
 from dscrapy.master.committer import Command, Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.master.process_reads import ProcessReads
+from dscrapy.master.pruner import measure
 from dscrapy.net.connection import Connection
 from dscrapy.net.entrance import NEWCOMERS_MAX, Entrance
 from dscrapy.net.room import Room, weight_of
@@ -346,6 +347,10 @@ class SessionServer:
                     peer.nursery.start_soon(self._read_file, peer, message)
                 case m.WaitJob():
                     peer.waits_for(message)
+                    await self._hand_over(peer, message)
+                case m.Prune():
+                    peer.has_asked(message)
+                    await measure(self.committer, self.files)
                     await self._hand_over(peer, message)
                 case m.Log():
                     # The job's id names a folder: only that of a process it holds.

@@ -6,13 +6,20 @@ import trio
 import trio.testing
 
 from dscrapy import messages as m
+from dscrapy.frontier.derive import Append, Write
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.retention import SPARED_S
 from dscrapy.keep import Keep
-from dscrapy.master.pruner import prune
+from dscrapy.master.pruner import LOOK_EVERY_S, PAUSE_S, measure, prune
 from dscrapy.model import JobSpec, Submission
 from tests.doubles.storage import MemoryStorage
-from tests.shell.master_in_memory import SPANS, MasterInMemory, in_place, running
+from tests.shell.master_in_memory import (
+    SPANS,
+    CrawlInMemory,
+    MasterInMemory,
+    running,
+    submit,
+)
 
 IDS = [f"{number:016x}" for number in range(4)]
 
@@ -91,5 +98,91 @@ async def test_who_reads_of_a_removed_job_is_told(
         master.nursery.cancel_scope.cancel()
 
 
+async def test_without_rules_nothing_is_looked_at(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Neither at what has ended nor at its logs, before somebody asks; on a full disk
+    the answer does not wait for what has no room."""
+    storage = MemoryStorage()
+    async with running(storage) as master:
+        with trio.fail_after(1):
+            await _prune(master)
+        await fill(master)
+        state = master.committer.machine.state
+        assert state.log_bytes == {}
+        client = await master.connect("client")
+        asked = m.Prune(call=1, keep_jobs=1, dry_run=True)
+        assert (await master.ask(client, asked)).bytes == 300
+        assert state.log_bytes == dict.fromkeys(IDS, 100)
+        state.log_bytes.clear()
+        storage.room = storage.used_bytes()
+        items: list[Write] = [Append("jobs/x/items.jsonl", 0, b"x")]
+        assert master.files.hand_over_nowait(items)
+        with trio.fail_after(10):
+            assert (await master.ask(client, asked)).bytes == 300
+        master.nursery.cancel_scope.cancel()
+
+
+async def test_logs_are_measured_only_where_bytes_count(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A rule of another kind needs no look at any file."""
+    async with running(machine=ruled(Keep(jobs=10))) as master:
+        master.nursery.start_soon(_prune, master)
+        await fill(master)
+        await trio.sleep(SPARED_S)
+        state = master.committer.machine.state
+        assert (list(state.jobs), state.log_bytes) == (IDS, {})
+        master.nursery.cancel_scope.cancel()
+
+
+async def test_a_log_is_measured_when_nothing_more_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Not while the job's process is on its way out."""
+    async with running() as master:
+        client = await master.connect("client")
+        await master.ask(client, submit(1))
+        crawl = await CrawlInMemory.begun(await master.register("w"))
+        assert await crawl.commit(crawl.unit("started")) == ["published"]
+        closing = m.Closing(job=crawl.job, process=crawl.process, reason="finished")
+        await crawl.worker.send(closing)
+        assert await crawl.commit(crawl.unit("closed")) == ["published"]
+        await crawl.hear(m.Done)
+        state = master.committer.machine.state
+        assert state.jobs[crawl.job].is_final
+        await measure(master.committer, master.files)
+        await master.ask(client, m.Ping(call=3))
+        assert state.log_bytes == {}
+        master.files.log_nowait(crawl.job, b"x" * 10)
+        ended = m.Ended(job=crawl.job, process=crawl.process, how="exited")
+        await crawl.worker.send(ended)
+        await crawl.hear(m.EndedSeen)
+        await measure(master.committer, master.files)
+        await master.ask(client, m.Ping(call=3))
+        assert state.log_bytes == {crawl.job: 10}
+        master.nursery.cancel_scope.cancel()
+
+
+async def test_the_end_of_a_job_is_seen_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What it pushes out does not wait for the next look at the clock."""
+    async with running(machine=ruled(Keep(jobs=1))) as master:
+        master.nursery.start_soon(_prune, master)
+        client = await master.connect("client")
+        state = master.committer.machine.state
+        for number in (1, 2):
+            await master.ask(client, submit(number))
+            cancel = m.ChangeJob(call=2, verb="cancel", job=f"{number:016x}")
+            await master.ask(client, cancel)
+            await trio.sleep(2 * PAUSE_S)
+            if number == 1:
+                # Until right after a look.
+                await trio.sleep(20 * (LOOK_EVERY_S + PAUSE_S) - PAUSE_S)
+        assert list(state.jobs) == [f"{2:016x}"]
+        master.nursery.cancel_scope.cancel()
+
+
 async def _prune(master: MasterInMemory) -> None:
-    await prune(master.committer, master.files, in_thread=in_place)
+    await prune(master.committer, master.files)
