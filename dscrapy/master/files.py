@@ -107,6 +107,8 @@ class JobFiles:
         self._log_changed: dict[str, trio.Event] = {}
         self._items_changed: dict[str, trio.Event] = {}
         self._touched: set[str] = set()
+        # A folder went, and a power cut may bring it back.
+        self._has_cleared = False
         self._discarded: set[str] = set()
         # During a replay: files that are too short, unless they begin anew later, with
         # the lengths that they had and should have had.
@@ -293,6 +295,10 @@ class JobFiles:
             finally:
                 file.close()
         self._touched.clear()
+        if self._has_cleared:
+            # No replay comes to it any more.
+            self._storage.sync_folder(JOBS_FOLDER)
+            self._has_cleared = False
 
     def _write(self, write: Write) -> None:
         match write:
@@ -326,6 +332,7 @@ class JobFiles:
 
     def _clear(self, folder: str) -> None:
         """Let a removed job's files go; nothing is remembered of them."""
+        self._has_cleared = True
         try:
             self._storage.remove_folder(folder)
         except OSError as error:

@@ -99,7 +99,8 @@ class Storage(Protocol):
         """Remove a file."""
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder with all in it, if it is there; certain only in the end."""
+        """Remove a folder with all in it, if it is there; certain only after
+        ``sync_folder`` of the one above."""
 
     def make_folder(self, folder: str) -> None:
         """Create a folder and those above it, durably; one that exists is right."""

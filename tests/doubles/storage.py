@@ -184,7 +184,9 @@ class MemoryStorage:
         return MemoryStorage(
             rng=rng,
             folders={
-                path: folder.crash(rng, fresh) for path, folder in self._folders.items()
+                path: folder.crash(rng, fresh)
+                for path, folder in self._folders.items()
+                if not folder.is_removed or rng.random() < 0.5
             },
         )
 
@@ -229,7 +231,7 @@ class MemoryStorage:
         return Path("/memory") / name
 
     def names(self, folder: str = "") -> list[str]:
-        if folder not in self._folders:
+        if folder not in self._folders or self._folders[folder].is_removed:
             raise _error(errno.ENOENT)
         there = [path for path, one in self._folders.items() if not one.is_removed]
         below = [path.rpartition("/") for path in there if path]
@@ -279,7 +281,7 @@ class MemoryStorage:
         folder.change(_Change(last, None))
 
     def remove_folder(self, folder: str) -> None:
-        if folder not in self._folders:
+        if folder not in self._folders or self._folders[folder].is_removed:
             return
         for name in list(self._folders[folder].names):
             self.remove(f"{folder}/{name}")
@@ -299,6 +301,9 @@ class MemoryStorage:
 
     def sync_folder(self, folder: str = "") -> None:
         self._sync(self._folders[folder])
+        for path, one in list(self._folders.items()):
+            if one.is_removed and path.rpartition("/")[0] == folder:
+                del self._folders[path]
 
     def free_bytes(self) -> int:
         return 1 << 40 if self.room is None else max(0, self.room - self.used_bytes())
@@ -318,7 +323,7 @@ class MemoryStorage:
 
     def _split(self, name: str) -> tuple[_Folder, str]:
         folder, _, last = name.rpartition("/")
-        if folder not in self._folders:
+        if folder not in self._folders or self._folders[folder].is_removed:
             raise _error(errno.ENOENT)
         return self._folders[folder], last
 

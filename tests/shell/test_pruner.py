@@ -10,6 +10,7 @@ from dscrapy.frontier.derive import Append, Write
 from dscrapy.frontier.machine import Machine
 from dscrapy.frontier.retention import SPARED_S
 from dscrapy.keep import Keep
+from dscrapy.master.journal import Journal
 from dscrapy.master.pruner import LOOK_EVERY_S, PAUSE_S, measure, prune
 from dscrapy.model import JobSpec, Submission
 from tests.doubles.storage import MemoryStorage
@@ -81,6 +82,28 @@ async def test_a_start_applies_the_rules_to_what_ended_before(
             await _prune(master)
         assert list(master.committer.machine.state.jobs) == IDS[3:]
         master.nursery.cancel_scope.cancel()
+
+
+async def test_a_snapshot_waits_until_removed_files_are_surely_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A power cut brings none of them back that no replay would remove again."""
+    storage = MemoryStorage()
+    async with running(storage, snapshot_after_bytes=1) as master:
+        await fill(master)
+        client = await master.connect("client")
+        for call, identity in enumerate(IDS[:2]):
+            await master.ask(client, m.Remove(call=call, job=identity))
+            await trio.sleep(1)
+        await master.files.caught_up()
+        master.nursery.cancel_scope.cancel()
+    assert Journal.open(storage.copy()).snapshot is not None
+    for seed in range(20):
+        left = storage.crash(random.Random(seed))
+        async with running(left) as again:
+            assert list(again.committer.machine.state.jobs) == IDS[2:]
+            assert left.names("jobs") == IDS[2:]
+            again.nursery.cancel_scope.cancel()
 
 
 async def test_who_reads_of_a_removed_job_is_told(

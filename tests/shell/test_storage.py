@@ -161,6 +161,24 @@ def test_folders_hold_files(storage: Storage) -> None:
     assert storage.names("jobs/1f") == ["b"]
 
 
+def test_a_removed_folder_is_gone_with_all_in_it(storage: Storage) -> None:
+    """Its neighbours stay; one that is not there is right; it can be made again."""
+    for folder in ("jobs/1f", "jobs/2e"):
+        storage.make_folder(folder)
+        storage.write_atomic(f"{folder}/a", b"1")
+    for _ in range(2):
+        storage.remove_folder("jobs/1f")
+        storage.sync_folder("jobs")
+    assert storage.names("jobs") == ["2e"]
+    assert whole(storage, "jobs/2e/a") == b"1"
+    with pytest.raises(FileNotFoundError):
+        storage.names("jobs/1f")
+    with pytest.raises(FileNotFoundError):
+        storage.open("jobs/1f/a")
+    storage.make_folder("jobs/1f")
+    assert storage.names("jobs/1f") == []
+
+
 def test_a_folder_is_never_made_over_a_file(storage: Storage) -> None:
     """A file that stands in a folder's place is an error and stays."""
     storage.write_atomic("jobs", b"x")
