@@ -35,16 +35,17 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("The worker asked for no run\n")
         return 1
     local = run.local or Local(settings={})
+    marks = Marks(marks_fd)
     # Before any module of the project is imported, for that may read.
     if local.stdin:
-        take_stdin(local.stdin, local.stdin_at)
+        take_stdin(local.stdin, local.stdin_at, marks.await_stdin)
     elif run.no_stdin:
         say_empty(run.no_stdin)
     with profiled(local.profile):
         # Scrapy takes a second to import; the lifeline is watched meanwhile.
         from dscrapy.crawl.run import run_job
 
-        return run_job(link, run, Marks(marks_fd))
+        return run_job(link, run, marks)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import mmap
 
 from dscrapy.proto.marks import (
+    AWAITS_AT,
     FILE_BYTES,
     NUMBER,
     SLOT_BYTES,
@@ -36,6 +37,10 @@ class Marks:
         start = at + NUMBER.size
         self._map[start : start + len(text)] = text
         NUMBER.pack_into(self._map, at, request)
+
+    def await_stdin(self, *, on: bool) -> None:
+        """Mark that the event loop stands still until there is input, or goes on."""
+        self._map[AWAITS_AT] = on
 
     def remove(self, request: int) -> None:
         """Wipe the mark of a request that is finished."""

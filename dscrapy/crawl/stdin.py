@@ -9,6 +9,9 @@ process. What a program reads from descriptor 0 itself is not kept.
 
 A kill between reading and writing would lose what was read. So a pipe is spliced into
 the file, where the system can, and a regular file is read at places of its own.
+
+A read in the event loop's thread blocks the loop until there is input. That is no
+silence of the process's: ``on_wait`` is told, so that its worker knows.
 """
 
 import io
@@ -19,7 +22,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 # Bytes of one step of the copy: what a pipe holds.
 STEP_BYTES = 64 * 1024
@@ -31,10 +34,16 @@ PART_SUFFIX = b".part"
 _logger = logging.getLogger(__name__)
 
 
-def take_stdin(keep_at: bytes, begins_at: int) -> None:
+class OnWait(Protocol):
+    """Takes whether the thread of the event loop waits for input."""
+
+    def __call__(self, *, on: bool) -> None: ...
+
+
+def take_stdin(keep_at: bytes, begins_at: int, on_wait: OnWait) -> None:
     """Let ``sys.stdin`` keep in this file what it reads from descriptor 0, which
     begins at ``begins_at`` if it is a regular file."""
-    _replace(KeptStdin(0, keep_at, begins_at))
+    _replace(KeptStdin(0, keep_at, begins_at, on_wait=on_wait))
 
 
 def say_empty(why: str) -> None:
@@ -63,6 +72,10 @@ class _Raw(io.RawIOBase):
         return 0
 
 
+def _unheard(*, on: bool) -> None:
+    return
+
+
 class _Empty(_Raw):
     def __init__(self, why: str) -> None:
         self._why = why
@@ -84,11 +97,13 @@ class KeptStdin(_Raw):
         begins_at: int = 0,
         *,
         ahead_bytes_max: int = AHEAD_BYTES_MAX,
+        on_wait: OnWait = _unheard,
     ) -> None:
         self._fd = fd
         self._path = keep_at
         self._begins_at = begins_at
         self._ahead_bytes_max = ahead_bytes_max
+        self._on_wait = on_wait
         self._file = -1
         self._position = 0
         # Bytes in the file; changes of these wake who waits.
@@ -102,15 +117,28 @@ class KeptStdin(_Raw):
         if self._file < 0:
             self._begin()
         with self._moved:
-            self._moved.wait_for(
-                lambda: self._size > self._position or self._is_whole or self._error
-            )
+            self._wait()
             if self._size == self._position and self._error is not None:
                 raise self._error
             count = os.preadv(self._file, [buffer], self._position)
             self._position += count
             self._moved.notify_all()
         return count
+
+    def _wait(self) -> None:
+        is_loop = threading.current_thread() is threading.main_thread()
+        if self._is_ready() or not is_loop:
+            self._moved.wait_for(self._is_ready)
+            return
+        self._on_wait(on=True)
+        try:
+            self._moved.wait_for(self._is_ready)
+        finally:
+            self._on_wait(on=False)
+
+    def _is_ready(self) -> bool:
+        has_ended = self._is_whole or self._error is not None
+        return self._size > self._position or has_ended
 
     def _begin(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC

@@ -1,4 +1,4 @@
-"""What a crawl process has under way, in a file that outlives it.
+"""What a crawl process has under way, in a file that it shares with its worker.
 
 The process maps the file into memory and writes a mark before it starts a request; the
 kernel keeps what was written however the process dies. Its worker reads the file after
@@ -7,7 +7,8 @@ the death. A mark has a slot of its own:
     request number, 8 bytes, 0: the slot is free; length of the URL, 2 bytes; URL
 
 Little endian. The number is written last and wiped first, so that a mark cut short by
-the death is none.
+the death is none. Behind the slots one byte is 1 while the process's event loop stands
+still until its caller gives input, which no message could tell.
 """
 
 import struct
@@ -18,7 +19,8 @@ from dscrapy.messages import UnderWay
 # those beyond nobody would know that they were.
 SLOTS_MAX = 4096
 SLOT_BYTES = 512
-FILE_BYTES = SLOTS_MAX * SLOT_BYTES
+AWAITS_AT = SLOTS_MAX * SLOT_BYTES
+FILE_BYTES = AWAITS_AT + 1
 NUMBER = struct.Struct("<Q")
 _LENGTH = struct.Struct("<H")
 _TEXT_AT = NUMBER.size + _LENGTH.size

@@ -24,7 +24,7 @@ from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.proto.marks import FILE_BYTES, decode_marks
+from dscrapy.proto.marks import AWAITS_AT, FILE_BYTES, decode_marks
 from dscrapy.worker.caller import Caller, Given
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,8 @@ class CrawlProcess:
     _killed_for: str = ""
     _kill_counted: bool = False
     _given: Given = _NOTHING
+    # The file of its marks, while it runs.
+    _marks: int = -1
 
     def __attrs_post_init__(self) -> None:
         start = self.start
@@ -195,7 +197,7 @@ class CrawlProcess:
             lifeline, held = os.pipe()
             theirs.callback(os.close, lifeline)
             ours.callback(os.close, held)
-            marks = marks_file()
+            self._marks = marks = marks_file()
             ours.callback(os.close, marks)
             log_read, log_write = os.pipe()
             theirs.callback(os.close, log_write)
@@ -342,12 +344,18 @@ class CrawlProcess:
 
         Silence is counted in waits of our own, so time in which the worker itself
         did not run is not held against the process. Neither is time in which it was
-        not read: its answer may wait behind what it has said.
+        not read: its answer may wait behind what it has said. Nor is time in which it
+        waits for its caller's input.
         """
         if not self.process_silent_s:
             return
         number = silent = 0
         while silent < PROBES:
+            if self._awaits_stdin():
+                # Nor asked: what waits for such a one may be no more than so much.
+                silent = 0
+                await trio.sleep(self.process_silent_s / PROBES)
+                continue
             number += 1
             was_held_up = self._is_held_up
             self.tell(m.Probe(number=number))
@@ -356,7 +364,7 @@ class CrawlProcess:
                     await self._heard.wait()
                     self._heard = trio.Event()
                 await trio.sleep_forever()
-            is_held_up = was_held_up or self._is_held_up
+            is_held_up = was_held_up or self._is_held_up or self._awaits_stdin()
             is_silent = self._answered < number and not is_held_up
             silent = silent + 1 if is_silent else 0
         logger.warning("process %d is silent: killed", self.start.process)
@@ -364,6 +372,9 @@ class CrawlProcess:
         await trio.sleep(DUMP_S)
         why = f"its event loop was silent for {self.process_silent_s:g} s"
         self.kill(why, counted=True)
+
+    def _awaits_stdin(self) -> bool:
+        return self._marks >= 0 and os.pread(self._marks, 1, AWAITS_AT) == b"\1"
 
     def _death(self, process: trio.Process, oom: bool) -> Death:
         status = process.returncode

@@ -11,9 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
+from dscrapy.crawl.marks import Marks
 from dscrapy.model import JobSpec
 from dscrapy.proto.codec import Decoder
-from dscrapy.worker.process import DUMP_S, PROBES, CrawlProcess
+from dscrapy.worker.process import DUMP_S, PROBES, CrawlProcess, marks_file
 
 TO_CRAWL: Decoder[m.ToCrawl] = Decoder(m.ToCrawl)
 SILENT_S = 600.0
@@ -138,6 +139,28 @@ async def test_time_in_which_the_worker_did_not_run_does_not_count(
         nursery.cancel_scope.cancel()
     assert [number for _, number in probed.signals] == [signal.SIGUSR1, signal.SIGKILL]
     assert probed.signals[0][0] - began <= SILENT_S
+
+
+async def test_waiting_for_the_callers_input_is_no_silence(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long: it is not even asked. A loop that goes on and hangs is silent."""
+    probed = Probed(monkeypatch)
+    probed.process._marks = fd = marks_file()
+    marks = Marks(fd)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(probed.process._probe)
+        await trio.sleep(SILENT_S - 1.5 * STEP_S)
+        marks.await_stdin(on=True)
+        await trio.sleep(20 * SILENT_S)
+        assert len(probed.asked) == PROBES - 1
+        marks.await_stdin(on=False)
+        await trio.sleep(SILENT_S - STEP_S)
+        assert probed.signals == []
+        await trio.sleep(2 * STEP_S)
+        nursery.cancel_scope.cancel()
+    os.close(fd)
+    assert [number for _, number in probed.signals][:1] == [signal.SIGUSR1]
 
 
 async def test_nobody_is_asked_where_it_is_switched_off(

@@ -1,10 +1,16 @@
 """The caller's stdin in a crawl process: untouched until it is read, then kept."""
 
 import io
+import logging
 import os
+import sys
+import threading
 from pathlib import Path
 
-from dscrapy.crawl.stdin import KeptStdin
+import pytest
+
+from dscrapy.crawl.stdin import KeptStdin, say_empty
+from tests.hang import HANG_S
 
 
 def test_what_is_not_read_is_left(tmp_path: Path) -> None:
@@ -70,3 +76,59 @@ def test_a_file_is_read_from_where_it_stands(tmp_path: Path) -> None:
         lines = io.BufferedReader(KeptStdin(fd, os.fsencode(kept), 5))
         assert lines.read() == b"a\nb\n"
         assert os.read(fd, 10) == b""
+
+
+def test_the_loops_thread_says_that_it_waits(tmp_path: Path) -> None:
+    """While it has nothing to read, and no longer; other threads hold nobody up."""
+    read, write = os.pipe()
+    said: list[bool] = []
+    waits = threading.Event()
+
+    def take(*, on: bool) -> None:
+        said.append(on)
+        waits.set()
+
+    def feed() -> None:
+        # Only then does the input come.
+        waits.wait(HANG_S)
+        os.write(write, b"b")
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    kept = KeptStdin(read, os.fsencode(tmp_path / "stdin"), on_wait=take)
+    assert kept.read(1) == b"b"
+    feeder.join()
+    assert said == [True, False]
+    got: list[bytes | None] = []
+    other = threading.Thread(target=lambda: got.append(kept.read(1)))
+    other.start()
+    os.write(write, b"c")
+    other.join()
+    assert (got, said) == ([b"c"], [True, False])
+    os.close(write)
+    os.close(read)
+
+
+def test_who_reads_an_empty_stdin_is_told_why_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not who never reads it."""
+    monkeypatch.setattr(sys, "stdin", sys.stdin)
+    say_empty("only crawl has one")
+    assert caplog.messages == []
+    with caplog.at_level(logging.WARNING):
+        assert list(sys.stdin) == list(sys.stdin) == []
+    assert caplog.messages == [
+        "The spider reads stdin, which is empty: only crawl has one"
+    ]
+
+
+def test_what_cannot_be_read_is_an_error_and_no_end(tmp_path: Path) -> None:
+    """What came is never taken for all that there is."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    kept = KeptStdin(fd, os.fsencode(tmp_path / "stdin"))
+    for _ in range(2):
+        with pytest.raises(IsADirectoryError):
+            kept.read(1)
+    assert not (tmp_path / "stdin").exists()
+    os.close(fd)

@@ -9,6 +9,7 @@ from hypothesis import given
 from dscrapy.crawl.marks import Marks
 from dscrapy.messages import UnderWay
 from dscrapy.proto.marks import (
+    AWAITS_AT,
     FILE_BYTES,
     SLOT_BYTES,
     SLOTS_MAX,
@@ -72,3 +73,16 @@ def test_anything_may_stand_in_the_file(data: bytes) -> None:
     for one in decode_marks(data):
         assert isinstance(one, UnderWay)
         assert one.request > 0
+
+
+def test_who_waits_for_input_says_so_beside_the_marks(fd: int) -> None:
+    """With every slot taken, too."""
+    marks = Marks(fd)
+    for request in range(1, SLOTS_MAX + 1):
+        marks.add(request, "u")
+    assert os.pread(fd, 1, AWAITS_AT) == b"\0"
+    marks.await_stdin(on=True)
+    assert os.pread(fd, 1, AWAITS_AT) == b"\1"
+    assert len(found(fd)) == SLOTS_MAX
+    marks.await_stdin(on=False)
+    assert os.pread(fd, 1, AWAITS_AT) == b"\0"
