@@ -69,7 +69,7 @@ from dscrapy.lines import LineCutter
 from dscrapy.messages import ChangeJob, Shown
 from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
 from dscrapy.net.cpus import usable_cpus
-from dscrapy.worker.caller import Caller
+from dscrapy.worker.caller import Caller, kept_stdin
 
 # How often progress is shown: on a terminal, and in a log.
 TICK_S = 1.0
@@ -491,7 +491,9 @@ def _finish(run: _Run, started: float) -> int:
         write_err(clean_lines(trace) + "\n")
     # Stopped, it has the items so far and goes on later.
     undone = job.state if run.is_over and not job.came_to_end else ""
-    written = _write(run, run.fetched, run.shown.spec, undone)
+    stdin = kept_stdin(run.crawl.folder) or run.fetched.stdin
+    fetched = attrs.evolve(run.fetched, stdin=stdin)
+    written = _write(run, fetched, run.shown.spec, undone)
     run.record.done = run.is_over
     if run.is_over:
         run.record.ended_at = time.time()

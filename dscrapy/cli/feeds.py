@@ -6,7 +6,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import chdir, nullcontext, redirect_stdout
+from contextlib import chdir, contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Literal
@@ -79,11 +79,13 @@ class Fetched:
     """A job's items in files: lines, and tagged forms if a format needs them.
 
     ``own_lines``: files of JSON lines are not these lines, as the project has it.
+    ``stdin`` is what its project reads when it is imported once more, to write them.
     """
 
     lines: Path
     tagged: Path | None
     own_lines: bool = False
+    stdin: Path = Path(os.devnull)
 
 
 # ---- what is asked for ----------------------------------------------------------
@@ -431,6 +433,7 @@ def _export(
         chdir(project) if project is not None else nullcontext(),
         # What the project prints is none of the items.
         redirect_stdout(sys.stderr),
+        _redirect_stdin(fetched.stdin),
     ):
         return export(
             _stripped(lines),
@@ -443,6 +446,20 @@ def _export(
             ),
             spec=spec if project is not None else None,
         )
+
+
+@contextmanager
+def _redirect_stdin(path: Path) -> Iterator[None]:
+    before = sys.stdin
+    encoding, errors = "utf-8", None
+    if before is not None:
+        encoding, errors = before.encoding, before.errors
+    with path.open(encoding=encoding, errors=errors) as file:
+        sys.stdin = file
+        try:
+            yield
+        finally:
+            sys.stdin = before
 
 
 def _stripped(lines: Iterable[bytes]) -> Iterator[bytes]:

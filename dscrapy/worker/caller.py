@@ -49,10 +49,12 @@ class Caller:
         """Return what the next process gets."""
         self._started += 1
         local = m.Local(settings=self._settings(), profile=self._profile(role))
-        for name in (STDIN_NAME, STDIN_PART_NAME):
-            # Without a stdin of ours, what came of it is all there is.
-            kept = self.keep / name
-            if kept.exists() and (name == STDIN_NAME or self.stdin is None):
+        kept = kept_stdin(self.keep)
+        if kept is not None:
+            is_whole = kept.name == STDIN_NAME
+            # What writes feeds imports the project once more, which may read what it
+            # read before; nor is there more without a stdin of ours.
+            if is_whole or self.stdin is None or role == "export":
                 return Given(local=local, stdin=kept)
         if self.stdin is None or role != "crawl":
             why = _FIRST_ONLY if self.stdin_is_left and role == "crawl" else ""
@@ -74,6 +76,14 @@ class Caller:
             return b""
         number = f".{self._started}" if self._started > 1 else ""
         return os.fsencode(self.profile + number)
+
+
+def kept_stdin(folder: Path) -> Path | None:
+    """Return the file with what is kept of stdin in this folder, if there is any."""
+    for name in (STDIN_NAME, STDIN_PART_NAME):
+        if (folder / name).exists():
+            return folder / name
+    return None
 
 
 def stdin_of_caller() -> int | None:

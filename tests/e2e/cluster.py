@@ -123,7 +123,9 @@ class Cluster:
 
     # ---- the command line -------------------------------------------------------
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a client command to its end."""
         return subprocess.run(
             self._command(*arguments),
@@ -131,7 +133,7 @@ class Cluster:
             capture_output=True,
             text=True,
             timeout=WAIT_S,
-            env=child_environment(),
+            env={**child_environment(), **variables},
             cwd=self.folder,
         )
 
@@ -200,14 +202,24 @@ class Cluster:
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         """Wait for a fact that no event tells; fails after ``WAIT_S``."""
-        end = time.monotonic() + WAIT_S
-        while not holds():
-            assert time.monotonic() < end, self.log()
-            time.sleep(0.05)
+        wait_until(holds, self.log)
 
     def crawl_pids(self, worker: subprocess.Popen[bytes]) -> list[int]:
         """Return the worker's crawl processes."""
-        return [pid for pid in _children(worker.pid) if _is_crawl(pid)]
+        return crawls_of(worker.pid)
+
+
+def wait_until(holds: Callable[[], bool], log: Callable[[], str] = str) -> None:
+    """Wait for a fact that no event tells; fails after ``WAIT_S``, with the log."""
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end, log()
+        time.sleep(0.05)
+
+
+def crawls_of(worker: int) -> list[int]:
+    """Return the crawl processes of a worker, or of a ``crawl``, by its process id."""
+    return [pid for pid in _children(worker) if _is_crawl(pid)]
 
 
 def _children(pid: int) -> list[int]:
