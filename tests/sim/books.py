@@ -13,7 +13,7 @@ import attrs
 
 from dscrapy.errors import JournalFullError
 from dscrapy.frontier import records as r
-from dscrapy.frontier.derive import items_name, tagged_name
+from dscrapy.frontier.derive import JOBS_FOLDER, items_name, tagged_name
 from dscrapy.frontier.itemlines import line_of
 from dscrapy.frontier.jobs import spool_key
 from dscrapy.frontier.state import State
@@ -45,14 +45,16 @@ class JobBook:
 @attrs.define(eq=False, kw_only=True)
 class Books:
     """See the module; ``site_of`` gives the site of a job by its id, ``ended`` is
-    told of each end of a process, ``poisoned`` of each request that is set aside, and
-    ``live`` gives the state of the running master."""
+    told of each end of a process, ``poisoned`` of each request that is set aside,
+    ``live`` gives the state of the running master, and ``may_go`` tells whether
+    somebody has asked to remove a job."""
 
     broken: Broken
     site_of: Callable[[str], Site]
     ended: Callable[[r.ProcessEnded], None]
     poisoned: Callable[[r.RequestPoisoned], None]
     live: Callable[[], State | None]
+    may_go: Callable[[str], bool]
     payloads: list[bytes] = attrs.field(factory=list)
     under_way: bytes | None = None
     shadow: State = attrs.field(factory=State)
@@ -62,11 +64,16 @@ class Books:
     cut: dict[tuple[int, str], Line] = attrs.field(factory=dict)
     # Process, commit, part: also those that are void by now.
     stored: set[tuple[int, str, int]] = attrs.field(factory=set)
+    # Jobs that have ended, processes of each that have not, and jobs that are gone.
+    ends: set[str] = attrs.field(factory=set)
+    running: Counter[str] = attrs.field(factory=Counter)
+    removed: set[str] = attrs.field(factory=set)
 
     def take(self, payload: bytes) -> None:
         """A group is durable."""
         self.payloads.append(payload)
         for record in r.decode_group(payload):
+            self._follow(record)
             self._note(record)
             self.shadow.apply(record)
         self.shadow.touched.clear()
@@ -79,6 +86,44 @@ class Books:
         """Whether the commit of this request or unit has effect, durably."""
         book = self.book(job)
         return request in book.requests if request else (process, unit) in book.units
+
+    def _follow(self, record: r.Record) -> None:
+        """Take note of the lives of jobs."""
+        job = getattr(record, "job", "")
+        if job in self.removed:
+            self.broken("something comes of a job that was removed", str(record))
+        match record:
+            case r.JobAdded() if record.id in self.removed:
+                # Its submission came once more.
+                self.removed.remove(record.id)
+                del self.jobs[record.id]
+            case r.ProcessStarted():
+                self.running[job] += 1
+            case r.ProcessEnded():
+                self.running[job] -= 1
+            case r.JobEnded():
+                self.ends.add(job)
+            case r.JobAgain():
+                self.ends.discard(job)
+            case r.JobRemoved():
+                self._remove(job)
+            case _:
+                pass
+
+    def _remove(self, job: str) -> None:
+        if job not in self.ends or self.running[job]:
+            self.broken("a job is removed that has not ended", job)
+        if not self.may_go(job):
+            self.broken("a job is removed that nobody asked to remove", job)
+        book = self.book(job)
+        is_whole = book.counts == self.site_of(job).expected
+        if self.shadow.jobs[job].status == "succeeded" and not is_whole:
+            self.broken("a removed job had not all of its items", job)
+        # What is acknowledged in the same moment had its effect.
+        book.lines.clear()
+        book.counts.clear()
+        self.ends.discard(job)
+        self.removed.add(job)
 
     def _note(self, record: r.Record) -> None:
         match record:
@@ -162,8 +207,17 @@ class Books:
         if difference:
             self.broken("a job's file differs from what is published", difference)
 
+    def left_behind(self, storage: Storage) -> list[str]:
+        """Return the jobs that are gone, and files of theirs are there."""
+        try:
+            return [job for job in storage.names(JOBS_FOLDER) if job in self.removed]
+        except FileNotFoundError:
+            return []
+
     def difference_of_files(self, storage: Storage) -> str:
         """Say which file of items holds something else, empty if none does."""
+        if left := self.left_behind(storage):
+            return f"files of jobs that were removed: {left}"
         for job, book in self.jobs.items():
             for form, name in enumerate((items_name(job), tagged_name(job))):
                 try:

@@ -22,6 +22,7 @@ ENDS = "dscrapy.frontier.ends"
 BLAME = "dscrapy.frontier.blame"
 RUNNING = "dscrapy.frontier.running"
 DERIVE = "dscrapy.frontier.derive"
+RETENTION = "dscrapy.frontier.retention"
 CLOCK = "dscrapy.frontier.clock"
 LINK = "dscrapy.worker.link"
 AGENT = "dscrapy.worker.agent"
@@ -209,6 +210,40 @@ BUGS: tuple[Bug, ...] = (
         "snapshot without what is seen",
         "a restart filters nothing that came before its snapshot",
         (REQUESTS, "seen=self._seen.dump(),", 'seen=b"",'),
+    ),
+    # ---- removal --------------------------------------------------------------------
+    _bug(
+        "files of the removed stay",
+        "a removal that was cut short is not done again at the next start",
+        (
+            FILES,
+            "                self._clear(write.name)\n",
+            "                if self._short is None:\n"
+            "                    self._clear(write.name)\n",
+        ),
+    ),
+    _bug(
+        "the removed come back with the power",
+        "a snapshot is written before their files are surely gone",
+        (FILES, "            self._storage.sync_folder(JOBS_FOLDER)\n", ""),
+    ),
+    _bug(
+        "files go before their removal is durable",
+        "a job is there after a crash, without its files",
+        (
+            COMMITTER,
+            "            group.writes += writes_of(state, record)\n",
+            "            writes = writes_of(state, record)\n"
+            "            if isinstance(record, r.JobRemoved):\n"
+            "                self._files.hand_over_nowait(writes)\n"
+            "            group.writes += writes\n",
+        ),
+    ),
+    _bug(
+        "a job is removed that runs",
+        "who asks is not told that it has not ended",
+        (RETENTION, "    elif not job.is_final:\n", "    elif False:\n"),
+        (STATE, "        assert job.is_final, job\n", ""),
     ),
     # ---- the frontier ---------------------------------------------------------------
     _bug(

@@ -12,6 +12,7 @@ import trio
 
 from dscrapy.errors import JournalError, JournalFullError
 from dscrapy.frontier.workers import Spans
+from dscrapy.master.pruner import prune
 from dscrapy.master.reaper import reap
 from dscrapy.worker.agent import Worker
 from tests.doubles.storage import MemoryStorage, PowerCut
@@ -117,6 +118,8 @@ class SimMaster:
                     for run in runs:
                         nursery.start_soon(self._guarded, program, run)
                     nursery.start_soon(reap, master.committer)
+                    if not master.committer.machine.keep.is_everything:
+                        nursery.start_soon(prune, master.committer, master.files)
                     async for stream in streams:
                         nursery.start_soon(master.server.serve, stream)
         except PowerCut:
@@ -160,6 +163,7 @@ class SimMaster:
             checker=checker,
             spans=settings.spans,
             start_deaths_max=settings.start_deaths_max,
+            keep=world.removals.draw_keep(),
         )
         storage.lock()
         journal = BookedJournal.open(
@@ -182,7 +186,10 @@ class SimMaster:
         master.server.connections_max = 1000
         if journal.snapshot is not None:
             world.count("master started from a snapshot")
+        left_behind = checker.books.left_behind(storage)
         master.committer.replay()
+        if left_behind:
+            world.count("removal that was cut short, ended at a start")
         if journal.torn is not None:
             world.count("torn tail put aside")
         world.count("master started")

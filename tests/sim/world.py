@@ -24,6 +24,7 @@ from tests.sim.faults import Faults
 from tests.sim.hosts import deterministic, know_programs, wait_until
 from tests.sim.machines import Machine, SimMaster, project_config
 from tests.sim.network import SimNetwork
+from tests.sim.removals import Removals
 from tests.sim.site import Site, draw_site
 
 # Faults end after so long (virtual seconds, drawn), and the rest has so long.
@@ -58,6 +59,7 @@ class World:
     master: SimMaster = attrs.field(init=False)
     machines: list[Machine] = attrs.field(factory=list)
     clients: Clients = attrs.field(init=False)
+    removals: Removals = attrs.field(init=False)
     faults: Faults = attrs.field(init=False)
     # Fewer sites than jobs, so that they are worked out once.
     _sites: list[Site] = attrs.field(factory=list)
@@ -74,7 +76,9 @@ class World:
             ended=self.checker.ended,
             poisoned=self.checker.poisoned,
             live=self.checker.live,
+            may_go=lambda job: self.removals.may_go(job),
         )
+        self.removals = Removals(self, self.random("removals"))
         self.network = SimNetwork(self.nursery, self.random("network"))
         rng = self.random("disk")
         self.master = SimMaster(self, MemoryStorage(rng=rng), self.random("master"))
@@ -146,6 +150,8 @@ class World:
         for machine in self.machines:
             machine.start_in(machine.rng.uniform(0.0, 3.0))
         self.nursery.start_soon(self.clients.run)
+        if self.removals.is_on:
+            self.nursery.start_soon(self.removals.run)
         rng = self.random("length")
         with trio.move_on_after(rng.uniform(*FAULTS_S)):
             await self.faults.run()
@@ -153,6 +159,7 @@ class World:
         self.clients.is_calm = True
         self.faults.heal()
         await self._finish()
+        self.counts["jobs removed"] += len(self.checker.books.removed)
         self.nursery.cancel_scope.cancel()
 
     async def _finish(self) -> None:
@@ -164,6 +171,11 @@ class World:
             self.checker.broken("it does not finish", self._what_is_left())
             return
         await self._restart_once_more()
+        if self.removals.is_on:
+            with trio.move_on_after(CALM_S) as scope:
+                await self.removals.at_last()
+            if scope.cancelled_caught:
+                self.checker.broken("a removal does not finish", self._what_is_left())
 
     async def _settle(self) -> None:
         """Wait until nobody holds anything and all is acknowledged."""
