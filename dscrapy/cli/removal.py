@@ -3,6 +3,7 @@
 import os
 import time
 from argparse import Namespace
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from dscrapy.cli import crawl_keep
@@ -15,7 +16,7 @@ from dscrapy.client import Client
 from dscrapy.config import expanded, load, override
 from dscrapy.errors import UserError
 from dscrapy.keep import Keep
-from dscrapy.messages import Prune
+from dscrapy.messages import Prune, Pruned
 
 
 def rm(options: Namespace) -> int:
@@ -34,30 +35,37 @@ def rm(options: Namespace) -> int:
 def prune(options: Namespace) -> int:
     """Remove the oldest ended jobs; print their ids."""
 
+    asked = Prune(
+        call=0,
+        keep_jobs=options.keep_jobs,
+        keep_days=options.keep_days,
+        keep_bytes=options.keep_bytes,
+        dry_run=options.dry_run,
+    )
+
     async def act(client: Client) -> int:
-        count = size = 0
-        while True:
-            pruned = await client.prune(
-                Prune(
-                    call=0,
-                    keep_jobs=options.keep_jobs,
-                    keep_days=options.keep_days,
-                    keep_bytes=options.keep_bytes,
-                    dry_run=options.dry_run,
-                )
-            )
-            for identity in pruned.jobs:
-                write_line(identity)
-            count, size = count + len(pruned.jobs), size + pruned.bytes
-            if options.dry_run or not pruned.left:
-                break
-        if pruned.left:
-            note(f"{PROGRAM}: and {pruned.left} more")
-        count, size = count + pruned.left, size + pruned.left_bytes
-        _tell(plural(count, "job"), size, options.dry_run)
+        await prune_all(client.prune, asked)
         return 0
 
     return run_client(options, act)
+
+
+async def prune_all(
+    prune_some: Callable[[Prune], Awaitable[Pruned]], asked: Prune
+) -> None:
+    """Ask until nothing is left, since one answer has so many jobs at most; tell."""
+    count = size = 0
+    while True:
+        pruned = await prune_some(asked)
+        for identity in pruned.jobs:
+            write_line(identity)
+        count, size = count + len(pruned.jobs), size + pruned.bytes
+        if asked.dry_run or not pruned.left:
+            break
+    if pruned.left:
+        note(f"{PROGRAM}: and {pruned.left} more")
+    count, size = count + pruned.left, size + pruned.left_bytes
+    _tell(plural(count, "job"), size, asked.dry_run)
 
 
 def _tell(what: str, size: int, is_dry: bool) -> None:
