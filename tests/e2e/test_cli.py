@@ -137,6 +137,48 @@ def test_many_jobs_and_a_schedule(cluster: Cluster, site: str, tmp_path: Path) -
     assert json.loads(cluster.ok("show", schedule, "--json"))["state"] == "cancelled"
 
 
+def test_jobs_of_a_file_take_along_which_settings(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Those of the submitter's variables, where a job names neither; no variable of
+    dscrapy's reaches a crawl process."""
+    for name, text in {
+        "scrapy.cfg": "[settings]\ndefault = chosen.a\nstaging = chosen.b\n",
+        "chosen/__init__.py": "",
+        "chosen/a.py": 'SPIDER_MODULES = ["chosen.spiders"]\nSTAGE = "a"\n',
+        "chosen/b.py": 'from chosen.a import *\nSTAGE = "b"\n',
+        "chosen/c.py": 'from chosen.a import *\nSTAGE = "c"\n',
+        "chosen/spiders.py": (
+            "import os\n"
+            "import scrapy\n"
+            "class Chosen(scrapy.Spider):\n"
+            '    name = "chosen"\n'
+            '    start_urls = ["data:,x"]\n'
+            "    def parse(self, response):\n"
+            '        seen = [one for one in os.environ if one.startswith("DSCRAPY")]\n'
+            '        yield {"stage": self.settings["STAGE"], "seen": seen}\n'
+        ),
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    common = {"spider": "chosen", "project_dir": str(tmp_path)}
+    chosen = [{}, {"settings_module": "chosen.c"}, {"scrapy_project": "default"}]
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("".join(f"{json.dumps(common | one)}\n" for one in chosen))
+    submitted = cluster.run(
+        *("submit", "--file", str(file)),
+        SCRAPY_PROJECT="staging",
+        DSCRAPY_WORKER_SLOTS="7",
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    ids = submitted.stdout.split()
+    cluster.ok("wait", *ids)
+    given = [json.loads(line) for one in ids for line in cluster.items(one)]
+    assert [one["stage"] for one in given] == ["b", "c", "a"]
+    assert [one["seen"] for one in given] == [[], [], []]
+
+
 def test_pause_resume_cancel_retry(cluster: Cluster, site: str, tmp_path: Path) -> None:
     """Each change prints how the job stands; a change that cannot be is an error."""
     gate = Gate(tmp_path, free=10)

@@ -1,11 +1,14 @@
 """Which crawls are kept, and what becomes of the rest."""
 
+import fcntl
 from pathlib import Path
 
+import attrs
 import pytest
 
 from dscrapy.cli import crawl_keep
-from dscrapy.cli.crawl_state import Crawl, hold_lock, lock_of
+from dscrapy.cli.crawl_state import Crawl, hold_lock, is_held, lock_of
+from dscrapy.config import Config, MasterConfig
 from dscrapy.errors import UserError
 from dscrapy.keep import Keep
 
@@ -126,3 +129,84 @@ def test_what_others_put_there_is_let_be(tmp_path: Path) -> None:
     assert [one.stands for one in crawl_keep.kept(tmp_path)] == ["unreadable"]
     assert crawl_keep.prune(tmp_path, Keep(jobs=0)) == []
     assert "mine" in names(tmp_path)
+
+
+def test_the_conf_files_limits_count_in_place_of_the_default(tmp_path: Path) -> None:
+    """Where any of them is set, the others are none."""
+    config = Config(state=tmp_path, projects_root=tmp_path)
+    assert crawl_keep.limits_of(config) == crawl_keep.DEFAULT
+    few = attrs.evolve(config, master=MasterConfig(keep_jobs=3))
+    assert crawl_keep.limits_of(few) == Keep(jobs=3)
+
+
+def test_what_a_run_took_over_since_is_not_removed(tmp_path: Path) -> None:
+    """A rule goes by what is there under the lock, whatever was seen before."""
+    unfinished, finished = run(tmp_path, 1, done=False), run(tmp_path, 2)
+    assert not crawl_keep._remove(unfinished.folder, only_done=True)
+    assert unfinished.folder.exists()
+    assert crawl_keep._remove(finished.folder, only_done=True)
+    assert not crawl_keep._remove(finished.folder, only_done=True)
+
+
+def test_a_look_tells_what_would_be_done(tmp_path: Path) -> None:
+    """Nothing of what runs, for which a removal is refused."""
+    crawl = run(tmp_path, 1)
+    once = crawl.once("b" * 16)
+    with once.locked(), crawl.locked():
+        once.start_over("a" * 16, "digest")
+        assert crawl_keep.prune(tmp_path, Keep(jobs=0), dry_run=True) == []
+        with pytest.raises(UserError, match="runs now"):
+            crawl_keep.remove(tmp_path, crawl.folder.name, dry_run=True)
+    there = names(tmp_path)
+    assert crawl_keep.remove(tmp_path, crawl.folder.name, dry_run=True) > 0
+    assert names(tmp_path) == there
+
+
+def test_what_was_set_aside_keeps_its_lock_file(tmp_path: Path) -> None:
+    """Until the last of that name is gone."""
+    crawl = run(tmp_path, 1, done=False)
+    aside = crawl.set_aside().name
+    run(tmp_path, 1)
+    crawl_keep.remove(tmp_path, crawl.folder.name)
+    assert names(tmp_path) == {aside, lock_of(crawl.folder).name}
+    crawl_keep.remove(tmp_path, aside)
+    assert names(tmp_path) == set()
+
+
+def test_a_lock_file_that_goes_while_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next run would lock another file, and both would run."""
+    path = lock_of(run(tmp_path, 1).folder)
+    lock = fcntl.flock
+
+    def lock_late(handle: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        path.unlink()
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with hold_lock(path) as is_ours:
+        assert is_ours
+        assert is_held(path)
+
+
+def test_who_only_looks_keeps_no_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look is over in a moment; the run waits for that."""
+    path = lock_of(run(tmp_path, 1).folder)
+    lock, asked = fcntl.flock, []
+    with path.open() as look:
+        lock(look, fcntl.LOCK_SH)
+
+        def lock_counted(handle: int, operation: int) -> None:
+            asked.append(operation)
+            if len(asked) == 4:
+                lock(look, fcntl.LOCK_UN)
+            lock(handle, operation)
+
+        monkeypatch.setattr(fcntl, "flock", lock_counted)
+        with hold_lock(path) as is_ours:
+            assert is_ours
+            assert len(asked) == 4

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier import derive
+from dscrapy.config import MasterConfig
+from dscrapy.frontier import derive, retention
 from dscrapy.frontier import records as r
 from dscrapy.frontier.clock import Now
 from dscrapy.frontier.decision import OnClosed, OnMeasured, OnPrune, OnTick
 from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.retention import SPARED_S, surplus
+from dscrapy.frontier.retention import SPARED_S, bytes_of, surplus
 from dscrapy.frontier.state import State
 from dscrapy.keep import Keep
 from dscrapy.model import JobSpec, Submission
@@ -195,3 +196,42 @@ def test_a_client_that_has_gone_is_not_answered() -> None:
     decision = ask(machine, ended(start.process), WORKER)
     assert ID not in machine.state.jobs
     assert answers(decision, CLIENT) == []
+
+
+def test_all_files_of_a_job_count() -> None:
+    """Items with their tagged forms, bodies of requests, and the log once it ended."""
+    machine, _ = running()
+    state = machine.state
+    job = state.jobs[ID]
+    job.begin().items_bytes, job.begin().tagged_bytes = 1, 20
+    state.crawls[ID].frontier.body_bytes = 300
+    assert bytes_of(state, job) == 321
+    ask(machine, OnMeasured({ID: 4000}))
+    assert bytes_of(state, job) == 321
+    state.ended[ID] = None
+    ask(machine, OnMeasured({ID: 4000}))
+    assert bytes_of(state, job) == 4321
+
+
+def test_many_go_in_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other work waits for one step only; an answer tells what is left for the next."""
+    monkeypatch.setattr(retention, "REMOVED_MAX", 2)
+    machine = with_ended(6)
+    ask(machine, OnMeasured({f"{number:016x}": 10**number for number in range(6)}))
+    asked = m.Prune(call=1, keep_jobs=1)
+    (told,) = answers(ask(machine, asked), CLIENT)
+    assert (told.bytes, told.left, told.left_bytes) == (11, 3, 11_100)
+    assert left(machine) == [2, 3, 4, 5]
+    machine.keep = Keep(jobs=1)
+    ask(machine, OnPrune(), now=LATER)
+    assert left(machine) == [4, 5]
+    (told,) = answers(ask(machine, asked), CLIENT)
+    assert (len(told.jobs), told.left, left(machine)) == (1, 0, [5])
+
+
+def test_a_zero_of_the_conf_file_is_no_limit() -> None:
+    """Of a flag it is one: nothing stays."""
+    config = MasterConfig(keep_jobs=0, keep_days=0.0, keep_bytes=5)
+    assert Keep.of(config) == Keep(bytes=5)
+    assert Keep.of(MasterConfig()).is_everything
+    assert not Keep(jobs=0).is_everything
