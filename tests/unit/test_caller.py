@@ -15,9 +15,9 @@ from dscrapy.cli.caller import (
     check_files,
     command_of,
     forget_stdin,
-    run_settings,
     make_caller,
     other_settings,
+    run_settings,
     surroundings,
 )
 from dscrapy.cli.crawl_others import others_line
