@@ -52,16 +52,16 @@ class Block:
         A backslash at the end of a line goes on with the next one.
         """
         begun = ""
+        first = self.line
         for number, line in enumerate(self.text.splitlines(), self.line):
-            first = number if not begun else first
             begun += line
             if begun.endswith("\\"):
                 begun = begun[:-1]
                 continue
             command = re.sub(r"(\A|\s)#.*", "", begun).strip()
-            begun = ""
             if command:
                 yield first, command
+            begun, first = "", number + 1
         if begun:
             raise MarkdownError(f"{first}: goes on behind the block's end")
 

@@ -2,8 +2,8 @@
 
 Of a ``text`` block each line has to be seen, in this order; there may be more between.
 Times, dates and ids may be others, and any number of spaces is as good as another. A
-line with ``...`` is of its kind alone: any text may stand there, and numbers may differ.
-A line that is nothing but ``...`` says that something was left out.
+line with ``...`` is an example of its kind: any text may stand there, and its numbers
+may be others. A line that is nothing but ``...`` says that something was left out.
 """
 
 import re

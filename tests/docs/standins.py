@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).parents[2]
-# Programs that ``pip`` gives, as modules of this Python.
-_INSTALLED = {"dscrapy": "dscrapy", "scrapy": "scrapy"}
+# What ``pip`` installs -> programs that come with it: modules of this Python.
+_INSTALLED = {"dscrapy": ("dscrapy", "scrapy"), "scrapy": ("scrapy",)}
 
 
 def put_into(folder: Path) -> None:
     """Write the programs of a machine into ``folder``."""
     folder.mkdir(parents=True)
     for name in ("ssh", "rsync", "python3"):
-        _write(folder / name, f"{sys.executable} -S -P {__file__} {name}")
+        _write(folder / name, f"{sys.executable} -P {__file__} {name}")
 
 
 def make_venv(folder: Path) -> None:
@@ -41,13 +41,13 @@ def make_venv(folder: Path) -> None:
     paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(ROOT)}
     (site,) = (folder / "lib").glob("python*/site-packages")
     (site / "documents.pth").write_text("\n".join(sorted(paths)))
-    _write(folder / "bin" / "pip", f"{sys.executable} -S -P {__file__} pip {folder}")
+    _write(folder / "bin" / "pip", f"{sys.executable} -P {__file__} pip {folder}")
 
 
-def install(venv: Path, program: str) -> None:
-    """Let ``program`` (a key of ``_INSTALLED``) be there in an environment."""
-    python = venv / "bin" / "python"
-    _write(venv / "bin" / program, f"{python} -P -m {_INSTALLED[program]}")
+def install(venv: Path, package: str) -> None:
+    """Let ``package`` (a key of ``_INSTALLED``) be there in an environment."""
+    for program in _INSTALLED[package]:
+        _write(venv / "bin" / program, f"{venv}/bin/python -P -m {program}")
 
 
 def _write(path: Path, command: str) -> None:
@@ -120,7 +120,8 @@ def _python3(arguments: Sequence[str]) -> None:
         case ["-m", "venv", folder]:
             make_venv(Path(folder).absolute())
         case _:
-            os.execv(sys.executable, [sys.executable, *arguments])
+            python = sys.executable
+            os.execv(python, [python, *arguments])  # noqa: S606 - it becomes Python
 
 
 def _pip(arguments: Sequence[str]) -> None:

@@ -49,6 +49,11 @@ class Terminal:
         return screen(self._data.replace(_END, b""))
 
     @property
+    def has_ended(self) -> bool:
+        """Whether the program is there no more; what it wrote may not be read yet."""
+        return self.process.poll() is not None
+
+    @property
     def is_complete(self) -> bool:
         """Whether all is read that was written before ``mark_end``."""
         return _END in self._data
@@ -68,7 +73,7 @@ class Terminal:
     def close(self) -> None:
         """End the program and what it waits for."""
         # Only of a process that has not been waited for the number is its own.
-        if self.process.poll() is None:
+        if not self.has_ended:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(HANG_S)
         os.close(self.reader)
@@ -100,7 +105,7 @@ class Terminals:
 
     def finish(self, terminal: Terminal) -> int:
         """Read until the program has ended; return its exit code."""
-        self.until(lambda: terminal.process.poll() is not None, lambda: terminal.text)
+        self.until(lambda: terminal.has_ended, lambda: terminal.text)
         terminal.mark_end()
         self.until(lambda: terminal.is_complete, lambda: terminal.text)
         return int(terminal.process.returncode)

@@ -120,30 +120,34 @@ class Walk:
     def _type(self, block: Block, machine: Machine, shown: str) -> None:
         """Type the commands of a block; ``shown`` is what the document shows then."""
         opened: list[Terminal] = []
-
-        def seen() -> str:
-            return "\n".join(terminal.text for terminal in opened)
-
         for line, command in block.commands():
             where = f"{self.document.name}:{line}: {command}"
             if campaigns.prove(command):
                 continue
-            for beginning, holds in self.before.items():
-                if command.startswith(beginning):
-                    self.terminals.until(holds, lambda: f"not ready for {where}")
-            if SERVES.search(command):
-                opened.append(self._serve(machine, command))
-                if not shown:
-                    raise MarkdownError(f"{where}: show what is seen when it is there")
-                self.terminals.until(
-                    lambda: not missing(shown, seen()) or _has_ended(opened[-1]),
-                    lambda: f"{where}: {missing(shown, seen())!r} in\n{seen()}",
-                )
-            else:
+            self._wait_before(command)
+            if not SERVES.search(command):
                 opened.append(self._finish(machine, command, where))
+            elif shown:
+                opened.append(self._serve(machine, command))
+                self._wait_for(shown, opened)
+            else:
+                raise MarkdownError(f"{where}: show what is seen when it is there")
             self.typed.append((command, opened[-1]))
-        lacks = missing(shown, seen())
-        assert not lacks, f"{self.document.name}:{block.line}: {lacks!r} in\n{seen()}"
+        lacks = missing(shown, _text(opened))
+        place = f"{self.document.name}:{block.line}"
+        assert not lacks, f"{place}: {lacks!r} is not in\n{_text(opened)}"
+
+    def _wait_before(self, command: str) -> None:
+        for beginning, holds in self.before.items():
+            if command.startswith(beginning):
+                self.terminals.until(holds, lambda: f"not ready for {command}")
+
+    def _wait_for(self, shown: str, opened: list[Terminal]) -> None:
+        """Wait until the last program shows this, or has ended."""
+        self.terminals.until(
+            lambda: not missing(shown, _text(opened)) or opened[-1].has_ended,
+            lambda: f"{missing(shown, _text(opened))!r} is not in\n{_text(opened)}",
+        )
 
     def _serve(self, machine: Machine, command: str) -> Terminal:
         words = ["sh", "-c", self._local(command)]
@@ -173,8 +177,8 @@ class Walk:
         return self._ports[number]
 
 
-def _has_ended(terminal: Terminal) -> bool:
-    return terminal.process.poll() is not None
+def _text(opened: list[Terminal]) -> str:
+    return "\n".join(terminal.text for terminal in opened)
 
 
 def _remember(path: Path) -> str:
