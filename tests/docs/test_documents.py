@@ -72,6 +72,13 @@ def _check_toml(block: Block, conf: Path) -> None:
         config.load(conf, {})
 
 
+def test_every_link_leads_somewhere(document: Path) -> None:
+    """Links between the project's own files."""
+    links = re.findall(r"\]\(([^)#]+)", document.read_text())
+    ours = [link for link in links if not link.startswith("https://")]
+    assert [link for link in ours if not (document.parent / link).exists()] == []
+
+
 # ---- commands in the prose ------------------------------------------------------
 
 
