@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[2]
 
 # Beginning of a command -> why it is not run.
 CAMPAIGNS = {
-    "make picture": "the same",
     "make demo": "tests/e2e/test_demo.py runs it, this would be a second time",
     "make test": "it would run itself",
     "make check": "the same",
