@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 # Documents that test_readme.py and test_tutorial.py walk through, from top to bottom.
 WALKED = frozenset({"README.md", "docs/tutorial.md"})
+IS_PATH = re.compile(
+    r"(?:tests|docs|benchmarks)/[\w./-]*|dscrapy/(?:\w+/)+|(?:\w+/)+\w+\.py"
+)
 IDS = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 
 
@@ -77,6 +80,18 @@ def test_every_link_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", document.read_text())
     ours = [link for link in links if not link.startswith("https://")]
     assert [link for link in ours if not (document.parent / link).exists()] == []
+
+
+def test_every_file_named_is_there(document: Path) -> None:
+    """Paths in code spans: of the project, or of its package or tests."""
+    text = document.read_text()
+    # What the reader is told to write is not the project's.
+    named = set(filter(IS_PATH.fullmatch, spans(text)))
+    named -= {block.file for block in blocks(text)}
+    bases = (ROOT, ROOT / "dscrapy", ROOT / "tests")
+    assert [
+        name for name in named if not any((base / name).exists() for base in bases)
+    ] == []
 
 
 # ---- commands in the prose ------------------------------------------------------
