@@ -4,6 +4,7 @@ They take minutes or hours; what they do has tests or campaigns of its own. Here
 made sure that there is such a thing and that it knows the options named.
 """
 
+import os
 import re
 import shlex
 import subprocess
@@ -67,6 +68,8 @@ def prove_make(command: str) -> None:
     done = subprocess.run(
         [make, "-n", "-o", ".venv/.ready", *words[1:]],
         cwd=ROOT,
+        # Options of a ``make`` that runs the tests are not for this one.
+        env={k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")},
         capture_output=True,
         text=True,
         check=False,

@@ -100,15 +100,17 @@ class Walk:
     def run(self, first_machine: str) -> None:
         """Walk from top to bottom, on ``first_machine`` where nothing is said."""
         found = list(blocks(self.document.read_text()))
-        for block, shown in zip(found, [*found[1:], None], strict=True):
-            names = block.machines or (first_machine,)
-            seen = shown.text if shown and shown.language == "text" else ""
-            if block.language == "sh":
-                for name in names:
-                    self._type(block, self.machine(name), self._local(seen))
-            elif block.file:
-                for name in names:
-                    path = self.machine(name).folder / block.file
+        for place, block in enumerate(found):
+            after = found[place + 1] if place + 1 < len(found) else None
+            shown = after.text if after and after.language == "text" else ""
+            match block.language:
+                case "sh":
+                    for name in block.machines or (first_machine,):
+                        self._type(block, self.machine(name), self._local(shown))
+                case "text" if place == 0 or found[place - 1].language != "sh":
+                    raise MarkdownError(f"{block.line}: no commands have shown this")
+                case _ if block.file:
+                    path = self.machine(first_machine).folder / block.file
                     path.write_text(f"{self._local(block.text)}\n")
 
     def terminal(self, command: str) -> Terminal:
