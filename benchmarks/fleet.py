@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from dscrapy.client import Client, Target
-from dscrapy.net.machine import boot_instant
+from dscrapy.net.host import boot_instant
 from tests.e2e.crawl_harness import PROJECT, ROOT
 
 # Longer than anything measured here takes on a busy machine.

@@ -23,7 +23,7 @@ from benchmarks.fleet import (
     until_idle,
 )
 from benchmarks.report import header, say, spread, table
-from dscrapy.net.machine import boot_instant
+from dscrapy.net.host import boot_instant
 from tests.e2e.crawl_harness import PROJECT, running_site
 
 SLOTS = 2

@@ -30,7 +30,7 @@ from benchmarks.report import header, say, spread, table
 from dscrapy.cli.serve import new_id
 from dscrapy.messages import Ping
 from dscrapy.model import JobSpec, Submission
-from dscrapy.net.machine import boot_instant
+from dscrapy.net.host import boot_instant
 
 # A journal this long is not cut by default within this benchmark's sizes, so that
 # both kinds of restart can be told apart.

@@ -28,10 +28,10 @@ from benchmarks.fleet import (
 )
 from benchmarks.report import header, say, spread, table
 from dscrapy.client import Client
-from dscrapy.config import MasterConfig
-from dscrapy.frontier.clock import BEAT_S
+from dscrapy.conf.config import MasterConfig
+from dscrapy.control.clock import BEAT_S
 from dscrapy.messages import Status
-from dscrapy.net.machine import boot_instant
+from dscrapy.net.host import boot_instant
 from tests.e2e.crawl_harness import PROJECT, requests_in, running_site
 
 # Answers this slow keep the job running for longer than anything here takes.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 import trio
 
-from dscrapy.net.machine import own_versions
+from dscrapy.net.host import own_versions
 
 
 def say(line: str = "") -> None:

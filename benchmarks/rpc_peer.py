@@ -19,7 +19,7 @@ import trio
 from benchmarks.report import say
 from dscrapy.client import Client, Target
 from dscrapy.messages import Ping
-from dscrapy.net.machine import boot_instant
+from dscrapy.net.host import boot_instant
 
 CONNECT_TIMEOUT_S = 10.0
 

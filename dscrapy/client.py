@@ -51,7 +51,7 @@ from dscrapy.messages import (
 from dscrapy.model import JobView, Submission
 from dscrapy.net.connection import Connection, dial
 from dscrapy.proto.framing import FRAME_BYTES_MAX
-from dscrapy.proto.session import Role, Unauthorised
+from dscrapy.proto.handshake import Role, Unauthorised
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Answer)

@@ -4,7 +4,7 @@ from typing import Self
 
 import attrs
 
-from dscrapy.config import DAY_S, MasterConfig
+from dscrapy.conf.config import DAY_S, MasterConfig
 
 
 @attrs.frozen(kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from dscrapy import config, strict
+from dscrapy.conf import config, strict
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,26 +26,26 @@ FUNCTION_LINES_MAX = 70
 BASE = frozenset(
     {
         "__init__",
-        "config",
+        "conf",
         "endings",
         "errors",
-        "jobfile",
         "keep",
         "lines",
         "messages",
         "model",
-        "strict",
-        "variables",
     }
 )
 # Room -> rooms it may import beside itself; the order of docs/architecture.md.
 # ``projects`` reads a project's folder: for worker and command line.
-LOWER = frozenset({"base", "proto", "journal", "frontier", "net", "projects"})
+LOWER = frozenset(
+    {"base", "proto", "journal", "frontier", "control", "net", "projects"}
+)
 ROOMS: dict[str, frozenset[str]] = {
     "base": frozenset(),
     "proto": frozenset({"base"}),
     "journal": frozenset({"base"}),
     "frontier": frozenset({"base"}),
+    "control": frozenset({"base", "frontier"}),
     "projects": frozenset({"base"}),
     "net": frozenset({"base", "proto"}),
     "master": LOWER - {"projects"},
@@ -57,7 +57,7 @@ ROOMS: dict[str, frozenset[str]] = {
     # It uses the command line as a person does, so it imports nothing of it.
     "demo": frozenset(),
 }
-PURE = frozenset({"base", "proto", "journal", "frontier"})
+PURE = frozenset({"base", "proto", "journal", "frontier", "control"})
 IMPURE_MODULES = frozenset(
     {
         "asyncio",
@@ -105,7 +105,7 @@ BANNED_CALLS = {
 }
 # The one module that may, for values of requests that nothing else can say: it loads
 # only what a process of the same job has made (see its docstring).
-UNPICKLES = Path("dscrapy/crawl/pickles.py")
+UNPICKLES = Path("dscrapy/crawl/codec/pickles.py")
 # A directive and the codes it names; what is left over is the reason.
 DIRECTIVE = re.compile(
     r"#\s*(?:noqa(?::\s*[A-Z]+[0-9]+(?:,\s*[A-Z]+[0-9]+)*)?|type:\s*ignore(?:\[[^]]*\])?"
@@ -325,7 +325,7 @@ def test_every_file_keeps_the_rule(rule: Rule) -> None:
 
 
 PLANTED: tuple[tuple[Rule, str, str], ...] = (
-    (import_directions, "proto/x.py", "from dscrapy.frontier.jobs import Job\n"),
+    (import_directions, "proto/x.py", "from dscrapy.control.state.jobs import Job\n"),
     (import_directions, "model.py", "import dscrapy.proto\n"),
     (import_directions, "model.py", "from dscrapy import proto\n"),
     (import_directions, "master/x.py", "from dscrapy.worker import agent\n"),
@@ -337,16 +337,16 @@ PLANTED: tuple[tuple[Rule, str, str], ...] = (
     (import_directions, "demo/x.py", "from dscrapy.cli import main\n"),
     (import_directions, "newroom/x.py", ""),
     (purity, "journal/x.py", "from time import monotonic\n"),
-    (purity, "strict.py", "import trio.testing\n"),
+    (purity, "conf/strict.py", "import trio.testing\n"),
     (purity, "frontier/x.py", "import logging\n"),
-    (purity, "jobfile.py", "data = path.read_bytes()\n"),
+    (purity, "conf/job_file.py", "data = path.read_bytes()\n"),
     (purity, "proto/x.py", "open('f')\n"),
-    (purity, "config.py", "import socket\n"),
+    (purity, "conf/config.py", "import socket\n"),
     (scrapy_and_trio, "crawl/x.py", "import trio\n"),
     (scrapy_and_trio, "master/x.py", "from scrapy.http import Request\n"),
     (banned, "master/x.py", "import pickle\n"),
-    (banned, "crawl/requests.py", "import pickle\n"),
-    (banned, "crawl/pickles.py", "import marshal\n"),
+    (banned, "crawl/codec/request_bodies.py", "import pickle\n"),
+    (banned, "crawl/codec/pickles.py", "import marshal\n"),
     (banned, "cli/x.py", "from time import sleep\n"),
     (banned, "demo/x.py", "time.sleep(1)\n"),
     (banned, "net/x.py", "print('x')\n"),
@@ -378,10 +378,10 @@ def test_a_planted_mistake_is_found(rule: Rule, path: str, text: str) -> None:
 GOOD: tuple[tuple[str, str], ...] = (
     ("proto/x.py", "from dscrapy.errors import DscrapyError\nimport struct\n"),
     ("proto/x.py", "from dscrapy import __version__, model\n"),
-    ("config.py", "path.read_bytes()\nopen('x')\n"),
+    ("conf/config.py", "path.read_bytes()\nopen('x')\n"),
     ("cli/x.py", "from dscrapy.crawl import feeds\nimport scrapy\nprint('x')\n"),
     ("crawl/x.py", "import asyncio, scrapy\n"),
-    ("crawl/pickles.py", "import pickle\n"),
+    ("crawl/codec/pickles.py", "import pickle\n"),
     ("demo/project/pydocs/x.py", "from .items import Page\nimport scrapy\n"),
     ("net/x.py", "TABLE = {1: 2}\n__all__ = ['x']\nAlias = dict[str, int]\n"),
     ("net/x.py", "x = 1  # noqa: BLE001 - whatever user code raises\n"),

@@ -12,10 +12,10 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from dscrapy.cli.parser import PROGRAM, parse
-from dscrapy.cli.screen import clean, discard_stdout, note, write_err
-from dscrapy.config import variables
+from dscrapy.cli.terminal.screen import clean, discard_stdout, note, write_err
+from dscrapy.conf.config import variables
+from dscrapy.conf.variables import remarks
 from dscrapy.errors import DscrapyError, LocalProtocolError, UserError
-from dscrapy.variables import remarks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,9 +51,9 @@ def _run(options: Namespace) -> int:
 
             return serve.worker(options)
         case "crawl":
-            from dscrapy.cli import crawl
+            from dscrapy.cli.local import crawl_command
 
-            return crawl.crawl(options)
+            return crawl_command.crawl(options)
         case "status":
             from dscrapy.cli import fleet
 
@@ -70,23 +70,23 @@ def _run(options: Namespace) -> int:
             from dscrapy.cli import removal
 
             return getattr(removal, options.command)(options)  # type: ignore[no-any-return]  # the three take the options
-    from dscrapy.cli import jobs
+    from dscrapy.cli import job_commands
 
     match options.command:
         case "submit":
-            return jobs.submit(options)
+            return job_commands.submit(options)
         case "jobs":
-            return jobs.jobs(options)
+            return job_commands.jobs(options)
         case "show":
-            return jobs.show(options)
+            return job_commands.show(options)
         case "wait":
-            return jobs.wait(options)
+            return job_commands.wait(options)
         case "cancel" | "pause" | "resume" | "retry":
-            return jobs.change(options)
+            return job_commands.change(options)
         case "items":
-            return jobs.items(options)
+            return job_commands.items(options)
         case "logs":
-            return jobs.logs(options)
+            return job_commands.logs(options)
     raise AssertionError(f"{options.command} has no code")
 
 

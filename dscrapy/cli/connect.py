@@ -10,9 +10,9 @@ import attrs
 import trio
 
 from dscrapy.cli.parser import PROGRAM
-from dscrapy.cli.screen import note
+from dscrapy.cli.terminal.screen import note
 from dscrapy.client import Client, Target
-from dscrapy.config import (
+from dscrapy.conf.config import (
     TOKEN_NAME,
     Config,
     expanded,

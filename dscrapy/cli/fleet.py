@@ -13,14 +13,14 @@ from dscrapy.cli.connect import (
     make_client,
     run_client,
 )
-from dscrapy.cli.render import (
+from dscrapy.cli.terminal.render import (
     dump,
     status_blocks,
     status_json,
     worker_json,
     workers_table,
 )
-from dscrapy.cli.screen import (
+from dscrapy.cli.terminal.screen import (
     Block,
     decorated,
     is_decorated,

@@ -9,8 +9,17 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from dscrapy import __version__
-from dscrapy.cli.help import Formatter, overview
-from dscrapy.cli.words import days, natural, pair, port, positive, seconds, size, whole
+from dscrapy.cli.argument_types import (
+    days,
+    natural,
+    pair,
+    port,
+    positive,
+    seconds,
+    size,
+    whole,
+)
+from dscrapy.cli.terminal.help import Formatter, overview
 
 PROGRAM = "dscrapy"
 

@@ -6,14 +6,14 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from dscrapy.cli import crawl_keep
 from dscrapy.cli.connect import for_each, run_client
-from dscrapy.cli.crawl_state import FOLDER
+from dscrapy.cli.local import crawl_keep
+from dscrapy.cli.local.crawl_state import FOLDER
 from dscrapy.cli.parser import PROGRAM
-from dscrapy.cli.render import dump, plural
-from dscrapy.cli.screen import clean, note, write_line
+from dscrapy.cli.terminal.render import dump, plural
+from dscrapy.cli.terminal.screen import clean, note, write_line
 from dscrapy.client import Client
-from dscrapy.config import expanded, load, override
+from dscrapy.conf.config import expanded, load, override
 from dscrapy.errors import UserError
 from dscrapy.keep import Keep
 from dscrapy.messages import Prune, Pruned

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import trio
 
-from dscrapy.config import Config, expanded, load, override
+from dscrapy.conf.config import Config, expanded, load, override
+from dscrapy.conf.job_file import FILE_BYTES_MAX, parse_job_file
 from dscrapy.errors import ConfigError
-from dscrapy.jobfile import FILE_BYTES_MAX, parse_job_file
 from dscrapy.model import Submission
 
 

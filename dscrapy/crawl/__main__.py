@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dscrapy.crawl.link import Link
-from dscrapy.crawl.marks import Marks
-from dscrapy.crawl.process import ignore_signals, watch_lifeline
+from dscrapy.crawl.in_flight_table import Marks
+from dscrapy.crawl.lifeline import ignore_signals, watch_lifeline
 from dscrapy.crawl.stdin import say_empty, take_stdin
+from dscrapy.crawl.worker_link import Link
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.messages import Local, Run
 

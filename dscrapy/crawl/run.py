@@ -20,20 +20,21 @@ from scrapy.crawler import Crawler
 from scrapy.settings import BaseSettings
 from twisted.python.failure import Failure
 
-from dscrapy.crawl.addon import install_addon, lay_over
-from dscrapy.crawl.demands import Demands
-from dscrapy.crawl.enabled import running, told
-from dscrapy.crawl.errors import count_errors
-from dscrapy.crawl.gate import Gate
-from dscrapy.crawl.items import (
+from dscrapy.crawl.codec.items import (
     ITEM_BYTES_MAX,
     ITEM_BYTES_SETTING,
     ItemEncoder,
     item_bytes_max,
 )
-from dscrapy.crawl.leave import begin_at, has_once, leave_out_once, take_over
-from dscrapy.crawl.link import Link
-from dscrapy.crawl.load import (
+from dscrapy.crawl.codec.pickles import Pickles
+from dscrapy.crawl.codec.request_bodies import clean_text
+from dscrapy.crawl.gate import Gate
+from dscrapy.crawl.in_flight_table import Marks
+from dscrapy.crawl.lifeline import ignore_signals
+from dscrapy.crawl.outgoing.commit_parts import Sender, Work
+from dscrapy.crawl.project_checks.components import running, told
+from dscrapy.crawl.project_checks.once_per_job import listed
+from dscrapy.crawl.project_loader import (
     TEXT_CHARS_MAX,
     Failed,
     Loaded,
@@ -44,17 +45,21 @@ from dscrapy.crawl.load import (
     outcome_of,
     project_modules,
 )
-from dscrapy.crawl.marks import Marks
-from dscrapy.crawl.once import listed
-from dscrapy.crawl.parts import Sender, Work
-from dscrapy.crawl.pickles import Pickles
-from dscrapy.crawl.process import ignore_signals
-from dscrapy.crawl.requests import clean_text
-from dscrapy.crawl.scheduler import JobScheduler
-from dscrapy.crawl.start import Leading
-from dscrapy.crawl.stats import merged, note_changed
+from dscrapy.crawl.scrapy_side.addon import install_addon, lay_over
+from dscrapy.crawl.scrapy_side.crawl_settings import Demands
+from dscrapy.crawl.scrapy_side.error_counts import count_errors
+from dscrapy.crawl.scrapy_side.leaving import (
+    begin_at,
+    has_once,
+    leave_out_once,
+    take_over,
+)
+from dscrapy.crawl.scrapy_side.scheduler import JobScheduler
+from dscrapy.crawl.scrapy_side.start import Leading
+from dscrapy.crawl.scrapy_side.stats_collector import merged, note_changed
+from dscrapy.crawl.scrapy_side.tracking import Tracker, UnsupportedError, wake
 from dscrapy.crawl.traces import failure_log
-from dscrapy.crawl.tracking import Tracker, UnsupportedError, wake
+from dscrapy.crawl.worker_link import Link
 from dscrapy.messages import (
     Alive,
     Closing,
@@ -96,7 +101,7 @@ def run_job(link: Link, run: Run, marks: Marks) -> int:
     """Run the job to its end and return the process's exit code."""
     if run.role == "export":
         # It loads exporters that a crawl does not need.
-        from dscrapy.crawl.feeds import run_export
+        from dscrapy.crawl.export.export_process import run_export
 
         return run_export(link, run)
     try:

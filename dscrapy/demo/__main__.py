@@ -23,7 +23,7 @@ from rich.console import Console
 
 from dscrapy.demo import plain, site
 from dscrapy.demo.cluster import GRACE_S, WORKERS, Cluster, DemoError
-from dscrapy.demo.screen import Screen
+from dscrapy.demo.narration import Screen
 
 # Without links: a path from there to the items leads through its parents.
 PROJECT = Path(__file__).resolve().parent / "project"

@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from dscrapy.demo import site
-from dscrapy.demo.screen import Screen
+from dscrapy.demo.narration import Screen
 
 WORKERS = ("worker-1", "worker-2")
 # How long the master waits for a worker whose connection broke.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dscrapy.demo.cluster import Environ, run
-from dscrapy.demo.screen import Screen
+from dscrapy.demo.narration import Screen
 
 
 async def crawl(

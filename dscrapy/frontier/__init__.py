@@ -1,5 +1,4 @@
-"""Pure state machines of the master: no I/O, and time is an argument.
+"""One job's requests: what is seen, pending and leased, and whose a host is. Pure.
 
-``decide`` reads the state and gives records and answers; ``apply`` is the only
-thing that changes it. The journal of applied records is the state.
+It knows no workers and no other jobs; time is an argument.
 """

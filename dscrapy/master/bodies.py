@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from dscrapy.frontier.derive import requests_name
-from dscrapy.frontier.requests import Place
+from dscrapy.control.projections import requests_name
+from dscrapy.frontier.frontier import Place
 from dscrapy.master.files import whole_bytes
 from dscrapy.master.storage import Storage
 

@@ -23,24 +23,24 @@ import msgspec
 import trio
 
 from dscrapy import messages as m
+from dscrapy.conf.strict import show
+from dscrapy.control import events as r
+from dscrapy.control.clock import Now, RunClock
+from dscrapy.control.decide.own_bugs import Faults
+from dscrapy.control.decision import Decision, OnMissing, OnTick, OwnCommand, StepError
+from dscrapy.control.machine import Machine
+from dscrapy.control.projections import Write, coalesced, known_lengths, writes_of
+from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.state import State
 from dscrapy.errors import JournalFullError, RemoteProtocolError
-from dscrapy.frontier import records as r
-from dscrapy.frontier.clock import Now, RunClock
-from dscrapy.frontier.decision import Decision, OnMissing, OnTick, OwnCommand, StepError
-from dscrapy.frontier.derive import Write, coalesced, known_lengths, writes_of
-from dscrapy.frontier.faults import Faults
-from dscrapy.frontier.jobs import Process
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.requests import Granted, Place, payloads
-from dscrapy.frontier.state import State
+from dscrapy.frontier.frontier import Granted, Place, payloads
 from dscrapy.master.bodies import Bodies
 from dscrapy.master.buglog import BugLogger
 from dscrapy.master.files import Barrier, JobFiles
 from dscrapy.master.journal import Journal
 from dscrapy.master.storage import Storage
-from dscrapy.net.room import Room
+from dscrapy.net.byte_budget import Room
 from dscrapy.net.threads import InThread
-from dscrapy.strict import show
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ from itertools import islice
 import attrs
 import trio
 
-from dscrapy.errors import DamagedFileError, JournalError, JournalFullError
-from dscrapy.frontier.derive import (
+from dscrapy.control.projections import (
     JOBS_FOLDER,
     SPOOL_FOLDER,
     Append,
@@ -27,6 +26,7 @@ from dscrapy.frontier.derive import (
     process_of_spool,
     tagged_name,
 )
+from dscrapy.errors import DamagedFileError, JournalError, JournalFullError
 from dscrapy.master.storage import NO_ROOM_ERRORS, Storage
 from dscrapy.net.threads import InThread
 

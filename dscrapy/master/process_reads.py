@@ -11,8 +11,8 @@ import attrs
 import trio
 
 from dscrapy import messages as m
+from dscrapy.control.decision import OnDamage
 from dscrapy.errors import DamagedFileError
-from dscrapy.frontier.decision import OnDamage
 from dscrapy.master.committer import NO_SESSION, Committer
 from dscrapy.master.files import JobFiles
 

@@ -6,7 +6,7 @@ goes, the machine decides; how long logs are, the files alone can tell.
 
 import trio
 
-from dscrapy.frontier.decision import OnMeasured, OnPrune
+from dscrapy.control.decision import OnMeasured, OnPrune
 from dscrapy.master.committer import NO_SESSION, Committer
 from dscrapy.master.files import JobFiles
 

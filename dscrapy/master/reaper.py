@@ -6,8 +6,8 @@ the machine decides, behind all that was received before.
 
 import trio
 
-from dscrapy.frontier.clock import BEAT_S
-from dscrapy.frontier.decision import OnTick
+from dscrapy.control.clock import BEAT_S
+from dscrapy.control.decision import OnTick
 from dscrapy.master.committer import NO_SESSION, Committer
 
 

@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from dscrapy import messages as m
-from dscrapy.config import (
+from dscrapy.conf.config import (
     ENDPOINT_NAME,
     ENDPOINT_VERSION,
     TOKEN_NAME,
@@ -26,11 +26,11 @@ from dscrapy.config import (
     Endpoint,
     is_token,
 )
+from dscrapy.control import views
+from dscrapy.control.clock import Now
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.workers import Spans
 from dscrapy.errors import JournalError, JournalFullError, UserError
-from dscrapy.frontier import views
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.workers import Spans
 from dscrapy.keep import Keep
 from dscrapy.master.committer import NO_SESSION, Committer
 from dscrapy.master.files import JobFiles
@@ -40,9 +40,9 @@ from dscrapy.master.reaper import reap
 from dscrapy.master.session import Sessions, SessionServer
 from dscrapy.master.storage import NO_ROOM_ERRORS, DiskStorage, Storage
 from dscrapy.model import Submission
-from dscrapy.net.entrance import NEWCOMERS_MAX
+from dscrapy.net.admission import NEWCOMERS_MAX
+from dscrapy.net.host import boot_instant, own_versions
 from dscrapy.net.listening import listen
-from dscrapy.net.machine import boot_instant, own_versions
 
 logger = logging.getLogger(__name__)
 

@@ -14,19 +14,19 @@ import attrs
 import trio
 
 from dscrapy import messages as m
+from dscrapy.control.decide.client_calls import no_job
+from dscrapy.control.decision import OnClosed
 from dscrapy.errors import DamagedFileError, LocalProtocolError, RemoteProtocolError
-from dscrapy.frontier.calls import no_job
-from dscrapy.frontier.decision import OnClosed
 from dscrapy.master.committer import Command, Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.master.process_reads import ProcessReads
 from dscrapy.master.pruner import measure
+from dscrapy.net.admission import NEWCOMERS_MAX, Entrance
+from dscrapy.net.byte_budget import Room, weight_of
 from dscrapy.net.connection import Connection
-from dscrapy.net.entrance import NEWCOMERS_MAX, Entrance
-from dscrapy.net.room import Room, weight_of
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import encode_frame
-from dscrapy.proto.session import Role
+from dscrapy.proto.handshake import Role
 
 logger = logging.getLogger(__name__)
 

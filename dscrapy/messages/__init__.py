@@ -16,7 +16,7 @@ arrays. Bodies of requests and items are ``Raw``: the master never looks into th
 """
 
 from dscrapy.messages.base import Message
-from dscrapy.messages.client import (
+from dscrapy.messages.client_messages import (
     Accepted,
     ChangeJob,
     Chunk,
@@ -36,7 +36,7 @@ from dscrapy.messages.client import (
     Submit,
     WaitJob,
 )
-from dscrapy.messages.process import (
+from dscrapy.messages.process_messages import (
     DIGEST_BYTES,
     DONT_FILTER,
     FINGERPRINT_BYTES,
@@ -76,7 +76,7 @@ from dscrapy.messages.process import (
     Stop,
     Valid,
 )
-from dscrapy.messages.worker import (
+from dscrapy.messages.worker_messages import (
     Drain,
     Draining,
     Ended,

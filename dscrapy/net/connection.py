@@ -16,7 +16,7 @@ import trio
 
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.messages import Message
-from dscrapy.net.room import Room
+from dscrapy.net.byte_budget import Room
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import (
     FRAME_BYTES_MAX,
@@ -24,7 +24,7 @@ from dscrapy.proto.framing import (
     FrameReader,
     encode_frame,
 )
-from dscrapy.proto.session import (
+from dscrapy.proto.handshake import (
     HANDSHAKE_FRAME_BYTES_MAX,
     NONCE_BYTES,
     Handshake,

@@ -18,21 +18,21 @@ import attrs
 import trio
 
 from dscrapy import messages as m
-from dscrapy.config import Config, Endpoint
+from dscrapy.conf.config import Config, Endpoint
 from dscrapy.errors import UserError
 from dscrapy.model import WORKER_DRAINS, JobSpec, Outcome
 from dscrapy.net.connection import dial
 from dscrapy.net.cpus import usable_cpus
+from dscrapy.net.host import boot_instant, own_versions
 from dscrapy.net.listening import listen
-from dscrapy.net.machine import boot_instant, own_versions
 from dscrapy.net.threads import InThread
 from dscrapy.projects import PROJECT_FILE, code_digest
-from dscrapy.worker.caller import Caller
-from dscrapy.worker.door import Door
-from dscrapy.worker.held import Held, Process
-from dscrapy.worker.link import Dial, Link
+from dscrapy.worker.caller_streams import Caller
+from dscrapy.worker.crawl_process import CrawlProcess
+from dscrapy.worker.master_link import Dial, Link
 from dscrapy.worker.outbox import Outbox
-from dscrapy.worker.process import CrawlProcess
+from dscrapy.worker.process_view import Held, Process
+from dscrapy.worker.status_port import Door
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ from typing import get_args
 import msgspec
 import pytest
 
-from dscrapy import config, jobfile
 from dscrapy.cli.parser import build_parser
-from dscrapy.frontier import records
+from dscrapy.conf import config, job_file
+from dscrapy.control import events
 from dscrapy.messages import Message
 from tests.docs import campaigns
 from tests.docs.markdown import Block, MarkdownError, blocks, spans
@@ -64,12 +64,12 @@ def test_every_example_can_be_read(document: Path, tmp_path: Path) -> None:
             case "toml":
                 _check_toml(block, tmp_path / "conf.toml")
             case "json":
-                jobfile.parse_job_file("jobs.jsonl", block.text.encode(), lambda: "id")
+                job_file.parse_job_file("jobs.jsonl", block.text.encode(), lambda: "id")
 
 
 def _check_toml(block: Block, conf: Path) -> None:
     if "jobs" in tomllib.loads(block.text):
-        jobfile.parse_job_file("jobs.toml", block.text.encode(), lambda: "id")
+        job_file.parse_job_file("jobs.toml", block.text.encode(), lambda: "id")
     else:
         conf.write_text(block.text)
         config.load(conf, {})
@@ -152,7 +152,7 @@ def _tags(structs: Iterable[type[msgspec.Struct]]) -> set[str]:
 def test_the_journal_s_facts_are_all_told() -> None:
     """docs/journal.md names every record."""
     told = set(spans((ROOT / "docs" / "journal.md").read_text()))
-    assert _tags(get_args(records.Record)) - told == set()
+    assert _tags(get_args(events.Record)) - told == set()
 
 
 def test_the_protocol_s_messages_are_all_told() -> None:

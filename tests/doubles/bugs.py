@@ -4,19 +4,20 @@ from typing import Any
 
 import pytest
 
-from dscrapy.frontier import assignment, views
-from dscrapy.frontier.running import Running
+from dscrapy.control import views
+from dscrapy.control.decide import placement
+from dscrapy.control.decide.reconcile import Running
 
 
 def plant_in_start(monkeypatch: pytest.MonkeyPatch, culprit: str) -> None:
     """Let the assignment of this job raise."""
-    start = assignment._start
+    start = placement._start
 
     def planted(state: Any, job: Any, *rest: Any) -> Any:
         assert job.id != culprit, "a bug"
         return start(state, job, *rest)
 
-    monkeypatch.setattr(assignment, "_start", planted)
+    monkeypatch.setattr(placement, "_start", planted)
 
 
 def plant_in_tick(monkeypatch: pytest.MonkeyPatch, culprit: str) -> None:

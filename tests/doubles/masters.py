@@ -8,7 +8,7 @@ import trio.testing
 
 from dscrapy import messages as m
 from dscrapy.net.connection import Connection, accept, greet
-from dscrapy.proto.session import Role
+from dscrapy.proto.handshake import Role
 
 TOKEN = "t" * 32
 Script = Callable[["Served", m.ClientCall], Awaitable[None]]

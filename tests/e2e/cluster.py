@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from dscrapy.cli.feeds import copy_file
-from dscrapy.cli.render import dump, shown_json, status_json
+from dscrapy.cli.output_files import copy_file
+from dscrapy.cli.terminal.render import dump, shown_json, status_json
 from dscrapy.client import Client, Target
 from tests.e2e.crawl_harness import PROJECT, ROOT, child_environment
 from tests.hang import HANG_S

@@ -17,7 +17,7 @@ from dscrapy.messages import Alive, Commits, FromCrawl, Message, Run
 from dscrapy.model import JobSpec, Outcome
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.worker.process import marks_file
+from dscrapy.worker.crawl_process import marks_file
 from tests.e2e.naive_master import JOB, KEY, NaiveMaster
 from tests.hang import HANG_S
 

@@ -14,11 +14,11 @@ from typing import Any
 import attrs
 
 from dscrapy import messages as m
-from dscrapy.crawl.exportlink import READ_BYTES
+from dscrapy.crawl.export.export_link import READ_BYTES
 from dscrapy.model import FEEDS_WRITTEN, WORKER_DRAINS, JobSpec
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.worker.process import marks_file
+from dscrapy.worker.crawl_process import marks_file
 from tests.e2e.crawl_harness import (
     PROJECT,
     WAIT_S,

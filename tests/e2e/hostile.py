@@ -12,7 +12,7 @@ from dscrapy.messages import Message
 from dscrapy.model import PROTOCOL_VERSIONS
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.proto.session import Handshake, Phase, Role
+from dscrapy.proto.handshake import Handshake, Phase, Role
 from tests.hang import HANG_S
 
 ANSWER_S = HANG_S

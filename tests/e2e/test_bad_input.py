@@ -16,7 +16,7 @@ import pytest
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.messages import GetStatus
 from dscrapy.proto.framing import encode_frame
-from dscrapy.proto.session import Handshake
+from dscrapy.proto.handshake import Handshake
 from tests.e2e.cluster import CONF, WAIT_S, Cluster, running_cluster
 from tests.e2e.commands import assert_user_error, run
 from tests.e2e.crawl_harness import PROJECT, Gate, running_site

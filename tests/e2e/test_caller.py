@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dscrapy.proto.marks import AWAITS_AT
+from dscrapy.proto.in_flight import AWAITS_AT
 from tests.e2e.cluster import crawls_of, wait_until
 from tests.e2e.commands import DSCRAPY, WAIT_S, environment, run
 

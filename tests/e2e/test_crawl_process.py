@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dscrapy.crawl.parts import PART_BYTES_MAX, PARTS_UNSEEN_MAX
+from dscrapy.crawl.outgoing.commit_parts import PART_BYTES_MAX, PARTS_UNSEEN_MAX
 from dscrapy.messages import Alive, Commits, Opened, Probe, Stop
 from dscrapy.model import CloseLimits, HostLimits
 from tests.e2e.crawl_harness import (

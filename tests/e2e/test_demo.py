@@ -16,8 +16,8 @@ import trio
 
 from dscrapy.demo import __main__ as demo
 from dscrapy.demo import site
+from dscrapy.demo.narration import shown_command
 from dscrapy.demo.plain import difference
-from dscrapy.demo.screen import shown_command
 from tests.hang import HANG_S
 
 LIMIT = 80

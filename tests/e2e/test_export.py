@@ -20,9 +20,9 @@ from scrapy.crawler import Crawler
 from scrapy.settings import Settings
 from scrapy.utils.misc import load_object
 
-from dscrapy.crawl import export as exporting
-from dscrapy.crawl.export import Target, check
-from dscrapy.crawl.items import ItemEncoder, wire_form
+from dscrapy.crawl.codec.items import ItemEncoder, wire_form
+from dscrapy.crawl.export import exporting as exporting
+from dscrapy.crawl.export.exporting import Target, check
 from dscrapy.errors import UserError
 from dscrapy.model import JobSpec
 from tests.e2e.crawl_harness import PROJECT, CrawlProcess, plain_scrapy, running_site

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.crawl.feedfiles import NO_FILE
+from dscrapy.crawl.export.feed_files import NO_FILE
 from dscrapy.model import JobSpec
 from tests.e2e.crawl_harness import (
     PROJECT,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dscrapy.messages import GetStatus
-from dscrapy.net.entrance import NEWCOMERS_MAX, TOLD_MAX
-from dscrapy.worker import door
+from dscrapy.net.admission import NEWCOMERS_MAX, TOLD_MAX
+from dscrapy.worker import status_port
 from tests.e2e.cluster import Cluster, running_cluster
 from tests.e2e.crawl_harness import running_site
 from tests.e2e.flood import Flood, limits_allow, memory_bytes, open_files
@@ -90,6 +90,6 @@ def test_two_thousand_strangers_at_a_workers_port(cluster: Cluster, site: str) -
         grown = memory_bytes(worker.pid) - before
         files = open_files(worker.pid) - files_before
         cluster.wait_until(lambda: flood.ended > STRANGERS // 2)
-    assert files <= door.NEWCOMERS_MAX + 64
+    assert files <= status_port.NEWCOMERS_MAX + 64
     # Beside the strangers a crawl process was started.
-    assert grown <= door.NEWCOMERS_MAX * KEPT_BYTES_MAX + 8 * 1024 * 1024
+    assert grown <= status_port.NEWCOMERS_MAX * KEPT_BYTES_MAX + 8 * 1024 * 1024

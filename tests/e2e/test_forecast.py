@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from dscrapy.cli.forecast import forecast
-from dscrapy.config import Config
+from dscrapy.cli.local.forecast import forecast
+from dscrapy.conf.config import Config
 from dscrapy.model import JobSpec
 from tests.e2e.cluster import WAIT_S, Cluster, running_cluster
 from tests.e2e.commands import run, running

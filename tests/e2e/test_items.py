@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dscrapy.crawl.items import ITEM_BYTES_SETTING
-from dscrapy.crawl.parts import PIECE_BYTES_MAX
+from dscrapy.crawl.codec.items import ITEM_BYTES_SETTING
+from dscrapy.crawl.outgoing.commit_parts import PIECE_BYTES_MAX
 from tests.e2e.cluster import running_cluster
 from tests.e2e.commands import run
 from tests.e2e.crawl_harness import CrawlProcess, plain_scrapy, running_site

@@ -16,7 +16,7 @@ import trio
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import JobSpec
-from dscrapy.worker.process import (
+from dscrapy.worker.crawl_process import (
     DUMP_S,
     MESSAGES_WAITING_MAX,
     PROBES,
@@ -231,7 +231,7 @@ async def test_a_kill_for_lack_of_memory_is_no_kill_from_outside(
     vmstat = tmp_path / "vmstat"
     if before:
         vmstat.write_text(before)
-    monkeypatch.setattr("dscrapy.worker.process.VMSTAT", vmstat)
+    monkeypatch.setattr("dscrapy.worker.crawl_process.VMSTAT", vmstat)
     script = f"""
 if {meanwhile!r}:
     open({str(vmstat)!r}, "w").write({meanwhile!r})
@@ -248,7 +248,7 @@ async def test_whoever_the_worker_kills_did_not_lack_memory(
     """Another program did, at the same time."""
     vmstat = tmp_path / "vmstat"
     vmstat.write_text(OOM.format(0))
-    monkeypatch.setattr("dscrapy.worker.process.VMSTAT", vmstat)
+    monkeypatch.setattr("dscrapy.worker.crawl_process.VMSTAT", vmstat)
     heard = Heard()
     process = process_of("time.sleep(1000)", heard, tmp_path)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import trio
 
-from dscrapy.cli.render import stats_values
 from dscrapy.cli.serve import new_id
+from dscrapy.cli.terminal.render import stats_values
 from dscrapy.client import Client, Target
 from dscrapy.messages import ReadFile, Shown
 from dscrapy.model import JobSpec, Submission

@@ -55,7 +55,9 @@ PLACES: dict[str, Place] = {
     "frames": Place(WIRE, "FRAMES", ("dscrapy.proto",)),
     "messages": Place(WIRE, "MESSAGES", ("dscrapy.proto",)),
     "process-link": Place(
-        WIRE, "PROCESS_LINK", ("dscrapy.proto", "dscrapy.worker", "dscrapy.crawl.link")
+        WIRE,
+        "PROCESS_LINK",
+        ("dscrapy.proto", "dscrapy.worker", "dscrapy.crawl.worker_link"),
     ),
     "held": Place(WIRE, "HELD", ("dscrapy.worker",)),
     "master-port": Place(
@@ -71,16 +73,22 @@ PLACES: dict[str, Place] = {
     "segment": Place(DISK, "SEGMENT", ("dscrapy.journal",)),
     "journal": Place(DISK, "JOURNAL", ("dscrapy.journal", "dscrapy.master.journal")),
     "snapshot": Place(DISK, "SNAPSHOT", ("dscrapy.journal", "dscrapy.frontier")),
-    "records": Place(DISK, "RECORDS", ("dscrapy.frontier.records",)),
-    "conf": Place(FILES, "CONF", ("dscrapy.config", "dscrapy.strict")),
-    "jobfile": Place(FILES, "JOBFILE", ("dscrapy.jobfile", "dscrapy.strict")),
-    "state-files": Place(FILES, "STATE_FILES", ("dscrapy.config", "dscrapy.cli")),
-    "names": Place(FILES, "NAMES", ("dscrapy.jobfile", "dscrapy.model")),
-    "values": Place(CRAWL, "VALUES", ("dscrapy.crawl.codec",)),
-    "requests": Place(
-        CRAWL, "REQUESTS", ("dscrapy.crawl.codec", "dscrapy.crawl.requests")
+    "records": Place(DISK, "RECORDS", ("dscrapy.control.events",)),
+    "conf": Place(FILES, "CONF", ("dscrapy.conf.config", "dscrapy.conf.strict")),
+    "jobfile": Place(
+        FILES, "JOBFILE", ("dscrapy.conf.job_file", "dscrapy.conf.strict")
     ),
-    "stats": Place(CRAWL, "STATS", ("dscrapy.crawl", "dscrapy.frontier.totals")),
+    "state-files": Place(FILES, "STATE_FILES", ("dscrapy.conf.config", "dscrapy.cli")),
+    "names": Place(FILES, "NAMES", ("dscrapy.conf.job_file", "dscrapy.model")),
+    "values": Place(CRAWL, "VALUES", ("dscrapy.crawl.codec.tags",)),
+    "requests": Place(
+        CRAWL,
+        "REQUESTS",
+        ("dscrapy.crawl.codec.tags", "dscrapy.crawl.codec.request_bodies"),
+    ),
+    "stats": Place(
+        CRAWL, "STATS", ("dscrapy.crawl", "dscrapy.control.state.job_stats")
+    ),
 }
 
 

@@ -23,13 +23,13 @@ import scrapy
 from itemadapter import ItemAdapter
 from scrapy.http.request import NO_CALLBACK
 
-from dscrapy.crawl import codec
-from dscrapy.crawl.codec import UndecodableError, UnencodableError
-from dscrapy.crawl.pickles import Pickles
-from dscrapy.crawl.requests import RequestCodec
-from dscrapy.crawl.standard import BUILTINS
-from dscrapy.crawl.stats import merged
-from dscrapy.frontier.totals import Totals
+from dscrapy.control.state.job_stats import Totals
+from dscrapy.crawl.codec import tags
+from dscrapy.crawl.codec.pickles import Pickles
+from dscrapy.crawl.codec.request_bodies import RequestCodec
+from dscrapy.crawl.codec.stdlib_types import BUILTINS
+from dscrapy.crawl.codec.tags import UndecodableError, UnencodableError
+from dscrapy.crawl.scrapy_side.stats_collector import merged
 from dscrapy.model import Stats
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import CLASSES, Draw, json_of, tree_of
@@ -62,7 +62,7 @@ def _is_project(module: str) -> bool:
     return module == PROJECT
 
 
-FIND = codec.class_finder(_is_project)
+FIND = tags.class_finder(_is_project)
 
 
 def _assert_built(value: Any, depth: int = 0) -> None:
@@ -71,7 +71,7 @@ def _assert_built(value: Any, depth: int = 0) -> None:
     is_plain = kind.__module__ in PLAIN or isinstance(value, scrapy.Request)
     # A stand-in of a lenient reader is an item of no module.
     assert is_plain or kind.__module__ in OWN or kind.__mro__[1] is scrapy.Item, kind
-    if kind.__module__ in OWN and codec.is_item_class(kind):
+    if kind.__module__ in OWN and tags.is_item_class(kind):
         for child in ItemAdapter(value).values():
             _assert_built(child, depth + 1)
     elif isinstance(value, dict):
@@ -98,7 +98,7 @@ def _values(data: bytes, tally: Tally) -> None:
     tally.frames += 1
     modules = frozenset(sys.modules)
     try:
-        value = codec.untag(tree, FIND, lenient=is_lenient)
+        value = tags.untag(tree, FIND, lenient=is_lenient)
     except UndecodableError:
         return
     finally:
@@ -106,11 +106,11 @@ def _values(data: bytes, tally: Tally) -> None:
     _assert_built(value)
     if not is_lenient:
         try:
-            again = codec.tag(value)
+            again = tags.tag(value)
         except UnencodableError:
             # Deeper than what is written; a zone whose key is not its name.
             return
-        codec.untag(again, FIND)
+        tags.untag(again, FIND)
 
 
 def _assert_nothing_imported(before: frozenset[str]) -> None:
@@ -132,7 +132,7 @@ def _value_seeds() -> list[bytes]:
         MappingProxyType({"a": SimpleNamespace(b=Fraction(1, 2))}),
         [HTTPStatus.OK, ip_address("::1"), re.compile("a|(b)", re.I), UTC],
     )
-    plain = [b"\0\0" + json.dumps(codec.tag(value)).encode() for value in values]
+    plain = [b"\0\0" + json.dumps(tags.tag(value)).encode() for value in values]
     trees = (
         tree
         for path in CLASSES

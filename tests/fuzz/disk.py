@@ -8,9 +8,9 @@ from typing import get_args
 
 import msgspec
 
+from dscrapy.control import events as r
+from dscrapy.control.state.state import State
 from dscrapy.errors import JournalError
-from dscrapy.frontier import records as r
-from dscrapy.frontier.state import State
 from dscrapy.journal.record import (
     RECORD_MAGIC,
     decode_snapshot,

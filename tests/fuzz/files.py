@@ -5,17 +5,24 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from dscrapy.cli import crawl_state
-from dscrapy.config import CONF_NAME, Config, Folders, find_token, load, read_endpoint
-from dscrapy.errors import ConfigError, UsageError, UserError
-from dscrapy.frontier.derive import (
+from dscrapy.cli.local import crawl_state
+from dscrapy.conf.config import (
+    CONF_NAME,
+    Config,
+    Folders,
+    find_token,
+    load,
+    read_endpoint,
+)
+from dscrapy.conf.job_file import check_spec, parse_job_file
+from dscrapy.control.projections import (
     items_name,
     log_name,
     process_of_spool,
     requests_name,
     tagged_name,
 )
-from dscrapy.jobfile import check_spec, parse_job_file
+from dscrapy.errors import ConfigError, UsageError, UserError
 from dscrapy.master.storage import DiskStorage
 from dscrapy.model import ID_PATTERN, NAME_PATTERN, JobSpec
 from tests.fuzz.catalogue import Tally, Target

@@ -11,16 +11,16 @@ from typing import Any, get_args
 import msgspec
 
 from dscrapy import messages as m
+from dscrapy.control import events as r
+from dscrapy.control import views
+from dscrapy.control.clock import Now
+from dscrapy.control.decision import Decision, OnClosed, OnTick
+from dscrapy.control.machine import Machine
+from dscrapy.control.projections import coalesced, writes_of
+from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.state import State
+from dscrapy.control.state.workers import Spans
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.frontier import records as r
-from dscrapy.frontier import views
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick
-from dscrapy.frontier.derive import coalesced, writes_of
-from dscrapy.frontier.jobs import Process
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.state import State
-from dscrapy.frontier.workers import Spans
 from dscrapy.model import JobSpec, Submission
 from dscrapy.proto.codec import Decoder, encode
 from tests.fuzz.catalogue import Tally, Target

@@ -14,15 +14,15 @@ import trio.testing
 from trio.testing import MemoryReceiveStream, MemorySendStream
 
 from dscrapy import messages as m
-from dscrapy.config import Config, Endpoint
+from dscrapy.conf.config import Config, Endpoint
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import PROTOCOL_VERSIONS
 from dscrapy.net.connection import Connection, greet
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.proto.session import Handshake, Phase, Role, proof_of
+from dscrapy.proto.handshake import Handshake, Phase, Role, proof_of
 from dscrapy.worker.agent import Worker
-from dscrapy.worker.door import Door
+from dscrapy.worker.status_port import Door
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import Draw
 from tests.fuzz.wire import as_stream, samples

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from dscrapy import messages as m
-from dscrapy.crawl.link import _Protocol
+from dscrapy.crawl.worker_link import _Protocol
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import JobSpec, Versions
 from dscrapy.proto.codec import Decoder, encode
@@ -18,9 +18,9 @@ from dscrapy.proto.framing import (
     FrameReader,
     encode_frame,
 )
-from dscrapy.proto.session import HANDSHAKE_FRAME_BYTES_MAX
-from dscrapy.worker.held import Held as HeldProcess
-from dscrapy.worker.process import CrawlProcess
+from dscrapy.proto.handshake import HANDSHAKE_FRAME_BYTES_MAX
+from dscrapy.worker.crawl_process import CrawlProcess
+from dscrapy.worker.process_view import Held as HeldProcess
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import JOBS, Draw
 

@@ -11,8 +11,8 @@ import attrs
 import msgspec
 
 from dscrapy import messages as m
-from dscrapy.frontier.derive import Append, Clear, Discard, Move
-from dscrapy.frontier.rules import at_once
+from dscrapy.control.projections import Append, Clear, Discard, Move
+from dscrapy.frontier.politeness import at_once
 from dscrapy.model import PROCESS_REASONS, CloseLimits, HostLimits, Outcome, Versions
 
 STARTS = 3

@@ -3,7 +3,7 @@
 import attrs
 from hypothesis.stateful import RuleBasedStateMachine
 
-from dscrapy.frontier.requests import Frontier, Stored
+from dscrapy.frontier.frontier import Frontier, Stored
 from dscrapy.messages import DONT_FILTER, START_REQUEST
 
 URLS = tuple(f"u{number}" for number in range(10))

@@ -7,15 +7,15 @@ from hypothesis.stateful import (
 )
 
 from dscrapy import messages as m
-from dscrapy.frontier import records as r
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.derive import items_name, requests_name, writes_of
-from dscrapy.frontier.jobs import Process
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.requests import Granted
-from dscrapy.frontier.state import State
-from dscrapy.frontier.workers import Spans
+from dscrapy.control import events as r
+from dscrapy.control.clock import Now
+from dscrapy.control.decision import Decision
+from dscrapy.control.machine import Machine
+from dscrapy.control.projections import items_name, requests_name, writes_of
+from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.state import State
+from dscrapy.control.state.workers import Spans
+from dscrapy.frontier.frontier import Granted
 from dscrapy.model import JobSpec
 from tests.property.actors import (
     Crawl,

@@ -17,8 +17,8 @@ from scrapy.crawler import Crawler
 from scrapy.pqueues import ScrapyPriorityQueue
 from scrapy.squeues import FifoMemoryQueue, LifoMemoryQueue
 
-from dscrapy.frontier.blame import Poisoned
-from dscrapy.frontier.requests import Frontier, FrontierSnapshot
+from dscrapy.frontier.frontier import Frontier, FrontierSnapshot
+from dscrapy.frontier.quarantine import Poisoned
 from dscrapy.messages import DONT_FILTER, START_REQUEST, Children
 from dscrapy.model import HostLimits
 from tests.property.frontier_model import (

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from itemadapter import ItemAdapter
 
-from dscrapy.crawl.codec import (
+from dscrapy.crawl.codec.tags import (
     UndecodableError,
     UnencodableError,
     class_finder,

@@ -14,11 +14,11 @@ from hypothesis.stateful import (
 )
 
 from dscrapy import messages as m
-from dscrapy.frontier import records as r
-from dscrapy.frontier.decision import OnClosed, OnTick
-from dscrapy.frontier.derive import items_name, writes_of
-from dscrapy.frontier.jobs import Course
-from dscrapy.frontier.state import State
+from dscrapy.control import events as r
+from dscrapy.control.decision import OnClosed, OnTick
+from dscrapy.control.projections import items_name, writes_of
+from dscrapy.control.state.jobs import Course
+from dscrapy.control.state.state import State
 from dscrapy.model import FINAL_STATES, JobSpec, Submission
 from tests.property.actors import (
     EXPECTED,

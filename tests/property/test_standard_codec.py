@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dscrapy.crawl.codec import (
+from dscrapy.crawl.codec.stdlib_types import BUILTINS, READERS
+from dscrapy.crawl.codec.tags import (
     UndecodableError,
     UnencodableError,
     no_classes,
     tag,
     untag,
 )
-from dscrapy.crawl.standard import BUILTINS, READERS
 
 offsets = st.timedeltas(timedelta(hours=-23), timedelta(hours=23))
 zones = st.one_of(

@@ -10,8 +10,8 @@ from scrapy import Spider
 from scrapy.crawler import Crawler
 from scrapy.statscollectors import MemoryStatsCollector
 
-from dscrapy.crawl.stats import Delta, merged, recording
-from dscrapy.frontier.totals import Totals
+from dscrapy.control.state.job_stats import Totals
+from dscrapy.crawl.scrapy_side.stats_collector import Delta, merged, recording
 
 # What holds for one process alone: its own numbers are the job's. Floats that sums
 # keep exact.

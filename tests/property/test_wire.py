@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 
 from dscrapy import messages as m
+from dscrapy.control import events as r
+from dscrapy.control.item_lines import lines_of
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.frontier import records as r
-from dscrapy.frontier.itemlines import lines_of
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import LENGTH_BYTES, FrameReader, encode_frame
-from dscrapy.proto.session import Handshake, Phase, Role
+from dscrapy.proto.handshake import Handshake, Phase, Role
 
 UNIONS = {
     "ClientCall": m.ClientCall,

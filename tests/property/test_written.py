@@ -3,8 +3,8 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from dscrapy.frontier.jobs import Course
-from dscrapy.frontier.written import WRITERS_KEPT_MAX
+from dscrapy.control.state.feed_totals import WRITERS_KEPT_MAX
+from dscrapy.control.state.jobs import Course
 from tests.unit.test_written import batch, files, publish
 
 

@@ -10,11 +10,11 @@ import trio
 import trio.testing
 
 from dscrapy import messages as m
+from dscrapy.control import views
+from dscrapy.control.clock import Now
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.workers import Spans
 from dscrapy.errors import JournalError
-from dscrapy.frontier import views
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.workers import Spans
 from dscrapy.master.bodies import KEPT_BYTES_MAX, Bodies
 from dscrapy.master.committer import Committer
 from dscrapy.master.files import JobFiles
@@ -32,7 +32,7 @@ from dscrapy.model import (
 )
 from dscrapy.net.connection import Connection, greet
 from dscrapy.net.threads import InThread
-from dscrapy.proto.session import Role
+from dscrapy.proto.handshake import Role
 from tests.doubles.storage import MemoryStorage
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import msgspec
 import pytest
 
-from dscrapy.frontier.derive import requests_name
+from dscrapy.control.projections import requests_name
 from dscrapy.master.bodies import BODY_BYTES, READ_BYTES, Bodies
 from tests.doubles.storage import MemoryStorage
 

@@ -21,7 +21,7 @@ from dscrapy.net.connection import (
 )
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.proto.session import Handshake, Phase, Role, Unauthorised
+from dscrapy.proto.handshake import Handshake, Phase, Role, Unauthorised
 from tests.hang import HANG_S
 
 TOKEN = "token"

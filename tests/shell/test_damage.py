@@ -7,7 +7,7 @@ import pytest
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.frontier.damage import TEXT
+from dscrapy.control.decide.damage import TEXT
 from dscrapy.master.files import SHORT_LOGGED_MAX
 from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import (

@@ -14,21 +14,21 @@ import trio.testing
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.config import Config, Endpoint
-from dscrapy.frontier.derive import Append
+from dscrapy.conf.config import Config, Endpoint
+from dscrapy.control.projections import Append
 from dscrapy.master import files as files_module
 from dscrapy.master import session as session_module
 from dscrapy.master.files import LOGS_WAITING_BYTES_MAX, WRITE_BYTES, JobFiles
 from dscrapy.master.server import _connections_max
 from dscrapy.master.session import ANSWERS_MAX, READS_MAX, WAITS_MAX
 from dscrapy.model import JobSpec, Submission
+from dscrapy.net.admission import NEWCOMERS_MAX, TOLD_MAX, TOLD_S, Entrance
 from dscrapy.net.connection import greet
-from dscrapy.net.entrance import NEWCOMERS_MAX, TOLD_MAX, TOLD_S, Entrance
 from dscrapy.proto.framing import LENGTH_BYTES, encode_frame
-from dscrapy.proto.session import HANDSHAKE_FRAME_BYTES_MAX
-from dscrapy.worker import door as door_module
+from dscrapy.proto.handshake import HANDSHAKE_FRAME_BYTES_MAX
+from dscrapy.worker import status_port as door_module
 from dscrapy.worker.agent import Worker
-from dscrapy.worker.door import Door
+from dscrapy.worker.status_port import Door
 from tests.doubles.storage import MemoryStorage
 from tests.hang import HANG_S
 from tests.shell.master_in_memory import (

@@ -18,7 +18,7 @@ from dscrapy.master.files import WAITING_MAX
 from dscrapy.model import JobSpec, Outcome, Submission
 from dscrapy.net.connection import greet
 from dscrapy.proto.framing import encode_frame
-from dscrapy.proto.session import Role
+from dscrapy.proto.handshake import Role
 from tests.doubles.storage import MemoryFile, MemoryStorage
 from tests.shell.master_in_memory import (
     TOKEN,

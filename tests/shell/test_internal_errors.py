@@ -9,9 +9,9 @@ import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision, OnTick
-from dscrapy.frontier.machine import Machine
+from dscrapy.control.clock import Now
+from dscrapy.control.decision import Decision, OnTick
+from dscrapy.control.machine import Machine
 from dscrapy.net.connection import Connection
 from tests.doubles.bugs import plant_in_show, plant_in_start, plant_in_tick
 from tests.shell.master_in_memory import (

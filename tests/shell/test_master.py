@@ -10,8 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.frontier.clock import BEAT_S
-from dscrapy.frontier.state import State
+from dscrapy.control.clock import BEAT_S
+from dscrapy.control.state.state import State
 from dscrapy.net.connection import Connection, greet
 from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import (
@@ -218,7 +218,7 @@ async def test_an_error_in_decide_is_answered_and_harms_nobody_else(
             raise ZeroDivisionError("planted")
 
         with monkeypatch.context() as patch:
-            patch.setattr("dscrapy.frontier.calls._submit", broken)
+            patch.setattr("dscrapy.control.decide.client_calls._submit", broken)
             refused = await master.ask(client, submit(1))
         assert refused.code == "internal_error"
         assert master.committer.machine.state.jobs == State().jobs

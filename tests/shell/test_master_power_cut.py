@@ -17,9 +17,9 @@ import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
+from dscrapy.control.projections import requests_name
+from dscrapy.control.state.state import State
 from dscrapy.errors import DamagedFileError
-from dscrapy.frontier.derive import requests_name
-from dscrapy.frontier.state import State
 from dscrapy.master.bodies import Bodies
 from dscrapy.net.connection import Connection
 from tests.doubles.storage import MemoryStorage, PowerCut

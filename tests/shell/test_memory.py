@@ -16,8 +16,8 @@ from dscrapy import messages as m
 from dscrapy.master import session as session_module
 from dscrapy.master.bodies import Bodies
 from dscrapy.net import connection as connection_module
+from dscrapy.net.byte_budget import VALUE_BYTES, Room, weight_of
 from dscrapy.net.connection import Connection, greet
-from dscrapy.net.room import VALUE_BYTES, Room, weight_of
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import LENGTH_BYTES, encode_frame
 from tests.doubles.storage import MemoryStorage

@@ -6,9 +6,9 @@ import trio
 import trio.testing
 
 from dscrapy import messages as m
-from dscrapy.frontier.derive import Append, Write
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.retention import SPARED_S
+from dscrapy.control.decide.retention import SPARED_S
+from dscrapy.control.machine import Machine
+from dscrapy.control.projections import Append, Write
 from dscrapy.keep import Keep
 from dscrapy.master.journal import Journal
 from dscrapy.master.pruner import LOOK_EVERY_S, PAUSE_S, measure, prune

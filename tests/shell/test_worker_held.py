@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import WORKER_DRAINS
-from dscrapy.worker.process import MESSAGES_WAITING_MAX
+from dscrapy.worker.crawl_process import MESSAGES_WAITING_MAX
 from tests.shell.dictator import JOB, LEAD, grant, ordered, seen, start, stop
 from tests.shell.worker_in_memory import Crawl, Crawls, Slow
 

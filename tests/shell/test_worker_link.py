@@ -12,13 +12,13 @@ import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.config import Config, WorkerConfig
+from dscrapy.conf.config import Config, WorkerConfig
 from dscrapy.errors import RemoteProtocolError, UnauthorisedError, UserError
 from dscrapy.model import Versions
 from dscrapy.net.connection import Connection
 from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.proto.session import Handshake
-from dscrapy.worker.link import DIAL_TIMEOUT_S, RECONNECT_S, Link
+from dscrapy.proto.handshake import Handshake
+from dscrapy.worker.master_link import DIAL_TIMEOUT_S, RECONNECT_S, Link
 from dscrapy.worker.outbox import Outbox
 from tests.doubles.masters import TOKEN
 from tests.shell.worker_in_memory import Network, Script, serving

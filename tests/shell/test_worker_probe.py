@@ -11,10 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.crawl.marks import Marks
+from dscrapy.crawl.in_flight_table import Marks
 from dscrapy.model import JobSpec
 from dscrapy.proto.codec import Decoder
-from dscrapy.worker.process import DUMP_S, PROBES, CrawlProcess, marks_file
+from dscrapy.worker.crawl_process import DUMP_S, PROBES, CrawlProcess, marks_file
 
 TO_CRAWL: Decoder[m.ToCrawl] = Decoder(m.ToCrawl)
 SILENT_S = 600.0

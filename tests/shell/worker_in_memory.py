@@ -14,16 +14,16 @@ import trio
 import trio.testing
 
 from dscrapy import messages as m
-from dscrapy.config import Config, Endpoint, WorkerConfig
+from dscrapy.conf.config import Config, Endpoint, WorkerConfig
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import CloseLimits, HostLimits, Outcome, Stats
 from dscrapy.net.connection import Connection, accept, greet
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.proto.session import Role
+from dscrapy.proto.handshake import Role
 from dscrapy.worker.agent import Worker
-from dscrapy.worker.held import Process
-from dscrapy.worker.process import Death
+from dscrapy.worker.crawl_process import Death
+from dscrapy.worker.process_view import Process
 from tests.doubles.masters import TOKEN
 
 T = TypeVar("T")

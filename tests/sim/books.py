@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from dscrapy.control import events as r
+from dscrapy.control.item_lines import line_of
+from dscrapy.control.projections import JOBS_FOLDER, items_name, tagged_name
+from dscrapy.control.state.jobs import spool_key
+from dscrapy.control.state.state import State
 from dscrapy.errors import JournalFullError
-from dscrapy.frontier import records as r
-from dscrapy.frontier.derive import JOBS_FOLDER, items_name, tagged_name
-from dscrapy.frontier.itemlines import line_of
-from dscrapy.frontier.jobs import spool_key
-from dscrapy.frontier.state import State
 from dscrapy.master.journal import Journal
 from dscrapy.master.storage import Storage
 from tests.sim.site import Line, Site

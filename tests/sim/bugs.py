@@ -12,22 +12,22 @@ COMMITTER = "dscrapy.master.committer"
 JOURNAL = "dscrapy.master.journal"
 FILES = "dscrapy.master.files"
 BODIES = "dscrapy.master.bodies"
-COMMITS = "dscrapy.frontier.commits"
-CRAWLS = "dscrapy.frontier.crawls"
-HOSTS = "dscrapy.frontier.hosts"
-REQUESTS = "dscrapy.frontier.requests"
-STATE = "dscrapy.frontier.state"
-MACHINE = "dscrapy.frontier.machine"
-ENDS = "dscrapy.frontier.ends"
-BLAME = "dscrapy.frontier.blame"
-RUNNING = "dscrapy.frontier.running"
-DERIVE = "dscrapy.frontier.derive"
-RETENTION = "dscrapy.frontier.retention"
-CLOCK = "dscrapy.frontier.clock"
-LINK = "dscrapy.worker.link"
+COMMITS = "dscrapy.control.decide.commits"
+CRAWLS = "dscrapy.control.state.crawls"
+HOSTS = "dscrapy.frontier.leases"
+REQUESTS = "dscrapy.frontier.frontier"
+STATE = "dscrapy.control.state.state"
+MACHINE = "dscrapy.control.machine"
+ENDS = "dscrapy.control.decide.process_exits"
+BLAME = "dscrapy.frontier.quarantine"
+RUNNING = "dscrapy.control.decide.reconcile"
+DERIVE = "dscrapy.control.projections"
+RETENTION = "dscrapy.control.decide.retention"
+CLOCK = "dscrapy.control.clock"
+LINK = "dscrapy.worker.master_link"
 AGENT = "dscrapy.worker.agent"
 OUTBOX = "dscrapy.worker.outbox"
-HELD = "dscrapy.worker.held"
+HELD = "dscrapy.worker.process_view"
 
 
 @attrs.frozen
@@ -399,7 +399,7 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "poisoned and not told",
         "the job succeeds without what is poisoned",
-        ("dscrapy.frontier.verdict", "    if poisoned:\n", "    if False:\n"),
+        ("dscrapy.control.state.verdict", "    if poisoned:\n", "    if False:\n"),
     ),
     # ---- liveness -------------------------------------------------------------------
     _bug(
@@ -415,7 +415,7 @@ BUGS: tuple[Bug, ...] = (
         "reaped too early",
         "a silent worker is given up after half of its time",
         (
-            "dscrapy.frontier.workers",
+            "dscrapy.control.state.workers",
             "return worker.heard_at + self.die_after_s",
             "return worker.heard_at + self.die_after_s / 2",
         ),

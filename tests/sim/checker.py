@@ -13,12 +13,12 @@ import attrs
 import trio
 
 from dscrapy import messages as m
-from dscrapy.frontier import records as r
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.state import State
-from dscrapy.frontier.workers import Worker
+from dscrapy.control import events as r
+from dscrapy.control.clock import Now
+from dscrapy.control.decision import Decision
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.state import State
+from dscrapy.control.state.workers import Worker
 from dscrapy.master.session import Sessions
 from tests.sim.books import Books
 from tests.sim.crawl import SimCrawl

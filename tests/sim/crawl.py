@@ -21,7 +21,7 @@ from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import PROCESS_REASONS, CloseLimits, HostLimits, Outcome, Stats
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import encode_frame
-from dscrapy.worker.process import Death
+from dscrapy.worker.crawl_process import Death
 from tests.sim.hosts import Program
 from tests.sim.site import Page, Site, children, page_of
 

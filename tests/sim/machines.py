@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import trio
 
+from dscrapy.control.state.workers import Spans
 from dscrapy.errors import JournalError, JournalFullError
-from dscrapy.frontier.workers import Spans
 from dscrapy.master.pruner import prune
 from dscrapy.master.reaper import reap
 from dscrapy.worker.agent import Worker

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from dscrapy.net.connection import Connection
-from dscrapy.proto.session import Role
+from dscrapy.proto.handshake import Role
 from tests.doubles.wire import CutKind, End, Wire
 from tests.shell.worker_in_memory import Network
 

@@ -14,7 +14,7 @@ import attrs
 import msgspec
 
 from dscrapy import messages as m
-from dscrapy.frontier.itemlines import line_of
+from dscrapy.control.item_lines import line_of
 
 HOSTS = ("h0", "h1", "h2")
 # Of so many sites one page kills its process.

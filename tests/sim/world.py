@@ -15,7 +15,7 @@ import attrs
 import trio
 import trio.testing
 
-from dscrapy.frontier.jobs import Job
+from dscrapy.control.state.jobs import Job
 from tests.doubles.storage import MemoryStorage
 from tests.sim.books import Books
 from tests.sim.checker import Checker, Trace, Violation

@@ -5,10 +5,10 @@ from typing import Any, Literal
 import msgspec
 
 from dscrapy import messages as m
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.state import State
+from dscrapy.control.clock import Now
+from dscrapy.control.decision import Decision
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.state import State
 from dscrapy.messages import DIGEST_BYTES, FINGERPRINT_BYTES
 from dscrapy.model import (
     FEEDS_WRITTEN,

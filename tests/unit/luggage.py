@@ -6,9 +6,9 @@ import scrapy
 from scrapy import Request
 from scrapy.http import Response
 
-from dscrapy.crawl.pickles import Pickles
-from dscrapy.crawl.requests import RequestCodec
-from dscrapy.crawl.values import EncodedRequest
+from dscrapy.crawl.codec.pickles import Pickles
+from dscrapy.crawl.codec.request_bodies import RequestCodec
+from dscrapy.crawl.codec.shared_values import EncodedRequest
 
 URL = "http://a.example/x"
 KEY = b"k" * 32

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dscrapy.cli.appends import note, prepare
-from dscrapy.cli.crawl_state import Record
-from dscrapy.cli.feeds import Feed
+from dscrapy.cli.local.appends import note, prepare
+from dscrapy.cli.local.crawl_state import Record
+from dscrapy.cli.output_files import Feed
 from dscrapy.errors import UserError
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 
 from dscrapy import messages as m
-from dscrapy.frontier import views
-from dscrapy.frontier.decision import OnClosed
-from dscrapy.frontier.machine import Machine
+from dscrapy.control import views
+from dscrapy.control.decision import OnClosed
+from dscrapy.control.machine import Machine
 from dscrapy.model import SLOT_NEEDED, Outcome
 from tests.unit.frontier_values import (
     CLIENT,

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier import records as r
-from dscrapy.frontier import views
-from dscrapy.frontier.decision import Decision, OnClosed
-from dscrapy.frontier.machine import Machine
+from dscrapy.control import events as r
+from dscrapy.control import views
+from dscrapy.control.decision import Decision, OnClosed
+from dscrapy.control.machine import Machine
 from dscrapy.model import Outcome
 from tests.unit.frontier_values import (
     CLIENT,

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
+from dscrapy.control.decision import OnClosed, OnDamage
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.feed_exports import BESIDE_DEATHS_MAX
+from dscrapy.control.state.state import State
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.frontier.decision import OnClosed, OnDamage
-from dscrapy.frontier.feeding import BESIDE_DEATHS_MAX
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.state import State
 from dscrapy.model import (
     JOB_PAUSES,
     PROCESS_IDLES,

@@ -1,6 +1,6 @@
 """Blamed, suspected, proven, pardoned."""
 
-from dscrapy.frontier.blame import Blame, Poisoned
+from dscrapy.frontier.quarantine import Blame, Poisoned
 
 
 def test_two_deaths_make_a_suspect_and_two_more_alone_prove_it() -> None:

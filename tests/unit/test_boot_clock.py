@@ -7,13 +7,13 @@ from typing import Any
 import attrs
 import pytest
 
-from dscrapy.crawl.link import Link as CrawlLink
 from dscrapy.crawl.run import CrawlRun, boottime
+from dscrapy.crawl.worker_link import Link as CrawlLink
 from dscrapy.messages import Run
 from dscrapy.model import JobSpec
-from dscrapy.net.machine import boot_instant
+from dscrapy.net.host import boot_instant
 from dscrapy.worker.agent import Worker
-from dscrapy.worker.link import Link
+from dscrapy.worker.master_link import Link
 
 # As after a night in which the machine was suspended.
 AWAKE_S, BOOT_S, WALL_S = 100.0, 30_000.0, 1.7e9

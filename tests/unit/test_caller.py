@@ -11,7 +11,8 @@ from typing import Any
 import attrs
 import pytest
 
-from dscrapy.cli.caller import (
+from dscrapy.cli.job_commands import _with_variables
+from dscrapy.cli.local.caller_options import (
     check_files,
     command_of,
     forget_stdin,
@@ -20,13 +21,12 @@ from dscrapy.cli.caller import (
     run_settings,
     surroundings,
 )
-from dscrapy.cli.crawl_others import others_line
-from dscrapy.cli.crawl_state import Crawl, Record
-from dscrapy.cli.jobs import _with_variables
+from dscrapy.cli.local.crawl_others import others_line
+from dscrapy.cli.local.crawl_state import Crawl, Record
 from dscrapy.cli.parser import parse
 from dscrapy.errors import UserError
 from dscrapy.model import JobSpec, Submission
-from dscrapy.worker.caller import Caller, kept_stdin, stdin_of_caller
+from dscrapy.worker.caller_streams import Caller, kept_stdin, stdin_of_caller
 
 
 def crawl_of(base: Path, args: dict[str, str], **around: str) -> Crawl:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier.decision import OnClosed, OnTick
+from dscrapy.control.decision import OnClosed, OnTick
 from tests.unit.frontier_values import (
     CLIENT,
     ID,

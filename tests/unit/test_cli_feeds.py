@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from dscrapy.cli.feeds import (
+from dscrapy.cli.output_files import (
     Feed,
     Fetched,
     check_outputs,

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from dscrapy.cli.fit import Table, cut, fitted, progress, width_of
-from dscrapy.cli.screen import decorated
+from dscrapy.cli.terminal.screen import decorated
+from dscrapy.cli.terminal.tables import Table, cut, fitted, progress, width_of
 
 WIDTHS = (50, 80, 120, 200)
 JOBS = Table(

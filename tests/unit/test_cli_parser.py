@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dscrapy.cli.help import GROUPS
 from dscrapy.cli.parser import build_parser, parse
-from dscrapy.config import MasterConfig, WorkerConfig
+from dscrapy.cli.terminal.help import GROUPS
+from dscrapy.conf.config import MasterConfig, WorkerConfig
 
 # The commands of the contract, with every flag it names.
 CONTRACT = """

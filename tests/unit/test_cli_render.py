@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dscrapy import messages as m
 from dscrapy.cli.fleet import RateMeter
-from dscrapy.cli.render import (
+from dscrapy.cli.terminal.render import (
     cell,
     dump,
     ended_line,
@@ -30,7 +30,7 @@ from dscrapy.cli.render import (
     status_json,
     written_text,
 )
-from dscrapy.cli.screen import Block, clean, decorated, plain
+from dscrapy.cli.terminal.screen import Block, clean, decorated, plain
 from dscrapy.model import (
     FeedFiles,
     JobSpec,

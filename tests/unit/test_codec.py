@@ -11,7 +11,8 @@ from scrapy import Spider
 from scrapy.crawler import Crawler
 from scrapy.settings import Settings
 
-from dscrapy.crawl.codec import (
+from dscrapy.crawl.codec.items import Encoded, ItemEncoder, item_of, wire_line
+from dscrapy.crawl.codec.tags import (
     UndecodableError,
     UnencodableError,
     class_finder,
@@ -20,7 +21,6 @@ from dscrapy.crawl.codec import (
     tag,
     untag,
 )
-from dscrapy.crawl.items import Encoded, ItemEncoder, item_of, wire_line
 from tests.unit.crawl_values import (
     Attr,
     Color,
@@ -129,7 +129,7 @@ def test_a_zone_that_is_no_file_is_undecodable(
     def zone(key: str) -> Any:
         raise error(21, "Is a directory")
 
-    monkeypatch.setattr("dscrapy.crawl.standard.ZoneInfo", zone)
+    monkeypatch.setattr("dscrapy.crawl.codec.stdlib_types.ZoneInfo", zone)
     with pytest.raises(UndecodableError):
         untag({"$dt": ["2026-01-01T00:00:00", 0, "America"]}, find)
 

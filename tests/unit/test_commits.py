@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
+from dscrapy.control import events as r
+from dscrapy.control.decision import OnTick
+from dscrapy.control.projections import Append, Move, items_name, tagged_name, writes_of
+from dscrapy.control.state.jobs import Process
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.frontier import records as r
-from dscrapy.frontier.decision import OnTick
-from dscrapy.frontier.derive import Append, Move, items_name, tagged_name, writes_of
-from dscrapy.frontier.jobs import Process
 from dscrapy.model import Outcome, Stats
 from tests.unit.frontier_values import (
     FINISHED,

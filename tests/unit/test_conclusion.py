@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.machine import Machine
+from dscrapy.control.decision import Decision
+from dscrapy.control.machine import Machine
 from dscrapy.model import JOB_PAUSES, WORKER_DRAINS, Outcome, Stats
 from tests.unit.frontier_values import (
     ID,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dscrapy.client import Target
-from dscrapy.config import (
+from dscrapy.conf.config import (
     CONF_BYTES_MAX,
     TOKEN_CHARS_MIN,
     Config,
@@ -26,8 +26,8 @@ from dscrapy.config import (
     parse_endpoint,
     read_endpoint,
 )
+from dscrapy.conf.strict import parse_toml
 from dscrapy.errors import ConfigError, UnauthorisedError, UsageError, UserError
-from dscrapy.strict import parse_toml
 
 TOKEN = "t" * TOKEN_CHARS_MIN
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from dscrapy.cli import crawl_keep
-from dscrapy.cli.crawl_state import Crawl, hold_lock, is_held, lock_of
-from dscrapy.config import Config, MasterConfig
+from dscrapy.cli.local import crawl_keep
+from dscrapy.cli.local.crawl_state import Crawl, hold_lock, is_held, lock_of
+from dscrapy.conf.config import Config, MasterConfig
 from dscrapy.errors import UserError
 from dscrapy.keep import Keep
 

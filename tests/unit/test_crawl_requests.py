@@ -16,13 +16,13 @@ from scrapy import FormRequest, Request
 from scrapy.http import JsonRequest, XmlRpcRequest
 from scrapy.http.request import NO_CALLBACK
 
-from dscrapy.crawl.codec import LEAF_BYTES_MAX, UndecodableError, UnencodableError
-from dscrapy.crawl.requests import (
+from dscrapy.crawl.codec.request_bodies import (
     OWN_BYTES_MAX,
     RequestCodec,
     short_digest,
     wire_fingerprint,
 )
+from dscrapy.crawl.codec.tags import LEAF_BYTES_MAX, UndecodableError, UnencodableError
 from tests.unit.crawl_values import (
     Color,
     Data,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dscrapy.cli.crawl_state import RECORD_NAME, Crawl, Record
+from dscrapy.cli.local.crawl_state import RECORD_NAME, Crawl, Record
 from dscrapy.errors import UserError
 
 

@@ -14,7 +14,7 @@ from scrapy import Spider
 from scrapy.crawler import Crawler
 from scrapy.statscollectors import MemoryStatsCollector, StatsCollector
 
-from dscrapy.crawl.stats import (
+from dscrapy.crawl.scrapy_side.stats_collector import (
     VALUE_BYTES_MAX,
     Delta,
     merged,

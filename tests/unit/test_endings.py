@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
+from dscrapy.control.decide.own_bugs import TIMES_MAX, Faults
+from dscrapy.control.decision import Decision
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.verdict import verdict_of
+from dscrapy.control.views import view_job
 from dscrapy.endings import ENDINGS, FAILURES, Ending
-from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.faults import TIMES_MAX, Faults
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.verdict import verdict_of
-from dscrapy.frontier.views import view_job
 from dscrapy.model import (
     JOB_PAUSES,
     PROCESS_IDLES,

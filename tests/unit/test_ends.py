@@ -5,9 +5,9 @@ from typing import Any, Literal
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier.decision import Decision
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.views import show, view_worker
+from dscrapy.control.decision import Decision
+from dscrapy.control.machine import Machine
+from dscrapy.control.views import show, view_worker
 from dscrapy.model import JobSpec, Outcome
 from tests.unit.frontier_values import (
     ID,

@@ -3,10 +3,10 @@
 import msgspec
 
 from dscrapy import messages as m
-from dscrapy.frontier import views
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.state import State
-from dscrapy.frontier.workers import EXPORTS_MIN, Worker
+from dscrapy.control import views
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.state import State
+from dscrapy.control.state.workers import EXPORTS_MIN, Worker
 from tests.unit.frontier_values import (
     ID,
     NOW,

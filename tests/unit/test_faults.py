@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier import records as r
-from dscrapy.frontier.decision import Decision, OnTick, StepError
-from dscrapy.frontier.faults import KEYS_MAX, TEXT, TIMES_MAX, Faults
-from dscrapy.frontier.machine import Machine
+from dscrapy.control import events as r
+from dscrapy.control.decide.own_bugs import KEYS_MAX, TEXT, TIMES_MAX, Faults
+from dscrapy.control.decision import Decision, OnTick, StepError
+from dscrapy.control.machine import Machine
 from tests.doubles.bugs import plant_in_start, plant_in_tick
 from tests.unit.frontier_values import (
     CLIENT,

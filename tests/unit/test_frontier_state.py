@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier import derive, views
-from dscrapy.frontier import records as r
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick
-from dscrapy.frontier.itemlines import lines_of
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.state import FAILED_SHOWN_MAX, State
+from dscrapy.control import events as r
+from dscrapy.control import projections, views
+from dscrapy.control.decision import Decision, OnClosed, OnTick
+from dscrapy.control.item_lines import lines_of
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.state import FAILED_SHOWN_MAX, State
 from dscrapy.model import JobView, Outcome, Stats, Submission, Versions
 from tests.unit.frontier_values import (
     CLIENT,
@@ -49,13 +49,13 @@ from tests.unit.frontier_values import (
 LINE = b'{"a":1}\n'
 
 
-def writes(machine: Machine, command: object, session: int) -> list[derive.Write]:
+def writes(machine: Machine, command: object, session: int) -> list[projections.Write]:
     """Return a command's writes as the committer asks for them; carry it out."""
     decision: Decision | None = machine.decide(session, command, NOW)  # type: ignore[arg-type]  # any command
-    done: list[derive.Write] = []
+    done: list[projections.Write] = []
     while decision is not None:
         for record in decision.records:
-            done += derive.writes_of(machine.state, record)
+            done += projections.writes_of(machine.state, record)
             machine.state.apply(record)
         machine.complete(decision)
         decision = next_step(machine)
@@ -74,28 +74,30 @@ def test_parts_go_to_a_spool_and_are_moved_when_published() -> None:
     machine, start = crawling(1)
     body = b'{"n":1}\n'
 
-    def said(commit: m.Commit) -> list[derive.Write]:
+    def said(commit: m.Commit) -> list[projections.Write]:
         return writes(machine, commits(start.process, commit), WORKER)
 
-    items, tagged = derive.spool_names(start.process, "r1")
+    items, tagged = projections.spool_names(start.process, "r1")
     assert said(part(0)) == [
-        derive.Append(items, 0, LINE),
-        derive.Append(tagged, 0, b"null\n"),
+        projections.Append(items, 0, LINE),
+        projections.Append(tagged, 0, b"null\n"),
     ]
     forms = part(1, tagged=(msgspec.Raw(b'{"$i":1}'),), children=children(7))
     assert said(forms) == [
-        derive.Append(items, 8, LINE),
-        derive.Append(tagged, 5, b'{"$i":1}\n'),
-        derive.Append(derive.requests_name(ID), len(body), b'{"n":7}\n'),
+        projections.Append(items, 8, LINE),
+        projections.Append(tagged, 5, b'{"$i":1}\n'),
+        projections.Append(projections.requests_name(ID), len(body), b'{"n":7}\n'),
     ]
     assert said(part(2, last=True, children=children(8, 9))) == [
-        derive.Move(derive.items_name(ID), 0, items, 16),
-        derive.Discard(items),
-        derive.Append(derive.items_name(ID), 16, LINE),
-        derive.Move(derive.tagged_name(ID), 0, tagged, 14),
-        derive.Discard(tagged),
-        derive.Append(derive.tagged_name(ID), 14, b"null\n"),
-        derive.Append(derive.requests_name(ID), 2 * len(body), b'{"n":8}\n{"n":9}\n'),
+        projections.Move(projections.items_name(ID), 0, items, 16),
+        projections.Discard(items),
+        projections.Append(projections.items_name(ID), 16, LINE),
+        projections.Move(projections.tagged_name(ID), 0, tagged, 14),
+        projections.Discard(tagged),
+        projections.Append(projections.tagged_name(ID), 14, b"null\n"),
+        projections.Append(
+            projections.requests_name(ID), 2 * len(body), b'{"n":8}\n{"n":9}\n'
+        ),
     ]
     course = machine.state.jobs[ID].begin()
     assert (course.items, course.items_bytes, course.tagged_bytes) == (3, 24, 19)
@@ -113,11 +115,11 @@ def test_spools_of_units_and_of_requests_are_apart() -> None:
         unit(3, last=False, items=ITEM),
     ):
         done = writes(machine, commits(start.process, said), WORKER)
-        names += [one.name for one in done if isinstance(one, derive.Append)]
+        names += [one.name for one in done if isinstance(one, projections.Append)]
     assert len(set(names)) == len(names) == 6
     done = writes(machine, ended(start.process), WORKER)
     assert [one.name for one in done] == names
-    assert all(isinstance(one, derive.Discard) for one in done)
+    assert all(isinstance(one, projections.Discard) for one in done)
 
 
 def test_a_job_that_ran_has_its_files_though_they_are_empty() -> None:
@@ -126,14 +128,18 @@ def test_a_job_that_ran_has_its_files_though_they_are_empty() -> None:
     machine, start = crawling(1)
     ask(machine, m.Closing(job=ID, process=1, reason="enough"), WORKER)
     assert writes(machine, commits(1, unit(3, "closed")), WORKER) == [
-        derive.Append(derive.items_name(ID), 0, b""),
-        derive.Append(derive.tagged_name(ID), 0, b""),
-        derive.Discard(derive.requests_name(ID)),
+        projections.Append(projections.items_name(ID), 0, b""),
+        projections.Append(projections.tagged_name(ID), 0, b""),
+        projections.Discard(projections.requests_name(ID)),
     ]
     fresh = m.ChangeJob(call=1, verb="retry", job=ID, fresh=True)
     assert writes(machine, fresh, CLIENT) == [
-        derive.Append(name(ID), 0, b"")
-        for name in (derive.items_name, derive.tagged_name, derive.requests_name)
+        projections.Append(name(ID), 0, b"")
+        for name in (
+            projections.items_name,
+            projections.tagged_name,
+            projections.requests_name,
+        )
     ]
     assert start.process == 1
 
@@ -143,35 +149,35 @@ def test_a_failed_job_keeps_its_requests() -> None:
     machine, start = crawling(1, msgspec.structs.replace(SPEC, retries=0))
     end = Outcome(failure="spider_error", text="why")
     done = writes(machine, commits(start.process, unit(3, "closed", end=end)), WORKER)
-    assert derive.Discard(derive.requests_name(ID)) not in done
+    assert projections.Discard(projections.requests_name(ID)) not in done
     assert machine.state.jobs[ID].status == "failed"
 
 
 def test_writes_that_continue_each_other_are_one() -> None:
     """Same bytes at the same places; a move sees what its spool held then."""
-    a, b, move = "a", "b", derive.Move("a", 5, "b", 2)
-    given: list[derive.Write] = [
-        derive.Append(a, 0, b"xx"),
-        derive.Append(b, 0, b"y"),
-        derive.Append(a, 2, b"x"),
-        derive.Append(b, 1, b"z"),
-        derive.Append(a, 3, b""),
-        derive.Append(a, 5, b"gap"),
+    a, b, move = "a", "b", projections.Move("a", 5, "b", 2)
+    given: list[projections.Write] = [
+        projections.Append(a, 0, b"xx"),
+        projections.Append(b, 0, b"y"),
+        projections.Append(a, 2, b"x"),
+        projections.Append(b, 1, b"z"),
+        projections.Append(a, 3, b""),
+        projections.Append(a, 5, b"gap"),
         move,
-        derive.Append(a, 7, b"w"),
-        derive.Append(b, 2, b"v"),
-        derive.Discard(b),
-        derive.Append(b, 0, b"u"),
+        projections.Append(a, 7, b"w"),
+        projections.Append(b, 2, b"v"),
+        projections.Discard(b),
+        projections.Append(b, 0, b"u"),
     ]
-    assert derive.coalesced(given) == [
-        derive.Append(a, 0, b"xxx"),
-        derive.Append(b, 0, b"yz"),
-        derive.Append(a, 5, b"gap"),
+    assert projections.coalesced(given) == [
+        projections.Append(a, 0, b"xxx"),
+        projections.Append(b, 0, b"yz"),
+        projections.Append(a, 5, b"gap"),
         move,
-        derive.Append(a, 7, b"w"),
-        derive.Append(b, 2, b"v"),
-        derive.Discard(b),
-        derive.Append(b, 0, b"u"),
+        projections.Append(a, 7, b"w"),
+        projections.Append(b, 2, b"v"),
+        projections.Discard(b),
+        projections.Append(b, 0, b"u"),
     ]
 
 
@@ -187,16 +193,19 @@ def test_writes_that_continue_each_other_are_one() -> None:
 )
 def test_a_spool_is_known_by_its_name(name: str, process: int | None) -> None:
     """What has another name is not the master's to remove."""
-    assert derive.process_of_spool(name) == process
+    assert projections.process_of_spool(name) == process
 
 
 @pytest.mark.parametrize("key", ["r1", "u7"])
 def test_spools_are_known_by_the_names_they_are_given(key: str) -> None:
     """Both names of a process lead back to it."""
-    for path in derive.spool_names(31, key):
+    for path in projections.spool_names(31, key):
         folder, name = path.split("/")
-        assert (folder, derive.process_of_spool(name)) == (derive.SPOOL_FOLDER, 31)
-    assert derive.log_name(ID).startswith(f"{derive.JOBS_FOLDER}/{ID}/")
+        assert (folder, projections.process_of_spool(name)) == (
+            projections.SPOOL_FOLDER,
+            31,
+        )
+    assert projections.log_name(ID).startswith(f"{projections.JOBS_FOLDER}/{ID}/")
 
 
 # ---- state and views ---------------------------------------------------------------

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
+from dscrapy.control import views
+from dscrapy.control.decision import OnClosed, OnTick
+from dscrapy.control.machine import SLOTS_MAX, WINDOW_MAX
+from dscrapy.control.state.workers import Spans, Worker
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.frontier import views
-from dscrapy.frontier.decision import OnClosed, OnTick
-from dscrapy.frontier.machine import SLOTS_MAX, WINDOW_MAX
-from dscrapy.frontier.workers import Spans, Worker
 from dscrapy.model import JOB_PAUSES, Outcome
 from tests.unit.frontier_values import (
     CLIENT,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.proto.session import (
+from dscrapy.proto.handshake import (
     HANDSHAKE_FRAME_BYTES_MAX,
     Handshake,
     Phase,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dscrapy.frontier.requests import Frontier
-from dscrapy.frontier.rules import DELAYED_PREFETCH, Rests, at_once
+from dscrapy.frontier.frontier import Frontier
+from dscrapy.frontier.politeness import DELAYED_PREFETCH, Rests, at_once
 from dscrapy.messages import START_REQUEST, Share
 from dscrapy.model import HostLimits
 from tests.unit.request_values import children, opened

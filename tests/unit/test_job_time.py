@@ -3,9 +3,9 @@
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import OnTick
-from dscrapy.frontier.running import TIME_NOTED_S
+from dscrapy.control.clock import Now
+from dscrapy.control.decide.reconcile import TIME_NOTED_S
+from dscrapy.control.decision import OnTick
 from dscrapy.model import JOB_PAUSES, CloseLimits, Outcome
 from tests.unit.frontier_values import (
     CLIENT,

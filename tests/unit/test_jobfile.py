@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscrapy.errors import ConfigError, UsageError
-from dscrapy.jobfile import (
+from dscrapy.conf.job_file import (
     SPEC_BYTES_MAX,
     check_every,
     check_spec,
     parse_job_file,
 )
+from dscrapy.errors import ConfigError, UsageError
 from dscrapy.model import JobSpec, Submission
 
 

@@ -5,7 +5,7 @@ import math
 import attrs
 import pytest
 
-from dscrapy.frontier.limits import Counters, Watch, reached
+from dscrapy.control.state.closespider import Counters, Watch, reached
 from dscrapy.model import CloseLimits
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dscrapy.cli.loglines import LogLines
+from dscrapy.cli.terminal.log_lines import LogLines
 
 LOG = b"""--- process 1 on w1 ---
 2026-01-02 03:04:05 [scrapy.core.engine] INFO: Spider opened

@@ -17,8 +17,8 @@ from scrapy.loader import ItemLoader
 from scrapy.selector import Selector, SelectorList
 from twisted.internet.ssl import Certificate
 
-from dscrapy.crawl.codec import UndecodableError, UnencodableError
-from dscrapy.crawl.requests import OWN_BYTES_MAX
+from dscrapy.crawl.codec.request_bodies import OWN_BYTES_MAX
+from dscrapy.crawl.codec.tags import UndecodableError, UnencodableError
 from tests.unit import crawl_values
 from tests.unit.crawl_values import (
     Declared,
@@ -329,14 +329,14 @@ def test_a_page_is_encoded_once() -> None:
 
 def test_items_hold_no_pickles() -> None:
     """An item is data: a Response in it has no tag, a pickle is not even tried."""
-    from dscrapy.crawl import codec
+    from dscrapy.crawl.codec import tags
 
     assert ItemAdapter.is_item({"x": 1})
     for value in (page(), page().css("p"), NotAnItem()):
         with pytest.raises(UnencodableError):
-            codec.tag({"x": value})
+            tags.tag({"x": value})
     with pytest.raises(UndecodableError):
-        codec.untag({"$P": ["a:b", "", "", []]}, codec.no_classes, lenient=True)
+        tags.untag({"$P": ["a:b", "", "", []]}, tags.no_classes, lenient=True)
 
 
 def test_lists_of_selectors_hold_selectors() -> None:

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
+from dscrapy.control import events as r
+from dscrapy.control.clock import Now, RunClock
+from dscrapy.control.decision import OnTick
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.jobs import Schedule
 from dscrapy.endings import FAILURES
-from dscrapy.frontier import records as r
-from dscrapy.frontier.clock import Now, RunClock
-from dscrapy.frontier.decision import OnTick
-from dscrapy.frontier.jobs import Schedule
-from dscrapy.frontier.machine import Machine
 from dscrapy.model import JobSpec, Outcome, Submission
 from tests.unit.frontier_values import (
     CLIENT,

@@ -6,9 +6,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from dscrapy.crawl.marks import Marks
+from dscrapy.crawl.in_flight_table import Marks
 from dscrapy.messages import UnderWay
-from dscrapy.proto.marks import (
+from dscrapy.proto.in_flight import (
     AWAITS_AT,
     FILE_BYTES,
     SLOT_BYTES,
@@ -16,7 +16,7 @@ from dscrapy.proto.marks import (
     URL_BYTES_MAX,
     decode_marks,
 )
-from dscrapy.worker.process import marks_file
+from dscrapy.worker.crawl_process import marks_file
 
 
 @pytest.fixture

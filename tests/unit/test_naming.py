@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.naming import Unknown, find
+from dscrapy.control.machine import Machine
+from dscrapy.control.naming import Unknown, find
 from dscrapy.model import JobSpec, Submission
 from tests.unit.frontier_values import CLIENT, SPEC, answers, ask, new_machine
 

@@ -7,8 +7,10 @@ from collections import Counter
 import msgspec
 import pytest
 
-from dscrapy.crawl.children import Child
-from dscrapy.crawl.parts import (
+from dscrapy.control.events import PartStored
+from dscrapy.control.item_lines import texts_of
+from dscrapy.crawl.outgoing.child_requests import Child
+from dscrapy.crawl.outgoing.commit_parts import (
     BYTES_UNSEEN_MAX,
     FRAME_BYTES,
     PART_BYTES_MAX,
@@ -18,8 +20,6 @@ from dscrapy.crawl.parts import (
     Sender,
     Work,
 )
-from dscrapy.frontier.itemlines import texts_of
-from dscrapy.frontier.records import PartStored
 from dscrapy.messages import Commit, Commits, CommitsSeen, Message, Run, Seen
 from dscrapy.model import JobSpec, Outcome
 from dscrapy.proto.codec import encode

@@ -13,9 +13,9 @@ from scrapy import Request
 from scrapy.crawler import Crawler
 from scrapy.settings import Settings
 
-from dscrapy.crawl.codec import UndecodableError, UnencodableError, UnreadableError
-from dscrapy.crawl.pickles import Pickles
-from dscrapy.crawl.requests import RequestCodec
+from dscrapy.crawl.codec.pickles import Pickles
+from dscrapy.crawl.codec.request_bodies import RequestCodec
+from dscrapy.crawl.codec.tags import UndecodableError, UnencodableError, UnreadableError
 from tests.unit import crawl_values
 from tests.unit.crawl_values import NotAnItem, OwnHtml, luggage, page
 from tests.unit.luggage import (

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from dscrapy.crawl.placing import COPY_BYTES, append_part, takes_at_once, written
+from dscrapy.crawl.export.file_writes import (
+    COPY_BYTES,
+    append_part,
+    takes_at_once,
+    written,
+)
 
 OLD = b"old\n"
 NEW = b"new\n"

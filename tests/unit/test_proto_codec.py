@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
+from dscrapy.control import events as r
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.frontier import records as r
 from dscrapy.proto.codec import NESTING_SPARE, Decoder, encode
 
 BEAT = encode(m.Heartbeat(number=1))

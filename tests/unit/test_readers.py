@@ -3,7 +3,7 @@
 import msgspec
 
 from dscrapy import messages as m
-from dscrapy.frontier.requests import Frontier
+from dscrapy.frontier.frontier import Frontier
 from tests.unit import frontier_values as f
 from tests.unit.request_values import children, opened
 

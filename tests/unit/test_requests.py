@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from dscrapy.frontier.requests import (
+from dscrapy.frontier.frontier import (
     Frontier,
     FrontierSnapshot,
     Granted,

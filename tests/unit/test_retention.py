@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.config import MasterConfig
-from dscrapy.frontier import derive, retention
-from dscrapy.frontier import records as r
-from dscrapy.frontier.clock import Now
-from dscrapy.frontier.decision import OnClosed, OnMeasured, OnPrune, OnTick
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.retention import SPARED_S, bytes_of, surplus
-from dscrapy.frontier.state import State
+from dscrapy.conf.config import MasterConfig
+from dscrapy.control import events as r
+from dscrapy.control import projections
+from dscrapy.control.clock import Now
+from dscrapy.control.decide import retention
+from dscrapy.control.decide.retention import SPARED_S, bytes_of, surplus
+from dscrapy.control.decision import OnClosed, OnMeasured, OnPrune, OnTick
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.state import State
 from dscrapy.keep import Keep
 from dscrapy.model import JobSpec, Submission
 from tests.unit.frontier_values import (
@@ -63,7 +64,9 @@ def test_a_removed_job_leaves_no_trace() -> None:
     machine = with_ended(2)
     remove = m.Remove(call=7, job=f"{0:016x}")
     record = r.JobRemoved(job=remove.job)
-    assert derive.writes_of(machine.state, record) == [derive.Clear(f"jobs/{0:016x}")]
+    assert projections.writes_of(machine.state, record) == [
+        projections.Clear(f"jobs/{0:016x}")
+    ]
     decision = ask(machine, remove)
     assert answers(decision, CLIENT) == [m.Accepted(call=7, count=1)]
     assert decision.records == [record]

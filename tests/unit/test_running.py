@@ -6,15 +6,15 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier.decision import Decision, OnClosed, OnTick
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.rules import at_once
-from dscrapy.frontier.running import (
+from dscrapy.control.decide.reconcile import (
     PROCESS_IDLE_S,
     SKIP_DIGESTS,
     START_AHEAD,
     START_PENDING_MAX,
 )
+from dscrapy.control.decision import Decision, OnClosed, OnTick
+from dscrapy.control.machine import Machine
+from dscrapy.frontier.politeness import at_once
 from dscrapy.messages import DIGEST_BYTES
 from dscrapy.model import (
     JOB_PAUSES,

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.frontier import records as r
-from dscrapy.frontier.decision import OnDamage
-from dscrapy.frontier.machine import Machine
+from dscrapy.control import events as r
+from dscrapy.control.decision import OnDamage
+from dscrapy.control.machine import Machine
 from dscrapy.model import Outcome
 from tests.unit.frontier_values import (
     ID,

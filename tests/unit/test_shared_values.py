@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.crawl.children import Child
-from dscrapy.crawl.parts import PART_BYTES_MAX, Sender, Work
-from dscrapy.crawl.values import value_digest
+from dscrapy.control.state.state import State
+from dscrapy.crawl.codec.shared_values import value_digest
+from dscrapy.crawl.outgoing.child_requests import Child
+from dscrapy.crawl.outgoing.commit_parts import PART_BYTES_MAX, Sender, Work
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.frontier.state import State
 from dscrapy.model import JobSpec
 from tests.unit import frontier_values as f
 

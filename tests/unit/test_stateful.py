@@ -9,8 +9,8 @@ import pytest
 from scrapy.downloadermiddlewares.cookies import CookiesMiddleware
 from scrapy.extensions.feedexport import FeedExporter
 
-from dscrapy.crawl.sources import Sources
-from dscrapy.crawl.stateful import Kept, scan
+from dscrapy.crawl.project_checks.class_sources import Sources
+from dscrapy.crawl.project_checks.stateful import Kept, scan
 from tests.unit.stateful_source import SOURCE
 
 MODULE = "stateful_classes"

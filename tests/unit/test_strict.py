@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 import pytest
 
-from dscrapy.strict import (
+from dscrapy.conf.strict import (
     SHOWN_CHARS_MAX,
     FieldError,
     StrictError,

@@ -1,7 +1,7 @@
 """Suspects: alone with one process, whoever owns their hosts."""
 
-from dscrapy.frontier.blame import Poisoned
-from dscrapy.frontier.requests import Frontier
+from dscrapy.frontier.frontier import Frontier
+from dscrapy.frontier.quarantine import Poisoned
 from tests.unit.request_values import children, opened
 
 

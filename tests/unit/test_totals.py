@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from dscrapy.frontier import totals as module
-from dscrapy.frontier.totals import DROPPED_KEY, Totals
+from dscrapy.control.state import job_stats as module
+from dscrapy.control.state.job_stats import DROPPED_KEY, Totals
 from dscrapy.model import Stats
 
 

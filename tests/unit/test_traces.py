@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from scrapy.utils.misc import load_object, walk_modules_iter
 
-from dscrapy.crawl.load import outcome_of
-from dscrapy.crawl.stats import merged
+from dscrapy.crawl.project_loader import outcome_of
+from dscrapy.crawl.scrapy_side.stats_collector import merged
 from dscrapy.crawl.traces import failure_log, user_trace
 from dscrapy.model import Outcome
 
@@ -92,7 +92,7 @@ def test_an_error_of_scrapy_s_keeps_its_frames() -> None:
 def test_our_own_bugs_are_shown_whole() -> None:
     """From the first frame on: somebody has to find them."""
     error = raised(lambda: merged(None))  # type: ignore[arg-type] # the bug
-    assert "dscrapy/crawl/stats.py" in user_trace(error)
+    assert "dscrapy/crawl/scrapy_side/stats_collector.py" in user_trace(error)
 
 
 def test_a_failure_is_logged_as_scrapy_would() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from dscrapy.config import Config, Folders, example, load, override, variables
+from dscrapy.conf.config import Config, Folders, example, load, override, variables
+from dscrapy.conf.variables import remarks
 from dscrapy.errors import UsageError
-from dscrapy.variables import remarks
 
 FOLDERS = Folders(config=Path("/c"), state=Path("/s"), data=Path("/d"))
 # A value for each kind of default; numbers are too large for no key.

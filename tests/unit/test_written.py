@@ -6,17 +6,17 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.crawl.outputs import without_password
-from dscrapy.frontier import records as r
-from dscrapy.frontier import views
-from dscrapy.frontier.jobs import Course
-from dscrapy.frontier.machine import Machine
-from dscrapy.frontier.state import State
-from dscrapy.frontier.written import (
+from dscrapy.control import events as r
+from dscrapy.control import views
+from dscrapy.control.machine import Machine
+from dscrapy.control.state.feed_totals import (
     FEED_CHARS_MAX,
     FEEDS_KEPT_MAX,
     note_written,
 )
+from dscrapy.control.state.jobs import Course
+from dscrapy.control.state.state import State
+from dscrapy.crawl.export.preflight import without_password
 from dscrapy.model import FeedFiles
 from tests.unit.frontier_values import (
     ID,

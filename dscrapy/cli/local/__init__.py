@@ -1,0 +1,1 @@
+"""``crawl``: master, worker and client in one command."""

@@ -1,0 +1,1 @@
+"""Settings of master, worker and client, and job files: read strictly."""

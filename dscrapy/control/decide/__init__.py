@@ -1,0 +1,1 @@
+"""What each command means, and what follows from a changed state: one topic a file."""

@@ -1,0 +1,309 @@
+"""What clients ask for: jobs, schedules and the fleet.
+
+Every refusal is one line that says what to do; its code is fixed (docs/protocol.md).
+"""
+
+import msgspec
+
+from dscrapy import messages as m
+from dscrapy.conf.job_file import check_every, check_spec
+from dscrapy.control import events as r
+from dscrapy.control import views
+from dscrapy.control.clock import Now
+from dscrapy.control.decide import retention
+from dscrapy.control.decision import Decision
+from dscrapy.control.naming import find
+from dscrapy.control.state.jobs import Job, Schedule
+from dscrapy.control.state.state import State
+from dscrapy.control.state.verdict import CANCELLED
+from dscrapy.control.state.workers import is_blamed
+from dscrapy.errors import UsageError
+from dscrapy.model import (
+    ID_PATTERN,
+    JOB_PAUSES,
+    JobSpec,
+    Submission,
+)
+
+
+def decide_call(
+    state: State,
+    session: int,
+    command: m.ClientCall,
+    now: Now,
+) -> Decision:
+    """Return what a client's call leads to.
+
+    ``GetStatus`` and ``ReadFile`` are the shell's: they need more than the state.
+    """
+    decision = Decision()
+    match command:
+        case m.Submit():
+            _submit(state, session, command, decision, now)
+        case m.ListJobs():
+            decision.send(session, views.list_jobs(state, command))
+        case m.ShowJob():
+            found = _found(state, session, command.call, command.job, decision)
+            if found is not None:
+                decision.shows.append((session, command.call, found))
+        case m.WaitJob():
+            _wait(state, session, command, decision)
+        case m.ChangeJob():
+            _change(state, session, command, decision, now)
+        case m.Remove():
+            found = _found(state, session, command.call, command.job, decision)
+            if found is not None:
+                named = msgspec.structs.replace(command, job=found)
+                retention.remove(state, session, named, decision)
+        case m.DrainWorker():
+            _drain(state, session, command, decision)
+        case m.Ping():
+            decision.send(session, m.Accepted(call=command.call))
+        case _:
+            raise AssertionError(f"{type(command).__name__} is not decided here")
+    return decision
+
+
+def _found(
+    state: State, session: int, call: int, word: str, decision: Decision
+) -> str | None:
+    """Return the id that the word stands for; refuse the call where there is none."""
+    found = find(state, word)
+    if isinstance(found, str):
+        return found
+    decision.refuse(session, call, found.code, found.text)
+    return None
+
+
+def no_job(identity: str) -> str:
+    """Say that the job is not there: nobody remembers those that were removed."""
+    return f"no job {identity}, or none any more: `dscrapy jobs` lists them"
+
+
+# ---- submitting ---------------------------------------------------------------
+
+
+def _submit(
+    state: State,
+    session: int,
+    command: m.Submit,
+    decision: Decision,
+    now: Now,
+) -> None:
+    """All or nothing; a submission that is already here under its id is no new one."""
+    seen: set[str] = set()
+    facts: list[r.Record] = []
+    for submission in command.submissions:
+        problem = _problem_of(state, submission, seen)
+        if problem is not None:
+            decision.refuse(session, command.call, *problem)
+            return
+        seen.add(submission.id)
+        if submission.id in state.jobs or submission.id in state.schedules:
+            continue
+        facts.append(_fact_of(submission, now))
+    decision.records.extend(facts)
+    count = len(command.submissions)
+    decision.send(session, m.Accepted(call=command.call, count=count))
+
+
+def _fact_of(submission: Submission, now: Now) -> r.Record:
+    if submission.every_s is None:
+        return r.JobAdded(id=submission.id, spec=submission.spec, at=now.wall)
+    return r.ScheduleAdded(
+        id=submission.id,
+        spec=submission.spec,
+        every_s=submission.every_s,
+        at=now.wall,
+    )
+
+
+def _problem_of(
+    state: State, submission: Submission, seen: set[str]
+) -> tuple[str, str] | None:
+    """Return code and text of what is wrong with the submission."""
+    spec = submission.spec
+    if not ID_PATTERN.match(submission.id) or "-" in submission.id:
+        return "bad_id", "a job's id is 16 hexadecimal digits"
+    if submission.id in seen:
+        return "bad_id", f"the id {submission.id} stands twice in one submission"
+    try:
+        check_spec(spec)
+        if submission.every_s is not None:
+            check_every(submission.every_s)
+    except UsageError as error:
+        return "bad_spec", str(error)
+    known: Job | None = state.jobs.get(submission.id)
+    schedule = state.schedules.get(submission.id)
+    stored = known.spec if known else schedule.spec if schedule else None
+    is_other = stored is not None and (
+        msgspec.json.decode(stored, type=JobSpec) != spec
+        or (schedule is not None) != (submission.every_s is not None)
+    )
+    if is_other:
+        return "id_taken", f"the id {submission.id} belongs to another job"
+    return None
+
+
+# ---- a job's life -------------------------------------------------------------
+
+
+def _wait(state: State, session: int, command: m.WaitJob, decision: Decision) -> None:
+    found = _found(state, session, command.call, command.job, decision)
+    if found is None:
+        return
+    job = state.jobs.get(found)
+    if job is None:
+        decision.refuse(
+            session,
+            command.call,
+            "is_schedule",
+            f"{found} is a schedule, which does not end: wait for its runs",
+        )
+    elif job.is_final:
+        decision.shows.append((session, command.call, job.id))
+    else:
+        decision.records.append(
+            r.WaiterAdded(session=session, call=command.call, job=job.id)
+        )
+
+
+def _change(
+    state: State, session: int, command: m.ChangeJob, decision: Decision, now: Now
+) -> None:
+    found = _found(state, session, command.call, command.job, decision)
+    if found is None:
+        return
+    job = state.jobs.get(found)
+    if job is None:
+        problem = _change_schedule(state.schedules[found], command, decision, now)
+    else:
+        change = {
+            "cancel": _cancel,
+            "pause": _pause,
+            "resume": _resume,
+            "retry": _retry,
+            "parallelism": _set_parallelism,
+        }[command.verb]
+        problem = change(state, job, command, decision, now)
+    if problem is not None:
+        decision.refuse(session, command.call, "bad_state", problem)
+    else:
+        decision.shows.append((session, command.call, found))
+
+
+def _change_schedule(
+    schedule: Schedule, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if command.verb not in ("cancel", "pause", "resume"):
+        verb = "retried" if command.verb == "retry" else "changed"
+        return (
+            f"{schedule.id} is a schedule: it can be cancelled and paused, not {verb}"
+        )
+    if schedule.cancelled:
+        return f"schedule {schedule.id} is already cancelled"
+    if command.verb == "cancel":
+        decision.records.append(r.ScheduleCancelled(id=schedule.id))
+        return None
+    pauses = command.verb == "pause"
+    if schedule.paused == pauses:
+        how = "already paused" if pauses else "not paused"
+        return f"schedule {schedule.id} is {how}"
+    decision.records.append(r.SchedulePaused(id=schedule.id, on=pauses))
+    return None
+
+
+def _cancel(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if job.is_final:
+        return f"job {job.id} is already {job.status}"
+    if job.course is not None and job.course.cancelling:
+        return f"job {job.id} is already being cancelled"
+    if not job.has_processes:
+        decision.end_job(job, CANCELLED, now)
+        return None
+    decision.records.append(r.CancelAsked(job=job.id))
+    decision.stop_all(state, job, "cancelled")
+    return None
+
+
+def _pause(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if job.is_final:
+        return f"job {job.id} is already {job.status}"
+    if job.paused:
+        return f"job {job.id} is already paused"
+    decision.records.append(r.JobPaused(job=job.id, on=True, at=now.wall))
+    if job.has_processes:
+        decision.stop_all(state, job, JOB_PAUSES)
+    return None
+
+
+def _resume(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if not job.paused or job.is_final:
+        return f"job {job.id} is not paused but {job.state}"
+    decision.records.append(r.JobPaused(job=job.id, on=False))
+    return None
+
+
+def _set_parallelism(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if job.is_final:
+        return f"job {job.id} is already {job.status}"
+    if command.count < 0:
+        return f"{command.count} processes: 1 or more are needed, 0 is no ceiling"
+    decision.records.append(r.ParallelismSet(job=job.id, count=command.count))
+    return None
+
+
+def _retry(
+    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
+) -> str | None:
+    if not job.is_final:
+        if command.fresh or not is_blamed(state.workers.values(), job.id):
+            return f"job {job.id} has not ended: it is {job.state}"
+        if not job.has_processes:
+            # Whoever asks may have mended the code; any copy may begin it.
+            decision.records.append(r.CodeSeen(job=job.id, digest=""))
+        decision.records.append(r.WorkersForgiven(job=job.id))
+        return None
+    if job.id in state.removing:
+        return f"job {job.id} is being removed"
+    if not command.fresh and job.status == "succeeded":
+        return f"job {job.id} succeeded: `retry --fresh` runs it again with empty items"
+    decision.records.append(
+        r.JobAgain(
+            job=job.id,
+            fresh=command.fresh,
+            automatic=False,
+            reason="",
+            at=now.wall,
+        )
+    )
+    return None
+
+
+# ---- the fleet ----------------------------------------------------------------
+
+
+def _drain(
+    state: State, session: int, command: m.DrainWorker, decision: Decision
+) -> None:
+    worker = state.workers.get(command.worker)
+    if worker is None or worker.session is None:
+        here = ", ".join(sorted(state.workers)) or "none"
+        text = f"no worker {command.worker} is connected; workers: {here}"
+        decision.refuse(session, command.call, "no_such_worker", text)
+        return
+    if worker.draining:
+        text = f"worker {command.worker} is already draining"
+        decision.refuse(session, command.call, "bad_state", text)
+        return
+    # It says so itself then, and its processes are stopped.
+    decision.send(worker.session, m.Drain())
+    decision.send(session, m.Accepted(call=command.call))

@@ -1,0 +1,228 @@
+"""What commits lead to: the first commit of a request that is not done wins.
+
+The commits of one message are decided together, before any of them is applied, so
+what they say of each other is kept in a ``_Frame``. ``apply`` dedupes children once
+more and exactly; here those that are seen are left out so that their bodies are not
+written.
+"""
+
+from typing import Literal
+
+import attrs
+
+from dscrapy import messages as m
+from dscrapy.control import events as r
+from dscrapy.control.decision import Decision
+from dscrapy.control.state.crawls import Crawl
+from dscrapy.control.state.jobs import Course, Process, spool_key
+from dscrapy.control.state.state import State
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.frontier.frontier import is_sound, uses_are_sound
+from dscrapy.model import FeedFiles
+
+Result = Literal["stored", "published", "settled"]
+
+# Units that only the process that leads its job may commit.
+_LEADERS = frozenset({"start", "started", "opened", "idle"})
+
+
+@attrs.define(kw_only=True)
+class _Frame:
+    """Who commits, and what the commits decided so far have made of it."""
+
+    crawl: Crawl
+    course: Course
+    process: Process | None
+    number: int
+    parts: dict[str, int] = attrs.field(factory=dict)
+    # Commits whose last part holds a piece of an item, not its end.
+    open_items: dict[str, bool] = attrs.field(factory=dict)
+    values: dict[str, int] = attrs.field(factory=dict)
+    settled: set[str] = attrs.field(factory=set)
+    opened: bool = False
+    finish: int = 0
+
+
+def decide_commits(
+    state: State, worker: str, command: m.Commits, decision: Decision
+) -> m.CommitsSeen:
+    """Return the answer to a worker's commits.
+
+    Raises ``RemoteProtocolError`` for what a process that is here may not commit. What
+    one that is gone may not have committed is settled: it cannot be given up again.
+    """
+    job = state.jobs.get(command.job)
+    crawl = state.crawls.get(command.job)
+    process = state.processes.get(command.process)
+    if process is not None and (process.job, process.worker) != (command.job, worker):
+        raise RemoteProtocolError("bad_commit", "a process of another's")
+    problems = [_problem_of(commit, process) for commit in command.commits]
+    if process is not None and any(problems):
+        raise RemoteProtocolError("bad_commit", next(filter(None, problems)))
+    results: list[Result] = ["settled"] * len(command.commits)
+    if job is not None and crawl is not None and not job.is_final:
+        course = job.begin()
+        frame = _Frame(
+            crawl=crawl,
+            course=course,
+            process=process,
+            number=command.process,
+            opened=course.opened,
+            finish=course.finish,
+        )
+        results = [
+            "settled" if problem else _decide(command.job, commit, frame, decision)
+            for commit, problem in zip(command.commits, problems, strict=True)
+        ]
+    return m.CommitsSeen(
+        job=command.job,
+        process=command.process,
+        seen=tuple(
+            m.Seen(commit.request, commit.unit, commit.part, result)
+            for commit, result in zip(command.commits, results, strict=True)
+        ),
+    )
+
+
+def _problem_of(commit: m.Commit, process: Process | None) -> str:
+    """Return what is wrong with a commit that contradicts itself or the ones before."""
+    problem = ""
+    if commit.tagged and len(commit.tagged) != len(commit.items):
+        problem = "tagged and items differ in length"
+    elif commit.piece is not None and not _is_sound_piece(commit):
+        problem = "a piece is of one item, in a part of its own"
+    elif (commit.request > 0) == (commit.unit > 0) or (
+        min(commit.request, commit.unit, commit.part) < 0
+    ):
+        problem = "it is of one request or of one unit"
+    elif (commit.request > 0) != (commit.kind == "page"):
+        problem = f"{commit.kind} does not belong there"
+    elif commit.kind in ("ending", "closed") and commit.last and commit.end is None:
+        problem = "the last commit of a process says how it ended"
+    elif not is_sound(commit.children) or len(commit.seen) % m.FINGERPRINT_BYTES:
+        problem = "the columns of its requests differ"
+    elif commit.batches and commit.kind not in ("batch", "closed"):
+        problem = "it is no batch of a feed"
+    elif any(min(one.number, one.item, one.items_at) < 0 for one in commit.batches):
+        problem = "a batch begins nowhere"
+    elif commit.written and commit.kind != "closed":
+        problem = "feeds are complete when the process closes"
+    elif any(min(one.files, one.items, one.failed) < 0 for one in _files_of(commit)):
+        problem = "a feed has less than nothing"
+    elif commit.kind == "start" and len(commit.digest) != m.DIGEST_BYTES:
+        problem = "an element of start() has a digest"
+    elif process is not None and commit.unit > process.last_unit + m.UNITS_AHEAD_MAX:
+        problem = f"a unit far beyond the last one, {process.last_unit}"
+    return problem
+
+
+def _files_of(commit: m.Commit) -> list[FeedFiles]:
+    before = [one.before for one in commit.batches if one.before is not None]
+    return [*before, *commit.written]
+
+
+def _is_sound_piece(commit: m.Commit) -> bool:
+    piece = commit.piece
+    assert piece is not None
+    # A line end inside would make two lines of one item in one of its files.
+    is_one_line = b"\n" not in piece.line and b"\n" not in piece.tagged
+    return is_one_line and not commit.items and (piece.end or not commit.last)
+
+
+def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Result:
+    key = spool_key(commit.request, commit.unit)
+    if key in frame.settled or _is_settled(commit, frame):
+        return "settled"
+    process = frame.process
+    spool = process.spools.get(key) if process is not None else None
+    parts = frame.parts.get(key, spool.parts if spool is not None else 0)
+    if commit.part < parts:
+        # The answer was lost on the way; what it said still holds.
+        return "stored"
+    if commit.part > parts or (process is None and not commit.last):
+        # Earlier parts went with a process that was given up.
+        return "settled"
+    is_open = frame.open_items.get(key, spool is not None and spool.is_open)
+    if is_open and commit.piece is None:
+        raise RemoteProtocolError("bad_commit", "an item in pieces has no end")
+    _check_values(commit, key, frame)
+    children, filtered = frame.crawl.frontier.unseen(commit.children)
+    if commit.last and not children.bodies:
+        # Nobody refers to its values.
+        children = m.Children()
+    if not commit.last:
+        frame.open_items[key] = commit.piece is not None and not commit.piece.end
+        frame.parts[key] = parts + 1
+        decision.records.append(
+            r.PartStored(
+                job=job,
+                process=frame.number,
+                request=commit.request,
+                unit=commit.unit,
+                part=commit.part,
+                items=commit.items,
+                tagged=commit.tagged,
+                piece=commit.piece,
+                children=children,
+                filtered=filtered,
+                seen=commit.seen,
+            )
+        )
+        return "stored"
+    frame.settled.add(key)
+    frame.opened |= commit.kind == "opened"
+    frame.finish = max(frame.finish, commit.finish)
+    decision.records.append(
+        r.Published(
+            job=job,
+            process=frame.number,
+            request=commit.request,
+            unit=commit.unit,
+            kind=commit.kind,
+            digest=commit.digest,
+            finish=commit.finish,
+            items=commit.items,
+            tagged=commit.tagged,
+            piece=commit.piece,
+            children=children,
+            filtered=filtered,
+            seen=commit.seen,
+            stats=commit.stats,
+            batches=commit.batches,
+            delivered=commit.delivered,
+            written=commit.written,
+            end=commit.end,
+        )
+    )
+    return "published"
+
+
+def _check_values(commit: m.Commit, key: str, frame: _Frame) -> None:
+    """Raise ``RemoteProtocolError`` for a request whose values have not come."""
+    stored = frame.crawl.stored.get(frame.number, {}).get(key, [])
+    known = frame.values.get(key, sum(len(part.value_lengths) for part in stored))
+    known += len(commit.children.values)
+    frame.values[key] = known
+    if not uses_are_sound(commit.children, known):
+        raise RemoteProtocolError("bad_commit", "a request without its values")
+
+
+def _is_settled(commit: m.Commit, frame: _Frame) -> bool:
+    """Whether the commit comes too late, or from a process that may not say it."""
+    if commit.request:
+        return not frame.crawl.frontier.is_open(commit.request)
+    process = frame.process
+    if process is None or process.closed or process.has_unit(commit.unit):
+        return True
+    if (commit.batches or commit.written) and process.role != "export":
+        return True
+    if commit.kind in _LEADERS and frame.crawl.leader != process.number:
+        return True
+    match commit.kind:
+        case "start" | "started":
+            return frame.course.start_done
+        case "opened":
+            return frame.opened
+        case "idle":
+            return commit.finish != frame.finish + 1
+    return False

@@ -1,0 +1,127 @@
+"""How a job's last processes leave, and who of them ends the job.
+
+A process whose pages are committed says *ending* and waits before ``spider_closed``.
+When the job goes on without it, or another one ends it, it is told to retire. The one
+that stays (who leads, if it can) is told to conclude, with the job's stats, once the
+others are gone and the feeds are written; its last commit is the job's. If it dies,
+another process is started for this alone, where the project has what is called once in
+a job.
+"""
+
+from collections.abc import Iterable
+
+import attrs
+
+from dscrapy.control import events as r
+from dscrapy.control.clock import Now
+from dscrapy.control.decision import Decision
+from dscrapy.control.state.crawls import Crawl
+from dscrapy.control.state.jobs import Job, Process
+from dscrapy.control.state.state import State
+from dscrapy.control.state.verdict import verdict_of, wants_export
+from dscrapy.messages import Conclude, Done, Retire
+from dscrapy.model import Stats
+
+
+@attrs.frozen
+class Conclusion:
+    """Decides for one job; ``decision`` takes what is to be done."""
+
+    state: State
+    job: Job
+    crawl: Crawl
+    now: Now
+    decision: Decision
+
+    def follow_up(self) -> None:
+        """Decide what those that end are told, and whether the job ends."""
+        course = self.job.begin()
+        every = self.state.processes_of(self.job.id)
+        self._dismiss(every)
+        crawling = [one for one in every if one.role == "crawl"]
+        if not (course.closing or course.cancelling):
+            self.retire(crawling)
+        if all(one.is_through for one in every):
+            self._conclude(crawling)
+
+    def _conclude(self, crawling: list[Process]) -> None:
+        """End a job all of whose processes are through, or let it be: it waits for
+        one of them, for its feeds, or for another process."""
+        job, course = self.job, self.job.begin()
+        verdict = verdict_of(course, self.crawl.frontier.poisoned)
+        if verdict is None:
+            return
+        if verdict.ending.retry_helps and job.retries_left > 0:
+            self.decision.records.append(
+                r.JobAgain(
+                    job=job.id,
+                    fresh=False,
+                    automatic=True,
+                    reason=f"retry after: {verdict.reason}",
+                    at=self.now.wall,
+                )
+            )
+            return
+        waiting = [one for one in crawling if not one.closed]
+        chosen = self._choose(waiting)
+        self.retire(one for one in waiting if one is not chosen)
+        if wants_export(course, verdict.ending):
+            return
+        if chosen is not None and crawling == [chosen]:
+            self._let_conclude(chosen)
+        elif not waiting and not course.wants_another:
+            self.decision.end_job(job, verdict, self.now)
+
+    def _choose(self, waiting: list[Process]) -> Process | None:
+        """Return who ends the job: the one that was told to, else who leads."""
+        ordered, leader = self.crawl.ordered, self.crawl.leader
+        return min(
+            (one for one in waiting if one.concludes or one.number not in ordered),
+            key=lambda one: (not one.concludes, one.number != leader, one.number),
+            default=None,
+        )
+
+    def retire(self, processes: Iterable[Process]) -> None:
+        """Let those of them that wait close without what is called once in a job."""
+        for process in processes:
+            if process.ending and not process.closed:
+                self._order(process, Retire(job=self.job.id, process=process.number))
+
+    def _let_conclude(self, process: Process) -> None:
+        job, number = self.job.id, process.number
+        if not process.concludes:
+            self.decision.records.append(r.Concludes(job=job, process=number))
+        conclude = Conclude(
+            job=job,
+            process=number,
+            stats=self.crawl.totals.encode(),
+            again=self.job.begin().conclusions > process.concludes,
+        )
+        self._order(process, conclude)
+
+    def _order(self, process: Process, order: Retire | Conclude) -> None:
+        if process.number in self.crawl.ordered:
+            return
+        self.decision.records.append(
+            r.ProcessOrdered(job=self.job.id, process=process.number)
+        )
+        self.decision.tell(self.state, process, order)
+
+    def _dismiss(self, processes: list[Process]) -> None:
+        """Let those end that have committed their last; the last one of a crawl
+        that ends gets its stats."""
+        course = self.job.begin()
+        reason = "cancelled" if course.cancelling else course.closing
+        is_open = not all(one.closed for one in processes if one.role == "crawl")
+        for process in processes:
+            if not process.closed or process.number in self.crawl.dismissed:
+                continue
+            stats: Stats | None = None
+            if reason and not is_open and process.role == "crawl":
+                stats = self.crawl.totals.final(reason)
+                is_open = True
+            self.decision.records.append(
+                r.ProcessDismissed(job=self.job.id, process=process.number)
+            )
+            done = Done(job=self.job.id, process=process.number, stats=stats)
+            self.decision.tell(self.state, process, done)

@@ -1,0 +1,244 @@
+"""What the end of a process means for its job, its requests and its worker."""
+
+from dscrapy import messages as m
+from dscrapy.control import events as r
+from dscrapy.control.clock import Now
+from dscrapy.control.decision import Decision
+from dscrapy.control.state.jobs import Course, Job, Process
+from dscrapy.control.state.state import State
+from dscrapy.control.state.workers import Worker
+from dscrapy.model import Outcome
+
+# A worker on which so many of a job's processes died before they were open gets no
+# more of it: once may be bad luck.
+AT_ONCE_MAX = 2
+# So many requests set aside without one page in between are the spider's doing.
+POISONED_IN_A_ROW_MAX = 3
+# What another worker may have that this one lacks: the project, a package, what a
+# pipeline opens.
+_MAY_HELP_ELSEWHERE = frozenset({"unknown_project", "import_error", "open_error"})
+
+
+def decide_ended(
+    state: State,
+    process: Process,
+    command: m.Ended,
+    deaths_max: int,
+    now: Now,
+    decision: Decision,
+) -> None:
+    """Decide what comes of the end that a worker tells; ``deaths_max`` without a
+    commit fail the job."""
+    job = state.jobs[process.job]
+    crawl = state.crawls.get(job.id)
+    counted = command.counted and command.how == "exited" and not process.closed
+    under_way: tuple[m.UnderWay, ...] = ()
+    if counted and crawl is not None:
+        frontier = crawl.frontier
+        under_way = tuple(
+            one
+            for one in command.under_way
+            if frontier.is_open(one.request) and one.request not in frontier.poisoned
+        )
+    course = job.begin()
+    end_failed = _end_failed(state, process, command)
+    where = f"on worker {process.worker}"
+    again = "; goes on" if command.how == "exited" else ""
+    decision.records.append(
+        r.ProcessEnded(
+            job=job.id,
+            process=process.number,
+            how=command.how,
+            counted=counted,
+            text="" if process.closed else f"{command.text} {where}{again}",
+            at=now.wall,
+            blamed=tuple(one.request for one in under_way),
+            alone=command.alone,
+            end_failed=end_failed,
+        )
+    )
+    _bar_if_unfit(state, process, command, decision)
+    if end_failed and course.end_failures + 1 >= deaths_max:
+        _give_up_end(job, f"{command.text} {where}", deaths_max, decision)
+    # Neither fails the job: the crawl is about to end, or it goes on without feeds.
+    is_spared = bool(course.closing) == (process.role == "crawl")
+    if crawl is None or job.is_final or is_spared:
+        return
+    proven = [
+        one
+        for one in under_way
+        if crawl.frontier.would_prove(one.request, alone=command.alone)
+    ]
+    for one in proven:
+        decision.records.append(
+            r.RequestPoisoned(
+                job=job.id, request=one.request, url=one.url, text=command.text
+            )
+        )
+    failure: Outcome | None = None
+    if command.how == "failed" and not process.closed:
+        failure = _cannot_begin(state, process, command, deaths_max, decision)
+    elif proven:
+        failure = _poisoned(course, len(proven), command.text)
+    elif counted and not under_way:
+        failure = _died(state, process, command.text, deaths_max, decision)
+    if failure is None or course.cancelling:
+        return
+    if process.role == "export":
+        decision.fail_feeds(job, failure)
+    else:
+        reason = failure.failure
+        decision.close_job(state, job, reason, failure, but=process.number)
+
+
+def _give_up_end(job: Job, text: str, deaths_max: int, decision: Decision) -> None:
+    said = f"processes that were to end the job died {deaths_max} times, last: {text}"
+    decision.fail_end(job, Outcome(failure="end_error", text=said))
+
+
+def _end_failed(state: State, process: Process, command: m.Ended) -> bool:
+    """Whether the process was the last one of a job that ends, and died before that, or
+    did not come up for it."""
+    job, crawl = state.jobs[process.job], state.crawls.get(process.job)
+    course = job.begin()
+    is_due = course.has_once and course.closing and not course.concluded
+    if crawl is None or job.is_final or not is_due:
+        return False
+    if state.crawling(job.id) != [process]:
+        return False
+    if not process.closed:
+        return command.counted or command.how == "failed"
+    return not process.ending and process.number not in crawl.opened
+
+
+def _cannot_begin(
+    state: State,
+    process: Process,
+    command: m.Ended,
+    deaths_max: int,
+    decision: Decision,
+) -> Outcome | None:
+    failure = command.outcome
+    if failure is not None and goes_elsewhere(state, process, failure, deaths_max):
+        bar_unfit(state, process, failure.text, decision)
+        return None
+    return failure
+
+
+def _poisoned(course: Course, count: int, text: str) -> Outcome | None:
+    """Fail a job of which every page kills its process."""
+    streak = course.poisoned_streak + count
+    if streak < POISONED_IN_A_ROW_MAX:
+        return None
+    said = f"{streak} requests in a row killed their process, last: {text}"
+    return Outcome(failure="poisoned", text=said)
+
+
+def _died(
+    state: State, process: Process, text: str, deaths_max: int, decision: Decision
+) -> Outcome | None:
+    """Fail a job whose processes die without anything to show for it."""
+    course, crawl = state.jobs[process.job].begin(), state.crawls[process.job]
+    is_at_once = process.number not in crawl.opened
+    if is_at_once:
+        _count_at_once(state, process, text, decision)
+    deaths = (course.export_deaths if process.role == "export" else course.deaths) + 1
+    if deaths < deaths_max or (is_at_once and _untried(state, process)):
+        return None
+    said = f"its processes died {deaths} times, last: {text} on worker {process.worker}"
+    return Outcome(failure="died", text=said)
+
+
+def goes_elsewhere(
+    state: State, process: Process, failure: Outcome, deaths_max: int
+) -> bool:
+    """Whether a job that could not begin here runs on another worker, or may.
+
+    What fails on ``deaths_max`` workers is the job's own fault; to look for a folder
+    costs nothing.
+    """
+    if is_disproved(state, process):
+        return True
+    if failure.failure not in _MAY_HELP_ELSEWHERE or not _untried(state, process):
+        return False
+    barred = sum(process.job in one.barred for one in state.workers.values())
+    return failure.failure == "unknown_project" or barred + 1 < deaths_max
+
+
+def is_disproved(state: State, process: Process) -> bool:
+    """Whether others prove that the job can run, or are about to, so that it is no
+    fault of the job's that this process did not open."""
+    course, crawl = state.jobs[process.job].begin(), state.crawls[process.job]
+    if course.closing and course.opened_at is not None:
+        # It was one process too many: the job was open, and is about to end.
+        return True
+    others = [one for one in state.processes_of(process.job) if one is not process]
+    proof = crawl.opened.keys() | state.unknown
+    return any(
+        one.number in proof or (one.worker != process.worker and not one.closed)
+        for one in others
+    )
+
+
+def bar(
+    process: Process, why: str, decision: Decision, *, beside: bool = False
+) -> None:
+    """Let the process's worker get nothing more of its job; with ``beside`` only as
+    long as another process of it is there."""
+    decision.records.append(
+        r.WorkerBarred(name=process.worker, job=process.job, why=why, beside=beside)
+    )
+
+
+def bar_unfit(state: State, process: Process, why: str, decision: Decision) -> None:
+    """Bar the worker where a process did not open.
+
+    Where another one of the job is open it can run one, but not two of them: what a
+    pipeline opens may be for one process alone.
+    """
+    if state.jobs[process.job].begin().closing:
+        # There is nothing more to run.
+        return
+    crawl = state.crawls[process.job]
+    beside = any(
+        one.worker == process.worker and one.number in crawl.opened
+        for one in state.processes_of(process.job)
+    )
+    bar(process, why, decision, beside=beside)
+
+
+def _bar_if_unfit(
+    state: State, process: Process, command: m.Ended, decision: Decision
+) -> None:
+    draining = state.workers[process.worker].draining
+    if command.how == "other_code" or (command.how == "refused" and not draining):
+        bar(process, command.text, decision)
+
+
+def _count_at_once(
+    state: State, process: Process, text: str, decision: Decision
+) -> None:
+    """Count a death before the spider was open; the second one bars the worker, if
+    there is another one for the job."""
+    worker = state.workers[process.worker]
+    decision.records.append(r.WorkerFailed(name=worker.name, job=process.job))
+    count = worker.failed.get(process.job, 0) + 1
+    job = state.jobs[process.job]
+    if count >= AT_ONCE_MAX and any(_others(state, worker.name, job)):
+        why = f"its processes died there at once, {count} times: {text}"
+        bar(process, why, decision)
+
+
+def _untried(state: State, process: Process) -> bool:
+    """Whether a live worker is there that has not failed the job yet."""
+    job = state.jobs[process.job]
+    return any(job.id not in one.failed for one in _others(state, process.worker, job))
+
+
+def _others(state: State, but: str, job: Job) -> list[Worker]:
+    """Return the live workers that may take the job, but one."""
+    return [
+        one
+        for one in state.workers.values()
+        if one.name != but and one.session is not None and one.may_take(job.id)
+    ]

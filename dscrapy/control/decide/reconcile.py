@@ -1,0 +1,462 @@
+"""What a running job needs next: a leader, leases, an end.
+
+Looked at whenever something about the job has changed. Nothing is given out while a
+process of the job has not been told of since the master's start: it may hold leases
+that nobody else knows.
+"""
+
+import math
+
+import attrs
+
+from dscrapy.control import events as r
+from dscrapy.control.clock import Now
+from dscrapy.control.decide.conclusion import Conclusion
+from dscrapy.control.decision import Decision
+from dscrapy.control.state import closespider
+from dscrapy.control.state.closespider import Watch
+from dscrapy.control.state.crawls import Crawl
+from dscrapy.control.state.feed_exports import is_over
+from dscrapy.control.state.jobs import Job, Process
+from dscrapy.control.state.state import State
+from dscrapy.endings import came_to_end
+from dscrapy.frontier.politeness import at_once
+from dscrapy.messages import (
+    DIGEST_BYTES,
+    Finish,
+    ItemsEnd,
+    Lead,
+    Release,
+    Skip,
+    StartMay,
+)
+from dscrapy.model import (
+    JOB_PAUSES,
+    PROCESS_IDLES,
+    PROCESS_REASONS,
+    SLOT_NEEDED,
+    WORKER_DRAINS,
+    CloseLimits,
+    Outcome,
+)
+
+# Elements of start() that the leading process may commit ahead of the answers; the
+# crawl process holds no more than these.
+START_AHEAD = 200
+# Pending requests beyond which start() waits: whatever it gives, the frontier stays
+# of this size.
+START_PENDING_MAX = 10_000
+# Digests in one ``Skip``: some 500 KiB of JSON.
+SKIP_DIGESTS = 50_000
+# So much of a job's time may be forgotten by a kill of the master: it is journalled
+# that often, where it is limited.
+TIME_NOTED_S = 10.0
+# A process beside the first that has had no lease for so long gives its slot back.
+# Starting one costs about a second.
+PROCESS_IDLE_S = 10.0
+_NO_LIMITS = CloseLimits()
+
+
+@attrs.frozen
+class Running:
+    """Decides for one job; ``decision`` takes what is to be done."""
+
+    state: State
+    job: Job
+    crawl: Crawl
+    now: Now
+    decision: Decision
+
+    def follow_up(self) -> None:
+        """Decide all that the job's present state asks for."""
+        job = self.job
+        if job.is_final or self._waits_for_workers():
+            return
+        self._let_write(self.state.processes_of(job.id))
+        Conclusion(self.state, job, self.crawl, self.now, self.decision).follow_up()
+        if not job.is_crawling:
+            return
+        reason = closespider.reached(self._limits, self.crawl.counters)
+        if reason:
+            self.decision.close_job(self.state, job, reason)
+            return
+        processes = self.state.crawling(job.id)
+        if self._isolate(processes):
+            # Asked again once that is so.
+            return
+        self._narrow(processes)
+        for request, why in self.crawl.frontier.hopeless().items():
+            self._fail_request(request, why)
+        if self.decision.records:
+            # Asked again once that is so.
+            return
+        for process in processes:
+            if self._may_take(process):
+                self._grant(process)
+        self._lead()
+
+    def _narrow(self, processes: list[Process]) -> None:
+        """Stop the newest processes beyond the job's ceiling, which was lowered."""
+        stopping, leader = self.crawl.stopping, self.crawl.leader
+        staying = [one.number for one in processes if one.number not in stopping]
+        surplus = len(staying) - self.job.parallelism if self.job.parallelism else 0
+        for number in reversed(staying):
+            if surplus > 0 and number != leader:
+                self.decision.stop(
+                    self.state, self.state.processes[number], SLOT_NEEDED
+                )
+                surplus -= 1
+
+    def _waits_for_workers(self) -> bool:
+        unknown = self.state.unknown
+        return bool(unknown) and any(
+            process.number in unknown for process in self.state.crawling(self.job.id)
+        )
+
+    def _may_take(self, process: Process) -> bool:
+        worker = self.state.workers.get(process.worker)
+        return (
+            worker is not None
+            and worker.session is not None
+            and process.number in self.crawl.opened
+            and process.number not in self.crawl.stopping
+            and not process.is_through
+        )
+
+    def _grant(self, process: Process) -> None:
+        number = process.number
+        frontier = self.crawl.frontier
+        idles = not frontier.leased_by(number)
+        if idles != (number in self.crawl.idle_since):
+            since = self.now.run if idles else None
+            self.decision.records.append(
+                r.ProcessIdles(job=self.job.id, process=number, since=since)
+            )
+        count = frontier.room(number)
+        if count and frontier.pending_count:
+            # A lease ends its idleness again.
+            self.decision.records.append(
+                r.LeasesWanted(
+                    job=self.job.id, process=number, count=count, at=self.now.wall
+                )
+            )
+
+    def _isolate(self, processes: list[Process]) -> bool:
+        """Choose who has the suspects alone; who consumes ``start()`` is not alone."""
+        frontier = self.crawl.frontier
+        if not frontier.wants_isolator:
+            return False
+        for process in processes:
+            starts = process.number == self.crawl.leader and not self._is_started
+            is_free = not starts and not frontier.leased_by(process.number)
+            if is_free and self._may_take(process):
+                self.decision.records.append(
+                    r.ProcessIsolates(job=self.job.id, process=process.number)
+                )
+                return True
+        return False
+
+    @property
+    def _is_started(self) -> bool:
+        return self.job.begin().start_done
+
+    def _let_write(self, processes: list[Process]) -> None:
+        """Tell who writes feeds that all is committed, once it is."""
+        if not is_over(self.job, self.state.crawling):
+            return
+        course = self.job.begin()
+        for process in processes:
+            number = process.number
+            is_told = process.closed or number in self.crawl.told_end
+            if not self._may_write(process) or is_told:
+                continue
+            self.decision.records.append(
+                r.ItemsEndSent(job=self.job.id, process=number)
+            )
+            end = ItemsEnd(
+                job=self.job.id,
+                process=number,
+                items=course.items,
+                items_bytes=course.items_bytes,
+                tagged_bytes=course.tagged_bytes,
+            )
+            self.decision.tell(self.state, process, end)
+
+    def _may_write(self, process: Process) -> bool:
+        """Whether it may write what is left of the feeds when the crawl is over: one
+        that began while all was well does not know of NAME.failed."""
+        is_whole = not process.beside or came_to_end(self.job.begin().failure)
+        return process.role == "export" and is_whole
+
+    def writes_rest(self, process: Process) -> bool:
+        """Whether what is left of the feeds is its to write, and nobody's after it."""
+        return not process.beside or process.number in self.crawl.told_end
+
+    # ---- who leads --------------------------------------------------------------
+
+    def _lead(self) -> None:
+        crawl = self.crawl
+        if crawl.leader is None:
+            process = next(
+                (
+                    one
+                    for one in self.state.crawling(self.job.id)
+                    if self._may_take(one) and one.number != crawl.frontier.isolator
+                ),
+                None,
+            )
+            if process is None:
+                return
+            self._give_lead(process)
+        else:
+            process = self.state.processes[crawl.leader]
+            if not self._may_take(process):
+                return
+        self._let_start(process)
+        self._let_finish(process)
+
+    def _give_lead(self, process: Process) -> None:
+        job = self.job.id
+        course = self.job.begin()
+        if not course.start_done:
+            digests = b"".join(self.crawl.skip.elements())
+            step = SKIP_DIGESTS * DIGEST_BYTES
+            for part, at in enumerate(range(0, max(len(digests), 1), step)):
+                piece = digests[at : at + step]
+                skip = Skip(job=job, process=process.number, part=part, digests=piece)
+                self.decision.tell(self.state, process, skip)
+        lead = Lead(
+            job=job,
+            process=process.number,
+            start=not course.start_done,
+            opened=not course.opened,
+        )
+        self.decision.records.append(r.LeadGiven(job=job, process=process.number))
+        self.decision.tell(self.state, process, lead)
+
+    def _let_start(self, process: Process) -> None:
+        """Raise how far ``start()`` may go, as Scrapy's engine would take it.
+
+        While the leader's engine holds back, which only its process knows: as far as
+        ``START_AHEAD`` allows, raised in steps of half of that. Otherwise: as far as
+        what it gives can be started at once. Where all that is pending waits for hosts
+        of other processes, Scrapy's one engine, which has those requests in its slots,
+        would hold back.
+        """
+        crawl = self.crawl
+        frontier = crawl.frontier
+        if self.job.begin().start_done:
+            return
+        is_new = crawl.leader != process.number
+        told = (0, 0) if is_new else crawl.start_may
+        upto, upto_free = told
+        if frontier.pending_count < START_PENDING_MAX:
+            upto = process.starts + START_AHEAD
+        spare = frontier.spare_places()
+        # Where all places are taken one element may stand ready.
+        free = process.starts + (spare or 1)
+        # Also in steps: half of what the leader can have under way.
+        step = max(at_once(crawl.opened[process.number].window) // 2, 1)
+        if spare >= 0 and free - upto_free >= step:
+            upto_free = free
+        elif (
+            spare <= 0
+            and upto - upto_free >= START_AHEAD // 2
+            and frontier.waits_for_others(process.number)
+        ):
+            upto_free = upto
+        if upto - told[0] < START_AHEAD // 2 and upto_free == told[1]:
+            return
+        job = self.job.id
+        self.decision.records.append(
+            r.StartMayGiven(job=job, upto=upto, upto_free=upto_free)
+        )
+        may = StartMay(job=job, process=process.number, upto=upto, upto_free=upto_free)
+        self.decision.tell(self.state, process, may)
+
+    def _let_finish(self, process: Process) -> None:
+        crawl, course = self.crawl, self.job.begin()
+        number = course.finish + 1
+        is_told = crawl.leader == process.number and crawl.finish_sent == number
+        if is_told or not course.start_done or self._has_work():
+            return
+        self.decision.records.append(r.FinishSent(job=self.job.id, number=number))
+        finish = Finish(job=self.job.id, process=process.number, number=number)
+        self.decision.tell(self.state, process, finish)
+
+    def _has_work(self) -> bool:
+        frontier = self.crawl.frontier
+        return bool(frontier.pending_count or frontier.leased_count)
+
+    # ---- ends -------------------------------------------------------------------
+
+    @property
+    def _limits(self) -> CloseLimits:
+        opened = next(iter(self.crawl.opened.values()), None)
+        return _NO_LIMITS if opened is None else opened.limits
+
+    def close_by_itself(self, process: Process, reason: str) -> None:
+        """A process closes its spider, for a reason that may be the job's."""
+        job = self.job
+        if process.role == "export":
+            return
+        ours = process.number in self.crawl.stopping or not job.is_crawling
+        if ours or reason in PROCESS_REASONS:
+            return
+        if reason in ("finished", "start_error"):
+            # After a restart nobody leads yet, and only who did was told to finish.
+            is_leader = self.crawl.leader in (None, process.number)
+            # Unless work came up since it was told to finish, this is the end.
+            if is_leader and not self._has_work() and job.begin().start_done:
+                failure = job.begin().start_failure
+                self.decision.close_job(
+                    self.state, job, reason, failure, but=process.number
+                )
+            return
+        self.decision.close_job(self.state, job, reason, but=process.number)
+
+    def fail_by(self, process: Process, failure: Outcome) -> None:
+        """Close the job for a failure of this process that belongs to it, whatever it
+        closes for already."""
+        job = self.job
+        if job.is_final:
+            return
+        reason = failure.finish_reason
+        if not reason or reason in PROCESS_REASONS:
+            reason = failure.failure
+        self.decision.close_job(self.state, job, reason, failure, but=process.number)
+
+    # ---- what comes from outside ------------------------------------------------
+
+    def take_back(self, process: Process, said: Release) -> None:
+        """A process gives leases back, perhaps since it cannot read them."""
+        frontier = self.crawl.frontier
+        # A suspect goes out alone: no other process is tried for what is wrong twice.
+        lost = [
+            one for one in said.requests if said.unreadable and frontier.is_suspect(one)
+        ]
+        for request in lost:
+            self._fail_request(request, said.unreadable)
+        self.decision.records.append(
+            r.Released(
+                job=self.job.id,
+                process=process.number,
+                requests=tuple(one for one in said.requests if one not in lost),
+                at=self.now.wall,
+                unreadable=said.unreadable,
+            )
+        )
+
+    def _fail_request(self, request: int, why: str) -> None:
+        self.decision.records.append(
+            r.RequestFailed(job=self.job.id, request=request, text=why)
+        )
+
+    def resync(self, process: Process) -> None:
+        """Say again what a process may have missed while it was away."""
+        reason = self.stop_reason(process)
+        if reason and not process.closed:
+            self.decision.stop(self.state, process, reason)
+
+    def stop_reason(self, process: Process) -> str:
+        """Return why the process may not go on, empty if it may."""
+        job, course = self.job, self.job.begin()
+        if job.is_final or course.cancelling:
+            return "cancelled"
+        if job.paused:
+            return JOB_PAUSES
+        if course.closing and (course.feeds_done or not self._may_write(process)):
+            return course.closing
+        worker = self.state.workers.get(process.worker)
+        if worker is not None and worker.draining:
+            return WORKER_DRAINS
+        # What it was to stop for is not known any more, only that the job goes on.
+        return SLOT_NEEDED if process.number in self.crawl.stopping else ""
+
+    # ---- time -------------------------------------------------------------------
+
+    def wait_s(self) -> float:
+        """Return in how many seconds ``tick`` may have something to do."""
+        if not self.job.is_crawling:
+            return math.inf
+        waits = [
+            self.crawl.idle_since[process.number] + PROCESS_IDLE_S - self.now.run
+            for process in self._idle_ones()
+        ]
+        if self.crawl.runs_since is not None:
+            watch = self.job.begin().watch
+            noted_at = watch.ran_s + TIME_NOTED_S
+            look_at = min(watch.next_deadline(self._limits), noted_at)
+            waits.append(look_at - self._ran_s(watch))
+        return max(min(waits, default=math.inf), 0.0)
+
+    def _idle_ones(self) -> list[Process]:
+        """Return the processes that hold a slot for nothing."""
+        crawl = self.crawl
+        return [
+            self.state.processes[number]
+            for number in crawl.idle_since
+            if number != crawl.leader
+            and number not in crawl.stopping
+            and not crawl.frontier.leased_by(number)
+        ]
+
+    def tick(self) -> None:
+        """Stop what has idled for too long, close what has run for too long."""
+        if not self.job.is_crawling:
+            return
+        for process in self._idle_ones():
+            since = self.crawl.idle_since[process.number]
+            if self.now.run >= since + PROCESS_IDLE_S:
+                self.decision.stop(self.state, process, PROCESS_IDLES)
+        if self.crawl.runs_since is not None:
+            self._look_at_time()
+
+    def _look_at_time(self) -> None:
+        """Close the job when its time is up, or note how much of it is used."""
+        watch, items = self.job.begin().watch, self.crawl.counters.items
+        ran_s = self._ran_s(watch)
+        reason = watch.expired(self._limits, items, ran_s)
+        if reason:
+            self.decision.close_job(self.state, self.job, reason)
+            return
+        later = watch.at(self._limits, items, ran_s)
+        is_due = ran_s >= watch.ran_s + TIME_NOTED_S
+        if is_due or later.period_at != watch.period_at:
+            self._note_time(self.now.run)
+
+    def mind_time(self) -> None:
+        """Let the job's time run while a process of it is open, and stand else.
+
+        It is of the run clock: neither a master's stop nor a wall clock that jumps
+        counts, nor what processes do while there is no master.
+        """
+        limits, since = self._limits, self.crawl.runs_since
+        is_limited = bool(limits.timeout_s or limits.timeout_no_item_s)
+        runs = is_limited and self.job.is_crawling
+        if runs and since is None:
+            self._let_time_run(self.now.run)
+        elif not runs and since is not None:
+            self._note_time(None)
+
+    def _note_time(self, since: float | None) -> None:
+        course = self.job.begin()
+        ran_s = self._ran_s(course.watch)
+        watch = course.watch.at(self._limits, self.crawl.counters.items, ran_s)
+        self.decision.records.append(
+            r.JobRan(
+                job=self.job.id,
+                ran_s=watch.ran_s,
+                period_at=watch.period_at,
+                period_items=watch.period_items,
+            )
+        )
+        self._let_time_run(since)
+
+    def _let_time_run(self, since: float | None) -> None:
+        self.decision.records.append(r.TimeRuns(job=self.job.id, since=since))
+
+    def _ran_s(self, watch: Watch) -> float:
+        """Return how long the job has run by now."""
+        since = self.crawl.runs_since
+        return watch.ran_s + (0.0 if since is None else self.now.run - since)

@@ -1,0 +1,159 @@
+"""Which ended jobs go: those beyond what is to be kept, the oldest end first.
+
+A job that has not ended, or has a process left, is never among them. What goes is
+decided here and journalled job by job, so a replay needs none of these rules.
+"""
+
+from collections.abc import Collection
+from itertools import islice
+
+from dscrapy import messages as m
+from dscrapy.control import events as r
+from dscrapy.control.clock import Now
+from dscrapy.control.decision import Decision
+from dscrapy.control.state.jobs import Job
+from dscrapy.control.state.state import State
+from dscrapy.keep import Keep
+
+# Jobs that one decision removes: other work waits while their files go.
+REMOVED_MAX = 1000
+# By itself the master removes nothing that ended so recently: whoever waits for a job
+# fetches its items then, and a client that lost the answer to a submit repeats it.
+SPARED_S = 300.0
+
+
+def bytes_of(state: State, job: Job) -> int:
+    """Return the bytes of the job's files: items, bodies of requests, log."""
+    course, crawl = job.course, state.crawls.get(job.id)
+    total = state.log_bytes.get(job.id, 0)
+    if course is not None:
+        total += course.items_bytes + course.tagged_bytes
+    if crawl is not None:
+        total += crawl.frontier.body_bytes
+    return total
+
+
+def surplus(
+    state: State,
+    keep: Keep,
+    wall: float,
+    *,
+    names: Collection[str] = (),
+    spared_s: float = 0.0,
+) -> list[Job]:
+    """Return the jobs that are beyond ``keep``, the oldest end first.
+
+    Those of ``names`` do not count, and those that ended within ``spared_s`` stay.
+    """
+    ended = [state.jobs[identity] for identity in state.ended]
+    ended = [job for job in ended if job.is_over and job.name not in names]
+    count, total = len(ended), 0
+    if keep.bytes is not None:
+        total = sum(bytes_of(state, job) for job in ended)
+    found = []
+    for job in ended:
+        age_s = wall - job.ended_at
+        # A clock that was set back makes none of them young for ever.
+        if keep.is_beyond(age_s, count, total) and not 0 <= age_s < spared_s:
+            found.append(job)
+            count -= 1
+            total -= 0 if keep.bytes is None else bytes_of(state, job)
+    return found
+
+
+def prune_by_itself(
+    state: State, keep: Keep, names: Collection[str], now: Now
+) -> Decision:
+    """Remove what the master's own rules say, as far as one decision goes."""
+    decision = Decision()
+    if not keep.is_everything:
+        found = surplus(state, keep, now.wall, names=names, spared_s=SPARED_S)
+        _remove_all(state, found[:REMOVED_MAX], decision)
+    return decision
+
+
+def prune(
+    state: State, session: int, command: m.Prune, keep: Keep, now: Now
+) -> Decision:
+    """Answer a client that asks what is beyond its rules, or else the master's; unless
+    it only looks, remove it as far as one decision goes."""
+    decision = Decision()
+    asked = Keep(
+        jobs=command.keep_jobs, days=command.keep_days, bytes=command.keep_bytes
+    )
+    if asked.is_everything:
+        asked = keep
+    if asked.is_everything:
+        text = (
+            "nothing says what to keep: give --keep-jobs, --keep-days or --keep-bytes, "
+            "or set keep_jobs, keep_days or keep_bytes in [dscrapy.master]"
+        )
+        decision.refuse(session, command.call, "bad_rules", text)
+        return decision
+    found = surplus(state, asked, now.wall)
+    first = found[:REMOVED_MAX]
+    answer = m.Pruned(
+        call=command.call,
+        jobs=tuple(job.id for job in first),
+        bytes=sum(bytes_of(state, job) for job in first),
+        left=len(found) - len(first),
+        left_bytes=sum(
+            bytes_of(state, job) for job in islice(found, REMOVED_MAX, None)
+        ),
+    )
+    if not command.dry_run:
+        _remove_all(state, first, decision)
+    decision.send(session, answer)
+    return decision
+
+
+def remove(state: State, session: int, command: m.Remove, decision: Decision) -> None:
+    """Remove one ended job, or cancelled schedule, that is there.
+
+    One whose processes are on their way out goes, and is answered, once they are gone.
+    """
+    job = state.jobs.get(command.job)
+    if job is None:
+        schedule = state.schedules[command.job]
+        if not schedule.cancelled:
+            text = (
+                f"schedule {schedule.id} is active: `dscrapy cancel {schedule.id}` "
+                "ends it, then it can be removed"
+            )
+            decision.refuse(session, command.call, "bad_state", text)
+            return
+        decision.records.append(r.ScheduleRemoved(id=schedule.id))
+    elif not job.is_final:
+        text = (
+            f"job {job.id} is {job.state}, only ended jobs can be removed: "
+            f"`dscrapy cancel {job.id}` ends it"
+        )
+        decision.refuse(session, command.call, "bad_state", text)
+        return
+    elif job.has_processes:
+        decision.records.append(
+            r.RemovalAsked(session=session, call=command.call, job=job.id)
+        )
+        return
+    else:
+        decision.records.append(r.JobRemoved(job=job.id))
+    decision.send(session, m.Accepted(call=command.call, count=1))
+
+
+def remove_at_last(state: State, job: str) -> Decision:
+    """Remove a job of which that was asked for: its processes are gone now."""
+    decision = Decision(records=[r.JobRemoved(job=job)])
+    for session, call in state.removing[job]:
+        decision.send(session, m.Accepted(call=call, count=1))
+    return decision
+
+
+def _remove_all(state: State, jobs: list[Job], decision: Decision) -> None:
+    decision.records += [r.JobRemoved(job=job.id) for job in jobs]
+    # Of a cancelled schedule nothing is left when its last run is gone.
+    gone = {job.id for job in jobs}
+    decision.records += [
+        r.ScheduleRemoved(id=schedule.id)
+        for schedule in state.schedules.values()
+        if schedule.cancelled and schedule.job in gone
+    ]

@@ -1,0 +1,201 @@
+"""What a decision consists of, and the commands that come from the master itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import attrs
+
+from dscrapy.control import events as r
+from dscrapy.control.clock import Now
+from dscrapy.control.state.jobs import Job, Process
+from dscrapy.control.state.state import State
+from dscrapy.control.state.verdict import Verdict
+from dscrapy.endings import came_to_end
+from dscrapy.frontier.frontier import Granted
+from dscrapy.messages import Message, Refused, Stop, ToProcess
+from dscrapy.model import Outcome
+
+# Whose handling raises: "job", "worker" or "schedule", and its id or name.
+Culprit = tuple[Literal["job", "worker", "schedule"], str]
+
+
+class StepError(Exception):
+    """Deciding about one of many has raised, as ``__cause__`` says: a bug of ours."""
+
+    def __init__(self, culprit: Culprit) -> None:
+        super().__init__(" ".join(culprit))
+        self.culprit = culprit
+
+
+@contextmanager
+def deciding_on(
+    kind: Literal["job", "worker", "schedule"], name: str
+) -> Iterator[None]:
+    """Name whose handling raises, so that it can be left out and the others decided."""
+    try:
+        yield
+    except Exception as error:
+        raise StepError((kind, name)) from error
+
+
+@attrs.frozen
+class OnTick:
+    """A deadline may have passed. ``but`` are left out: looking at them raises."""
+
+    but: frozenset[Culprit] = frozenset()
+
+
+@attrs.frozen
+class OnClosed:
+    """The session's connection has ended."""
+
+
+@attrs.frozen
+class OnMissing:
+    """The bodies of these requests, leased to a process, are not in the job's file."""
+
+    job: str
+    requests: tuple[int, ...]
+
+
+@attrs.frozen
+class OnDamage:
+    """A file of which an export process has to read lacks bytes, as ``text`` says."""
+
+    job: str
+    process: int
+    text: str
+
+
+@attrs.frozen
+class OnMeasured:
+    """The logs of these ended jobs are of so many bytes."""
+
+    sizes: dict[str, int]
+
+
+@attrs.frozen
+class OnPrune:
+    """Ended jobs may be beyond what is to be kept."""
+
+
+OwnCommand = OnTick | OnClosed | OnMissing | OnDamage | OnMeasured | OnPrune
+
+
+@attrs.define(kw_only=True)
+class Decision:
+    """Records to apply in order; then messages to send and sessions to close.
+
+    ``shows`` are answers that show a job or schedule as it stands afterwards:
+    session, call and id. ``grants`` are leases to send to a session's process, once
+    their bodies are at hand. ``came`` are the sessions of workers that register by
+    these records, so that they can be told something at once.
+    """
+
+    records: list[r.Record | r.Volatile] = attrs.field(factory=list)
+    sends: list[tuple[int, Message]] = attrs.field(factory=list)
+    shows: list[tuple[int, int, str]] = attrs.field(factory=list)
+    closes: list[int] = attrs.field(factory=list)
+    grants: list[tuple[int, Process, Granted]] = attrs.field(factory=list)
+    came: dict[str, int] = attrs.field(factory=dict)
+
+    def send(self, session: int, message: Message) -> None:
+        """Let the message leave once the records are durable."""
+        self.sends.append((session, message))
+
+    def refuse(self, session: int, call: int, code: str, text: str) -> None:
+        """Answer a call with a refusal."""
+        self.sends.append((session, Refused(call=call, code=code, text=text)))
+
+    def tell(self, state: State, process: Process, message: ToProcess) -> None:
+        """Tell a process; one that cannot be reached is told when it is back."""
+        worker = state.workers.get(process.worker)
+        session = None if worker is None else worker.session
+        session = self.came.get(process.worker, session)
+        if session is not None:
+            self.send(session, message)
+
+    def stop(self, state: State, process: Process, reason: str) -> None:
+        """End a process gracefully; it takes no more leases."""
+        self.records.append(r.ProcessStops(job=process.job, process=process.number))
+        message = Stop(job=process.job, process=process.number, reason=reason)
+        self.tell(state, process, message)
+
+    def stop_all(
+        self,
+        state: State,
+        job: Job,
+        reason: str,
+        *,
+        but: int | None = None,
+        exports: bool = True,
+    ) -> None:
+        """End all processes of the job but ``but`` that do not end already; those
+        that write feeds only with ``exports``."""
+        crawl = state.crawls[job.id]
+        for process in state.processes_of(job.id):
+            is_ending = process.number in crawl.stopping or process.closed
+            if process.role == "export" and not exports:
+                continue
+            if not is_ending and process.number != but:
+                self.stop(state, process, reason)
+
+    def close_job(
+        self,
+        state: State,
+        job: Job,
+        reason: str,
+        failure: Outcome | None = None,
+        *,
+        but: int | None = None,
+    ) -> None:
+        """Let the spider close for this reason in all processes of the job.
+
+        Process ``but`` closes its own already. One that closes may say so more than
+        once, also with a ``failure`` that comes to light later.
+        """
+        opened = state.crawls[job.id].opened.values()
+        has_feeds = job.begin().has_feeds or any(one.has_feeds for one in opened)
+        self.records.append(
+            r.Closes(job=job.id, reason=reason, failure=failure, has_feeds=has_feeds)
+        )
+        # Whoever writes feeds now goes on with what is left of them.
+        goes_on = has_feeds and came_to_end(failure)
+        self.stop_all(state, job, reason, but=but, exports=not goes_on)
+
+    def fail_feeds(self, job: Job, failure: Outcome) -> None:
+        """The job's feeds cannot be written; its crawl is over already."""
+        self._fail_after_crawl(job, failure, "feeds")
+
+    def fail_end(self, job: Job, failure: Outcome) -> None:
+        """What is called once in a job cannot be called."""
+        self._fail_after_crawl(job, failure, "end")
+
+    def _fail_after_crawl(
+        self, job: Job, failure: Outcome, of: Literal["feeds", "end"]
+    ) -> None:
+        self.records.append(
+            r.Closes(
+                job=job.id,
+                reason=job.begin().closing,
+                failure=failure,
+                has_feeds=False,
+                of=of,
+            )
+        )
+
+    def end_job(self, job: Job, verdict: Verdict, now: Now) -> None:
+        """Bring the job to a final state."""
+        ending = verdict.ending
+        assert ending.state
+        self.records.append(
+            r.JobEnded(
+                job=job.id,
+                state=ending.state,
+                reason=verdict.reason,
+                traceback=verdict.traceback,
+                at=now.wall,
+                came_to_end=ending.came_to_end,
+            )
+        )

@@ -1,0 +1,45 @@
+"""The lines of items that a record holds, as a job's files take them."""
+
+import msgspec
+
+from dscrapy.control.events import PartStored, Published
+
+
+def line_of(item: msgspec.Raw) -> bytes:
+    """Return the item's line of ``items.jsonl``, without its end.
+
+    An item is a JSON object as it stands, or a JSON string that holds the line.
+    """
+    raw = bytes(item)
+    if raw.startswith(b'"'):
+        return msgspec.json.decode(raw, type=str).encode()
+    return raw
+
+
+def lines_of(items: tuple[msgspec.Raw, ...]) -> bytes:
+    """Return the items as lines, each with its end."""
+    return b"".join(line_of(item) + b"\n" for item in items)
+
+
+def tagged_lines_of(
+    items: tuple[msgspec.Raw, ...], tagged: tuple[msgspec.Raw, ...]
+) -> bytes:
+    """Return a line of tagged form for each item; ``null`` where it is the line."""
+    if tagged:
+        return b"".join(bytes(form) + b"\n" for form in tagged)
+    return b"null\n" * len(items)
+
+
+def texts_of(record: PartStored | Published) -> tuple[bytes, bytes]:
+    """Return what a record adds to the lines of items, and to their tagged forms."""
+    piece = record.piece
+    if piece is None:
+        lines = lines_of(record.items)
+        return lines, tagged_lines_of(record.items, record.tagged)
+    end = b"\n" if piece.end else b""
+    return piece.line + end, piece.tagged + end
+
+
+def items_in(record: PartStored | Published) -> int:
+    """Return how many items a record completes."""
+    return len(record.items) + (record.piece is not None and record.piece.end)

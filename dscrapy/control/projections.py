@@ -1,0 +1,223 @@
+"""What a record means for a job's files, as writes that may be done again.
+
+``items.jsonl`` (and ``tagged.jsonl`` beside it) are derived from the journal: parts
+of a commit go to spools, and the record that publishes them moves the spools to
+the job's files. ``requests.jsonl`` takes the bodies of all requests in turn, those
+of parts at once. Every write names the length at which it begins, which the state
+knows, so a replay does the same writes at the same places and a file that a crash
+left longer is cut first.
+
+Call ``writes_of`` before ``State.apply`` of the same record.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+
+import attrs
+
+from dscrapy.control import events as r
+from dscrapy.control.item_lines import items_in, texts_of
+from dscrapy.control.state.jobs import Spool, spool_key
+from dscrapy.control.state.state import State
+from dscrapy.frontier.frontier import payloads
+
+SPOOL_FOLDER = "spool"
+JOBS_FOLDER = "jobs"
+
+
+@attrs.frozen
+class Append:
+    """Write ``data`` at byte ``at`` of the file, which then ends there."""
+
+    name: str
+    at: int
+    data: bytes
+
+
+@attrs.frozen
+class Move:
+    """Write the first ``count`` bytes of ``spool`` at byte ``at`` of the file."""
+
+    name: str
+    at: int
+    spool: str
+    count: int
+
+
+@attrs.frozen
+class Discard:
+    """The file is not needed any more, once no replay can begin before this; unless
+    it is written to again."""
+
+    name: str
+
+
+@attrs.frozen
+class Clear:
+    """The folder of a job that was removed goes, at once: a replay that writes into it
+    comes to this, too."""
+
+    name: str
+
+
+Write = Append | Move | Discard | Clear
+
+
+def coalesced(writes: list[Write]) -> list[Write]:
+    """Return the same writes with those that continue each other made one."""
+    result: list[Write] = []
+    # Appends that may still be continued, by file: their place in the result.
+    open_ones: dict[str, int] = {}
+    pieces: dict[int, list[bytes]] = {}
+    ends: dict[str, int] = {}
+    for write in writes:
+        if not isinstance(write, Append):
+            # A move reads its spool as it is now.
+            open_ones.clear()
+            result.append(write)
+            continue
+        place = open_ones.get(write.name)
+        if place is not None and ends[write.name] == write.at:
+            pieces[place].append(write.data)
+            ends[write.name] += len(write.data)
+            continue
+        open_ones[write.name] = len(result)
+        pieces[len(result)] = [write.data]
+        ends[write.name] = write.at + len(write.data)
+        result.append(write)
+    for place, parts in pieces.items():
+        write = result[place]
+        assert isinstance(write, Append)
+        result[place] = Append(write.name, write.at, b"".join(parts))
+    return result
+
+
+def folder_name(job: str) -> str:
+    """Return the name of the folder of all the job's files."""
+    return f"{JOBS_FOLDER}/{job}"
+
+
+def items_name(job: str) -> str:
+    """Return the name of the job's items file in the state folder."""
+    return f"{JOBS_FOLDER}/{job}/items.jsonl"
+
+
+def tagged_name(job: str) -> str:
+    """Return the name of the job's file of tagged forms."""
+    return f"{JOBS_FOLDER}/{job}/tagged.jsonl"
+
+
+def log_name(job: str) -> str:
+    """Return the name of the job's log, which is not derived."""
+    return f"{JOBS_FOLDER}/{job}/log.txt"
+
+
+def requests_name(job: str) -> str:
+    """Return the name of the job's file of bodies of requests."""
+    return f"{JOBS_FOLDER}/{job}/requests.jsonl"
+
+
+def spool_names(process: int, key: str) -> tuple[str, str]:
+    """Return the spools of a process's commit: lines and tagged forms."""
+    return (
+        f"{SPOOL_FOLDER}/{process}-{key}.items.jsonl",
+        f"{SPOOL_FOLDER}/{process}-{key}.tagged.jsonl",
+    )
+
+
+def process_of_spool(name: str) -> int | None:
+    """Return the number of the process whose spool has this file name."""
+    number = name.split("-", 1)[0]
+    return int(number) if number.isdecimal() else None
+
+
+def known_lengths(state: State) -> Iterator[tuple[str, int]]:
+    """Yield the files that hold something, with their lengths as of this state.
+
+    Those of jobs that have not ended come first, then the latest jobs'.
+    """
+    unfinished = (job for job in state.order if not job.is_final)
+    finished = (job for job in reversed(state.order) if job.is_final)
+    for job in chain(unfinished, finished):
+        course = job.course
+        if course is None:
+            continue
+        if course.items_bytes:
+            yield items_name(job.id), course.items_bytes
+        if course.tagged_bytes:
+            yield tagged_name(job.id), course.tagged_bytes
+        crawl = state.crawls.get(job.id)
+        if crawl is not None and job.status != "succeeded":
+            yield requests_name(job.id), crawl.frontier.body_bytes
+
+
+def writes_of(state: State, record: r.Record | r.Volatile) -> list[Write]:
+    """Return the writes that ``record`` leads to in the state as it still is."""
+    match record:
+        case r.PartStored():
+            return [*_store(state, record), *_bodies(state, record)]
+        case r.Published():
+            return [*_publish(state, record), *_bodies(state, record)]
+        case r.JobAgain(fresh=True):
+            names = (items_name, tagged_name, requests_name)
+            return [Append(name(record.job), 0, b"") for name in names]
+        case r.ProcessEnded():
+            process = state.processes[record.process]
+            return [
+                Discard(spool)
+                for key in process.spools
+                for spool in spool_names(record.process, key)
+            ]
+        case r.JobEnded(state="succeeded") if record.job in state.crawls:
+            return [Discard(requests_name(record.job))]
+        case r.JobRemoved():
+            return [Clear(folder_name(record.job))]
+        case _:
+            return []
+
+
+def _bodies(state: State, record: r.PartStored | r.Published) -> list[Write]:
+    found = payloads(record.children)
+    if not found:
+        return []
+    at = state.crawls[record.job].frontier.body_bytes
+    data = b"".join(bytes(one) + b"\n" for one in found)
+    return [Append(requests_name(record.job), at, data)]
+
+
+def _spool_of(state: State, record: r.PartStored | r.Published) -> Spool:
+    process = state.processes.get(record.process)
+    key = spool_key(record.request, record.unit)
+    return Spool() if process is None else process.spools.get(key, Spool())
+
+
+def _store(state: State, record: r.PartStored) -> list[Write]:
+    spool = _spool_of(state, record)
+    key = spool_key(record.request, record.unit)
+    items, tagged = spool_names(record.process, key)
+    lines, forms = texts_of(record)
+    return [
+        Append(items, spool.items_bytes, lines),
+        Append(tagged, spool.tagged_bytes, forms),
+    ]
+
+
+def _publish(state: State, record: r.Published) -> list[Write]:
+    course = state.jobs[record.job].course
+    assert course is not None
+    spool = _spool_of(state, record)
+    if not spool.items and not items_in(record) and record.kind != "closed":
+        return []
+    spools = spool_names(record.process, spool_key(record.request, record.unit))
+    names = (items_name(record.job), tagged_name(record.job))
+    starts = (course.items_bytes, course.tagged_bytes)
+    spooled = (spool.items_bytes, spool.tagged_bytes)
+    writes: list[Write] = []
+    for name, start, source, count, data in zip(
+        names, starts, spools, spooled, texts_of(record), strict=True
+    ):
+        if count:
+            writes += [Move(name, start, source, count), Discard(source)]
+        # Also when there is nothing to write: a job that ran has its files.
+        writes.append(Append(name, start + count, data))
+    return writes

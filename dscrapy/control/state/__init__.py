@@ -1,0 +1,1 @@
+"""What the master remembers, and how events change it."""

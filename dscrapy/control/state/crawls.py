@@ -1,0 +1,276 @@
+"""A job's crawl under way: its frontier, its stats, who leads, what is stored in parts.
+
+``Course`` counts what a job has been through; this is what it works with, and it goes
+away when the job has succeeded. Who leads, who is open, who stops is volatile.
+"""
+
+from collections import Counter
+
+import attrs
+import msgspec
+
+from dscrapy.control import events as r
+from dscrapy.control.item_lines import items_in, texts_of
+from dscrapy.control.state.closespider import Counters
+from dscrapy.control.state.feed_totals import note_written
+from dscrapy.control.state.job_stats import POISONED_KEY, UNREADABLE_KEY, Totals
+from dscrapy.control.state.jobs import Course, Process, Spool, spool_key
+from dscrapy.frontier.frontier import Frontier, FrontierSnapshot, Stored
+from dscrapy.frontier.quarantine import Poisoned
+from dscrapy.messages import DIGEST_BYTES, Held, Opened
+from dscrapy.model import Stats
+
+
+class CrawlSnapshot(msgspec.Struct, kw_only=True):
+    """A crawl's lasting part; ``stored`` by process and ``spool_key``."""
+
+    frontier: FrontierSnapshot
+    totals: Stats
+    skip: bytes
+    stored: dict[str, dict[str, list[Stored]]]
+
+
+@attrs.define(kw_only=True)
+class Crawl:
+    """See the module. ``skip`` counts the digests of committed elements of
+    ``start()`` until it is exhausted."""
+
+    frontier: Frontier = attrs.field(factory=Frontier)
+    totals: Totals = attrs.field(factory=Totals)
+    skip: Counter[bytes] = attrs.field(factory=Counter)
+    stored: dict[int, dict[str, list[Stored]]] = attrs.field(factory=dict)
+    # volatile
+    leader: int | None = None
+    opened: dict[int, Opened] = attrs.field(factory=dict)
+    stopping: set[int] = attrs.field(factory=set)
+    dismissed: set[int] = attrs.field(factory=set)
+    told_end: set[int] = attrs.field(factory=set)
+    ordered: set[int] = attrs.field(factory=set)
+    idle_since: dict[int, float] = attrs.field(factory=dict)
+    # ``StartMay`` as the leader was told: upto, upto_free.
+    start_may: tuple[int, int] = (0, 0)
+    finish_sent: int = 0
+    counters: Counters = attrs.field(factory=Counters)
+    # Since when the job's time runs, beyond what its ``Watch`` knows; None: it stands.
+    runs_since: float | None = None
+
+    @classmethod
+    def begun_at(cls, request: int) -> "Crawl":
+        """Return a crawl whose requests are numbered from ``request``."""
+        return cls(frontier=Frontier(next_request=request))
+
+    def store(self, record: r.PartStored, process: Process) -> None:
+        """Keep a part, without effect yet."""
+        key = spool_key(record.request, record.unit)
+        spool = process.spools.setdefault(key, Spool())
+        assert spool.parts == record.part
+        spool.parts += 1
+        lines, forms = texts_of(record)
+        spool.items += items_in(record)
+        spool.items_bytes += len(lines)
+        spool.tagged_bytes += len(forms)
+        spool.is_open = record.piece is not None and not record.piece.end
+        spool.filtered += record.filtered
+        stored = self.frontier.store(record.children, record.seen)
+        self.stored.setdefault(process.number, {}).setdefault(key, []).append(stored)
+
+    def publish(
+        self, record: r.Published, course: Course, process: Process | None
+    ) -> None:
+        """Let a commit have effect: its parts and the record's own."""
+        key = spool_key(record.request, record.unit)
+        spool, parts = Spool(), list[Stored]()
+        if process is not None:
+            spool = process.spools.pop(key, spool)
+            parts = self.stored.get(process.number, {}).pop(key, parts)
+            if record.unit:
+                process.add_unit(record.unit)
+        filtered = spool.filtered + record.filtered
+        before = self.frontier.next_request
+        parts.append(self.frontier.store(record.children, record.seen))
+        if process is not None:
+            kinds = {kind for part in parts for kind in part.kinds if kind}
+            self.frontier.wrote(process.number, kinds)
+        filtered += self.frontier.add_all(parts)
+        self._merge(record.stats)
+        self._count(self.frontier.next_request - before, filtered, record.request)
+        lines, forms = texts_of(record)
+        course.items += spool.items + items_in(record)
+        course.items_bytes += spool.items_bytes + len(lines)
+        course.tagged_bytes += spool.tagged_bytes + len(forms)
+        # What a project removes from its stats has been there all the same.
+        pages = self.totals.count("response_received_count")
+        course.pages = max(course.pages, pages)
+        course.errors = max(course.errors or 0, self.totals.errors)
+        if record.request:
+            is_open = self.frontier.done(record.request)
+            assert is_open
+        self._note_unit(record, course, process)
+
+    def _count(self, added: int, filtered: int, request: int) -> None:
+        """Count what Scrapy's own scheduler and dupefilter would have counted."""
+        if added:
+            self.totals.inc("scheduler/enqueued", added)
+        if filtered:
+            self.totals.inc("dupefilter/filtered", filtered)
+        if request:
+            self.totals.inc("scheduler/dequeued", 1)
+
+    def _merge(self, delta: Stats) -> None:
+        before = _counted(self.totals)
+        self.totals.merge(delta)
+        after = _counted(self.totals)
+        items, pages, errors = (
+            max(new - old, 0) for new, old in zip(after, before, strict=True)
+        )
+        self.counters.count(items=items, pages=pages, errors=errors)
+
+    def _note_unit(
+        self, record: r.Published, course: Course, process: Process | None
+    ) -> None:
+        if process is not None and process.role == "export":
+            _note_export(record, course, process)
+            return
+        course.deaths = 0
+        match record.kind:
+            case "page":
+                course.poisoned_streak = 0
+            case "start":
+                self.skip[record.digest] += 1
+                if process is not None:
+                    process.starts += 1
+            case "started":
+                course.start_done = True
+                course.start_failure = record.end
+                if record.end is None:
+                    self.skip.clear()
+            case "opened":
+                course.opened = True
+            case "idle":
+                course.finish = record.finish
+            case "ending" if process is not None:
+                process.ending = True
+            case "closed" if process is not None:
+                process.closed = True
+                course.concluded |= process.concludes
+
+    def set_aside(self, record: r.RequestPoisoned, course: Course) -> None:
+        """Let a request be poisoned."""
+        poisoned = Poisoned(url=record.url, text=record.text)
+        self.frontier.set_aside(record.request, poisoned)
+        self.totals.inc(POISONED_KEY, 1)
+        course.poisoned_streak += 1
+        course.errors = self.totals.errors
+
+    def fail(self, record: r.RequestFailed, course: Course) -> None:
+        """Let a request be done that nobody could read."""
+        is_open = self.frontier.done(record.request)
+        assert is_open
+        self.totals.inc("scheduler/dequeued", 1)
+        self.totals.inc(UNREADABLE_KEY, 1)
+        course.errors = self.totals.errors
+
+    def stop(self, process: int) -> None:
+        """Let a process take no more leases: it was told to stop, or closes."""
+        self.stopping.add(process)
+        self.frontier.close_process(process)
+
+    def know(self, held: Held, at: float) -> None:
+        """Take over what a worker says of its process; all else was forgotten."""
+        if held.opened is not None:
+            self.opened[held.process] = held.opened
+            self.frontier.open_process(held.process, held.opened)
+        self.dismissed.discard(held.process)
+        self.told_end.discard(held.process)
+        self.ordered.discard(held.process)
+        self.frontier.hold(held.process, held.requests, at)
+        if held.closing:
+            self.stop(held.process)
+        if held.leads and self.leader is None:
+            self.leader = held.process
+        elif not held.leads and self.leader == held.process:
+            # It was never told.
+            self.leader = None
+        if self.leader in (None, held.process):
+            # Whether these had arrived is not known.
+            self.start_may, self.finish_sent = (0, 0), 0
+
+    def take_back(self, record: r.Released) -> None:
+        """Let leases be pending again, for others if the process cannot read them."""
+        process, requests, why = record.process, record.requests, record.unreadable
+        if why:
+            self.frontier.refuse(process, requests, why, record.at)
+        else:
+            self.frontier.release(process, requests, record.at)
+
+    def note_idle(self, process: int, since: float | None) -> None:
+        """Note since when a process has had no lease; None: it has one."""
+        if since is None:
+            self.idle_since.pop(process, None)
+        else:
+            self.idle_since[process] = since
+
+    def forget_process(self, process: Process, now: float) -> None:
+        """Take back what a process had: leases, the lead, parts without effect."""
+        number = process.number
+        self.frontier.end_process(number, now)
+        self.stored.pop(number, None)
+        self.opened.pop(number, None)
+        self.stopping.discard(number)
+        self.dismissed.discard(number)
+        self.told_end.discard(number)
+        self.ordered.discard(number)
+        self.idle_since.pop(number, None)
+        if self.leader == number:
+            self.leader = None
+            self.start_may, self.finish_sent = (0, 0), 0
+
+    def snapshot(self) -> CrawlSnapshot:
+        """Return what survives a restart."""
+        return CrawlSnapshot(
+            frontier=self.frontier.encode(),
+            totals=self.totals.encode(),
+            skip=b"".join(self.skip.elements()),
+            stored={str(number): parts for number, parts in self.stored.items()},
+        )
+
+    @classmethod
+    def restore(cls, snapshot: CrawlSnapshot) -> "Crawl":
+        """Return the crawl of a snapshot."""
+        skip = snapshot.skip
+        digests = (
+            skip[at : at + DIGEST_BYTES] for at in range(0, len(skip), DIGEST_BYTES)
+        )
+        totals = Totals.decode(snapshot.totals)
+        items, pages, errors = _counted(totals)
+        return cls(
+            frontier=Frontier.decode(snapshot.frontier),
+            totals=totals,
+            counters=Counters(items=items, pages=pages, errors=errors),
+            skip=Counter(digests),
+            stored={int(process): keys for process, keys in snapshot.stored.items()},
+        )
+
+
+def _note_export(record: r.Published, course: Course, process: Process) -> None:
+    """Take what an export process has delivered, or its end."""
+    if record.batches:
+        course.batches = record.batches
+    note_written(record, course, process.worker)
+    if record.delivered:
+        feeds = course.feeds or {}
+        course.feeds = {
+            name: feeds[name] for name in feeds if name not in record.delivered
+        }
+    if record.kind == "batch":
+        course.export_deaths = 0
+    process.closed |= record.kind == "closed"
+
+
+def _counted(totals: Totals) -> tuple[int, int, int]:
+    """Return the items, pages and errors that ``CLOSESPIDER_*`` count."""
+    return (
+        totals.count("item_scraped_count"),
+        totals.count("response_received_count"),
+        totals.count("spider_exceptions/count"),
+    )

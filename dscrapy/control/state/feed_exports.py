@@ -1,0 +1,67 @@
+"""When a job needs a process that writes its feeds.
+
+That is when its crawl is over, and before that when as much is committed as fills a
+batch of one of its feeds (``batch_item_count``). A process that is there when the crawl
+ends writes the rest, too.
+"""
+
+from collections.abc import Callable
+
+from dscrapy.control.state.crawls import Crawl
+from dscrapy.control.state.jobs import Course, Job, Process
+from dscrapy.control.state.verdict import verdict_of, wants_export
+from dscrapy.model import FEEDS_WRITTEN, PROCESS_REASONS, Outcome
+
+# Deaths of a job's export processes since the last batch that one of them delivered;
+# then batches wait for the end of the crawl, where such a death is the job's failure.
+BESIDE_DEATHS_MAX = 3
+
+
+def is_over(job: Job, crawling: Callable[[str], list[Process]]) -> bool:
+    """Whether the job's crawl is over and its feeds are to be written.
+
+    ``crawling`` gives the processes of a job that crawl.
+    """
+    course = job.course
+    if course is None or job.is_final or course.cancelling or course.role != "export":
+        return False
+    # What is set aside makes no difference to the files.
+    verdict = verdict_of(course, {})
+    if verdict is None or not wants_export(course, verdict.ending):
+        return False
+    processes = crawling(job.id)
+    # A process that waits for the feeds is to go, also from a job that is paused.
+    if job.paused and not processes:
+        return False
+    return all(process.is_through for process in processes)
+
+
+def is_export_due(
+    job: Job, crawl: Crawl | None, crawling: Callable[[str], list[Process]]
+) -> bool:
+    """Whether a process that writes feeds is to be started."""
+    if job.exports or crawl is None:
+        return False
+    return is_over(job, crawling) or _is_batch_due(job, crawl)
+
+
+def _is_batch_due(job: Job, crawl: Crawl) -> bool:
+    course = job.course
+    if course is None or not job.is_crawling:
+        return False
+    opened = next(iter(crawl.opened.values()), None)
+    if opened is None or not opened.batch_items:
+        return False
+    if course.export_deaths >= BESIDE_DEATHS_MAX:
+        return False
+    first = opened.batch_items
+    return course.items >= min((one.full_at for one in course.batches), default=first)
+
+
+def note_end(course: Course, end: Outcome) -> None:
+    """Take the end that an export process tells."""
+    if course.closing:
+        course.feeds_done |= not end.failure and end.finish_reason == FEEDS_WRITTEN
+    elif end.failure or end.finish_reason not in PROCESS_REASONS:
+        # It cannot write them now, so it is not tried again before the end.
+        course.export_deaths = BESIDE_DEATHS_MAX

@@ -1,0 +1,344 @@
+"""What the master remembers of jobs, processes and schedules.
+
+Jobs that have not begun are many, so a job keeps only what it needs to be found and
+assigned; the rest (``Course``, and a ``Crawl`` beside it) is made when its first
+process starts. What stands here survives a restart; a crawl's volatile part does not.
+"""
+
+from bisect import bisect_left, insort
+from typing import Literal
+
+import attrs
+
+from dscrapy.control.events import Closes
+from dscrapy.control.state.closespider import Watch
+from dscrapy.endings import came_to_end
+from dscrapy.messages import UNITS_AHEAD_MAX, Batch
+from dscrapy.model import FINAL_STATES, FeedFiles, JobSpec, JobState, Outcome
+
+Status = Literal["ready", "running", "succeeded", "failed", "cancelled"]
+Role = Literal["crawl", "export"]
+
+
+@attrs.define(kw_only=True)
+class Course:
+    """What a job has been through since it first started or was changed.
+
+    ``next_request`` is where its frontier begins to number, so that no number is used
+    twice. ``deaths`` counts those since the last commit that no request is blamed for,
+    ``poisoned_streak`` requests set aside since the last page. ``items_bytes`` and
+    ``tagged_bytes`` are the lengths of the job's derived files. ``start_done``:
+    ``start()`` is exhausted, or raised ``start_failure``. ``opened``: what
+    ``spider_opened`` asked for is there. ``finish`` numbers the last idle unit.
+    ``closing`` is the first finish reason once the spider closes in all processes,
+    ``failure`` the first failure that belongs to the job, which may come later.
+    ``own_lines``: see ``messages.Opened``.
+    ``has_feeds``: the project asks for FEEDS; ``feeds`` are their lengths before the
+    job wrote to them, ``batches`` what those have come to that have some, ``written``
+    what stands in files of them,
+    ``export_deaths`` counts deaths of processes that write feeds, since the last batch
+    that one of them delivered; ``feeds_done`` when they need not be written (any more),
+    ``feeds_failure`` if they could not be. ``has_once``: the project has what is called
+    once in a job; ``conclusions`` counts processes told to do that, ``end_failures``
+    those that died of it; ``concluded`` when one has done it, ``end_failure`` gives up.
+    ``came_to_end``: see ``endings``. ``stats`` is a JSON object by operation, final;
+    ``errors`` follows from it as it grows, and is None only in a snapshot of a master
+    that did not count them. ``watch`` says for how long it has run.
+    """
+
+    processes_count: int = 0
+    next_request: int = 1
+    deaths: int = 0
+    poisoned_streak: int = 0
+    digest: str = ""
+    items: int = 0
+    items_bytes: int = 0
+    tagged_bytes: int = 0
+    pages: int = 0
+    errors: int | None = None
+    start_done: bool = False
+    start_failure: Outcome | None = None
+    opened: bool = False
+    finish: int = 0
+    cancelling: bool = False
+    closing: str = ""
+    failure: Outcome | None = None
+    has_feeds: bool = False
+    own_lines: bool = False
+    feeds: dict[str, int] | None = None
+    batches: tuple[Batch, ...] = ()
+    written: tuple[FeedFiles, ...] = ()
+    export_deaths: int = 0
+    feeds_done: bool = True
+    feeds_failure: Outcome | None = None
+    has_once: bool = False
+    conclusions: int = 0
+    concluded: bool = False
+    end_failures: int = 0
+    end_failure: Outcome | None = None
+    came_to_end: bool = False
+    reason: str = ""
+    traceback: str = ""
+    stats: bytes = b"{}"
+    worker: str = ""
+    started_at: float | None = None
+    opened_at: float | None = None
+    finished_at: float | None = None
+    watch: Watch = attrs.field(factory=Watch)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Lengths of the files that people and export processes read."""
+        return {"items": self.items_bytes, "tagged": self.tagged_bytes}
+
+    def close(self, record: Closes) -> None:
+        """Let the job close, or take what comes to light while it does."""
+        if not self.closing:
+            self.closing = record.reason
+            self.export_deaths = 0
+        if record.of == "feeds":
+            self.feeds_failure = record.failure
+            self.feeds_done = True
+            return
+        if record.of == "end":
+            self.end_failure = record.failure
+            return
+        self.failure = self.failure or record.failure
+        if record.has_feeds:
+            self.has_feeds = True
+            self.feeds_done = False
+
+    @property
+    def wants_another(self) -> bool:
+        """Whether a process is to be started only to end the job, if none is left."""
+        is_due = self.closing and self.role == "crawl" and not self.cancelling
+        is_done = self.concluded or self.end_failure is not None
+        return bool(is_due and self.has_once and not is_done) and came_to_end(
+            self.failure
+        )
+
+    def begin_again(self, reason: str) -> None:
+        """Forget how the job ended; ``reason`` says why it goes on."""
+        if self.start_failure is not None:
+            self.start_done = False
+            self.start_failure = None
+        self.cancelling = False
+        self.poisoned_streak = 0
+        self.closing = ""
+        self.failure = None
+        self.feeds_done = True
+        self.feeds_failure = self.end_failure = None
+        self.concluded = False
+        self.conclusions = self.end_failures = 0
+        self.came_to_end = False
+        self.deaths = self.export_deaths = 0
+        self.reason = reason
+        self.traceback = ""
+        self.finished_at = None
+
+    @property
+    def role(self) -> Role:
+        """What the job's next process is for, apart from exports beside its crawl."""
+        return "export" if self.closing and not self.feeds_done else "crawl"
+
+
+@attrs.define(kw_only=True)
+class Job:
+    """A job; ``spec`` is its ``JobSpec`` as JSON, decoded only when needed.
+
+    ``processes`` counts its crawl processes that are not known to be gone, ``exports``
+    those that write its feeds. ``paused_at`` is 0 where that is not known.
+    """
+
+    number: int
+    id: str
+    spec: bytes
+    project: str
+    spider: str
+    name: str
+    priority: int
+    parallelism: int
+    retries_left: int
+    submitted_at: float
+    schedule: str | None = None
+    status: Status = "ready"
+    paused: bool = False
+    paused_at: float = 0.0
+    processes: int = 0
+    exports: int = 0
+    course: Course | None = None
+
+    @property
+    def state(self) -> JobState:
+        """What people see: a paused job that has not ended is ``paused``."""
+        if self.paused and not self.is_final:
+            return "paused"
+        return self.status
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL_STATES
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether any process of it, whatever its role, is not known to be gone."""
+        return bool(self.processes or self.exports)
+
+    @property
+    def is_assignable(self) -> bool:
+        """Whether a first crawl process may be given to a worker now."""
+        if self.is_final or self.paused or self.processes:
+            return False
+        course = self.course
+        is_ending = course is not None and (course.closing or course.cancelling)
+        return not is_ending or (course is not None and course.wants_another)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended and all its processes are known to be gone."""
+        return self.is_final and not self.has_processes
+
+    @property
+    def ended_at(self) -> float:
+        """When it ended, 0 while it has not."""
+        return (self.course and self.course.finished_at) or 0.0
+
+    def count_process(self, role: Role, by: int) -> None:
+        """Count one process more or less (``by`` is 1 or -1)."""
+        if role == "export":
+            self.exports += by
+        else:
+            self.processes += by
+
+    @property
+    def is_crawling(self) -> bool:
+        """Whether its processes may be given leases."""
+        return (
+            self.status == "running"
+            and not self.paused
+            and self.course is not None
+            and not self.course.cancelling
+            and not self.course.closing
+        )
+
+    def begin(self) -> Course:
+        """Return the job's course, which begins with the first call."""
+        if self.course is None:
+            self.course = Course(errors=0)
+        return self.course
+
+
+@attrs.define(kw_only=True)
+class Spool:
+    """Stored parts of one commit: so many, holding these whole items and bytes of
+    lines and of tagged forms. ``is_open``: the last of these are a piece of an item."""
+
+    parts: int = 0
+    items: int = 0
+    items_bytes: int = 0
+    tagged_bytes: int = 0
+    filtered: int = 0
+    is_open: bool = False
+
+
+@attrs.define(kw_only=True)
+class Process:
+    """A process that the master counts on.
+
+    All units up to ``units`` are settled, and those of ``units_beyond``, which rise;
+    of these there are at most ``UNITS_AHEAD_MAX``. ``starts``
+    of them were elements of ``start()``. ``spools`` holds commits of which parts are
+    stored, by ``spool_key``. ``ending``: it has committed all but what comes of
+    closing, and waits for an order; ``concludes``: it was told to end the job.
+    ``closed``: it has committed its last. ``instance`` is that of the worker which has
+    it, empty where an older master started it. ``beside``: it writes feeds, and was
+    started before the crawl was over.
+    """
+
+    number: int
+    job: str
+    worker: str
+    instance: str = ""
+    role: Role = "crawl"
+    beside: bool = False
+    units: int = 0
+    units_beyond: list[int] = attrs.field(factory=list)
+    starts: int = 0
+    ending: bool = False
+    concludes: bool = False
+    closed: bool = False
+    spools: dict[str, Spool] = attrs.field(factory=dict)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether all that its crawl gave is committed."""
+        return self.ending or self.closed
+
+    def has_unit(self, unit: int) -> bool:
+        """Whether this unit has effect already."""
+        at = bisect_left(self.units_beyond, unit)
+        return unit <= self.units or self.units_beyond[at : at + 1] == [unit]
+
+    def add_unit(self, unit: int) -> None:
+        """Let the unit be one that has effect; one sent in parts may be overtaken."""
+        beyond = self.units_beyond
+        insort(beyond, unit)
+        if len(beyond) > UNITS_AHEAD_MAX:
+            # So many have come since: one without effect is not under way any more.
+            self.units = beyond[0] - 1
+        passed = 0
+        while passed < len(beyond) and beyond[passed] == self.units + 1:
+            self.units += 1
+            passed += 1
+        del beyond[:passed]
+
+    @property
+    def last_unit(self) -> int:
+        """The highest unit that has effect."""
+        return self.units_beyond[-1] if self.units_beyond else self.units
+
+
+def spool_key(request: int, unit: int) -> str:
+    """Return what names a commit of a process: of a request or of a unit."""
+    return f"r{request}" if request else f"u{unit}"
+
+
+@attrs.define(kw_only=True)
+class Schedule:
+    """Makes a job every ``every_s`` seconds, never two at a time.
+
+    Runs that were due while it was ``paused`` collapse into one, when it is resumed.
+    """
+
+    id: str
+    spec: bytes
+    every_s: float
+    next_at: float
+    runs: int = 0
+    job: str | None = None
+    cancelled: bool = False
+    paused: bool = False
+
+    def is_due(self, wall: float) -> bool:
+        """Whether its time has come; a clock set back does not hold it up."""
+        return wall >= self.next_at or self.next_at - wall > self.every_s
+
+    def next_after(self, wall: float) -> float:
+        """Return when the run after one at ``wall`` is due.
+
+        Runs that were missed collapse into the one that starts now.
+        """
+        late = wall - self.next_at
+        if late < 0:
+            return wall + self.every_s
+        return self.next_at + (late // self.every_s + 1) * self.every_s
+
+
+def position_of(order: list[Job], number: int) -> int:
+    """Return where the job of this number stands in ``order``, or would stand."""
+    return bisect_left(order, number, key=lambda job: job.number)
+
+
+def project_label(spec: JobSpec) -> str:
+    """Return what people call the job's project: its name or its folder."""
+    return spec.project or spec.project_dir

@@ -1,0 +1,62 @@
+"""How a job ends: decided once all of its processes have closed, from all they said.
+
+In this order: somebody cancelled it, a failure that belongs to the job, the reason for
+which its spider closed. Who said what first does not matter, but between two failures
+or two reasons to close: there the first one counts.
+"""
+
+import attrs
+
+from dscrapy.control.state.jobs import Course
+from dscrapy.endings import ENDINGS, FAILURES, Ending
+from dscrapy.frontier.quarantine import Poisoned
+
+
+@attrs.frozen
+class Verdict:
+    """A row of the table, with the reason and the traceback that people see."""
+
+    ending: Ending
+    reason: str
+    traceback: str = ""
+
+
+CANCELLED = Verdict(ENDINGS["cancelled"], "cancelled")
+
+
+def verdict_of(course: Course, poisoned: dict[int, Poisoned]) -> Verdict | None:
+    """Return what becomes of the job, or None: it goes on with another process."""
+    if course.cancelling:
+        return CANCELLED
+    failure = course.failure
+    if failure is not None:
+        # A code that is no failure's can only come from a process of another version.
+        code = failure.failure if failure.failure in FAILURES else "unsupported"
+        return Verdict(ENDINGS[code], failure.text, failure.traceback)
+    if not course.closing:
+        return None
+    failure = course.feeds_failure
+    if failure is not None:
+        return Verdict(ENDINGS["feeds_error"], failure.text, failure.traceback)
+    failure = course.end_failure
+    if failure is not None:
+        return Verdict(ENDINGS["end_error"], failure.text, failure.traceback)
+    if poisoned:
+        return Verdict(ENDINGS["set_aside"], _told(poisoned))
+    return Verdict(ENDINGS["closed"], course.closing)
+
+
+def wants_export(course: Course, ending: Ending) -> bool:
+    """Whether the project's feeds are to be written before the job ends so."""
+    if course.feeds_done or ending.files == "kept":
+        return False
+    return ending.files == "written" or course.items > 0
+
+
+def _told(poisoned: dict[int, Poisoned]) -> str:
+    request, first = next(iter(poisoned.items()))
+    what = "1 request is poisoned" if len(poisoned) == 1 else "requests are poisoned"
+    if len(poisoned) > 1:
+        what = f"{len(poisoned)} {what}, the first"
+    url = first.url or f"request {request}"
+    return f"{what}: {url} ({first.text}); the rest is done"

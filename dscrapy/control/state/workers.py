@@ -1,0 +1,182 @@
+"""Who is here, what they can take, who drains, who is to be reaped when.
+
+A worker only moves forward: expected or live, away, gone; draining is never taken
+back. Instants are of the run clock.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, Self
+
+import attrs
+
+from dscrapy.control.state.jobs import Role
+from dscrapy.messages import Register
+from dscrapy.model import Versions
+
+# Processes that write feeds take no slot, but each takes memory and, while it has
+# something to write, a core: a worker has no more of them than slots. Two at least, for
+# one of them is kept for crawls that are over: those of crawls that go on may live as
+# long as these.
+EXPORTS_MIN = 2
+
+NO_VERSIONS = Versions(dscrapy="", scrapy="", python="")
+
+
+@attrs.define(kw_only=True)
+class Worker:
+    """One worker; ``session`` is None while it has no connection.
+
+    ``instance`` is empty for a worker that is only expected: the journal says that
+    it, of the instance ``expected``, holds processes, and since this master's start it
+    has not been heard of.
+    ``exports`` are those of its ``processes`` that write feeds.
+    ``barred`` are jobs of which it gets nothing more, and why, the newest last, and
+    ``barred_at`` since when; those ``beside`` may have their first process there all
+    the same. ``failed`` counts the processes of a job that died there before they were
+    open.
+    """
+
+    name: str
+    since: float
+    session: int | None = None
+    instance: str = ""
+    expected: str = ""
+    host: str = ""
+    port: int = 0
+    slots: int = 0
+    draining: bool = False
+    versions: Versions = NO_VERSIONS
+    heard_at: float = 0.0
+    processes: set[int] = attrs.field(factory=set)
+    exports: set[int] = attrs.field(factory=set)
+    barred: dict[str, str] = attrs.field(factory=dict)
+    barred_at: dict[str, float] = attrs.field(factory=dict)
+    beside: set[str] = attrs.field(factory=set)
+    failed: dict[str, int] = attrs.field(factory=dict)
+
+    @classmethod
+    def come(
+        cls, said: Register, session: int, now: float, known: "Worker | None"
+    ) -> Self:
+        """Return a worker that has registered; ``known`` is what was known of it.
+
+        Its processes may be there in another life of it, too; what a former life could
+        not run this one may.
+        """
+        known = known or cls(name=said.name, since=now)
+        same = known.instance == said.instance
+        return cls(
+            name=said.name,
+            since=now,
+            session=session,
+            instance=said.instance,
+            host=said.host,
+            port=said.port,
+            slots=said.slots,
+            draining=said.draining,
+            versions=said.versions,
+            heard_at=now,
+            processes=known.processes,
+            exports=known.exports,
+            barred=known.barred if same else {},
+            barred_at=known.barred_at if same else {},
+            beside=known.beside if same else set(),
+            failed=known.failed if same else {},
+        )
+
+    @property
+    def busy(self) -> int:
+        """Slots that are taken: those of crawl processes."""
+        return len(self.processes) - len(self.exports)
+
+    @property
+    def free(self) -> int:
+        """Slots that can take a crawl process now."""
+        if self.session is None or self.draining:
+            return 0
+        return max(self.slots - self.busy, 0)
+
+    def free_exports(self, *, beside: bool) -> int:
+        """Return how many more processes it can take that write feeds; ``beside`` a
+        crawl that goes on."""
+        if self.session is None or self.draining:
+            return 0
+        most = max(self.slots, EXPORTS_MIN) - beside
+        return max(most - len(self.exports), 0)
+
+    def may_take(self, job: str) -> bool:
+        """Whether it may have processes of the job, once it has room for one."""
+        return not self.draining and job not in self.barred
+
+    def may_begin(self, job: str) -> bool:
+        """Whether it may have a process of a job that has no other."""
+        return not self.draining and (job not in self.barred or job in self.beside)
+
+    def bar(self, job: str, why: str, *, beside: bool) -> None:
+        """Give it nothing more of the job, or only its first process (``beside``)."""
+        # The newest stands last, for the worker's note.
+        self.barred.pop(job, None)
+        self.barred[job] = why
+        # It was heard just now, of the process that this is about.
+        self.barred_at[job] = self.heard_at
+        if beside:
+            self.beside.add(job)
+        else:
+            self.beside.discard(job)
+
+    def take_in(self, process: int, role: Role) -> None:
+        """Count on it for one more process."""
+        self.processes.add(process)
+        if role == "export":
+            self.exports.add(process)
+
+    def forget(self, process: int) -> None:
+        """Count on it no more for this process."""
+        self.processes.discard(process)
+        self.exports.discard(process)
+
+
+def is_blamed(workers: Iterable[Worker], job: str) -> bool:
+    """Whether some worker gets no more of the job, or gets it last."""
+    return any(job in one.barred or job in one.failed for one in workers)
+
+
+def forgive(workers: Iterable[Worker], job: str) -> None:
+    """Let all workers have the job again, whatever happened to it there."""
+    for worker in workers:
+        worker.barred.pop(job, None)
+        worker.barred_at.pop(job, None)
+        worker.beside.discard(job)
+        worker.failed.pop(job, None)
+
+
+@attrs.frozen(kw_only=True)
+class Spans:
+    """How long the master waits for whom, in seconds."""
+
+    heartbeat_s: float = 2.0
+    die_after_s: float = 20.0
+    reconnect_grace_s: float = 5.0
+
+    @property
+    def silent_s(self) -> float:
+        """Silence of two heartbeats is shown."""
+        return 2 * self.heartbeat_s
+
+    def deadline(self, worker: Worker) -> float:
+        """Return the instant at which the worker is to be reaped."""
+        if worker.session is not None:
+            return worker.heard_at + self.die_after_s
+        if not worker.instance:
+            return worker.since + self.die_after_s
+        return worker.since + self.reconnect_grace_s
+
+    def state(
+        self, worker: Worker, now: float
+    ) -> Literal["live", "silent", "away", "draining"]:
+        """Return what people see of the worker."""
+        if worker.session is None:
+            return "away"
+        if now - worker.heard_at > self.silent_s:
+            return "silent"
+        return "draining" if worker.draining else "live"

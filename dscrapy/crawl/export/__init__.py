@@ -1,0 +1,1 @@
+"""Committed items to feeds and files, through Scrapy's exporters."""

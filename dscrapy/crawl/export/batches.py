@@ -1,0 +1,216 @@
+"""Where each of a project's feeds is in the job's items: batches begin and are full.
+
+Scrapy's feed exporter does the work. It has a slot for each feed: the file that is
+being written. A slot whose batch is full is closed and another takes its place. Here
+each slot is known with the first item that it has not been given, so that it can begin
+anywhere in the job's items, under a number and a URI that an earlier process has told.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import scrapy
+from scrapy import Spider
+from scrapy.extensions.feedexport import FeedExporter, FeedSlot
+
+from dscrapy.crawl.export.export_tally import Written
+from dscrapy.messages import Batch
+from dscrapy.model import FeedFiles
+
+_logger = logging.getLogger(__name__)
+
+# What tells a feed's NAME.failed from its name in the settings.
+FAILED_SUFFIX = ".failed"
+
+
+class Place:
+    """A place between two items: ``item`` of them, and these bytes, stand before it."""
+
+    __slots__ = ("item", "items_at", "tagged_at")
+
+    def __init__(self, item: int = 0, items_at: int = 0, tagged_at: int = 0) -> None:
+        self.item = item
+        self.items_at = items_at
+        self.tagged_at = tagged_at
+
+
+class Feed:
+    """One feed: its slot, and the first item that this has not been given.
+
+    ``size`` is its ``batch_item_count``, 0 for one file; ``begin`` is where the batch,
+    or the file, begins. ``full_at`` and ``before`` are known of a batch: see
+    ``messages.Batch``.
+    """
+
+    def __init__(self, slot: FeedSlot, size: int) -> None:
+        self.slot = slot
+        self.size = size
+        self.begin = Place()
+        self.next_item = 0
+        self.full_at = size
+        self.before: FeedFiles | None = None
+
+    def begin_batch(self, slot: FeedSlot, place: Place) -> None:
+        """Go on with the next batch, from this place on."""
+        self.slot = slot
+        self.begin = place
+        self.next_item = place.item
+        self.full_at = place.item + self.size
+
+    def batch(self) -> Batch:
+        """Return what the master keeps of it."""
+        return Batch(
+            feed=self.slot.uri_template,
+            number=self.slot.batch_id,
+            uri=self.slot.uri,
+            full_at=self.full_at,
+            item=self.begin.item,
+            items_at=self.begin.items_at,
+            tagged_at=self.begin.tagged_at,
+            before=self.before,
+        )
+
+
+class Feeds:
+    """The feeds of an exporter that has opened them.
+
+    ``known`` are the batches that earlier processes have told, ``written`` is told of
+    those before them; ``is_whole`` is False where all goes to NAME.failed. Building
+    storages may raise anything.
+    """
+
+    def __init__(
+        self,
+        exporter: FeedExporter,
+        spider: Spider,
+        known: tuple[Batch, ...],
+        written: Written,
+        *,
+        is_whole: bool,
+    ) -> None:
+        self._exporter: Any = exporter
+        self._spider = spider
+        self._written = written
+        self._is_stock = type(exporter).item_scraped is FeedExporter.item_scraped
+        self.can_begin_anywhere = _can_begin_anywhere(exporter)
+        self.every = [Feed(slot, self._size(slot)) for slot in exporter.slots]
+        written.begin(slot.uri_template for slot in exporter.slots)
+        batches = {batch.feed: batch for batch in known}
+        for feed in self.batched:
+            template = feed.slot.uri_template
+            batch = batches.get(template)
+            if batch is None and not is_whole:
+                batch = batches.get(template.removesuffix(FAILED_SUFFIX))
+            if batch is not None:
+                self._take_up(feed, batch, is_whole=is_whole)
+
+    @property
+    def batched(self) -> list[Feed]:
+        """Those that are written in batches."""
+        return [feed for feed in self.every if feed.size]
+
+    @property
+    def whole(self) -> list[Feed]:
+        """Those that are one file, written when the crawl is over."""
+        return [feed for feed in self.every if not feed.size]
+
+    def _size(self, slot: FeedSlot) -> int:
+        if not self.can_begin_anywhere:
+            return 0
+        return int(self._exporter.feeds[slot.uri_template]["batch_item_count"] or 0)
+
+    def _take_up(self, feed: Feed, batch: Batch, *, is_whole: bool) -> None:
+        template = feed.slot.uri_template
+        slot = self._exporter._start_new_batch(
+            batch_id=batch.number,
+            uri=batch.uri if is_whole else batch.uri + FAILED_SUFFIX,
+            feed_options=self._exporter.feeds[template],
+            spider=self._spider,
+            uri_template=template,
+        )
+        place = Place(batch.item, batch.items_at, batch.tagged_at)
+        feed.begin_batch(slot, place)
+        feed.full_at = max(feed.full_at, batch.full_at)
+        if is_whole and batch.before is not None:
+            self._written.take_up(batch.before)
+            feed.before = batch.before
+
+    # ---- items ----------------------------------------------------------------------
+
+    def first_place(self, feeds: list[Feed]) -> Place:
+        """Return where the first of these feeds begins."""
+        return min((feed.begin for feed in feeds), key=lambda place: place.item)
+
+    def groups(self, feeds: list[Feed], item: int) -> list[list[Feed]]:
+        """Return those feeds that are to be given this item, in groups of which the
+        exporter takes one at a time."""
+        due = [feed for feed in feeds if feed.next_item <= item]
+        if self._is_stock:
+            # An error in one feed (the project's filters and serializers) would keep
+            # the item from those behind it.
+            return [[feed] for feed in due]
+        return [due] if due else []
+
+    def show(self, group: list[Feed]) -> None:
+        """Let the exporter have these feeds alone."""
+        self._exporter.slots = [feed.slot for feed in group]
+
+    def name_of(self, group: list[Feed]) -> str:
+        """Return what people know these feeds by."""
+        return group[0].slot.uri if self._is_stock else "the feeds"
+
+    async def hand(self, item: Any) -> None:
+        """Let those feeds that the exporter has take the item, or raise anything."""
+        # One of the project's own may be asynchronous.
+        taken = self._exporter.item_scraped(item, self._spider)
+        if taken is not None:
+            await taken
+
+    def settle(self, group: list[Feed], behind: Place) -> bool:
+        """Take what the exporter made of an item, which ends at this place; return
+        whether a batch is full."""
+        is_full = False
+        for feed, slot in zip(group, self._exporter.slots, strict=True):
+            feed.next_item = behind.item
+            if slot is not feed.slot:
+                is_full = True
+                feed.begin_batch(slot, behind)
+        return is_full
+
+    async def delivered(self) -> None:
+        """Wait until all batches that are full are where they go."""
+        tasks = list(self._exporter._pending_close_tasks)
+        if tasks:
+            await asyncio.wait(tasks)
+        for feed in self.batched:
+            feed.before = self._written.of(feed.slot.uri_template)
+
+    def note_waiting(self, behind: Place) -> None:
+        """Note of each batch how many items it needs at least, as far as is known."""
+        for feed in self.batched:
+            if feed.next_item == behind.item:
+                missing = feed.size - feed.slot.itemcount
+                feed.full_at = behind.item + max(missing, 1)
+
+    async def close(self) -> None:
+        """Let the exporter write all that is not full, and wait for it."""
+        self.show(self.every)
+        await self._exporter.close_spider(self._spider)
+
+
+def _can_begin_anywhere(exporter: FeedExporter) -> bool:
+    """Whether the exporter is what this module knows, else its batches are begun anew
+    by whoever writes them: no version of Scrapy promises it."""
+    has_all = callable(getattr(exporter, "_start_new_batch", None))
+    has_all &= isinstance(getattr(exporter, "_pending_close_tasks", None), list)
+    for name in ("batch_id", "uri", "uri_template", "itemcount"):
+        has_all &= all(hasattr(slot, name) for slot in exporter.slots)
+    if has_all:
+        return True
+    _logger.warning(
+        "Batches of feeds are written when the crawl is over: the feed exporter of "
+        "Scrapy %s is not known here",
+        scrapy.__version__,
+    )
+    return False

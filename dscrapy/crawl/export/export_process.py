@@ -1,0 +1,342 @@
+"""An export process: the job's items through Scrapy's own feed exporter.
+
+It loads the project as a crawl does, but opens no engine: of the project's extensions
+only the feed exporter is driven, item by item, from what is committed. So formats,
+filters, batches, postprocessing and storages are Scrapy's and the project's; local
+files are those of ``feedfiles``. A feed that fails is logged and counted, as in Scrapy.
+What a crawl has that did not come to its end goes to NAME.failed, beside older files.
+
+While the crawl goes on, feeds with batches are written as far as these are full. A
+batch is where it goes before the next one begins, and before the first byte of a batch
+the master has its number, its URI and the item with which it begins: whoever repeats it
+writes the same there.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from scrapy import signals
+from scrapy.crawler import Crawler
+from scrapy.extensions.feedexport import FeedExporter, FileFeedStorage
+from scrapy.settings import BaseSettings
+from scrapy.utils.misc import load_object
+from w3lib.url import file_uri_to_path
+
+from dscrapy.crawl.codec import tags
+from dscrapy.crawl.codec.items import item_of
+from dscrapy.crawl.export.batches import FAILED_SUFFIX, Feed, Feeds, Place
+from dscrapy.crawl.export.export_link import ExportLink, Stopped
+from dscrapy.crawl.export.export_tally import Written, watched
+from dscrapy.crawl.export.feed_files import FeedFiles, PartStorage
+from dscrapy.crawl.export.feed_items import FeedItems
+from dscrapy.crawl.export.preflight import without_password
+from dscrapy.crawl.export.whole_items import whole_items
+from dscrapy.crawl.lifeline import ignore_signals
+from dscrapy.crawl.project_loader import (
+    Failed,
+    check_reactor,
+    code_folder,
+    describe,
+    load,
+    outcome_of,
+    project_modules,
+)
+from dscrapy.crawl.scrapy_side.addon import install_addon
+from dscrapy.crawl.scrapy_side.error_counts import count_errors
+from dscrapy.crawl.scrapy_side.stats_collector import Delta, recording
+from dscrapy.crawl.traces import failure_log
+from dscrapy.crawl.worker_link import Link
+from dscrapy.messages import (
+    Alive,
+    Batch,
+    Commit,
+    Commits,
+    Done,
+    Probe,
+    Run,
+)
+from dscrapy.model import FEEDS_WRITTEN, Outcome
+
+_logger = logging.getLogger(__name__)
+
+# Finish reason beside a crawl where no batch can be written before its end.
+NO_BATCHES = "no batches"
+# As Scrapy's defaults name it, so that the project's settings can too.
+_EXPORTER = "scrapy.extensions.feedexport.FeedExporter"
+
+
+def run_export(link: Link, run: Run) -> int:
+    """Write the project's feeds and return the process's exit code."""
+    try:
+        loaded = load(run.spec, run.local)
+        export = Export(link, run)
+        crawler = ExportCrawler(loaded.spider_class, loaded.process.settings)
+        crawler.export = export
+        check_reactor(crawler.settings)
+        install_addon(crawler, export)
+        loaded.process.crawl(crawler, **loaded.arguments)
+    except Failed as failed:
+        return _report(link, run, failed.outcome)
+    except Exception as error:  # noqa: BLE001 - the project's classes are user code
+        return _report(link, run, outcome_of("spider_error", describe(error), error))
+    loaded.process.start()
+    # Somebody stopped the reactor under us: that is a death, not an end.
+    return 0 if export.is_done else 1
+
+
+def _report(link: Link, run: Run, outcome: Outcome) -> int:
+    """Commit a failure before there is an event loop, and wait for the answer."""
+    sys.stderr.write(failure_log(outcome))
+    sys.stderr.flush()
+    link.send(_closed(run, outcome, Delta()))
+    while True:
+        match link.receive():
+            case None | Done():
+                return 0
+            case Probe(number=number):
+                link.send(Alive(number=number))
+            case _:
+                continue
+
+
+def _closed(run: Run, end: Outcome, stats: Delta) -> Commits:
+    commit = Commit(unit=1, kind="closed", end=end, stats=stats.encoded())
+    return Commits(job=run.job, process=run.process, commits=(commit,))
+
+
+class ExportCrawler(Crawler):
+    """A crawler that has spider, settings and extensions, but never an engine."""
+
+    export: "Export"
+
+    async def crawl_async(self, *args: Any, **kwargs: Any) -> None:
+        """Export; errors of the project end in the commit."""
+        await self.export.conduct(self, args, kwargs)
+
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        """Make the spider and what settings ask for, as Scrapy does for a crawl."""
+        self.crawling = self._started = True
+        self.spider = self._create_spider(*args, **kwargs)
+        self._apply_settings()
+        self._update_root_log_handler()
+
+
+class Export:
+    """Joins the project's feed exporter to the link: items in, feeds out."""
+
+    def __init__(self, link: Link, run: Run) -> None:
+        self.is_done = False
+        self._run = run
+        self._stats = Delta()
+        self._link = ExportLink(link, run)
+        self._files = FeedFiles(run.job, self._ask, is_whole=run.came_to_end)
+        self._known: tuple[Batch, ...] = ()
+        self._feeds: Feeds | None = None
+        self._written = Written()
+        self._find_class = tags.class_finder(project_modules(code_folder(run.spec)))
+        self._is_committing = False
+
+    async def conduct(self, crawler: ExportCrawler, args: Any, kwargs: Any) -> None:
+        """Export everything, commit and wait for the answer."""
+        # Again: Scrapy puts its own handlers in place when the reactor starts.
+        ignore_signals()
+        count_errors(lambda: self._stats)
+        await self._link.attach(self._on_link_end)
+        outcome = Outcome(finish_reason=FEEDS_WRITTEN)
+        try:
+            await self._files.begin()
+            crawler.build(*args, **kwargs)
+            await self._export(crawler)
+            self._files.end()
+        except Stopped as stopped:
+            self._files.drop_parts()
+            outcome = Outcome(finish_reason=stopped.reason)
+        except Failed as failed:
+            outcome = failed.outcome
+        except Exception as error:
+            # The project's components may raise anything.
+            _logger.error("The feeds could not be written", exc_info=True)
+            outcome = outcome_of("spider_error", describe(error), error)
+        self._is_committing = True
+        # One that stops has told of its batches, and has nothing else.
+        is_stopped = not outcome.failure and outcome.finish_reason != FEEDS_WRITTEN
+        written = () if is_stopped else self._written.all()
+        await self._link.close(
+            end=outcome,
+            stats=self._stats.encoded(),
+            batches=self._batches(),
+            written=written,
+        )
+        self.is_done = True
+
+    def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
+        """Leave of Scrapy's extensions the feed exporter alone; count what it does."""
+        check_reactor(settings)
+        force = "cmdline"
+        spider: Any = crawler.spider
+        if self._run.spec.urls and not getattr(spider, "start_urls", None):
+            spider.start_urls = list(self._run.spec.urls)
+        settings.set("EXTENSIONS_BASE", {_EXPORTER: 0}, force)
+        # The project may ask for these by name.
+        settings.set("TELNETCONSOLE_ENABLED", False, force)
+        settings.set("REMOTE_CONTROL_ENABLED", False, force)
+        stats_class = load_object(settings["STATS_CLASS"])
+        settings.set("STATS_CLASS", recording(stats_class, lambda: self._stats), force)
+        storages = settings.getwithbase("FEED_STORAGES")
+        ours = PartStorage.for_files(self._files)
+        loaded = {
+            scheme: load_object(storage)
+            for scheme, storage in storages.items()
+            if storage is not None
+        }
+        used = {
+            scheme: watched(ours if storage is FileFeedStorage else storage)
+            for scheme, storage in loaded.items()
+        }
+        if not self._run.came_to_end:
+            _set_beside(settings)
+        given = settings.getdict("FEED_STORAGES")
+        settings.set("FEED_STORAGES", {**given, **used}, force)
+        exporters = {
+            name: whole_items(load_object(exporter))
+            for name, exporter in settings.getwithbase("FEED_EXPORTERS").items()
+            if exporter is not None
+        }
+        settings.set("FEED_EXPORTERS", exporters, force)
+
+    # ---- items to feeds -----------------------------------------------------------
+
+    async def _export(self, crawler: ExportCrawler) -> None:
+        exporter = crawler.get_extension(FeedExporter)
+        spider = crawler.spider
+        assert spider is not None
+        if exporter is None:
+            _logger.error("The project's FEEDS are not written: see above")
+            return
+        is_whole = self._run.came_to_end
+        crawler.signals.connect(self._written.note, signals.feed_slot_closed)
+        try:
+            exporter.open_spider(spider)
+            feeds = Feeds(
+                exporter, spider, self._known, self._written, is_whole=is_whole
+            )
+        except Exception:
+            # A name that cannot be filled in, a function of the project's own.
+            _logger.error("The project's FEEDS are not written", exc_info=True)
+            return
+        if is_whole and feeds.batched:
+            self._feeds = feeds
+            await self._tell_batches()
+        if self._link.items_end is None:
+            if not feeds.batched:
+                raise Stopped(NO_BATCHES)
+            await self._give_all(feeds, feeds.batched)
+            await self._give_all(feeds, feeds.whole)
+        else:
+            # One pass over the items is enough.
+            await self._give_all(feeds, feeds.every)
+        await feeds.close()
+
+    async def _give_all(self, feeds: Feeds, some: list[Feed]) -> None:
+        """Give these feeds all that they have not been given, to the crawl's end."""
+        if not some:
+            return
+        items = FeedItems(self._link.fetch, feeds.first_place(some))
+        try:
+            while (pair := await items.next()) is not None:
+                if await self._hand_on(feeds, some, pair, items.place):
+                    await feeds.delivered()
+                    await self._tell_batches()
+        finally:
+            feeds.note_waiting(items.place)
+
+    async def _hand_on(
+        self, feeds: Feeds, some: list[Feed], pair: tuple[bytes, bytes], behind: Place
+    ) -> bool:
+        """Let each feed take an item: where one cannot it is missing, nowhere else.
+
+        It ends at this place; return whether it fills a batch.
+        """
+        line, form = pair
+        item = None
+        try:
+            item = item_of(line, form, self._find_class)
+        except Exception:  # noqa: BLE001 - the project's classes are built
+            self._lost(line, "the feeds")
+        is_full = False
+        for group in feeds.groups(some, behind.item - 1):
+            feeds.show(group)
+            if item is not None:
+                try:
+                    await feeds.hand(item)
+                except Exception:  # noqa: BLE001 - user code
+                    self._lost(line, feeds.name_of(group))
+            is_full |= feeds.settle(group, behind)
+        return is_full
+
+    def _lost(self, line: bytes, feed: str) -> None:
+        _logger.error("An item is not in %s: %r", feed, line[:500], exc_info=True)
+        self._stats.write("sum", "feedexport/item_error_count", 1)
+
+    # ---- what the master keeps ----------------------------------------------------
+
+    def _batches(self) -> tuple[Batch, ...]:
+        feeds = self._feeds
+        return () if feeds is None else tuple(one.batch() for one in feeds.batched)
+
+    async def _tell_batches(self) -> None:
+        """Have the master know where the feeds are now, and what is delivered."""
+        if self._feeds is None:
+            return
+        stats = self._stats.encoded()
+        self._stats.clear()
+        await self._link.commit(
+            kind="batch",
+            batches=self._batches(),
+            delivered=self._files.delivered(),
+            stats=stats,
+        )
+
+    async def _ask(self, lengths: dict[str, int]) -> dict[str, int]:
+        answer = await self._link.ask_feeds(lengths)
+        if not lengths:
+            self._known = answer.batches
+        return answer.lengths
+
+    def _on_link_end(self) -> None:
+        logging.shutdown()
+        # Nobody waits for what is left: no clean-up of the project's may hold it.
+        os._exit(0 if self._is_committing else 1)
+
+
+def _set_beside(settings: BaseSettings) -> None:
+    """Let all feeds go to NAME.failed, which no other run's items are in."""
+    feeds: dict[str, dict[str, Any]] = {}
+    if settings["FEED_URI"]:
+        feeds[_beside(settings["FEED_URI"])] = {"format": settings["FEED_FORMAT"]}
+    for uri, options in settings.getdict("FEEDS").items():
+        feeds[_beside(uri)] = dict(options)
+    for name, options in feeds.items():
+        options["overwrite"] = True
+        _logger.warning(
+            "The crawl did not come to its end: its items go to %s",
+            without_password(name),
+        )
+    settings.set("FEEDS", feeds, "cmdline")
+    settings.set("FEED_URI", None, "cmdline")
+
+
+def _beside(uri: str | Path) -> str:
+    """Return NAME.failed; what is no file (a pipe, stdout) has nothing to keep."""
+    name = str(uri.absolute()) if isinstance(uri, Path) else str(uri)
+    scheme = urlsplit(name).scheme
+    if scheme == "stdout":
+        return name
+    path = Path(file_uri_to_path(name) if scheme == "file" else name)
+    if scheme in ("", "file") and path.exists() and not path.is_file():
+        return name
+    return name + FAILED_SUFFIX

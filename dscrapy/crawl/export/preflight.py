@@ -1,0 +1,114 @@
+"""Whether items can go where they are to, asked before a crawl begins.
+
+Which formats and storages there are the project decides, and the command line is not to
+run its code: settings may do anything to the process that loads them. So this is a
+process of its own, ``python -P -m dscrapy.crawl.export.preflight`` in the project's
+folder. It reads a ``Question`` from stdin and writes an ``Answer`` to stdout.
+"""
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dscrapy.errors import UsageError, UserError
+from dscrapy.model import JobSpec
+
+
+class Output(msgspec.Struct, kw_only=True, frozen=True):
+    """One place for items: a file, or a URI where ``is_uri``."""
+
+    place: str
+    is_uri: bool
+    format: str
+    append: bool
+
+
+class Question(msgspec.Struct, kw_only=True, frozen=True):
+    """Without a ``spec`` the formats and storages are Scrapy's own."""
+
+    outputs: tuple[Output, ...]
+    spec: JobSpec | None
+
+
+class Answer(msgspec.Struct, kw_only=True, frozen=True):
+    """What is wrong, empty if nothing is; ``is_usage``: with the command line."""
+
+    fault: str = ""
+    is_usage: bool = False
+
+
+def without_password(uri: str) -> str:
+    """Return a URI for people and logs."""
+    scheme, mark, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    has_port = place.partition(":")[2].isdecimal()
+    if not at and "@" in path and ":" in place and not has_port:
+        # A password that has a slash, which should be escaped.
+        user, at, host = rest.rpartition("@")
+        slash = path = ""
+    name, colon, _ = user.partition(":")
+    if not mark or not at or not colon:
+        return uri
+    return f"{scheme}{mark}{name}:***@{host}{slash}{path}"
+
+
+def answer(question: Question) -> Answer:
+    """Look at the outputs; the project in the current folder is loaded."""
+    from dscrapy.crawl.export.exporting import Target, check
+
+    targets = [
+        Target(
+            place=output.place if output.is_uri else Path(output.place),
+            format=output.format,
+            append=output.append,
+        )
+        for output in question.outputs
+    ]
+    try:
+        check(targets, question.spec)
+    except UserError as error:
+        return Answer(fault=str(error), is_usage=isinstance(error, UsageError))
+    return Answer()
+
+
+class _Spent(io.RawIOBase):
+    """A stdin from which nothing comes: the crawl itself is to read it."""
+
+    was_read = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.was_read = True
+        return 0
+
+
+def main() -> None:
+    """Answer one question."""
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    stdin = _Spent()
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(stdin))
+    # What the project prints is for people.
+    out = os.dup(1)
+    os.dup2(2, 1)
+    found = answer(question)
+    if stdin.was_read and not found.is_usage:
+        # Nobody can tell how a project loads that needs its input for it.
+        found = Answer()
+    data = msgspec.json.encode(found)
+    with open(out, "wb") as file:
+        file.write(data)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of the project's are not waited for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What pages gave, on its way to the master."""

@@ -1,0 +1,427 @@
+"""What leases and units gave, on its way to the master: commits in parts and frames.
+
+No clock, and no I/O but for that on the disk. A ``Work`` gathers what one leased
+request or one unit gives. A large lease travels in numbered parts as it grows, at most
+``PARTS_UNSEEN_MAX`` of them unanswered; whoever adds items is told by ``is_full`` to
+wait meanwhile. A unit gets its number when it is finished, since the master takes units
+strictly in order; until then all of it is held here, items beyond ``UNIT_BYTES_MAX`` on
+the disk (``spill``). An item that no part can hold goes in pieces, each in a part of
+its own. All works together have at most about ``BYTES_UNSEEN_MAX`` unanswered; those
+that could go on beyond that take turns, one part at a time. Commits gather until
+``flush`` into frames of about ``FRAME_BYTES``. What is sent is forgotten: the worker
+keeps it until it is answered.
+"""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dscrapy.crawl.codec.items import wire_form, wire_line
+from dscrapy.crawl.outgoing.child_requests import NO_VALUES, Child, ChildQueue
+from dscrapy.crawl.outgoing.item_spill import Spill
+from dscrapy.crawl.scrapy_side.stats_collector import Delta
+from dscrapy.messages import (
+    FINGERPRINT_BYTES,
+    Commit,
+    Commits,
+    CommitsSeen,
+    Message,
+    Piece,
+    Run,
+)
+from dscrapy.model import Outcome
+
+# A part goes when this much has gathered: large enough that a part's fsync is
+# shared by many items, small enough that memory stays small.
+PART_BYTES_MAX = 256 * 1024
+# Parts of one commit that the master has not acknowledged. Many pages finish at a
+# time, so a few each keep the line busy and bound what all of them hold.
+PARTS_UNSEEN_MAX = 4
+# Commits that gather into one frame; precedent: nsq's --max-msg-size.
+FRAME_BYTES = 1024 * 1024
+# Bytes of an item in one part; a larger item goes in pieces of that size. As JSON they
+# are a third more, far below the longest frame.
+PIECE_BYTES_MAX = FRAME_BYTES
+# What parts of all works hold that the master has not acknowledged: the worker keeps
+# it for us. Two of the largest works at full speed, or thousands of pages.
+BYTES_UNSEEN_MAX = 8 * 1024 * 1024
+# Items of an unfinished unit that wait in memory; further ones do so on the disk of
+# this machine. Far more than a unit gives that is no chain of requests that stay here.
+UNIT_BYTES_MAX = 4 * 1024 * 1024
+# What a commit costs beside what it holds.
+_COMMIT_BYTES = 200
+# What a fingerprint costs in a commit, in base64.
+_SEEN_BYTES = 27
+# What a number costs in a commit's stats, with its key.
+_STAT_BYTES = 50
+
+_NULL = msgspec.Raw(b"null")
+
+
+class _Whole(NamedTuple):
+    """An item that fits a part, as it travels; ``size`` counts both forms."""
+
+    line: bytes
+    tagged: bytes | None
+    size: int
+
+
+class _InPieces:
+    """What is left of an item that does not fit a part."""
+
+    __slots__ = ("_line", "_tagged", "size")
+
+    def __init__(self, line: bytes, tagged: bytes) -> None:
+        self.size = len(line) + len(tagged)
+        self._line = memoryview(line)
+        self._tagged = memoryview(tagged)
+
+    def take(self) -> Piece:
+        """Return the next piece."""
+        line, self._line = _split(self._line, PIECE_BYTES_MAX)
+        room = PIECE_BYTES_MAX - len(line)
+        tagged, self._tagged = _split(self._tagged, room)
+        is_end = not self._line and not self._tagged
+        return Piece(line=bytes(line), tagged=bytes(tagged), end=is_end)
+
+
+class Work:
+    """A leased request (``request`` > 0) or a unit of this kind, and what it gave."""
+
+    __slots__ = (
+        "_children",
+        "_in_pieces",
+        "_items",
+        "_seen",
+        "_spill",
+        "bytes",
+        "child_fingerprints",
+        "delta",
+        "digest",
+        "end",
+        "finish",
+        "is_queued",
+        "is_settled",
+        "kind",
+        "local_count",
+        "next_part",
+        "open",
+        "outcome",
+        "request",
+        "sent_last",
+        "unit",
+        "unseen",
+    )
+
+    def __init__(
+        self,
+        kind: Any,
+        *,
+        request: int = 0,
+        digest: bytes = b"",
+        finish: int = 0,
+        end: Outcome | None = None,
+    ) -> None:
+        self.kind = kind
+        self.request = request
+        self.digest = digest
+        self.finish = finish
+        self.end = end
+        self.outcome = ""
+        self.delta = Delta()
+        # What has to end before the work is settled; and how many of its requests
+        # never left this process.
+        self.open = 0
+        self.local_count = 0
+        self.is_settled = False
+        self.child_fingerprints: set[bytes] = set()
+        # On its way: its number as a unit, its next part, the sizes of the unanswered
+        # ones; and whether it stands in line for its turn.
+        self.unit = 0
+        self.next_part = 0
+        self.unseen: dict[int, int] = {}
+        self.is_queued = False
+        self.sent_last = False
+        self.bytes = 0
+        self._items: deque[_Whole | _InPieces] = deque()
+        self._in_pieces = 0
+        self._children = ChildQueue()
+        self._seen = bytearray()
+        self._spill = Spill()
+
+    @property
+    def may_send(self) -> bool:
+        """Whether it has a part to send and credit for that."""
+        if self.sent_last or len(self.unseen) >= PARTS_UNSEEN_MAX:
+            return False
+        return self.is_settled or self.bytes >= PART_BYTES_MAX
+
+    @property
+    def fits_part(self) -> bool:
+        """Whether one part can hold all that is left."""
+        return not self._in_pieces and self.bytes <= PART_BYTES_MAX
+
+    @property
+    def is_full(self) -> bool:
+        """Whether whoever adds items should wait until some of it has left."""
+        return self.request > 0 and self.bytes >= PART_BYTES_MAX
+
+    def add_item(self, line: bytes, tagged: bytes | None) -> None:
+        """Take an item's line and tagged form, as they are to stand in the files."""
+        item = _form(line, tagged)
+        self.bytes += item.size
+        if isinstance(item, _InPieces):
+            self._in_pieces += 1
+        if not self.request and (self._spill or self.bytes > UNIT_BYTES_MAX):
+            # Without room on the disk it waits here, before the others.
+            with contextlib.suppress(OSError):
+                self._spill.put(line, tagged)
+                return
+        self._items.append(item)
+
+    def add_child(
+        self, child: Child, values: Mapping[bytes, bytes] = NO_VALUES
+    ) -> None:
+        """Take a request that the master is to keep, with the values of its body."""
+        self.bytes += self._children.add(child, values)
+
+    def add_seen(self, fingerprint: bytes) -> None:
+        """Take the fingerprint of a request that never left this process."""
+        self._seen += fingerprint
+        self.bytes += _SEEN_BYTES
+
+    def forget_values(self) -> None:
+        """Nothing follows any more that could refer to them."""
+        self._children.clear()
+
+    def take_part(self) -> tuple[dict[str, Any], int]:
+        """Return the fields of the next part and its size: at least one thing."""
+        fields: dict[str, Any] = {}
+        self._refill()
+        if self._items and isinstance(self._items[0], _InPieces):
+            fields["piece"], total = self._take_piece(self._items[0])
+        else:
+            items = self._take_whole()
+            total = sum(item.size for item in items)
+            if items:
+                fields["items"] = tuple(msgspec.Raw(item.line) for item in items)
+                if any(item.tagged is not None for item in items):
+                    fields["tagged"] = tuple(_raw(item.tagged) for item in items)
+        has_all_items = not self._items and not self._spill
+        if has_all_items and self._children:
+            room = PART_BYTES_MAX - total
+            children, size = self._children.take(room, at_least_one=not total)
+            total += size
+            if children.bodies:
+                fields["children"] = children
+        if self._seen and has_all_items and not self._children:
+            count = max(PART_BYTES_MAX - total, 0) // _SEEN_BYTES
+            fields["seen"] = bytes(self._seen[: count * FINGERPRINT_BYTES])
+            total += len(fields["seen"]) // FINGERPRINT_BYTES * _SEEN_BYTES
+            del self._seen[: count * FINGERPRINT_BYTES]
+        self.bytes -= total
+        return fields, total
+
+    def _refill(self) -> None:
+        """Have a part's items at hand."""
+        held = sum(item.size for item in self._items) if self._spill else 0
+        while self._spill and held <= PART_BYTES_MAX:
+            item = _form(*self._spill.get())
+            self._items.append(item)
+            held += item.size
+
+    def _take_whole(self) -> list[_Whole]:
+        items: list[_Whole] = []
+        total = 0
+        while self._items:
+            item = self._items[0]
+            if isinstance(item, _InPieces):
+                break
+            if items and total + item.size > PART_BYTES_MAX:
+                break
+            self._items.popleft()
+            items.append(item)
+            total += item.size
+        return items
+
+    def _take_piece(self, item: _InPieces) -> tuple[Piece, int]:
+        piece = item.take()
+        if piece.end:
+            self._items.popleft()
+            self._in_pieces -= 1
+        return piece, len(piece.line) + len(piece.tagged)
+
+
+class Sender:
+    """Turns works into ``Commits`` of one process.
+
+    ``send`` takes whole messages; ``soon`` is called when something has begun to
+    gather, and ``flush`` is to follow. ``ride`` is called before a unit's last part
+    is made: it adds the stats that belong to no lease.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        send: Callable[[Message], None],
+        soon: Callable[[], None],
+        ride: Callable[[Work], None],
+    ) -> None:
+        self._run = run
+        self._send = send
+        self._soon = soon
+        self._ride = ride
+        # Called with each work whose last part is answered.
+        self.answered: Callable[[Work], None] = lambda work: None
+        self._works: dict[tuple[int, int], Work] = {}
+        self._units: deque[Work] = deque()
+        self._next_unit = 1
+        # Works that may send, in the order of their turns.
+        self._queue: deque[Work] = deque()
+        self._unseen_bytes = 0
+        self._gathered: list[Commit] = []
+        self._gathered_bytes = 0
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether everything that was settled has been answered."""
+        return not self._works and not self._units
+
+    def grown(self, work: Work) -> None:
+        """Send full parts of an unfinished lease, as far as there is credit."""
+        if work.request:
+            self._queue_up(work)
+            self._send_queued()
+
+    def settled(self, work: Work) -> None:
+        """Send the rest of a finished work, as soon as there is credit for each part.
+
+        Units leave in the order of these calls.
+        """
+        assert not work.is_settled
+        work.is_settled = True
+        if work.request:
+            self._queue_up(work)
+        else:
+            self._units.append(work)
+            self._queue_unit()
+        self._send_queued()
+
+    def seen(self, answer: CommitsSeen) -> None:
+        """Take the master's answers; each may come more than once."""
+        for one in answer.seen:
+            work = self._works.get((one.request, one.unit))
+            if work is None:
+                continue
+            self._unseen_bytes -= work.unseen.pop(one.part, 0)
+            if work.sent_last and not work.unseen:
+                del self._works[one.request, one.unit]
+                self.answered(work)
+            else:
+                self._queue_up(work)
+        self._send_queued()
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        if self._gathered:
+            commits = tuple(self._gathered)
+            self._gathered = []
+            self._gathered_bytes = 0
+            self._send(
+                Commits(job=self._run.job, process=self._run.process, commits=commits)
+            )
+
+    def _queue_up(self, work: Work) -> None:
+        if work.may_send and not work.is_queued:
+            work.is_queued = True
+            self._queue.append(work)
+
+    def _queue_unit(self) -> None:
+        """Let the first unit that is not sent whole have its turns."""
+        while self._units and self._units[0].sent_last:
+            self._units.popleft()
+        if self._units:
+            work = self._units[0]
+            if not work.unit:
+                work.unit = self._next_unit
+                self._next_unit += 1
+            self._queue_up(work)
+
+    def _send_queued(self) -> None:
+        """Send a part of each work in turn, as long as there is credit for all.
+
+        The rest of a settled work that fits one part goes with the last.
+        """
+        while self._queue and self._unseen_bytes < BYTES_UNSEEN_MAX:
+            work = self._queue.popleft()
+            work.is_queued = False
+            self._send_part(work, is_last=work.is_settled and work.fits_part)
+            self._queue_up(work)
+            if work.unit and work.sent_last:
+                self._queue_unit()
+
+    def _send_part(self, work: Work, *, is_last: bool) -> None:
+        fields, size = work.take_part()
+        if is_last:
+            assert work.bytes == 0
+            work.sent_last = True
+            if work.unit:
+                self._ride(work)
+            fields["stats"] = work.delta.encoded()
+            # Contexts of tasks that outlive their callback keep the work alive.
+            work.delta.clear()
+            work.child_fingerprints.clear()
+            work.forget_values()
+            size += sum(
+                _STAT_BYTES + len(bytes(value))
+                for group in fields["stats"].values()
+                for value in group.values()
+            )
+        number = work.next_part
+        work.next_part += 1
+        work.unseen[number] = size + _COMMIT_BYTES
+        self._unseen_bytes += work.unseen[number]
+        self._works[work.request, work.unit] = work
+        self._gather(
+            Commit(
+                request=work.request,
+                unit=work.unit,
+                part=number,
+                last=is_last,
+                kind=work.kind,
+                digest=work.digest,
+                finish=work.finish,
+                outcome=work.outcome if is_last else "",
+                end=work.end if is_last else None,
+                **fields,
+            ),
+            work.unseen[number],
+        )
+
+    def _gather(self, commit: Commit, size: int) -> None:
+        if self._gathered and self._gathered_bytes + size > FRAME_BYTES:
+            self.flush()
+        self._gathered.append(commit)
+        self._gathered_bytes += size
+        if self._gathered_bytes >= FRAME_BYTES:
+            self.flush()
+        elif len(self._gathered) == 1:
+            self._soon()
+
+
+def _form(line: bytes, tagged: bytes | None) -> _Whole | _InPieces:
+    if len(line) + len(tagged or b"null") + 2 > PIECE_BYTES_MAX:
+        return _InPieces(line, tagged or b"null")
+    line, tagged = wire_line(line), wire_form(tagged)
+    return _Whole(line, tagged, len(line) + len(tagged or b"null") + 2)
+
+
+def _split(data: memoryview, at: int) -> tuple[memoryview, memoryview]:
+    return data[:at], data[at:]
+
+
+def _raw(form: bytes | None) -> msgspec.Raw:
+    return _NULL if form is None else msgspec.Raw(form)

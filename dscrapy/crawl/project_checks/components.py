@@ -1,0 +1,129 @@
+"""Which of a project's enabled components keep something: told before a job with
+several processes, and in its log.
+
+``python -m dscrapy.crawl.project_checks.components`` reads a ``JobSpec`` from stdin and
+writes lines for people to stdout, as a JSON list, for the project in its current
+folder. A process of its own, since the project's modules may do anything when they are
+imported.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+from scrapy.crawler import Crawler
+from scrapy.settings import BaseSettings
+from scrapy.utils.misc import load_object
+
+from dscrapy.crawl.project_checks.class_sources import Sources, is_library
+from dscrapy.crawl.project_checks.once_per_job import SETTING, listed
+from dscrapy.crawl.project_checks.stateful import Kept, scan
+from dscrapy.crawl.project_loader import load_for_export
+from dscrapy.model import JobSpec
+
+# Names in a line: a project that has more of them knows it after the first ones.
+CLASSES_NAMED_MAX = 8
+NAMES_MAX = 5
+
+_SETTINGS = (
+    "ITEM_PIPELINES",
+    "SPIDER_MIDDLEWARES",
+    "DOWNLOADER_MIDDLEWARES",
+    "EXTENSIONS",
+)
+
+
+def told(classes: Iterable[type], is_once: Callable[[type], bool]) -> list[str]:
+    """Return lines for people about what these classes keep; ``is_once`` are called
+    once in a job, whatever they read."""
+    sources = Sources()
+    kept: list[Kept] = []
+    readers: list[str] = []
+    for cls in dict.fromkeys(classes):
+        if is_library(cls.__module__):
+            continue
+        found = scan(cls, sources)
+        if found.attributes or found.files:
+            kept.append(found)
+        if found.reads_stats and not is_once(cls):
+            readers.append(found.cls)
+    lines = []
+    if kept:
+        lines.append(
+            "of several processes each has its own, so that results may differ from "
+            f"those of one process (-p 1): {_joined(map(_said, kept))}"
+        )
+    if readers:
+        lines.append(
+            "each process calls these when its spider closes, and all but the last "
+            f"one with stats of its own: {_joined(readers)} (name in {SETTING} what is "
+            "to be called once)"
+        )
+    return lines
+
+
+def running(crawler: Crawler) -> Iterator[type]:
+    """Yield the classes of the components that Scrapy has made for a crawl."""
+    engine: Any = crawler.engine
+    managers = (
+        getattr(engine.scraper, "itemproc", None),
+        getattr(engine.scraper, "spidermw", None),
+        getattr(engine.downloader, "middleware", None),
+        crawler.extensions,
+    )
+    for manager in managers:
+        for component in getattr(manager, "middlewares", ()):
+            yield type(component)
+
+
+def enabled(settings: BaseSettings) -> Iterator[type]:
+    """Yield the classes that the settings enable, as far as they can be loaded."""
+    for name in _SETTINGS:
+        for path in settings.get_component_priority_dict_with_base(name):
+            # What is imported is the project's code: any error may come, and comes
+            # again in the job, which tells it.
+            try:
+                cls = load_object(path)
+            except Exception:  # noqa: BLE001, S112 - user code
+                continue
+            if isinstance(cls, type):
+                yield cls
+
+
+def main() -> int:
+    """Tell of the job on stdin; 1 where its project cannot be loaded."""
+    spec = msgspec.json.decode(sys.stdin.buffer.read(), type=JobSpec)
+    out = os.dup(1)
+    # What the project prints is nobody's, and there is nothing for it to read.
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(nowhere, fd)
+    # Modules, add-ons and settings of the project may raise anything.
+    try:
+        settings, spider_class = load_for_export(spec)
+        crawler = Crawler(spider_class, settings)
+        crawler.addons.load_settings(crawler.settings)
+        lines = told(enabled(crawler.settings), listed(crawler.settings))
+    except (Exception, SystemExit):  # noqa: BLE001 - user code
+        return 1
+    os.write(out, msgspec.json.encode(lines))
+    return 0
+
+
+def _said(kept: Kept) -> str:
+    names = [*kept.attributes, *kept.files]
+    more = ", ..." if len(names) > NAMES_MAX else ""
+    return f"{kept.cls} ({', '.join(names[:NAMES_MAX])}{more})"
+
+
+def _joined(texts: Iterable[str]) -> str:
+    all_texts = list(texts)
+    left = len(all_texts) - CLASSES_NAMED_MAX
+    more = f" and {left} more" if left > 0 else ""
+    return ", ".join(all_texts[:CLASSES_NAMED_MAX]) + more
+
+
+if __name__ == "__main__":
+    sys.exit(main())

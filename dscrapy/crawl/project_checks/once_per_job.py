@@ -1,0 +1,64 @@
+"""Which components are called at a job's end once, however many processes it has.
+
+They tell somebody how the whole crawl went (a report, a mail), by what the stats hold
+at ``spider_closed``: in a process that leaves before the job's end that is a part.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from scrapy.settings import BaseSettings
+from scrapy.utils.misc import load_object
+
+from dscrapy.crawl.project_loader import Failed, describe
+
+# Import paths, with commas or as a list, of a project's own such classes.
+SETTING = "DSCRAPY_ONCE_PER_JOB"
+
+# By name: importing Scrapy's gives a warning that it is deprecated, and the other
+# package need not be there.
+ONCE_PER_JOB = frozenset(
+    {
+        "scrapy.extensions.statsmailer.StatsMailer",
+        "spidermon.contrib.scrapy.extensions.Spidermon",
+    }
+)
+
+
+def listed(settings: BaseSettings) -> Callable[[type], bool]:
+    """Return whether a class, or a base of it, is to be called once in a job.
+
+    Raises ``Failed`` if the setting names what cannot be loaded or is no class.
+    """
+    names = ONCE_PER_JOB.union(_name(_load(entry)) for entry in _entries(settings))
+
+    def is_once(cls: type) -> bool:
+        return any(_name(base) in names for base in cls.__mro__)
+
+    return is_once
+
+
+def _entries(settings: BaseSettings) -> list[Any]:
+    value = settings.get(SETTING)
+    # A class itself may stand where Scrapy takes paths.
+    entries = [value] if isinstance(value, type) else settings.getlist(SETTING)
+    return [one.strip() if isinstance(one, str) else one for one in entries if one]
+
+
+def _load(entry: Any) -> type:
+    # What is imported is the project's code: any error may come.
+    try:
+        found = load_object(entry)
+    except Exception as error:
+        raise Failed(
+            "import_error",
+            f"{SETTING} names {entry}, which cannot be loaded: {describe(error)}",
+            error,
+        ) from error
+    if not isinstance(found, type):
+        raise Failed("import_error", f"{SETTING} names {entry}, which is no class")
+    return found
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

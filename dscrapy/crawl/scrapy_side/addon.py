@@ -1,0 +1,81 @@
+"""What is laid over the project's settings, as a Scrapy add-on.
+
+An add-on runs after the spider's ``custom_settings``, so nothing of the project is
+replaced before it has been read; ours is the last of them.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from scrapy.crawler import Crawler
+from scrapy.settings import BaseSettings
+from scrapy.utils.misc import load_object
+
+from dscrapy.crawl.scrapy_side.crawl_settings import Demands
+from dscrapy.crawl.scrapy_side.patches import mend_robots, mended_downloader
+from dscrapy.crawl.scrapy_side.scheduler import JobScheduler
+from dscrapy.crawl.scrapy_side.start import StartMiddleware
+from dscrapy.crawl.scrapy_side.stats_collector import Delta, recording
+
+_logger = logging.getLogger(__name__)
+
+# Outermost of all spider middlewares, so that nobody's start() runs but the leader's.
+_START_ORDER = -10_000
+
+
+class Overlay(Protocol):
+    """Who is asked to lay something over a crawler's settings."""
+
+    def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
+        """Change the settings and connect signals; the spider exists already."""
+
+
+def install_addon(crawler: Crawler, overlay: Overlay) -> None:
+    """Have ``overlay.configure`` called once the crawler's settings are known."""
+
+    class CrawlProcessAddon:
+        def update_settings(self, settings: BaseSettings) -> None:
+            overlay.configure(crawler, settings)
+
+    addons = dict(crawler.settings.getdict("ADDONS"))
+    orders = [order for order in addons.values() if order is not None]
+    addons[CrawlProcessAddon] = max(orders, default=0) + 1
+    crawler.settings.set("ADDONS", addons, priority="cmdline")
+
+
+def lay_over(settings: BaseSettings, delta_now: Callable[[], Delta]) -> Demands:
+    """Put our components in, and switch off what cannot work in a crawl process.
+
+    Returns what the project's settings asked for. ``delta_now`` is as in
+    ``stats.recording``. Raises ``UnsupportedError``.
+    """
+    force = "cmdline"
+    demands = Demands(settings)
+    demands.override(settings)
+    settings.set("SCHEDULER", JobScheduler, force)
+    downloader = load_object(settings["DOWNLOADER"])
+    settings.set("DOWNLOADER", mended_downloader(downloader), force)
+    stats_class = load_object(settings["STATS_CLASS"])
+    settings.set("STATS_CLASS", recording(stats_class, delta_now), force)
+    settings.setdefault_in_component_priority_dict(
+        "SPIDER_MIDDLEWARES", StartMiddleware, _START_ORDER
+    )
+    mend_robots(settings)
+    # Both open ports into the process; RemoteControl runs code that comes in.
+    settings.set("TELNETCONSOLE_ENABLED", False, force)
+    settings.set("REMOTE_CONTROL_ENABLED", False, force)
+    # An export process writes feeds from what is committed; the last process of the
+    # job prints the stats of all.
+    settings.set("FEEDS", {}, force)
+    settings.set("FEED_URI", None, force)
+    settings.set("STATS_DUMP", False, force)
+    if settings.get_component_priority_dict_with_base("ITEM_PIPELINES"):
+        _logger.info(
+            "Item pipelines open once in each process; what they write elsewhere is "
+            "written at least once: a page whose process dies is done again"
+        )
+    if settings["JOBDIR"]:
+        _logger.info("JOBDIR is not used: the master keeps the state of a job")
+        settings.set("JOBDIR", None, force)
+    return demands

@@ -1,0 +1,109 @@
+"""Requests of this process that wait for room in their download slots.
+
+A request is given out only when its slot could send it now, so that what waits can
+still be given back. Room is what the slot has free, less what it queues itself and
+what is on its way to it through the downloader's middlewares.
+"""
+
+import heapq
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from scrapy.crawler import Crawler
+
+from dscrapy.crawl.scrapy_side.crawl_settings import host_limits
+
+T = TypeVar("T")
+
+
+class Lease(NamedTuple):
+    """A leased request that has not been started.
+
+    ``values``: digest -> JSON of all that its body refers to, and perhaps of more.
+    """
+
+    request: int
+    host: str
+    body: bytes
+    values: Mapping[bytes, bytes] = MappingProxyType({})
+
+
+class Rooms:
+    """How much more each download slot can take now."""
+
+    def __init__(self, crawler: Crawler, clock: Callable[[], float]) -> None:
+        # A downloader of the project's own may have no slots.
+        self._slots: dict[str, Any] = getattr(crawler.engine.downloader, "slots", {})
+        self._clock = clock
+        self._default, self._limits = host_limits(crawler.settings)
+        self._handed: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+
+    def wait(self, host: str, seconds: float) -> None:
+        """Give the host no room for so long."""
+        self._not_before[host] = self._clock() + seconds
+
+    def has_room(self, host: str) -> bool:
+        """Whether the host's slot could send one more request now."""
+        if self._not_before:
+            until = self._not_before.get(host)
+            if until is not None and self._clock() < until:
+                return False
+            self._not_before.pop(host, None)
+        handed = self._handed.get(host, 0)
+        slot = self._slots.get(host)
+        if slot is None:
+            return handed < self._limits.get(host, self._default).concurrency
+        return bool(slot.free_transfer_slots() - len(slot.queue) > handed)
+
+    def hand(self, host: str) -> None:
+        """Note that a request is on its way to the host's slot."""
+        self._handed[host] = self._handed.get(host, 0) + 1
+
+    def arrived(self, host: str) -> None:
+        """Note that a request on its way has come to its slot, or never will."""
+        left = self._handed[host] - 1
+        if left:
+            self._handed[host] = left
+        else:
+            del self._handed[host]
+
+
+class Waiting(Generic[T]):
+    """Things that wait for room, by host; smaller orders go first."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, list[tuple[tuple[int, int], T]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, host: str, order: tuple[int, int], value: T) -> None:
+        """Put a value among those of its host; no two orders are equal."""
+        heapq.heappush(self._hosts.setdefault(host, []), (order, value))
+        self._count += 1
+
+    def take(self, has_room: Callable[[str], bool]) -> T | None:
+        """Return the first value whose host has room, or None."""
+        best = ""
+        first: tuple[int, int] | None = None
+        for host, heap in self._hosts.items():
+            if (first is None or heap[0][0] < first) and has_room(host):
+                best, first = host, heap[0][0]
+        if first is None:
+            return None
+        heap = self._hosts[best]
+        _, value = heapq.heappop(heap)
+        if not heap:
+            del self._hosts[best]
+        self._count -= 1
+        return value
+
+    def take_all(self) -> list[T]:
+        """Return all values and keep none."""
+        values = [value for heap in self._hosts.values() for _, value in sorted(heap)]
+        self._hosts.clear()
+        self._count = 0
+        return values

@@ -1,0 +1,76 @@
+"""What differs at its end between a process that leaves and the one that ends the job.
+
+Both run all of the project's code for a closing spider. One that leaves does so without
+the components that are called once in a job; the last one does so with the job's stats.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from pydispatch import dispatcher  # type: ignore[import-untyped]  # Scrapy's own
+from scrapy import signals
+from scrapy.crawler import Crawler
+from scrapy.extensions.corestats import CoreStats
+
+from dscrapy.crawl.scrapy_side.stats_collector import merged
+from dscrapy.model import Stats
+
+_logger = logging.getLogger(__name__)
+
+# At these a crawl tells how it went.
+_LAST_SIGNALS = (signals.spider_closed, signals.engine_stopped)
+
+
+def has_once(crawler: Crawler, is_once: Callable[[type], bool]) -> bool:
+    """Return whether something in this crawl is called once in a job, at its end."""
+    return bool(_receivers(crawler, is_once))
+
+
+def leave_out_once(crawler: Crawler, is_once: Callable[[type], bool]) -> None:
+    """Let what is called once in a job not be called in this process."""
+    for signal, receiver in _receivers(crawler, is_once):
+        crawler.signals.disconnect(receiver, signal)
+
+
+def begin_at(crawler: Crawler, opened_at: float) -> None:
+    """Let ``start_time`` be the job's, in seconds since the epoch.
+
+    To be called after Scrapy's own handler of ``spider_opened``.
+    """
+    core: Any = crawler.get_extension(CoreStats)
+    if core is None:
+        return
+    core.start_time = datetime.fromtimestamp(opened_at, UTC)
+    # What the time elapsed is counted from.
+    core._start_time_mono = time.monotonic() - max(time.time() - opened_at, 0.0)
+    crawler.stats.set_value("start_time", core.start_time)
+
+
+def take_over(crawler: Crawler, stats: Stats, *, again: bool) -> None:
+    """Let the collector hold the whole job's stats; ``again`` after another process
+    was to end the job."""
+    collector: Any = crawler.stats
+    collector.take_over(merged(stats))
+    if again:
+        _logger.warning(
+            "The process that was to end the job died: what is called once in a job "
+            "is called again"
+        )
+
+
+def _receivers(
+    crawler: Crawler, is_once: Callable[[type], bool]
+) -> list[tuple[Any, Any]]:
+    """Return signals and receivers of what is called once in a job."""
+    found = []
+    for signal in _LAST_SIGNALS:
+        known = dispatcher.getReceivers(crawler.signals.sender, signal)
+        for receiver in dispatcher.liveReceivers(known):
+            owner = getattr(receiver, "__self__", None)
+            cls = owner if isinstance(owner, type) else type(owner)
+            if is_once(cls):
+                found.append((signal, receiver))
+    return found

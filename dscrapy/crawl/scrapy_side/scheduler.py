@@ -1,0 +1,344 @@
+"""Scrapy's scheduler in a crawl process: leases in, requests for the master out.
+
+Scrapy calls it synchronously and has no public way to be told that there is more;
+it is woken where something may have changed, never left to its heartbeat.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from scrapy import Request, Spider, signals
+from scrapy.core.scheduler import BaseScheduler
+from scrapy.crawler import Crawler
+from scrapy.utils.defer import deferred_from_coro
+from scrapy.utils.httpobj import urlparse_cached
+from twisted.internet.defer import Deferred
+
+from dscrapy.crawl.codec.request_bodies import (
+    RequestCodec,
+    clean_text,
+    wire_fingerprint,
+)
+from dscrapy.crawl.codec.shared_values import value_digest
+from dscrapy.crawl.codec.tags import UndecodableError, UnencodableError, UnreadableError
+from dscrapy.crawl.gate import gate_downloads
+from dscrapy.crawl.outgoing.child_requests import Child
+from dscrapy.crawl.outgoing.commit_parts import Work
+from dscrapy.crawl.project_loader import TEXT_CHARS_MAX
+from dscrapy.crawl.scrapy_side.download_slots import Lease, Rooms, Waiting
+from dscrapy.crawl.scrapy_side.local_requests import Locals
+from dscrapy.crawl.scrapy_side.patches import mend_close
+from dscrapy.crawl.scrapy_side.tracking import CURRENT, Hop, wake
+from dscrapy.messages import (
+    DONT_FILTER,
+    FINGERPRINT_BYTES,
+    START_REQUEST,
+    Grant,
+    Release,
+)
+
+if TYPE_CHECKING:
+    from dscrapy.crawl.run import CrawlRun
+
+_logger = logging.getLogger(__name__)
+
+_NO_FINGERPRINT = bytes(FINGERPRINT_BYTES)
+# The engine holds back when it has done so for as many turns of the event loop on end.
+# Leases come many at a time: what starts together and is done within less than this
+# (``data:``) would not let Scrapy's engine hold back, which is fed one by one.
+HELD_BACK_TURNS = 5
+# Larger priorities are alike; messages hold numbers of 64 bits.
+PRIORITY_MAX = 2**53
+# Requests of spider_idle handlers that are known to be seen: a handler that asks for
+# the same again at each idle would keep a job alive for ever. Far more than handlers
+# ask for; beyond it the memory is used anew.
+IDLE_KNOWN_MAX = 100_000
+
+
+class JobScheduler(BaseScheduler):
+    """Gives out leases, and takes what the running work asks for."""
+
+    def __init__(self, crawler: Crawler, job: "CrawlRun") -> None:
+        self._crawler = crawler
+        self._job = job
+        self._tracker = job.tracker
+        self._inbox: Waiting[Lease] = Waiting()
+        self._sequence = 0
+        self._idle_known: set[bytes] = set()
+        self._is_closed = False
+        # Whether the engine was seen to hold back and has not been short of requests
+        # since; and whether that is being looked at.
+        self._is_busy = False
+        self._is_looking = False
+        self._codec: RequestCodec
+        self._rooms: Rooms
+        self.locals: Locals
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> "JobScheduler":
+        """Return the scheduler of the crawler's job."""
+        job: CrawlRun = crawler.job  # type: ignore[attr-defined]  # see JobCrawler
+        job.scheduler = cls(crawler, job)
+        return job.scheduler
+
+    @property
+    def codec(self) -> RequestCodec:
+        """What reads and writes requests of this spider."""
+        return self._codec
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether the engine should ask: there is something, or nothing any more."""
+        return bool(
+            self._inbox or not self.locals.is_empty or self._tracker.is_finishing
+        )
+
+    # ---- Scrapy ---------------------------------------------------------------
+
+    def open(self, spider: Spider) -> None:
+        """Hook into the engine; the pipelines open next."""
+        job = self._job
+        self._tracker.attach(self._crawler)
+        mend_close(self._crawler)
+        gate_downloads(self._crawler, job.gate)
+        loop = asyncio.get_running_loop()
+        self._codec = RequestCodec(spider, job.is_project, job.pickles)
+        self._rooms = Rooms(self._crawler, loop.time)
+        self._tracker.left = lambda hop: self._rooms.arrived(hop.host)
+        self.locals = Locals(
+            self._crawler,
+            self._tracker,
+            job.run,
+            job.link.send,
+            lifo=job.demands.lifo,
+        )
+        job.sender.answered = self.locals.answered
+        self._crawler.signals.connect(
+            self._tracker.reached_downloader, signal=signals.request_reached_downloader
+        )
+        job.opens()
+
+    def close(self, reason: str) -> Deferred[None]:
+        """Let nothing more be told to the spider before all it gave is committed."""
+        return deferred_from_coro(self._job.end(reason))
+
+    def has_pending_requests(self) -> bool:
+        """Return False once the master says that nothing is left."""
+        CURRENT.set(None)
+        return not self._tracker.is_finishing
+
+    def next_request(self) -> Request | None:
+        """Return a request that its slot can send now, as the running work."""
+        request = None
+        if self._job.may_start:
+            request = self._next()
+            if self._job.leading.is_pulling:
+                self._note(has_given=request is not None)
+        if request is None:
+            # What runs next in this context (spider_idle) belongs to no lease.
+            CURRENT.set(None)
+        return request
+
+    def enqueue_request(self, request: Request) -> bool:
+        """Take a request for the running work.
+
+        False for a known duplicate; of most the master knows, so True says little.
+        """
+        hop = CURRENT.get()
+        automatic = None if hop is None else hop.automatic_slot
+        is_compared = self._job.demands.filters and not request.dont_filter
+        fingerprint = self._fingerprint(request) if is_compared else None
+        host = self._host_of(request, automatic)
+        if fingerprint is not None and self._is_idle_duplicate(fingerprint):
+            self._crawler.stats.inc_value("dupefilter/filtered")
+            return False
+        page = None if hop is None else hop.page
+        try:
+            encoded = self._codec.encode(request, automatic, page)
+        except UnencodableError as error:
+            return self.locals.keep(request, host, fingerprint, error)
+        work = self._tracker.work_now()
+        flags = 0 if is_compared else DONT_FILTER
+        if self._job.demands.start_is_apart and request.meta.get("is_start_request"):
+            flags |= START_REQUEST
+        if fingerprint is not None:
+            work.child_fingerprints.add(fingerprint)
+            if work.kind == "idle":
+                self._remember_idle(fingerprint)
+        # A bool is an int for Scrapy, not for a message; the body has it as it is.
+        priority = max(-PRIORITY_MAX, min(int(request.priority), PRIORITY_MAX))
+        child = Child(
+            fingerprint=fingerprint or _NO_FINGERPRINT,
+            host=host,
+            priority=priority,
+            flags=flags,
+            body=encoded.body,
+            kind=encoded.kind,
+            values=tuple(encoded.values),
+        )
+        work.add_child(child, encoded.values)
+        self._tracker.grown(work)
+        return True
+
+    # ---- start() --------------------------------------------------------------
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the engine has all the requests that it can start for now."""
+        if not self._is_busy:
+            self._look_soon()
+        return self._is_busy
+
+    def _note(self, *, has_given: bool) -> None:
+        """Note what the engine got when it asked, while start() is consumed."""
+        if not has_given:
+            # What waits here for room in its slot would wait in the downloader, where
+            # Scrapy's engine counts it.
+            self._set_busy(bool(self._inbox))
+        elif self._job.leading.stands and not self._is_busy:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
+        if not self._is_looking:
+            self._is_looking = True
+            self._look_again(HELD_BACK_TURNS)
+
+    def _look_again(self, turns: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._look, turns, context=self._tracker.context)
+
+    def _look(self, turns: int) -> None:
+        engine = self._crawler.engine
+        assert engine is not None
+        holds_back = engine.needs_backout()
+        if holds_back and turns:
+            self._look_again(turns - 1)
+            return
+        self._is_looking = False
+        if holds_back:
+            self._set_busy(True)
+
+    def _set_busy(self, is_busy: bool) -> None:
+        has_become = is_busy and not self._is_busy
+        self._is_busy = is_busy
+        if has_become:
+            self._job.gate.changed()
+
+    # ---- the link -------------------------------------------------------------
+
+    def granted(self, grant: Grant) -> None:
+        """Take leases; one that comes while the spider closes goes back."""
+        self._tracker.finish = 0
+        if self._is_closed:
+            self._release(list(grant.requests))
+            return
+        loop = asyncio.get_running_loop()
+        for host, share in grant.shares.items():
+            # Hosts have one owner each, so ``share`` is all of it.
+            if share.wait_s > 0:
+                self._rooms.wait(host, share.wait_s)
+                loop.call_later(
+                    share.wait_s, wake, self._crawler, context=self._tracker.context
+                )
+        values = {value_digest(data): data for data in map(bytes, grant.values)}
+        for number, place, body in zip(
+            grant.requests, grant.host_of, grant.bodies, strict=True
+        ):
+            self._sequence += 1
+            host = grant.hosts[place]
+            lease = Lease(number, host, bytes(body), values)
+            self._inbox.add(host, (0, self._sequence), lease)
+
+    def give_back(self) -> None:
+        """Release what was not started, and take nothing any more."""
+        self._is_closed = True
+        self._release([lease.request for lease in self._inbox.take_all()])
+
+    def _release(self, requests: list[int], unreadable: str = "") -> None:
+        if not requests:
+            return
+        run = self._job.run
+        release = Release(
+            job=run.job,
+            process=run.process,
+            requests=tuple(requests),
+            unreadable=unreadable,
+        )
+        self._job.link.send(release)
+
+    # ---- requests -------------------------------------------------------------
+
+    def _next(self) -> Request | None:
+        local = self.locals.take(self._rooms.has_room)
+        if local is not None:
+            self._hand(local.hop)
+            return local.request
+        while self._inbox:
+            lease = self._inbox.take(self._rooms.has_room)
+            if lease is None:
+                break
+            request = self._begin(lease)
+            if request is not None:
+                return request
+        return None
+
+    def _begin(self, lease: Lease) -> Request | None:
+        # What it holds may crash the process that builds it.
+        self._job.marks.add(lease.request, "")
+        try:
+            request = self._codec.decode(lease.body, lease.values)
+        except UnreadableError as error:
+            why = clean_text(str(error))[:TEXT_CHARS_MAX]
+            _logger.warning("Request %d cannot be read here: %s", lease.request, why)
+            self._crawler.stats.inc_value("dscrapy/requests_passed_on")
+            self._job.marks.remove(lease.request)
+            self._release([lease.request], why)
+            return None
+        except UndecodableError as error:
+            work = self._tracker.begin(Work("page", request=lease.request))
+            hop = Hop(work, lease.host)
+            # A project that changed under a running job, or what no process of the
+            # job has written.
+            CURRENT.set(hop)
+            _logger.error("Request %d cannot be read: %s", lease.request, error)
+            self._crawler.stats.inc_value("dscrapy/undecodable_requests")
+            CURRENT.set(None)
+            work.outcome = "UndecodableError"
+            self._tracker.release(work)
+            return None
+        work = self._tracker.begin(Work("page", request=lease.request))
+        hop = Hop(work, lease.host)
+        self._job.marks.add(lease.request, request.url)
+        if "download_slot" not in request.meta:
+            hop.automatic_slot = lease.host
+        self._hand(hop)
+        self._tracker.enter(request, hop)
+        return request
+
+    def _hand(self, hop: Hop) -> None:
+        hop.is_handed = True
+        self._rooms.hand(hop.host)
+
+    def _fingerprint(self, request: Request) -> bytes:
+        return wire_fingerprint(
+            self._crawler.request_fingerprinter.fingerprint(request)
+        )
+
+    def _host_of(self, request: Request, automatic: str | None) -> str:
+        slot: Any = request.meta.get("download_slot")
+        if slot is not None and slot != automatic:
+            return clean_text(str(slot))
+        return urlparse_cached(request).hostname or ""
+
+    def _is_idle_duplicate(self, fingerprint: bytes) -> bool:
+        return (
+            fingerprint in self._idle_known
+            and self._tracker.finish > 0
+            and self._tracker.current() is None
+        )
+
+    def _remember_idle(self, fingerprint: bytes) -> None:
+        if len(self._idle_known) >= IDLE_KNOWN_MAX:
+            self._idle_known.clear()
+        self._idle_known.add(fingerprint)

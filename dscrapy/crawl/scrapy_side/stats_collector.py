@@ -1,0 +1,402 @@
+"""Scrapy's stats with the operation that wrote each, lease by lease.
+
+The collector holds this process's numbers, as its readers in the process see them.
+Beside them every write goes into the ``Delta`` of the lease whose work is running,
+which travels with its commit, so that a job's stats are those of what is committed.
+That is so for writes into the dict that ``get_stats()`` gives, too: a number that is
+written where it was read before (``stats["x"] += 1``) adds, what else is written there
+replaces, and what is removed is dropped.
+"""
+
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+from scrapy.statscollectors import StatsCollector
+
+from dscrapy.crawl.codec import tags
+from dscrapy.crawl.codec.items import is_wire_json, lossy
+from dscrapy.model import Stats
+
+_logger = logging.getLogger(__name__)
+
+# Stats travel in one message with the outcome. Scrapy's own are 40 numbers; these
+# leave room for a hundred thousand of a project that counts by page or host.
+VALUE_BYTES_MAX = 64 * 1024
+STATS_BYTES_MAX = 6 * 1024 * 1024
+# Keys that were read in the dict of stats and not written since. A reader that is no
+# writer may read all there are; beyond this they are forgotten and what follows counts
+# as if it had not been read.
+READ_KEYS_MAX = 10_000
+_UNKNOWN = object()
+# Whatever was written before.
+_REPLACE = frozenset({"last", "drop"})
+# Values that nobody changes in place.
+_FIXED = (str, bytes, int, float, bool, type(None), datetime, date, tuple, frozenset)
+
+
+class Delta:
+    """What was written to stats since it was empty: key -> operation and value."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[str, Any]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._values)
+
+    def write(
+        self, operation: str, key: str, value: Any, becomes: Any = _UNKNOWN
+    ) -> None:
+        """Take a write: "sum", "max", "min", "last", or "drop", which has no value.
+
+        Over a write of another kind, "last" stays "last" and takes the effect;
+        anything else becomes "last": of what the process has then (``becomes``).
+        """
+        held = self._values.get(key)
+        if held is None or operation in _REPLACE:
+            self._values[key] = (operation, value)
+        elif held[0] in (operation, "last"):
+            self._values[key] = (held[0], _joined(operation, held[1], value))
+        else:
+            last = value if becomes is _UNKNOWN else becomes
+            self._values[key] = ("last", last)
+
+    def take(self, other: "Delta") -> None:
+        """Take all that another delta holds, and empty it."""
+        for key, (operation, value) in other._values.items():
+            self.write(operation, key, value)
+        other.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()
+
+    def encoded(self) -> Stats:
+        """Return the delta as it travels.
+
+        "sum", "max" and "min" hold numbers only; what is too large to send is left
+        out, with a warning that names it.
+        """
+        stats: Stats = {}
+        left_out: list[str] = []
+        total = 0
+        for key, (operation, value) in self._values.items():
+            if operation == "drop":
+                data = b"null"
+            elif type(value) is int or (type(value) is float and math.isfinite(value)):
+                data = json.dumps(value).encode()
+            else:
+                operation, data = "last", _encode(value)
+            # A key that is no text, or no valid one, would not survive as JSON.
+            name = str(key).encode(errors="backslashreplace").decode()
+            size = len(name) + len(data)
+            if len(data) > VALUE_BYTES_MAX or total + size > STATS_BYTES_MAX:
+                left_out.append(name)
+                continue
+            total += size
+            stats.setdefault(operation, {})[name] = msgspec.Raw(data)
+        if left_out:
+            _logger.warning(
+                "%d stats are too large to be kept, the first of them: %s",
+                len(left_out),
+                ", ".join(left_out[:5]),
+            )
+        return stats
+
+
+class RecordedStats(dict[Any, Any]):
+    """A collector's numbers; writes that its methods do not make are noted."""
+
+    __slots__ = ("_delta_now", "_read", "own")
+
+    def __init__(self, values: Any, delta_now: Callable[[], Delta]) -> None:
+        super().__init__(values)
+        self._delta_now = delta_now
+        self._read: set[Any] = set()
+        # The key that a method of the collector writes now, which notes it itself.
+        self.own: Any = None
+
+    # ---- reads ----------------------------------------------------------------
+
+    def _note_read(self, key: Any) -> None:
+        if key == self.own and self.own is not None:
+            return
+        if len(self._read) >= READ_KEYS_MAX:
+            self._read.clear()
+        self._read.add(key)
+
+    def __getitem__(self, key: Any) -> Any:
+        self._note_read(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self._note_read(key)
+        return super().__contains__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self._note_read(key)
+        return super().get(key, default)
+
+    # ---- writes ---------------------------------------------------------------
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if key != self.own or self.own is None:
+            self._note_write(key, value)
+        super().__setitem__(key, value)
+
+    def _note_write(self, key: Any, value: Any) -> None:
+        delta = self._delta_now()
+        if key in self._read:
+            self._read.discard(key)
+            old = dict.get(self, key, 0)
+            if _is_number(value) and _is_number(old):
+                delta.write("sum", key, value - old, value)
+                return
+        delta.write("last", key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        super().__delitem__(key)
+        self._delta_now().write("drop", key, None)
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        if not dict.__contains__(self, key):
+            return super().pop(key, *default)
+        value = super().pop(key)
+        self._delta_now().write("drop", key, None)
+        return value
+
+    def popitem(self) -> tuple[Any, Any]:
+        key, value = super().popitem()
+        self._delta_now().write("drop", key, None)
+        return key, value
+
+    def clear(self) -> None:
+        for key in list(self):
+            del self[key]
+
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        self._note_read(key)
+        if not dict.__contains__(self, key):
+            # The number to begin with, not one that replaces what others have.
+            self[key] = default
+            self._note_read(key)
+        return dict.__getitem__(self, key)
+
+    def update(self, *args: Any, **values: Any) -> None:
+        for key, value in dict(*args, **values).items():
+            self[key] = value
+
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # "or" is dict's
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> Any:
+        # A copy is nobody's stats.
+        return dict, (dict(self),)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__reduce__()
+
+    def take_over(self, values: dict[str, Any]) -> None:
+        """Hold these from now on, which is noted by nobody."""
+        dict.clear(self)
+        dict.update(self, values)
+        self._read.clear()
+
+    def note_changed(self) -> None:
+        """Note again what may have been changed in place."""
+        for key, value in self.items():
+            if not isinstance(value, _FIXED):
+                self._delta_now().write("last", key, value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+def _held(collector: Any) -> RecordedStats | None:
+    # Scrapy's own __getattribute__ is slow, and this is asked at each write.
+    try:
+        stats = object.__getattribute__(collector, "_stats")
+    except AttributeError:
+        return None
+    return stats if type(stats) is RecordedStats else None
+
+
+@contextlib.contextmanager
+def _writing(stats: RecordedStats | None, key: str) -> Iterator[None]:
+    """Let what the project's class does with the key not count twice."""
+    if stats is None:
+        yield
+        return
+    before, stats.own = stats.own, key
+    try:
+        yield
+    finally:
+        stats.own = before
+
+
+def note_changed(collector: Any) -> None:
+    """Note the values of a collector that may have been changed in place."""
+    stats = _held(collector)
+    if stats is not None:
+        stats.note_changed()
+
+
+def _is_stock(base: type[Any], name: str) -> bool:
+    """Whether a method is Scrapy's own, which writes one key of the dict: that costs
+    less when it is done here."""
+    return getattr(base, name, None) is getattr(StatsCollector, name)
+
+
+def _newest(old: Any, new: Any) -> Any:
+    return new
+
+
+def _choosing(
+    base: type[Any],
+    name: str,
+    operation: str,
+    choose: Callable[[Any, Any], Any],
+    delta_now: Callable[[], Delta],
+) -> Callable[..., None]:
+    """Return the method ``name``, which writes one of the old and the new value."""
+    is_stock = _is_stock(base, name)
+    method: Any = getattr(base, name)
+
+    def write(self: Any, key: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        stats = _held(self)
+        if stats is not None and is_stock:
+            chosen = choose(dict.get(stats, key, value), value)
+            delta_now().write(operation, key, value, chosen)
+            dict.__setitem__(stats, key, chosen)
+            return
+        delta_now().write(operation, key, value)
+        with _writing(stats, key):
+            method(self, key, value, *args, **kwargs)
+
+    return write
+
+
+def _taking_over(base: type[Any]) -> Callable[[Any, dict[str, Any]], None]:
+    """Return the method that lets a collector hold what is counted already."""
+
+    def take_over(self: Any, stats: dict[str, Any]) -> None:
+        held = _held(self)
+        if held is not None:
+            held.take_over(stats)
+        if base.get_stats(self) == stats:
+            return
+        # A class of the project's own that keeps them elsewhere.
+        base.clear_stats(self)
+        for key, value in stats.items():
+            base.set_value(self, key, value)
+
+    return take_over
+
+
+def recording(base: type[Any], delta_now: Callable[[], Delta]) -> type[Any]:
+    """Return a subclass of the project's stats collector that also writes deltas.
+
+    ``delta_now`` gives the delta of the work that is running.
+    """
+
+    inc_is_stock = _is_stock(base, "inc_value")
+
+    class RecordingStatsCollector(base):  # type: ignore[misc]  # a base of run time
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._has_told = False
+            self._record()
+
+        def _record(self) -> None:
+            held = getattr(self, "_stats", None)
+            if type(held) is dict:
+                self._stats = RecordedStats(held, delta_now)
+
+        def get_stats(self, *args: Any, **kwargs: Any) -> Any:
+            stats = super().get_stats(*args, **kwargs)
+            if not isinstance(stats, RecordedStats) and not self._has_told:
+                self._has_told = True
+                _logger.warning(
+                    "STATS_CLASS is %s.%s, which keeps its numbers in a place of its "
+                    "own: what is written to the result of its get_stats() does not "
+                    "count in the job's stats (what its methods write does)",
+                    base.__module__,
+                    base.__qualname__,
+                )
+            return stats
+
+        def inc_value(
+            self, key: str, count: Any = 1, start: Any = 0, *args: Any, **kwargs: Any
+        ) -> None:
+            stats = _held(self)
+            if stats is not None and inc_is_stock:
+                begins = start and dict.get(stats, key) is None
+                added = start + count if begins else count
+                value = dict.get(stats, key, start) + count
+                delta_now().write("sum", key, added, value)
+                dict.__setitem__(stats, key, value)
+                return
+            begins = start and self.get_value(key) is None
+            delta_now().write("sum", key, start + count if begins else count)
+            with _writing(stats, key):
+                super().inc_value(key, count, start, *args, **kwargs)
+
+        max_value = _choosing(base, "max_value", "max", max, delta_now)
+        min_value = _choosing(base, "min_value", "min", min, delta_now)
+        set_value = _choosing(base, "set_value", "last", _newest, delta_now)
+
+        def set_stats(self, stats: Any, *args: Any, **kwargs: Any) -> None:
+            for key in _held(self) or ():
+                if key not in stats:
+                    delta_now().write("drop", key, None)
+            for key, value in stats.items():
+                delta_now().write("last", key, value)
+            super().set_stats(stats, *args, **kwargs)
+            self._record()
+
+        take_over = _taking_over(base)
+
+    return RecordingStatsCollector
+
+
+def merged(stats: Stats) -> dict[str, Any]:
+    """Return stats that came over the wire as Scrapy's collector holds them."""
+    return {
+        key: tags.untag(json.loads(bytes(raw)), tags.no_classes, lenient=True)
+        for group in stats.values()
+        for key, raw in group.items()
+    }
+
+
+def _joined(operation: str, old: Any, new: Any) -> Any:
+    # The project's values may be anything that its own calls can add or compare.
+    try:
+        match operation:
+            case "sum":
+                return old + new
+            case "max":
+                return max(old, new)
+            case _:
+                return min(old, new)
+    except TypeError:
+        return new
+
+
+def _encode(value: Any) -> bytes:
+    try:
+        tree = tags.tag(value, lossy)
+        data = json.dumps(tree, ensure_ascii=False, separators=(",", ":")).encode()
+    except (tags.UnencodableError, ValueError):
+        data = b""
+    if data and is_wire_json(data):
+        return data
+    return json.dumps(repr(value)).encode()

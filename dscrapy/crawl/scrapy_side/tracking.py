@@ -1,0 +1,333 @@
+"""Which lease or unit the running code belongs to, and when that is finished.
+
+A context variable names the ``Hop`` whose work is running. The scheduler sets it
+before it gives a request to Scrapy, and every task and callback that Scrapy starts
+for this request inherits it, so whatever asks for a request, an item or a stat is
+known by it, however it asks. A hop has left when the engine removes its request from
+its slot: after callback or errback, all items and all their handlers. A ``Work`` is
+settled when nothing holds it open any more; what its code does after that (tasks
+that outlive their callback) belongs to no lease, as does what handlers of
+``spider_opened`` and ``spider_idle`` ask for: that makes a unit for each loop turn.
+
+Scrapy has no public hooks for this; ``attach`` names the four private places that it
+touches, and refuses a Scrapy without them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Literal
+from weakref import ref
+
+import scrapy
+from scrapy import Request
+from scrapy.crawler import Crawler
+from scrapy.http import Response
+from twisted.internet.defer import Deferred
+
+from dscrapy.crawl.outgoing.commit_parts import Sender, Work
+from dscrapy.crawl.scrapy_side.stats_collector import Delta
+
+
+class UnsupportedError(Exception):
+    """This project or this Scrapy cannot be run here; the text says why."""
+
+
+class Hop:
+    """A request in Scrapy's hands, or an element of ``start()``, and its work.
+
+    ``automatic_slot`` is the download slot that Scrapy gives the request by itself,
+    None where the project has set one. ``holds_item``: the work waits until the item
+    ``element``, which ``start()`` yielded, has gone through.
+    """
+
+    __slots__ = (
+        "_page",
+        "automatic_slot",
+        "element",
+        "holds_item",
+        "host",
+        "is_handed",
+        "is_local",
+        "stage",
+        "work",
+    )
+
+    def __init__(self, work: Work, host: str = "", *, is_local: bool = False) -> None:
+        self.work = work
+        self.host = host
+        self.is_local = is_local
+        self.is_handed = False
+        self.automatic_slot: str | None = None
+        self.element: Any = None
+        self.holds_item = False
+        # Until the response or failure goes to the scraper a request that comes
+        # from here is a redirect or retry.
+        self.stage: Literal["download", "scrape", "scraped"] = "download"
+        self._page: ref[Response] | None = None
+
+    @property
+    def page(self) -> Response | None:
+        """The response whose callback runs, while anybody has it."""
+        return None if self._page is None else self._page()
+
+    @page.setter
+    def page(self, response: Response) -> None:
+        # Contexts of tasks that outlive their callback keep the hop alive.
+        self._page = ref(response)
+
+
+CURRENT: ContextVar[Hop | None] = ContextVar("dscrapy_hop", default=None)
+
+
+class Tracker:
+    """Accounts for works and hops of one crawl.
+
+    ``settled`` is called with each settled work, ``closing`` with the reason when
+    the spider is asked to close.
+    """
+
+    def __init__(
+        self, settled: Callable[[Work], None], closing: Callable[[str], None]
+    ) -> None:
+        self._settled = settled
+        self._closing = closing
+        # Of no lease, for callbacks of our own: a lease's would be kept alive by them.
+        self.context: Context = copy_context()
+        self._hops: dict[int, Hop] = {}
+        self._gathering: Work | None = None
+        self.sender: Sender
+        self.works: set[Work] = set()
+        # Stats that belong to no lease; they ride on the next unit.
+        self.delta = Delta()
+        self.opened: Work | None = None
+        self.has_begun = False
+        self.open_starts = 0
+        # Number of the ``Finish`` that is not revoked.
+        self.finish = 0
+        self.left: Callable[[Hop], None] = lambda hop: None
+
+    # ---- who is running ---------------------------------------------------------
+
+    @staticmethod
+    def current() -> Hop | None:
+        """Return the hop whose work is running and not settled."""
+        hop = CURRENT.get()
+        return None if hop is None or hop.work.is_settled else hop
+
+    def delta_now(self) -> Delta:
+        """Return where stats are written now."""
+        hop = self.current()
+        return self.delta if hop is None else hop.work.delta
+
+    def work_now(self) -> Work:
+        """Return the work that requests and items of the running code belong to."""
+        hop = self.current()
+        if hop is not None:
+            return hop.work
+        if not self.has_begun:
+            if self.opened is None:
+                self.opened = self.begin(Work("opened"))
+            return self.opened
+        if self._gathering is None:
+            kind = "idle" if self.finish else "late"
+            work = self._gathering = self.begin(Work(kind, finish=self.finish))
+            self.finish = 0
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._end_gathering, work, context=self.context)
+        return self._gathering
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are in Scrapy's hands."""
+        return len(self._hops)
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether nothing is left to do, as the master and this process know it."""
+        return self.finish > 0 and not self.works and self.sender.is_quiet
+
+    # ---- works ------------------------------------------------------------------
+
+    def begin(self, work: Work) -> Work:
+        """Take up a work, held open once."""
+        self.works.add(work)
+        self.hold(work)
+        return work
+
+    def hold(self, work: Work) -> None:
+        """Keep the work from being settled until ``release``."""
+        assert not work.is_settled
+        work.open += 1
+
+    def release(self, work: Work) -> None:
+        """End a hold; with the last one the work is settled."""
+        assert work.open > 0
+        work.open -= 1
+        if work.open == 0 and work in self.works:
+            self.works.discard(work)
+            if work.kind == "start":
+                self.open_starts -= 1
+            self.sender.settled(work)
+            self._settled(work)
+
+    def abandon(self, work: Work) -> None:
+        """Never commit this work: what its code still gives is kept by nobody."""
+        self.works.discard(work)
+
+    def grown(self, work: Work) -> None:
+        """Let a work that has grown send what is full."""
+        if work in self.works:
+            self.sender.grown(work)
+
+    def end_gathering(self) -> None:
+        """Settle what was gathered beside leases in this loop turn."""
+        if self._gathering is not None:
+            self._end_gathering(self._gathering)
+
+    def _end_gathering(self, work: Work) -> None:
+        if self._gathering is work:
+            self._gathering = None
+            self.release(work)
+
+    # ---- hops -------------------------------------------------------------------
+
+    def enter(self, request: Request, hop: Hop) -> None:
+        """Give a request to Scrapy: the running code is this hop's from now on.
+
+        Its work is held already; the hold ends when the request has left.
+        """
+        self._hops[id(request)] = hop
+        CURRENT.set(hop)
+
+    def reached_downloader(self, request: Request) -> None:
+        """Note that a request stands in its download slot."""
+        hop = self._hops.get(id(request))
+        if hop is not None:
+            self._unhand(hop)
+
+    def _unhand(self, hop: Hop) -> None:
+        if hop.is_handed:
+            hop.is_handed = False
+            self.left(hop)
+
+    def _scrapes(self, result: Any, request: Request) -> Hop | None:
+        hop = self._hops.get(id(request))
+        if hop is not None:
+            self._unhand(hop)
+            hop.stage = "scrape"
+            if isinstance(result, Response):
+                hop.page = result
+            if not hop.is_local:
+                hop.work.outcome = _outcome(result)
+        return hop
+
+    def _removed(self, request: Request) -> None:
+        hop = self._hops.get(id(request))
+        # A callback may download its own request once more: that is not its end.
+        if hop is None or hop.stage == "scrape":
+            return
+        del self._hops[id(request)]
+        self._unhand(hop)
+        if hop.stage == "download" and not hop.is_local:
+            hop.work.outcome = "request"
+        self.release(hop.work)
+
+    # ---- Scrapy -----------------------------------------------------------------
+
+    def attach(self, crawler: Crawler) -> None:
+        """Hook into the engine; raises ``UnsupportedError`` where that cannot be."""
+        engine: Any = crawler.engine
+        check_engine(engine)
+        self._hook_removal(engine._slot)
+        self._hook_scraper(engine.scraper)
+        close = engine.close_spider_async
+
+        async def close_spider_async(*, reason: str = "cancelled") -> None:
+            self._closing(reason)
+            await close(reason=reason)
+
+        engine.close_spider_async = close_spider_async
+
+    def _hook_removal(self, slot: Any) -> None:
+        remove = slot.remove_request
+
+        def remove_request(request: Request) -> None:
+            try:
+                remove(request)
+            finally:
+                self._removed(request)
+
+        slot.remove_request = remove_request
+
+    def _hook_scraper(self, scraper: Any) -> None:
+        enqueue = scraper.enqueue_scrape
+        process_item = scraper.start_itemproc_async
+
+        def enqueue_scrape(result: Any, request: Request) -> Deferred[Any]:
+            hop = self._scrapes(result, request)
+            done: Deferred[Any] = enqueue(result, request)
+            if hop is None:
+                return done
+
+            def scraped(value: Any) -> Any:
+                hop.stage = "scraped"
+                return value
+
+            return done.addBoth(scraped)
+
+        async def start_itemproc_async(item: Any, *, response: Any) -> None:
+            hop = CURRENT.get()
+            try:
+                await process_item(item, response=response)
+            finally:
+                if hop is not None and hop.holds_item and hop.element is item:
+                    hop.holds_item = False
+                    self.release(hop.work)
+
+        scraper.enqueue_scrape = enqueue_scrape
+        scraper.start_itemproc_async = start_itemproc_async
+
+
+def wake(crawler: Crawler) -> None:
+    """Let the engine ask its scheduler now, not at its next heartbeat (5 s)."""
+    engine = getattr(crawler, "_engine", None)
+    slot = getattr(engine, "_slot", None)
+    # No slot: the spider is not open yet, or closed; the engine asks by itself.
+    if slot is not None and slot.closing is None:
+        slot.nextcall.schedule()
+
+
+def check_engine(engine: Any) -> None:
+    """Raise ``UnsupportedError`` unless the engine has what is touched here."""
+    slot = getattr(engine, "_slot", None)
+    scraper = getattr(engine, "scraper", None)
+    nextcall = getattr(slot, "nextcall", None)
+    missing = [
+        name
+        for name, found in (
+            ("_slot.remove_request", getattr(slot, "remove_request", None)),
+            ("_slot.nextcall.schedule", getattr(nextcall, "schedule", None)),
+            ("scraper.enqueue_scrape", getattr(scraper, "enqueue_scrape", None)),
+            (
+                "scraper.start_itemproc_async",
+                getattr(scraper, "start_itemproc_async", None),
+            ),
+            ("close_spider_async", getattr(engine, "close_spider_async", None)),
+        )
+        if not callable(found)
+    ]
+    if not hasattr(slot, "closing"):
+        missing.append("_slot.closing")
+    if missing:
+        raise UnsupportedError(
+            f"Scrapy {scrapy.__version__} is not supported: its engine has no "
+            f"{', '.join(missing)}; install the Scrapy that dscrapy asks for"
+        )
+
+
+def _outcome(result: Any) -> str:
+    if isinstance(result, Response):
+        return str(result.status)
+    kind = getattr(result, "type", None)
+    return kind.__name__ if isinstance(kind, type) else type(result).__name__

@@ -1,0 +1,550 @@
+"""The frontier of one job: its requests that are pending or leased, and what is seen.
+
+A request is its number. Numbers rise from 1 and are never used again, so below the next
+one whatever is not open is done, and done requests cost nothing. Bodies rest in a
+file that is derived from the journal; only their places are known here.
+
+The *durable* calls, made in the journal's order, give the same frontier again, as does
+a snapshot. The *volatile* ones say who is there and who has what (``frontier.hosts``);
+a restart forgets them. Calls take batches in columns, so that other tables can stand
+behind them without a change.
+"""
+
+import struct
+from collections.abc import Collection, Iterable, Sequence
+
+import attrs
+import msgspec
+
+from dscrapy.frontier.leases import Hosts
+from dscrapy.frontier.quarantine import Blame, Deaths, Poisoned
+from dscrapy.frontier.queues import flags_of, priority_of, rank_of
+from dscrapy.messages import (
+    DONT_FILTER,
+    FINGERPRINT_BYTES,
+    KIND_MAX,
+    Children,
+    Opened,
+    Share,
+)
+
+# Offset and length in the job's file of bodies.
+Place = tuple[int, int]
+
+
+@attrs.frozen
+class Granted:
+    """Leases in columns of one length, in the order in which they are to start.
+
+    ``places`` are those of bodies; ``values`` has, for requests that refer to some,
+    the places of these. ``shares`` names the hosts that the process did not own before.
+    """
+
+    requests: tuple[int, ...]
+    hosts: tuple[str, ...]
+    places: tuple[Place, ...]
+    shares: dict[str, Share]
+    values: dict[int, tuple[Place, ...]] = attrs.field(factory=dict)
+
+    @property
+    def all_places(self) -> tuple[Place, ...]:
+        """Whatever has to be read, once each."""
+        values = (place for places in self.values.values() for place in places)
+        return tuple(dict.fromkeys((*self.places, *values)))
+
+    def split(self, missing: Collection[Place]) -> "tuple[Granted, tuple[int, ...]]":
+        """Return the leases that can be told, and the requests of which something is
+        missing."""
+        if not missing:
+            return self, ()
+        kept, lacking = list[int](), list[int]()
+        for at, request in enumerate(self.requests):
+            needed = (self.places[at], *self.values.get(request, ()))
+            if any(place in missing for place in needed):
+                lacking.append(request)
+            else:
+                kept.append(at)
+        whole = attrs.evolve(
+            self,
+            requests=tuple(self.requests[at] for at in kept),
+            hosts=tuple(self.hosts[at] for at in kept),
+            places=tuple(self.places[at] for at in kept),
+        )
+        return whole, tuple(lacking)
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Children without effect yet, in columns as in ``Children``.
+
+    Their bodies, and then the values of this part, stand in the file from ``offset``
+    on, each with a newline behind it that lengths do not count. ``seen`` are
+    fingerprints of requests that never come here themselves.
+    """
+
+    fingerprints: bytes
+    hosts: tuple[str, ...]
+    host_of: tuple[int, ...]
+    priorities: tuple[int, ...]
+    flags: tuple[int, ...]
+    offset: int
+    lengths: tuple[int, ...]
+    kinds: tuple[int, ...] = ()
+    value_lengths: tuple[int, ...] = ()
+    uses: tuple[tuple[int, ...], ...] = ()
+    seen: bytes = b""
+
+    def value_places(self) -> list[Place]:
+        """Return where the values of this part stand."""
+        offset = self.offset + sum(self.lengths) + len(self.lengths)
+        places = []
+        for length in self.value_lengths:
+            places.append((offset, length))
+            offset += length + 1
+        return places
+
+
+class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The durable part of a frontier; open requests in columns, numbers rising.
+
+    ``numbers``, ``host_of``, ``offsets`` and ``lengths`` are packed, 8 bytes each,
+    ``flags`` one byte each. Open are also those that are ``poisoned``; ``deaths`` are
+    what requests are blamed for. ``kinds`` and ``values`` (places) have only those
+    requests that have some.
+    """
+
+    next_request: int
+    body_bytes: int
+    seen: bytes
+    hosts: tuple[str, ...]
+    numbers: bytes
+    host_of: bytes
+    priorities: tuple[int, ...]
+    flags: bytes
+    offsets: bytes
+    lengths: bytes
+    deaths: dict[int, Deaths] = {}
+    poisoned: dict[int, Poisoned] = {}
+    kinds: dict[int, int] = {}
+    values: dict[int, tuple[Place, ...]] = {}
+
+
+@attrs.define(eq=False)
+class Seen:
+    """Exact set of fingerprints of ``FINGERPRINT_BYTES``, which come in one piece.
+
+    It keeps their order, so that equal frontiers have equal snapshots.
+    """
+
+    _table: dict[bytes, None] = attrs.field(init=False, factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def add_many(self, fingerprints: bytes) -> list[bool]:
+        """Add them; tell of each whether it is new, also within the batch."""
+        table, new = self._table, []
+        for fingerprint in _split(fingerprints):
+            before = len(table)
+            table[fingerprint] = None
+            new.append(len(table) > before)
+        return new
+
+    def test_many(self, fingerprints: bytes) -> list[bool]:
+        """Tell of each whether it is there."""
+        table = self._table
+        return [fingerprint in table for fingerprint in _split(fingerprints)]
+
+    def dump(self) -> bytes:
+        """Return all that is there, in one piece."""
+        return b"".join(self._table)
+
+
+def _split(fingerprints: bytes) -> list[bytes]:
+    assert len(fingerprints) % FINGERPRINT_BYTES == 0
+    return [
+        fingerprints[at : at + FINGERPRINT_BYTES]
+        for at in range(0, len(fingerprints), FINGERPRINT_BYTES)
+    ]
+
+
+def is_sound(children: Children) -> bool:
+    """Tell whether all columns have one length and name hosts that are there.
+
+    To be asked of whatever a peer sends; the frontier itself relies on it.
+    """
+    count = len(children.bodies)
+    return (
+        len(children.fingerprints) == count * FINGERPRINT_BYTES
+        and len(children.host_of) == count
+        and len(children.priorities) == count
+        and len(children.flags) == count
+        and len(children.kinds) in (0, count)
+        and len(children.uses) in (0, count)
+        and all(0 <= host < len(children.hosts) for host in children.host_of)
+        and all(0 <= kind <= KIND_MAX for kind in children.kinds)
+    )
+
+
+def uses_are_sound(children: Children, values: int) -> bool:
+    """Tell whether all refer to the first ``values`` values of their commit."""
+    return all(0 <= at < values for use in children.uses for at in use)
+
+
+def payloads(children: Children) -> tuple[msgspec.Raw, ...]:
+    """Return what of them goes to the job's file of bodies, in order."""
+    return children.bodies + children.values
+
+
+@attrs.define(eq=False)
+class Frontier:
+    """See the module. ``next_request`` is the number of the request added next.
+
+    ``body_bytes`` is the length of the job's file of bodies.
+    """
+
+    next_request: int = 1
+    body_bytes: int = 0
+    _values: dict[int, tuple[Place, ...]] = attrs.field(init=False, factory=dict)
+    _seen: Seen = attrs.field(init=False, factory=Seen)
+    _hosts: Hosts = attrs.field(init=False, factory=Hosts)
+    _blame: Blame = attrs.field(init=False, factory=Blame)
+
+    # ---- durable -----------------------------------------------------------
+
+    def unseen(self, children: Children) -> tuple[Children, int]:
+        """Return those that ``add`` would take, and how many it would not."""
+        known = self._seen.test_many(children.fingerprints)
+        batch: set[bytes] = set()
+        kept: list[int] = []
+        for at, fingerprint in enumerate(_split(children.fingerprints)):
+            if not children.flags[at] & DONT_FILTER:
+                if known[at] or fingerprint in batch:
+                    continue
+                batch.add(fingerprint)
+            kept.append(at)
+        filtered = len(known) - len(kept)
+        return (_select(children, kept) if filtered else children), filtered
+
+    def add(self, children: Children) -> int:
+        """Number those that are not seen and make them pending; count the others.
+
+        The body of each, also of the others, takes its place in the file.
+        """
+        return self.add_all([self.store(children)])
+
+    def store(self, children: Children, seen: bytes = b"") -> Stored:
+        """Give each body its place in the file, without any other effect."""
+        lengths = tuple(len(bytes(body)) for body in children.bodies)
+        stored = Stored(
+            fingerprints=children.fingerprints,
+            hosts=children.hosts,
+            host_of=children.host_of,
+            priorities=children.priorities,
+            flags=children.flags,
+            offset=self.body_bytes,
+            lengths=lengths,
+            kinds=children.kinds,
+            value_lengths=tuple(len(bytes(value)) for value in children.values),
+            uses=children.uses,
+            seen=seen,
+        )
+        every = (*lengths, *stored.value_lengths)
+        self.body_bytes += sum(every) + len(every)
+        return stored
+
+    def add_all(self, parts: Sequence[Stored]) -> int:
+        """Number the requests of a commit's parts that are not seen by now and make
+        them pending; count the others."""
+        values: list[Place] = []
+        filtered = 0
+        for part in parts:
+            values += part.value_places()
+            filtered += self._add_stored(part, values)
+        for part in parts:
+            self._seen.add_many(part.seen)
+        return filtered
+
+    def _add_stored(self, stored: Stored, values: Sequence[Place]) -> int:
+        offset, filtered = stored.offset, 0
+        kinds = stored.kinds or (0,) * len(stored.lengths)
+        uses = stored.uses or ((),) * len(stored.lengths)
+        for is_new, host, priority, flags, length, kind, use in zip(
+            self._record(stored),
+            stored.host_of,
+            stored.priorities,
+            stored.flags,
+            stored.lengths,
+            kinds,
+            uses,
+            strict=True,
+        ):
+            if is_new:
+                place = range(offset, offset + length)
+                rank = rank_of(priority, flags)
+                self._hosts.add(self.next_request, stored.hosts[host], rank, place)
+                if kind:
+                    self._hosts.readers.kinds[self.next_request] = kind
+                if use:
+                    self._values[self.next_request] = tuple(values[at] for at in use)
+                self.next_request += 1
+            else:
+                filtered += 1
+            offset += length + 1
+        return filtered
+
+    def see(self, fingerprints: bytes) -> None:
+        """Record fingerprints of requests that never come here themselves."""
+        self._seen.add_many(fingerprints)
+
+    def done(self, request: int, now: float | None = None) -> bool:
+        """Let a request be done; False if it was not open."""
+        self._blame.forget(request)
+        self._values.pop(request, None)
+        return self._hosts.done(request, now)
+
+    def blame(self, requests: Sequence[int], *, alone: bool) -> None:
+        """Blame open requests for the death of a process that had them under way.
+
+        ``alone``: it had nothing else.
+        """
+        for request in requests:
+            if request in self._blame.poisoned or not self.is_open(request):
+                continue
+            self._blame.add(request, alone=alone)
+            if self._blame.is_suspect(request):
+                self._hosts.suspect(request)
+
+    def would_prove(self, request: int, *, alone: bool) -> bool:
+        """Tell whether one more death would prove that the request is poisoned."""
+        return self._blame.would_prove(request, alone=alone)
+
+    def set_aside(self, request: int, poisoned: Poisoned) -> None:
+        """Let an open request never be leased again, unless it is pardoned."""
+        self._hosts.set_aside(request)
+        self._blame.set_aside(request, poisoned)
+
+    def pardon(self) -> None:
+        """Give those that are set aside another chance, each alone."""
+        for request in self._blame.pardon():
+            self._hosts.bring_back(request)
+
+    @property
+    def poisoned(self) -> dict[int, Poisoned]:
+        """Requests that are set aside, and why."""
+        return self._blame.poisoned
+
+    def seen_of(self, fingerprints: bytes) -> tuple[bool, ...]:
+        """Tell of each fingerprint whether it is seen."""
+        return tuple(self._seen.test_many(fingerprints))
+
+    def is_open(self, request: int) -> bool:
+        """Tell whether a request is pending, leased or poisoned: not done."""
+        return request in self._hosts.entries
+
+    @property
+    def pending_count(self) -> int:
+        """Requests that are to be leased."""
+        hosts = self._hosts
+        return len(hosts.entries) - hosts.leased_count - hosts.aside_count
+
+    @property
+    def leased_count(self) -> int:
+        """Requests that a process has leased."""
+        return self._hosts.leased_count
+
+    def _record(self, stored: Stored) -> list[bool]:
+        """Add to what is seen; tell of each whether it is to be taken."""
+        if not any(flags & DONT_FILTER for flags in stored.flags):
+            return self._seen.add_many(stored.fingerprints)
+        looked_up = b"".join(
+            fingerprint
+            for fingerprint, flags in zip(
+                _split(stored.fingerprints), stored.flags, strict=True
+            )
+            if not flags & DONT_FILTER
+        )
+        new = iter(self._seen.add_many(looked_up))
+        return [bool(flags & DONT_FILTER) or next(new) for flags in stored.flags]
+
+    # ---- volatile ----------------------------------------------------------
+
+    def open_process(
+        self, process: int, opened: Opened, now: float | None = None
+    ) -> None:
+        """Let a process take leases, by the rules that it tells."""
+        self._hosts.open_process(process, opened, now)
+
+    def close_process(self, process: int) -> None:
+        """Let a process take no more leases; it keeps those that it has."""
+        self._hosts.close_process(process)
+
+    def end_process(self, process: int, now: float) -> None:
+        """Forget a process: its leases are pending, its hosts have no owner."""
+        self._hosts.end_process(process, now)
+
+    def lease(self, process: int, count: int, now: float) -> Granted:
+        """Lease to an open process up to ``count`` requests, never over its window."""
+        requests, shares = self._hosts.lease(process, count, now)
+        entries = [self._hosts.entries[request] for request in requests]
+        return Granted(
+            requests=tuple(requests),
+            hosts=tuple(entry.host for entry in entries),
+            places=tuple((entry.offset, entry.length) for entry in entries),
+            values={
+                request: self._values[request]
+                for request in requests
+                if request in self._values
+            },
+            shares=shares,
+        )
+
+    def release(self, process: int, requests: Sequence[int], now: float) -> None:
+        """Make leases of the process pending again; ignore what is not its own."""
+        self._hosts.release(process, requests, now)
+
+    def wrote(self, process: int, kinds: Iterable[int]) -> None:
+        """Note that a process has written requests of these kinds."""
+        self._hosts.readers.wrote(process, kinds)
+
+    def refuse(
+        self, process: int, requests: Sequence[int], why: str, now: float
+    ) -> None:
+        """Let leases that the process cannot read go to one that may read them."""
+        self._hosts.refuse(process, requests, why, now)
+
+    def hopeless(self) -> dict[int, str]:
+        """Return requests that no open process can read, and why."""
+        return self._hosts.hopeless()
+
+    def is_suspect(self, request: int) -> bool:
+        """Tell whether the request goes out alone."""
+        return self._blame.is_suspect(request)
+
+    def hold(self, process: int, requests: Sequence[int], now: float) -> None:
+        """Note that a process holds exactly these, of those that nobody else has."""
+        self._hosts.hold(process, requests, now)
+
+    def room(self, process: int) -> int:
+        """Return how many leases the process should be given now."""
+        return self._hosts.room(process)
+
+    def leased_by(self, process: int) -> int:
+        """Return how many leases the process has."""
+        return self._hosts.leased_by(process)
+
+    def spare_places(self) -> int:
+        """Return how many requests more than are pending could be started at once."""
+        return self._hosts.spare_places()
+
+    def waits_for_others(self, process: int) -> bool:
+        """Tell whether a process has places, and all that is pending waits for hosts
+        of others."""
+        return self._hosts.waits_for_others(process)
+
+    def wants_process(self) -> bool:
+        """Tell whether one more process would find work."""
+        return self._hosts.wants_process()
+
+    def workable_count(self) -> int:
+        """Return how many hosts have pending requests that may be leased."""
+        return self._hosts.workable_count()
+
+    def occupied_count(self) -> int:
+        """Return how many processes have work on other hosts than those."""
+        return self._hosts.occupied_count()
+
+    def give_up_host(self, now: float) -> None:
+        """Have hosts given up for open processes without work, as ``lease`` does."""
+        self._hosts.give_up_host(now)
+
+    @property
+    def isolator(self) -> int | None:
+        """The process that has the suspects, and nothing else."""
+        return self._hosts.isolator
+
+    @property
+    def wants_isolator(self) -> bool:
+        """Whether suspects wait and no process is there for them."""
+        return self._hosts.wants_isolator
+
+    def isolate(self, process: int) -> None:
+        """Let an open process without leases have the suspects, one at a time."""
+        self._hosts.isolate(process)
+
+    # ---- snapshot ----------------------------------------------------------
+
+    def encode(self) -> FrontierSnapshot:
+        """Return the durable part; equal for frontiers that had equal durable calls."""
+        entries = self._hosts.entries
+        values = entries.values()
+        hosts: dict[str, int] = {}
+        host_of = [hosts.setdefault(entry.host, len(hosts)) for entry in values]
+        return FrontierSnapshot(
+            next_request=self.next_request,
+            body_bytes=self.body_bytes,
+            seen=self._seen.dump(),
+            hosts=tuple(hosts),
+            numbers=_pack(entries),
+            host_of=_pack(host_of),
+            priorities=tuple(priority_of(entry.rank) for entry in values),
+            flags=bytes(flags_of(entry.rank) for entry in values),
+            offsets=_pack(entry.offset for entry in values),
+            lengths=_pack(entry.length for entry in values),
+            deaths=dict(self._blame.deaths),
+            poisoned=dict(self._blame.poisoned),
+            kinds=dict(self._hosts.readers.kinds),
+            values=dict(self._values),
+        )
+
+    @classmethod
+    def decode(cls, snapshot: FrontierSnapshot) -> "Frontier":
+        """Return the frontier of a snapshot: all that is open is pending."""
+        frontier = cls(snapshot.next_request, snapshot.body_bytes)
+        frontier._seen.add_many(snapshot.seen)
+        for number, host, priority, flags, offset, length in zip(
+            _unpack(snapshot.numbers),
+            _unpack(snapshot.host_of),
+            snapshot.priorities,
+            snapshot.flags,
+            _unpack(snapshot.offsets),
+            _unpack(snapshot.lengths),
+            strict=True,
+        ):
+            place = range(offset, offset + length)
+            rank = rank_of(priority, flags)
+            frontier._hosts.add(number, snapshot.hosts[host], rank, place)
+        frontier._hosts.readers.kinds.update(snapshot.kinds)
+        frontier._values.update(snapshot.values)
+        frontier._blame = Blame(dict(snapshot.deaths), dict(snapshot.poisoned))
+        for number in snapshot.deaths:
+            if number in snapshot.poisoned:
+                frontier._hosts.set_aside(number)
+            elif frontier._blame.is_suspect(number):
+                frontier._hosts.suspect(number)
+        return frontier
+
+
+def _select(children: Children, kept: list[int]) -> Children:
+    """Return the children at these places, with all hosts."""
+    fingerprints = _split(children.fingerprints)
+    return Children(
+        fingerprints=b"".join(fingerprints[at] for at in kept),
+        hosts=children.hosts if kept else (),
+        host_of=tuple(children.host_of[at] for at in kept),
+        priorities=tuple(children.priorities[at] for at in kept),
+        flags=tuple(children.flags[at] for at in kept),
+        bodies=tuple(children.bodies[at] for at in kept),
+        kinds=tuple(children.kinds[at] for at in kept) if children.kinds else (),
+        # All of them: later parts of the commit may refer to each by its number.
+        values=children.values,
+        uses=tuple(children.uses[at] for at in kept) if children.uses else (),
+    )
+
+
+def _pack(values: Iterable[int]) -> bytes:
+    numbers = tuple(values)
+    return struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def _unpack(data: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(data) // 8}Q", data)

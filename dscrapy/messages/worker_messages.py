@@ -1,0 +1,163 @@
+"""What workers and the master say to each other for themselves."""
+
+from typing import Literal
+
+from dscrapy.messages.base import Message, hidden
+from dscrapy.messages.process_messages import Opened
+from dscrapy.model import JobSpec, Outcome, Value, Versions
+
+# ---- worker to master ----------------------------------------------------------
+
+
+class Held(Message, kw_only=True, frozen=True, omit_defaults=True):
+    """A crawl process that a worker still has something to say about.
+
+    ``requests`` are those leased to it, or with a commit that is not acknowledged.
+    ``leads``: it was told ``Lead``. ``closing`` is the reason that it told, if any.
+    """
+
+    job: str
+    process: int
+    requests: tuple[int, ...] = ()
+    opened: Opened | None = None
+    leads: bool = False
+    closing: str = ""
+
+
+class Register(Message, tag="register", kw_only=True, frozen=True):
+    """First message of a worker's session; answered by ``Registered``.
+
+    ``instance`` is drawn anew at each start of the worker; ``held`` lists its
+    crawl processes that live or whose end the master has not acknowledged.
+    """
+
+    name: str
+    instance: str
+    host: str
+    port: int
+    slots: int
+    draining: bool
+    versions: Versions
+    held: tuple[Held, ...]
+
+
+class Heartbeat(Message, tag="heartbeat", kw_only=True, frozen=True):
+    """Proof that the session lives; answered by ``HeartbeatSeen`` at once."""
+
+    number: int
+
+
+class Draining(Message, tag="draining", kw_only=True, frozen=True):
+    """The worker takes nothing new from now on."""
+
+
+class Leaving(Message, tag="leaving", kw_only=True, frozen=True):
+    """Last message of a worker that logs out; it holds no process any more."""
+
+
+class Started(Message, tag="started", kw_only=True, frozen=True):
+    """A crawl process runs, from project code of this digest."""
+
+    job: str
+    process: int
+    digest: str
+
+
+class Log(Message, tag="log", kw_only=True, frozen=True):
+    """Bytes of a crawl process's log, cut at line ends where possible."""
+
+    job: str
+    process: int
+    data: bytes
+
+
+class UnderWay(Value, kw_only=True, frozen=True):
+    """A leased request that a process had started and not finished when it died.
+
+    ``url`` is for people, and cut where it is long.
+    """
+
+    request: int
+    url: str
+
+
+class Ended(Message, tag="ended", kw_only=True, frozen=True):
+    """A crawl process is gone, or was never started; answered by ``EndedSeen``.
+
+    ``how``: ``exited`` (``status`` is the exit code, negative for a signal),
+    ``refused`` (this worker cannot run it now: draining, or no room),
+    ``other_code`` (its copy of the project differs, ``digest``), ``failed``
+    (the job cannot run: ``outcome`` says why). ``counted`` when the death is the
+    job's own doing: not a SIGKILL from outside. Then ``under_way`` may have brought
+    it about; ``alone`` when the process held no other lease than that.
+    """
+
+    job: str
+    process: int
+    how: Literal["exited", "refused", "other_code", "failed"]
+    status: int = 0
+    counted: bool = False
+    text: str = ""
+    digest: str = ""
+    outcome: Outcome | None = None
+    under_way: tuple[UnderWay, ...] = ()
+    alone: bool = False
+
+
+# ---- master to worker ----------------------------------------------------------
+
+
+class Registered(Message, tag="registered", kw_only=True, frozen=True):
+    """Answer to ``Register``: the session's epoch and the spans to keep.
+
+    The worker kills the processes of ``drop`` at once: the master has given up
+    on them. It then offers again what was not acknowledged.
+    """
+
+    epoch: int
+    heartbeat_s: float
+    die_after_s: float
+    reconnect_grace_s: float
+    drop: tuple[int, ...]
+
+
+class HeartbeatSeen(Message, tag="heartbeat_seen", kw_only=True, frozen=True):
+    """Answer to the heartbeat of this number."""
+
+    number: int
+
+
+class Start(Message, tag="start", kw_only=True, frozen=True):
+    """Start a process for a job: it crawls, or writes the project's feeds.
+
+    ``digest`` is empty until a first process has told it; later a worker whose
+    copy of the project differs answers ``Ended`` with ``other_code``.
+    ``hash_seed`` is the job's ``PYTHONHASHSEED``, which follows from its id. Feeds of
+    a crawl that has not ``came_to_end`` leave older files as they are: they go to
+    NAME.failed. ``opened_at`` is the job's ``start_time``, if it has one already.
+    ``key`` is the one of the job's pickles, empty where there are to be none, and in no
+    ``repr``.
+    """
+
+    job: str
+    process: int
+    role: Literal["crawl", "export"]
+    spec: JobSpec
+    digest: str
+    hash_seed: int
+    came_to_end: bool = True
+    opened_at: float | None = None
+    key: bytes = b""
+
+    def __repr__(self) -> str:
+        return hidden(self)
+
+
+class Drain(Message, tag="drain", kw_only=True, frozen=True):
+    """Take nothing new, finish what is held, then leave."""
+
+
+class EndedSeen(Message, tag="ended_seen", kw_only=True, frozen=True):
+    """The end of this process is durable; forget it."""
+
+    process: int

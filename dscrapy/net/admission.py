@@ -1,0 +1,123 @@
+"""Connections that have not proved the token yet, of one listener.
+
+Whoever has not proved the token costs little and holds up nobody: only so many are
+kept at a time, each for so long; one more makes the oldest give way, of the address
+that has most. So neither idle connections nor slow ones keep a peer of ours out, which
+is done within milliseconds, and a flood from one address costs others nothing.
+
+What they make us log is bounded too: a few lines in a span, and then their number.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from dscrapy.conf.strict import show
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.net.connection import Connection, accept
+
+# Handshakes under way at the same time. A fleet that comes back at once is done with
+# them in less than a second; those that must give way dial again.
+NEWCOMERS_MAX = 256
+# Lines about connections that did not come in, in as many seconds.
+TOLD_MAX = 10
+TOLD_S = 60.0
+
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Entrance:
+    """Shakes hands with whoever dials; ``incoming`` gives a union by role."""
+
+    def __init__(
+        self,
+        *,
+        incoming: dict[Any, Any],
+        handshake_timeout_s: float,
+        logger: logging.Logger,
+        newcomers_max: int = NEWCOMERS_MAX,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._incoming = incoming
+        self._handshake_timeout_s = handshake_timeout_s
+        self._logger = logger
+        self._newcomers_max = newcomers_max
+        self._clock = clock
+        # In the order of their coming, each with its address.
+        self._newcomers: dict[trio.CancelScope, str] = {}
+        self._span_began_at = float("-inf")
+        self._told = 0
+        self._untold = 0
+
+    @property
+    def newcomers(self) -> int:
+        """How many are shaking hands."""
+        return len(self._newcomers)
+
+    async def admit(
+        self, stream: trio.abc.Stream, *, token: str
+    ) -> Connection[Any] | None:
+        """Return the connection of a peer that knows the token, else None.
+
+        The caller closes the stream in either case.
+        """
+        address = address_of(stream)
+        scope = trio.CancelScope(
+            deadline=trio.current_time() + self._handshake_timeout_s
+        )
+        if len(self._newcomers) >= self._newcomers_max:
+            self._make_room()
+        self._newcomers[scope] = address
+        try:
+            with scope:
+                return await accept(stream, token=token, incoming=self._incoming)
+        except RemoteProtocolError as error:
+            # The detail may quote what a stranger sent.
+            self.tell(address, error)
+            return None
+        except _GONE:
+            # The peer went away in the middle of the handshake.
+            return None
+        finally:
+            self._newcomers.pop(scope, None)
+        late = trio.current_time() >= scope.deadline
+        why = "no proof in time" if late else "it gave way to newer ones"
+        self.tell(address, why)
+        return None
+
+    def _make_room(self) -> None:
+        counts = Counter(self._newcomers.values())
+        most = max(counts, key=lambda address: counts[address])
+        oldest = next(one for one, its in self._newcomers.items() if its == most)
+        # It counts no longer, so the next one does not choose it again.
+        del self._newcomers[oldest]
+        oldest.cancel()
+
+    def tell(self, address: str, why: object) -> None:
+        """Log that a connection did not come in, unless many did not just now."""
+        now = self._clock()
+        if now - self._span_began_at >= TOLD_S:
+            if self._untold:
+                self._logger.warning(
+                    "%d more connections were turned away", self._untold
+                )
+            self._span_began_at, self._told, self._untold = now, 0, 0
+        if self._told >= TOLD_MAX:
+            self._untold += 1
+            return
+        self._told += 1
+        text = "a connection from %s was turned away: %s"
+        self._logger.warning(text, address, show(str(why)))
+
+
+def address_of(stream: trio.abc.Stream) -> str:
+    """Return the address, without its port, of who is at the other end."""
+    if not isinstance(stream, trio.SocketStream):
+        return "this process"
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return "an address that is gone"

@@ -1,0 +1,423 @@
+"""One crawl process, from its start to its end.
+
+It runs in a session (process group) of its own, gets its job over a socket pair and
+no ``DSCRAPY_*`` variable, and dies with the worker: it holds the other end of a pipe
+that nobody writes to. What it prints is the job's log.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+import trio
+
+from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.proto.codec import Decoder, encode
+from dscrapy.proto.framing import FrameReader, encode_frame
+from dscrapy.proto.in_flight import AWAITS_AT, FILE_BYTES, decode_marks
+from dscrapy.worker.caller_streams import Caller, Given
+
+logger = logging.getLogger(__name__)
+
+# The numbers of three inherited files follow: its link, its lifeline and its marks.
+COMMAND = (sys.executable, "-P", "-m", "dscrapy.crawl")
+_READ_BYTES = 65536
+# Bytes of one write: several small messages share a system call.
+_WRITE_BYTES = 65536
+# Times a silent process is asked before its time is up; see ``_probe``.
+PROBES = 10
+# Messages that wait for a process to read them. While user code blocks its loop, it
+# is sent what it asked for: a window of leases, answers to what it has said, a probe
+# now and then. That is some hundreds; a process with more has stopped reading, and
+# none of them can be dropped, for one may be a lease.
+MESSAGES_WAITING_MAX = 4096
+# Bytes of these: a window of the longest requests.
+MESSAGES_WAITING_BYTES_MAX = 256 * 1024 * 1024
+# Time for the stack dump to reach the log.
+DUMP_S = 2.0
+# Where Linux counts its kills for lack of memory, as ``oom_kill``.
+VMSTAT = Path("/proc/vmstat")
+# A process of a cluster has no caller.
+_NOTHING = Given(
+    local=None,
+    stdin=Path(os.devnull),
+    no_stdin="only `dscrapy crawl` hands it on",
+)
+_FROM_CRAWL: Decoder[m.FromCrawl] = Decoder(m.FromCrawl)
+
+
+@attrs.frozen(kw_only=True)
+class Death:
+    """How a process ended. ``counted``: not by a SIGKILL from outside.
+
+    ``under_way`` is what it had started then, as it says itself.
+    """
+
+    status: int
+    counted: bool
+    text: str
+    under_way: tuple[m.UnderWay, ...] = ()
+
+
+@attrs.define(kw_only=True)
+class CrawlProcess:
+    """A crawl process for ``start``, in the folder of its project or of ``caller``.
+
+    ``on_message`` takes what it says to the master, with the frame to send on, and
+    raises ``RemoteProtocolError`` for what it may not say; ``on_log`` takes its log.
+    Neither waits. ``wait_room`` does, until what it says can be taken: it is not read
+    meanwhile, and its silence is not held against it.
+    """
+
+    start: m.Start
+    folder: Path
+    process_silent_s: float
+    stop_grace_s: float
+    on_message: Callable[[m.FromProcess, bytes], None]
+    on_log: Callable[[bytes], None]
+    wait_room: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    valid_until: float = math.inf
+    command: tuple[str, ...] = COMMAND
+    caller: Caller | None = None
+    pid: int = 0
+    _process: trio.Process | None = None
+    _waiting: deque[bytes] = attrs.field(factory=deque)
+    _waiting_bytes: int = 0
+    # It is not read just now.
+    _is_held_up: bool = False
+    _is_valid_told: bool = True
+    _told: trio.Event = attrs.field(factory=trio.Event)
+    _answered: int = 0
+    _heard: trio.Event = attrs.field(factory=trio.Event)
+    _stopping: trio.Event = attrs.field(factory=trio.Event)
+    _waits: trio.Event = attrs.field(factory=trio.Event)
+    _retires: trio.Event = attrs.field(factory=trio.Event)
+    _killed_for: str = ""
+    _kill_counted: bool = False
+    _given: Given = _NOTHING
+    # The file of its marks, while it runs.
+    _marks: int = -1
+
+    def __attrs_post_init__(self) -> None:
+        start = self.start
+        if self.caller is not None:
+            self.folder = self.caller.folder
+            self._given = self.caller.give(start.role)
+        self.tell(
+            m.Run(
+                job=start.job,
+                process=start.process,
+                role=start.role,
+                spec=start.spec,
+                came_to_end=start.came_to_end,
+                key=start.key,
+                opened_at=start.opened_at,
+                local=self._given.local,
+                no_stdin=self._given.no_stdin,
+            )
+        )
+        self._is_valid_told = not math.isfinite(self.valid_until)
+
+    # ---- said by the worker -----------------------------------------------------
+
+    def tell(self, message: m.ToCrawl) -> None:
+        """Send the process a message, as soon as it has started.
+
+        One that does not read what it is told is killed.
+        """
+        if (
+            len(self._waiting) >= MESSAGES_WAITING_MAX
+            or self._waiting_bytes > MESSAGES_WAITING_BYTES_MAX
+        ):
+            self.kill("it does not read its messages")
+            return
+        # As a frame: a message of many small values costs many times as much.
+        frame = encode_frame(encode(message))
+        self._waiting.append(frame)
+        self._waiting_bytes += len(frame)
+        self._told.set()
+
+    def extend(self, until: float) -> None:
+        """Let it start requests until this instant of the machine's boot clock."""
+        # Only the latest is worth telling, however long it has not read.
+        self.valid_until = until
+        self._is_valid_told = False
+        self._told.set()
+
+    def stop(self, message: m.Stop) -> None:
+        """End it gracefully; after ``stop_grace_s`` it is killed."""
+        self.tell(message)
+        self._stopping.set()
+
+    def wait_for_order(self) -> None:
+        """Kill it no more for not stopping: it has, and waits for what others do."""
+        self._waits.set()
+
+    def retire(self, message: m.Retire) -> None:
+        """Let it close; ``stop_grace_s`` begins anew if it was told to stop."""
+        self.tell(message)
+        self._retires.set()
+
+    def kill(self, why: str, *, counted: bool = False) -> None:
+        """End it at once; ``counted`` when that is the job's own doing."""
+        if self._process is not None and self._process.returncode is not None:
+            return
+        # One that has not started yet is killed when it has.
+        if not self._killed_for:
+            self._killed_for, self._kill_counted = why, counted
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        # The whole group: a spider may have started programs of its own. Its first
+        # process is not waited for yet, so the number cannot be another's.
+        if self._process is not None and self._process.returncode is None:
+            try:
+                os.killpg(self._process.pid, number)
+            except ProcessLookupError:
+                logger.debug("process %d is gone already", self.start.process)
+
+    # ---- its life ---------------------------------------------------------------
+
+    async def run(self) -> Death:
+        """Run it to its end; raises ``OSError`` when it cannot be started."""
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            link, its_link = socket.socketpair()
+            ours.enter_context(link)
+            theirs.enter_context(its_link)
+            lifeline, held = os.pipe()
+            theirs.callback(os.close, lifeline)
+            ours.callback(os.close, held)
+            self._marks = marks = marks_file()
+            ours.callback(os.close, marks)
+            log_read, log_write = os.pipe()
+            theirs.callback(os.close, log_write)
+            closing_log = ours.enter_context(contextlib.ExitStack())
+            closing_log.callback(os.close, log_read)
+            oom_kills = _oom_kills()
+            self._process = await self._spawn(
+                (its_link.fileno(), lifeline, marks), log_write
+            )
+            self.pid = self._process.pid
+            # Its ends are its own now: when it closes them, ours must show it.
+            theirs.close()
+            try:
+                async with trio.lowlevel.FdStream(log_read) as log:
+                    closing_log.pop_all()
+                    await self._attend(self._process, link, log)
+            finally:
+                self.kill("the worker ends")
+                with trio.CancelScope(shield=True):
+                    await self._process.wait()
+            death = self._death(self._process, _oom_kills() > oom_kills)
+            if not death.counted:
+                # Whatever was under way had no part in it.
+                return death
+            under_way = decode_marks(os.pread(marks, FILE_BYTES, 0))
+            return attrs.evolve(death, under_way=under_way)
+
+    async def _spawn(self, fds: tuple[int, int, int], log: int) -> trio.Process:
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("DSCRAPY_")
+        }
+        environ["PYTHONHASHSEED"] = str(self.start.hash_seed)
+        environ["PYTHONUNBUFFERED"] = "1"
+        stdin = self._given.stdin
+        with contextlib.ExitStack() as closing:
+            if not isinstance(stdin, int):
+                stdin = os.open(stdin, os.O_RDONLY)
+                closing.callback(os.close, stdin)
+            return await trio.lowlevel.open_process(
+                [*self.command, *map(str, fds)],
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=environ,
+                pass_fds=fds,
+                start_new_session=True,
+            )
+
+    async def _attend(
+        self,
+        process: trio.Process,
+        link: socket.socket,
+        log: trio.lowlevel.FdStream,
+    ) -> None:
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(link))
+        if self._killed_for:
+            self._signal(signal.SIGKILL)
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, stream)
+            nursery.start_soon(self._probe)
+            nursery.start_soon(self._kill_after_grace)
+            async with trio.open_nursery() as attending:
+                attending.start_soon(self._read, stream)
+                attending.start_soon(self._pump, log)
+                await process.wait()
+                # What it has written before its death still counts; a child of its
+                # own that holds the pipe open must not hold us.
+                attending.cancel_scope.deadline = trio.current_time() + DUMP_S
+            nursery.cancel_scope.cancel()
+
+    async def _write(self, stream: trio.SocketStream) -> None:
+        while True:
+            while not (frames := self._next_frames()):
+                self._told = trio.Event()
+                await self._told.wait()
+            try:
+                await stream.send_all(frames)
+            except trio.BrokenResourceError:
+                return
+
+    def _next_frames(self) -> bytes:
+        """Return the frames of one write: the first message, then its validity."""
+        frames = []
+        size = 0
+        while self._waiting and size < _WRITE_BYTES:
+            frames.append(self._waiting.popleft())
+            size += len(frames[-1])
+        self._waiting_bytes -= size
+        if not self._is_valid_told:
+            self._is_valid_told = True
+            frames.insert(1, encode_frame(encode(m.Valid(until=self.valid_until))))
+        return b"".join(frames)
+
+    async def _read(self, stream: trio.SocketStream) -> None:
+        frames = FrameReader()
+        try:
+            while True:
+                await self._wait_room()
+                data = await stream.receive_some(_READ_BYTES)
+                if not data:
+                    return
+                frames.feed(data)
+                while (frame := frames.next_frame()) is not None:
+                    self._take(_FROM_CRAWL.decode(frame), frame)
+        except trio.BrokenResourceError:
+            return
+        except RemoteProtocolError as error:
+            logger.error("process %d: %s", self.start.process, error)
+            self.kill(f"it broke the protocol ({error})", counted=True)
+
+    async def _wait_room(self) -> None:
+        self._is_held_up = True
+        await self.wait_room()
+        self._is_held_up = False
+
+    def _take(self, message: m.FromCrawl, frame: bytes) -> None:
+        if isinstance(message, m.Alive):
+            self._answered = max(self._answered, message.number)
+            self._heard.set()
+            return
+        mine = (self.start.job, self.start.process)
+        if (message.job, message.process) != mine:
+            raise RemoteProtocolError("not_held", "a message about another process")
+        self.on_message(message, encode_frame(frame))
+
+    async def _pump(self, log: trio.lowlevel.FdStream) -> None:
+        while data := await log.receive_some(_READ_BYTES):
+            self.on_log(bytes(data))
+
+    async def _kill_after_grace(self) -> None:
+        await self._stopping.wait()
+        with trio.move_on_after(self.stop_grace_s):
+            await self._waits.wait()
+        if self._waits.is_set():
+            await self._retires.wait()
+            await trio.sleep(self.stop_grace_s)
+        self.kill(f"it did not stop within {self.stop_grace_s:g} s")
+
+    async def _probe(self) -> None:
+        """Ask for signs of life; a process silent for too long is dumped and killed.
+
+        Silence is counted in waits of our own, so time in which the worker itself
+        did not run is not held against the process. Neither is time in which it was
+        not read: its answer may wait behind what it has said. Nor is time in which it
+        waits for its caller's input.
+        """
+        if not self.process_silent_s:
+            return
+        number = silent = 0
+        while silent < PROBES:
+            if self._awaits_stdin():
+                # Nor asked: what waits for such a one may be no more than so much.
+                silent = 0
+                await trio.sleep(self.process_silent_s / PROBES)
+                continue
+            number += 1
+            was_held_up = self._is_held_up
+            self.tell(m.Probe(number=number))
+            with trio.move_on_after(self.process_silent_s / PROBES):
+                while self._answered < number:
+                    await self._heard.wait()
+                    self._heard = trio.Event()
+                await trio.sleep_forever()
+            is_held_up = was_held_up or self._is_held_up or self._awaits_stdin()
+            is_silent = self._answered < number and not is_held_up
+            silent = silent + 1 if is_silent else 0
+        logger.warning("process %d is silent: killed", self.start.process)
+        self._signal(signal.SIGUSR1)
+        await trio.sleep(DUMP_S)
+        why = f"its event loop was silent for {self.process_silent_s:g} s"
+        self.kill(why, counted=True)
+
+    def _awaits_stdin(self) -> bool:
+        return self._marks >= 0 and os.pread(self._marks, 1, AWAITS_AT) == b"\1"
+
+    def _death(self, process: trio.Process, oom: bool) -> Death:
+        status = process.returncode
+        assert status is not None
+        name = f"crawl process {process.pid}"
+        if self._killed_for:
+            text = f"{name} was killed: {self._killed_for}"
+            return Death(status=status, counted=self._kill_counted, text=text)
+        if status >= 0:
+            text = f"{name} exited with code {status} before its end"
+            return Death(status=status, counted=True, text=text)
+        by = _signal_name(-status)
+        if status == -signal.SIGKILL and oom:
+            text = f"{name} was killed for lack of memory"
+            return Death(status=status, counted=True, text=text)
+        text = f"{name} was killed by {by}"
+        return Death(status=status, counted=status != -signal.SIGKILL, text=text)
+
+
+def marks_file() -> int:
+    """Return a new file without a name, for ``proto.marks``; the caller closes it."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("dscrapy-marks")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.truncate(fd, FILE_BYTES)
+    return fd
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _oom_kills() -> int:
+    """Return how many processes the kernel has killed for lack of memory."""
+    try:
+        lines = VMSTAT.read_text().splitlines()
+    except OSError:
+        # Not Linux: such a kill cannot be told from one from outside.
+        return 0
+    fields = dict(line.split() for line in lines)
+    return int(fields.get("oom_kill", 0))

@@ -1,0 +1,167 @@
+"""What a worker knows of one of its crawl processes, from the words that pass.
+
+The master grants leases and may restart; the process may say anything. What the
+worker has seen of both is what it tells at registration, and what it lets through.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import attrs
+import trio
+
+from dscrapy import messages as m
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.worker.crawl_process import MESSAGES_WAITING_MAX, Death
+
+
+class Process(Protocol):
+    """A crawl process as its worker sees it; ``CrawlProcess`` says what each does."""
+
+    async def run(self) -> Death: ...
+    def tell(self, message: m.ToCrawl) -> None: ...
+    def extend(self, until: float) -> None: ...
+    def stop(self, message: m.Stop) -> None: ...
+    def wait_for_order(self) -> None: ...
+    def retire(self, message: m.Retire) -> None: ...
+
+
+@attrs.define(kw_only=True, eq=False)
+class Held:
+    """A process of ours that the master may still be told about.
+
+    ``leased`` are the requests granted to it that it has neither given back nor
+    committed whole; ``pages`` and ``items`` count what it has committed; ``units`` is
+    the last unit of which it has committed anything.
+    """
+
+    start: m.Start
+    process: Process | None = None
+    ended: bool = False
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    digest: str = ""
+    opened: m.Opened | None = None
+    leads: bool = False
+    closing: str = ""
+    leased: set[int] = attrs.field(factory=set)
+    pages: int = 0
+    items: int = 0
+    units: int = 0
+    is_stopping: bool = False
+    # Said before there is a process: a Stop, and what little the master says to one
+    # that has not told that it is open.
+    _early: list[m.ToProcess] = attrs.field(factory=list)
+
+    # ---- from the master --------------------------------------------------------
+
+    def hand_on(self, message: m.ToProcess) -> None:
+        """Hand a message of the master to the process, or keep it until it is there."""
+        if self.ended:
+            return
+        match message:
+            case m.Grant():
+                self.leased.update(message.requests)
+            case m.Lead():
+                self.leads = True
+            case m.Stop():
+                self.is_stopping = True
+            case _:
+                pass
+        if self.process is not None:
+            _tell(self.process, message)
+        elif len(self._early) < MESSAGES_WAITING_MAX:
+            self._early.append(message)
+        else:
+            # Its start hangs; what it was told must not be lost.
+            self.scope.cancel()
+
+    def begin(self, process: Process) -> None:
+        """The process is about to run: it hears what was said before."""
+        self.process = process
+        early, self._early = self._early, []
+        for message in early:
+            _tell(process, message)
+
+    def end(self) -> None:
+        """The process is gone: its leases are void, what it has told stands."""
+        self.process = None
+        self.ended = True
+        self.leased.clear()
+        self._early.clear()
+
+    # ---- from the process -------------------------------------------------------
+
+    def hear(self, message: m.FromProcess) -> None:
+        """Take note of what the process says, unless it may not say that.
+
+        Raises ``RemoteProtocolError`` for a request that it does not hold, and for a
+        unit that does not follow the last one.
+        """
+        match message:
+            case m.Commits():
+                self._commit(message.commits)
+            case m.Release():
+                self._check_leased(message.requests)
+                self.leased.difference_update(message.requests)
+            case m.Opened():
+                self.opened = message
+            case m.Closing():
+                self.closing = message.reason
+            case m.Offer() | m.Feeds() | m.Read():
+                pass
+
+    def _commit(self, commits: tuple[m.Commit, ...]) -> None:
+        if not commits:
+            raise RemoteProtocolError("bad_commit", "a message without a commit")
+        for commit in commits:
+            if bool(commit.request) == bool(commit.unit):
+                raise RemoteProtocolError(
+                    "bad_commit", "a commit is of one request or of one unit"
+                )
+            if commit.request:
+                self._check_leased((commit.request,))
+                if commit.last:
+                    self.leased.discard(commit.request)
+                    self.pages += 1
+            elif self.units <= commit.unit <= self.units + 1:
+                self.units = commit.unit
+            else:
+                raise RemoteProtocolError(
+                    "bad_commit", f"a unit that does not follow {self.units}"
+                )
+            self.items += len(commit.items)
+            self.items += commit.piece is not None and commit.piece.end
+            if commit.kind == "ending" and self.process is not None:
+                self.process.wait_for_order()
+
+    def leased_of(self, under_way: Iterable[m.UnderWay]) -> tuple[m.UnderWay, ...]:
+        """Return those that the process holds: it may have marked anything."""
+        return tuple(one for one in under_way if one.request in self.leased)
+
+    def _check_leased(self, requests: Iterable[int]) -> None:
+        foreign = next((one for one in requests if one not in self.leased), None)
+        if foreign is not None:
+            raise RemoteProtocolError("not_held", f"it does not hold request {foreign}")
+
+    # ---- at registration --------------------------------------------------------
+
+    def told(self, unanswered: Iterable[int]) -> m.Held:
+        """Return what a registration says; ``unanswered`` requests have a commit that
+        the master has not answered."""
+        return m.Held(
+            job=self.start.job,
+            process=self.start.process,
+            requests=tuple(sorted(self.leased.union(unanswered))),
+            opened=self.opened,
+            leads=self.leads,
+            closing=self.closing,
+        )
+
+
+def _tell(process: Process, message: m.ToProcess) -> None:
+    if isinstance(message, m.Stop):
+        process.stop(message)
+    elif isinstance(message, m.Retire):
+        process.retire(message)
+    else:
+        process.tell(message)
