@@ -8,8 +8,10 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import attrs
@@ -20,6 +22,8 @@ from dscrapy.conf import config, strict
 ROOT = Path(__file__).parent.parent
 
 MODULE_LINES_MAX = 600
+# More do not fit on a page of a listing, or in a mind.
+FOLDER_FILES_MAX = 12
 FUNCTION_LINES_MAX = 70
 
 # Modules that stand in the package's own folder and are pure.
@@ -33,6 +37,7 @@ BASE = frozenset(
         "lines",
         "messages",
         "model",
+        "text",
     }
 )
 # Room -> rooms it may import beside itself; the order of docs/architecture.md.
@@ -138,6 +143,12 @@ class Source:
         if parts[0] != "dscrapy":
             return None
         return "base" if parts[1] in BASE else parts[1]
+
+    @property
+    def module(self) -> str:
+        """The dotted name by which it is imported."""
+        parts = self.path.with_suffix("").parts
+        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     @property
     def is_example(self) -> bool:
@@ -309,6 +320,61 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+# Names that tell nobody what is in a file.
+RIDDLES = frozenset(
+    {
+        "blame",
+        "demands",
+        "door",
+        "ends",
+        "faults",
+        "held",
+        "marks",
+        "mend",
+        "parts",
+        "rules",
+        "common",
+        "helpers",
+        "misc",
+        "util",
+        "utils",
+    }
+)
+NAMED_BY_PYTHON = frozenset({"__init__", "__main__"})
+
+
+def layout(sources: Iterable[Source]) -> Iterator[str]:
+    """Folders of the package are small, and a file's name says what is in it, alone."""
+    paths = [one.path for one in sources if one.room and not one.is_example]
+    for folder, count in Counter(path.parent for path in paths).items():
+        if count > FOLDER_FILES_MAX:
+            yield f"{folder} has {count} files, the limit is {FOLDER_FILES_MAX}"
+    known: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in NAMED_BY_PYTHON:
+            continue
+        if path.stem in RIDDLES:
+            yield f"{path} has a name that tells nobody what is in it"
+        if path.stem in known:
+            yield f"{path} has the name of {known[path.stem]}"
+        known[path.stem] = path
+
+
+def circles(sources: Iterable[Source]) -> Iterator[str]:
+    """No files need each other, be it in a function or for type checkers alone."""
+    ours = {one.module: one for one in sources if one.room and not one.is_example}
+    needs: dict[str, set[str]] = {}
+    for module, source in ours.items():
+        names = {name for _, name in source.imports()}
+        # ``from a.b import c``: the module ``a.b.c``, or ``c`` of the module ``a.b``.
+        wanted = {one if one in ours else one.rpartition(".")[0] for one in names}
+        needs[module] = (wanted & ours.keys()) - {module}
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        yield " -> ".join(error.args[1])
+
+
 def _sources() -> list[Source]:
     folders = ("dscrapy", "tests", "benchmarks", "docs")
     paths = (path for name in folders for path in (ROOT / name).rglob("*.py"))
@@ -405,6 +471,41 @@ def _planted(path: str, text: str) -> Source:
     outside = path.startswith("../")
     where = Path(path.removeprefix("../")) if outside else Path("dscrapy") / path
     return Source(where, text)
+
+
+WholeRule = Callable[[Iterable[Source]], Iterator[str]]
+WHOLE_RULES: tuple[WholeRule, ...] = (layout, circles)
+
+
+@pytest.mark.parametrize("rule", WHOLE_RULES, ids=lambda rule: rule.__name__)
+def test_the_package_keeps_the_rule(rule: WholeRule) -> None:
+    """The package as a whole does not break the rule."""
+    assert list(rule(_sources())) == []
+
+
+PLANTED_TOGETHER: tuple[tuple[WholeRule, dict[str, str]], ...] = (
+    (layout, {f"net/x{number}.py": "" for number in range(FOLDER_FILES_MAX + 1)}),
+    (layout, {"net/x.py": "", "crawl/codec/x.py": ""}),
+    (layout, {"worker/door.py": ""}),
+    (
+        circles,
+        {
+            "net/x.py": "def f():\n    from dscrapy.net.y import g\n",
+            "net/y.py": "from dscrapy.net import z\n",
+            "net/z.py": "if TYPE_CHECKING:\n    import dscrapy.net.x\n",
+        },
+    ),
+)
+
+
+@pytest.mark.parametrize(("rule", "files"), PLANTED_TOGETHER)
+def test_a_mistake_planted_in_several_files_is_found(
+    rule: WholeRule, files: dict[str, str]
+) -> None:
+    """Each rule sees what it forbids; without the last file nothing is wrong."""
+    sources = [_planted(path, text) for path, text in files.items()]
+    assert list(rule(sources))
+    assert not list(rule(sources[:-1]))
 
 
 def test_example_settings_are_the_code() -> None:

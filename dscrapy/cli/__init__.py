@@ -12,10 +12,11 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from dscrapy.cli.parser import PROGRAM, parse
-from dscrapy.cli.terminal.screen import clean, discard_stdout, note, write_err
+from dscrapy.cli.terminal.screen import discard_stdout, note, write_err
 from dscrapy.conf.config import variables
 from dscrapy.conf.variables import remarks
 from dscrapy.errors import DscrapyError, LocalProtocolError, UserError
+from dscrapy.text import clean
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,7 +45,6 @@ from dscrapy.cli.terminal.render import (
 from dscrapy.cli.terminal.screen import (
     Bytes,
     Ticker,
-    clean_lines,
     is_decorated,
     note,
     out_width,
@@ -60,6 +59,7 @@ from dscrapy.errors import UsageError, UserError
 from dscrapy.messages import ChangeJob, Shown
 from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
 from dscrapy.projects import find_project
+from dscrapy.text import clean_lines
 
 # How often the progress line of a waiting command is renewed.
 PROGRESS_S = 1.0

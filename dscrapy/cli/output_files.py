@@ -19,11 +19,12 @@ from dscrapy.cli.terminal.render import plural
 from dscrapy.cli.terminal.screen import Bytes, discard_stdout
 from dscrapy.client import CHUNK_BYTES, Client
 from dscrapy.crawl.export.file_writes import takes_at_once, target_of, written
-from dscrapy.crawl.export.preflight import Answer, Output, Question, without_password
+from dscrapy.crawl.export.preflight import Answer, Output, Question
 from dscrapy.errors import UsageError, UserError
 from dscrapy.lines import LINES_FORMATS
 from dscrapy.messages import ReadFile
 from dscrapy.model import FINAL_STATES, JobSpec, JobView
+from dscrapy.text import without_password
 
 # Scrapy's export formats (FEED_EXPORTERS_BASE).
 FORMATS = LINES_FORMATS | {"json", "csv", "xml", "marshal", "pickle"}

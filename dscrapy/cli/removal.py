@@ -11,12 +11,13 @@ from dscrapy.cli.local import crawl_keep
 from dscrapy.cli.local.crawl_state import FOLDER
 from dscrapy.cli.parser import PROGRAM
 from dscrapy.cli.terminal.render import dump, plural
-from dscrapy.cli.terminal.screen import clean, note, write_line
+from dscrapy.cli.terminal.screen import note, write_line
 from dscrapy.client import Client
 from dscrapy.conf.config import expanded, load, override
 from dscrapy.errors import UserError
 from dscrapy.keep import Keep
 from dscrapy.messages import Prune, Pruned
+from dscrapy.text import clean
 
 
 def rm(options: Namespace) -> int:

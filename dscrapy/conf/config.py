@@ -19,10 +19,11 @@ from typing import Any, Literal, TypeVar, cast
 import attrs
 import platformdirs
 
-from dscrapy.conf.strict import FieldError, StrictError, parse_toml, show, structure
+from dscrapy.conf.strict import FieldError, StrictError, parse_toml, structure
 from dscrapy.conf.variables import in_section, name_of
 from dscrapy.errors import ConfigError, UnauthorisedError, UsageError
 from dscrapy.model import NAME_PATTERN
+from dscrapy.text import show
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)

@@ -16,9 +16,10 @@ import attrs
 import msgspec
 
 from dscrapy.conf.config import DAY_S, MIB, parse_duration
-from dscrapy.conf.strict import StrictError, did_you_mean, parse_toml, show, structure
+from dscrapy.conf.strict import StrictError, did_you_mean, parse_toml, structure
 from dscrapy.errors import ConfigError, UsageError
 from dscrapy.model import NAME_PATTERN, JobSpec, Submission
+from dscrapy.text import show
 
 # A million one-URL jobs fit; more belongs in more than one file.
 FILE_BYTES_MAX = 256 * MIB

@@ -32,11 +32,10 @@ from cattrs.errors import (
 from cattrs.gen import make_dict_structure_fn
 
 from dscrapy.errors import ConfigError
+from dscrapy.text import show
 
 T = TypeVar("T")
 
-# A value shown in an error is cut here, so that the error stays one line.
-SHOWN_CHARS_MAX = 60
 # A file with more mistakes than this shows the first ones and counts the rest.
 SHOWN_PROBLEMS_MAX = 4
 
@@ -79,16 +78,6 @@ def structure(value: object, cls: type[T], key: str = "") -> T:
         raise StrictError(_flatten(error, key)) from None
     except RecursionError:
         raise StrictError([(key, "nested too deep")]) from None
-
-
-def show(value: object) -> str:
-    """Return ``value`` for an error text: one line, not too long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):
-        # Integers of thousands of digits have no text by default.
-        return "a value too large to show"
-    return text if len(text) <= SHOWN_CHARS_MAX else text[: SHOWN_CHARS_MAX - 1] + "…"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -12,8 +12,9 @@ from typing import Any, TypeVar, cast
 
 import attrs
 
-from dscrapy.conf.strict import FieldError, show
+from dscrapy.conf.strict import FieldError
 from dscrapy.errors import UsageError
+from dscrapy.text import show
 
 A = TypeVar("A")
 

@@ -42,7 +42,12 @@ def main(argv: list[str]) -> int:
     elif run.no_stdin:
         say_empty(run.no_stdin)
     with profiled(local.profile):
-        # Scrapy takes a second to import; the lifeline is watched meanwhile.
+        # Scrapy takes a second to import; the lifeline is watched meanwhile. An export
+        # loads exporters that a crawl does not need.
+        if run.role == "export":
+            from dscrapy.crawl.export.export_process import run_export
+
+            return run_export(link, run)
         from dscrapy.crawl.run import run_job
 
         return run_job(link, run, marks)

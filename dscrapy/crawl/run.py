@@ -28,6 +28,7 @@ from dscrapy.crawl.codec.items import (
 )
 from dscrapy.crawl.codec.pickles import Pickles
 from dscrapy.crawl.codec.request_bodies import clean_text
+from dscrapy.crawl.error_counts import count_errors
 from dscrapy.crawl.gate import Gate
 from dscrapy.crawl.in_flight_table import Marks
 from dscrapy.crawl.lifeline import ignore_signals
@@ -47,15 +48,13 @@ from dscrapy.crawl.project_loader import (
 )
 from dscrapy.crawl.scrapy_side.addon import install_addon, lay_over
 from dscrapy.crawl.scrapy_side.crawl_settings import Demands
-from dscrapy.crawl.scrapy_side.error_counts import count_errors
+from dscrapy.crawl.scrapy_side.job import Leading, Scheduler
 from dscrapy.crawl.scrapy_side.leaving import (
     begin_at,
     has_once,
     leave_out_once,
     take_over,
 )
-from dscrapy.crawl.scrapy_side.scheduler import JobScheduler
-from dscrapy.crawl.scrapy_side.start import Leading
 from dscrapy.crawl.scrapy_side.stats_collector import merged, note_changed
 from dscrapy.crawl.scrapy_side.tracking import Tracker, UnsupportedError, wake
 from dscrapy.crawl.traces import failure_log
@@ -99,11 +98,6 @@ _IN_SCRAPY = {WORKER_DRAINS: "shutdown"}
 
 def run_job(link: Link, run: Run, marks: Marks) -> int:
     """Run the job to its end and return the process's exit code."""
-    if run.role == "export":
-        # It loads exporters that a crawl does not need.
-        from dscrapy.crawl.export.export_process import run_export
-
-        return run_export(link, run)
     try:
         loaded = load(run.spec, run.local)
         job = CrawlRun(link, run, marks)
@@ -177,7 +171,7 @@ class CrawlRun:
         self._dumps_stats = False
         self.pickles: Pickles
         self._is_once: Callable[[type], bool] = lambda cls: False
-        self.scheduler: JobScheduler
+        self.scheduler: Scheduler
         self._crawler: Crawler | None = None
         self._encoder: ItemEncoder | None = None
         # ``open_spider`` of the pipelines may run; it has gone through.

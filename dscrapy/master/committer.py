@@ -23,7 +23,6 @@ import msgspec
 import trio
 
 from dscrapy import messages as m
-from dscrapy.conf.strict import show
 from dscrapy.control import events as r
 from dscrapy.control.clock import Now, RunClock
 from dscrapy.control.decide.own_bugs import Faults
@@ -41,6 +40,7 @@ from dscrapy.master.journal import Journal
 from dscrapy.master.storage import Storage
 from dscrapy.net.byte_budget import Room
 from dscrapy.net.threads import InThread
+from dscrapy.text import show
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import trio
 
-from dscrapy.conf.strict import show
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.net.connection import Connection, accept
+from dscrapy.text import show
 
 # Handshakes under way at the same time. A fleet that comes back at once is done with
 # them in less than a second; those that must give way dial again.

@@ -1,22 +1,21 @@
 """The worker's own port, for ``status --at HOST:PORT``; the same protocol."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 import trio
 
 from dscrapy import messages as m
-from dscrapy.conf.config import Config, find_token
+from dscrapy.conf.config import Config, Endpoint, find_token
 from dscrapy.errors import RemoteProtocolError, UnauthorisedError
 from dscrapy.model import JobView, WorkerView
 from dscrapy.net.admission import Entrance, address_of
 from dscrapy.net.connection import Connection
 from dscrapy.net.host import boot_instant, own_versions
-
-if TYPE_CHECKING:
-    from dscrapy.worker.agent import Worker
-    from dscrapy.worker.process_view import Held
+from dscrapy.worker.master_link import Link
+from dscrapy.worker.process_view import Held
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +30,30 @@ HANDSHAKE_TIMEOUT_S = 5.0
 IDLE_S = 60.0
 
 
+class Served(Protocol):
+    """The worker whose port it is."""
+
+    name: str
+    endpoint: Endpoint
+    slots: int
+    draining: bool
+    link: Link
+
+    @property
+    def busy(self) -> int:
+        """How many of its slots are taken."""
+
+    @property
+    def held(self) -> Mapping[int, Held]:
+        """Its processes by their number."""
+
+
 @attrs.define(kw_only=True)
 class Door:
     """Serves connections to the worker's own port."""
 
     config: Config
-    worker: "Worker"
+    worker: Served
     started_at: float = attrs.field(factory=boot_instant)
     _connections: int = 0
     _entrance: Entrance = attrs.field(init=False)
@@ -124,7 +141,7 @@ class Door:
         )
 
 
-def _view(worker: "Worker", processes: "list[Held]") -> JobView:
+def _view(worker: Served, processes: Sequence[Held]) -> JobView:
     """Return what this worker knows of a job that it has processes of."""
     start = processes[0].start
     spec = start.spec

@@ -30,7 +30,7 @@ from dscrapy.cli.terminal.render import (
     status_json,
     written_text,
 )
-from dscrapy.cli.terminal.screen import Block, clean, decorated, plain
+from dscrapy.cli.terminal.screen import Block, decorated, plain
 from dscrapy.model import (
     FeedFiles,
     JobSpec,
@@ -40,6 +40,7 @@ from dscrapy.model import (
     Versions,
     WorkerView,
 )
+from dscrapy.text import clean
 
 JOB = JobView(
     id="00000000000000aa",

@@ -6,14 +6,8 @@ from typing import Any
 import attrs
 import pytest
 
-from dscrapy.conf.strict import (
-    SHOWN_CHARS_MAX,
-    FieldError,
-    StrictError,
-    did_you_mean,
-    show,
-    structure,
-)
+from dscrapy.conf.strict import FieldError, StrictError, did_you_mean, structure
+from dscrapy.text import SHOWN_CHARS_MAX, show
 
 
 def _even(_: object, field: Any, value: int) -> None:

@@ -16,8 +16,8 @@ from dscrapy.control.state.feed_totals import (
 )
 from dscrapy.control.state.jobs import Course
 from dscrapy.control.state.state import State
-from dscrapy.crawl.export.preflight import without_password
 from dscrapy.model import FeedFiles
+from dscrapy.text import without_password
 from tests.unit.frontier_values import (
     ID,
     ITEM,

@@ -53,14 +53,7 @@ from dscrapy.cli.terminal.render import (
     span,
     written_text,
 )
-from dscrapy.cli.terminal.screen import (
-    Bytes,
-    Ticker,
-    clean_lines,
-    is_decorated,
-    note,
-    write_err,
-)
+from dscrapy.cli.terminal.screen import Bytes, Ticker, is_decorated, note, write_err
 from dscrapy.client import Client, Target
 from dscrapy.conf.config import Config, Endpoint, expanded, find_token, load, override
 from dscrapy.conf.job_file import check_spec
@@ -69,6 +62,7 @@ from dscrapy.lines import LineCutter
 from dscrapy.messages import ChangeJob, Shown
 from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
 from dscrapy.net.cpus import usable_cpus
+from dscrapy.text import clean_lines
 from dscrapy.worker.caller_streams import Caller, kept_stdin
 
 # How often progress is shown: on a terminal, and in a log.

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dscrapy.cli.terminal.screen import Block, clean, clean_lines
+from dscrapy.cli.terminal.screen import Block
 from dscrapy.cli.terminal.tables import Table, progress
 from dscrapy.messages import Shown, Status
 from dscrapy.model import (
@@ -24,6 +24,7 @@ from dscrapy.model import (
     Stats,
     WorkerView,
 )
+from dscrapy.text import clean, clean_lines
 
 Rates = Mapping[str, float]
 

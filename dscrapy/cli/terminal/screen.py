@@ -16,29 +16,13 @@ import attrs
 
 from dscrapy.cli.terminal.tables import Table, cut, fitted
 from dscrapy.errors import UserError
+from dscrapy.text import clean, clean_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 
 Block = str | Table
-
-
-def clean(text: str, *, keep: str = "") -> str:
-    """Return ``text`` with everything escaped that does not print as itself."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable() or character in keep
-        else character.encode("unicode_escape", "surrogatepass").decode()
-        for character in text
-    )
-
-
-def clean_lines(text: str) -> str:
-    """Return ``text`` as ``clean`` does, but with its lines and tabs."""
-    return clean(text, keep="\n\t")
 
 
 def note(text: str) -> None:

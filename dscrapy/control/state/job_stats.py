@@ -28,7 +28,7 @@ _START, _FINISH, _LARGEST = "start_time", "finish_time", "memusage/"
 _OPERATIONS = ("sum", "max", "min", "last")
 
 # Errors as they are logged: what Scrapy counts, and what a crawl process counts where
-# Scrapy does not (``scrapy_side.error_counts``). Beside them what is counted when the
+# Scrapy does not (``crawl.error_counts``). Beside them what is counted when the
 # log says nothing, and requests that ended their process, of which nobody could log.
 _LOGGED = ("log_count/ERROR", "log_count/CRITICAL", "dscrapy/errors_logged")
 _RAISED = "spider_exceptions/count"

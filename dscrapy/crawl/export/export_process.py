@@ -28,12 +28,12 @@ from w3lib.url import file_uri_to_path
 
 from dscrapy.crawl.codec import tags
 from dscrapy.crawl.codec.items import item_of
+from dscrapy.crawl.error_counts import count_errors
 from dscrapy.crawl.export.batches import FAILED_SUFFIX, Feed, Feeds, Place
 from dscrapy.crawl.export.export_link import ExportLink, Stopped
 from dscrapy.crawl.export.export_tally import Written, watched
 from dscrapy.crawl.export.feed_files import FeedFiles, PartStorage
 from dscrapy.crawl.export.feed_items import FeedItems
-from dscrapy.crawl.export.preflight import without_password
 from dscrapy.crawl.export.whole_items import whole_items
 from dscrapy.crawl.lifeline import ignore_signals
 from dscrapy.crawl.project_loader import (
@@ -46,7 +46,6 @@ from dscrapy.crawl.project_loader import (
     project_modules,
 )
 from dscrapy.crawl.scrapy_side.addon import install_addon
-from dscrapy.crawl.scrapy_side.error_counts import count_errors
 from dscrapy.crawl.scrapy_side.stats_collector import Delta, recording
 from dscrapy.crawl.traces import failure_log
 from dscrapy.crawl.worker_link import Link
@@ -60,6 +59,7 @@ from dscrapy.messages import (
     Run,
 )
 from dscrapy.model import FEEDS_WRITTEN, Outcome
+from dscrapy.text import without_password
 
 _logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from msgspec import structs
 from scrapy.extensions.feedexport import FeedSlot, FileFeedStorage
 from scrapy.utils.defer import ensure_awaitable
 
-from dscrapy.crawl.export.preflight import without_password
 from dscrapy.model import FeedFiles
+from dscrapy.text import without_password
 
 
 class Written:

@@ -29,7 +29,6 @@ from scrapy.utils.misc import build_from_crawler, load_object
 from dscrapy.crawl.codec import tags
 from dscrapy.crawl.codec.items import item_of, line_encoding, lines_are_stock, lossy
 from dscrapy.crawl.export.file_writes import written
-from dscrapy.crawl.export.preflight import without_password
 from dscrapy.crawl.export.whole_items import whole_items
 from dscrapy.crawl.project_loader import (
     Failed,
@@ -41,6 +40,7 @@ from dscrapy.crawl.project_loader import (
 )
 from dscrapy.errors import UsageError, UserError
 from dscrapy.model import JobSpec
+from dscrapy.text import without_password
 
 _logger = logging.getLogger(__name__)
 

@@ -41,22 +41,6 @@ class Answer(msgspec.Struct, kw_only=True, frozen=True):
     is_usage: bool = False
 
 
-def without_password(uri: str) -> str:
-    """Return a URI for people and logs."""
-    scheme, mark, rest = uri.partition("://")
-    place, slash, path = rest.partition("/")
-    user, at, host = place.rpartition("@")
-    has_port = place.partition(":")[2].isdecimal()
-    if not at and "@" in path and ":" in place and not has_port:
-        # A password that has a slash, which should be escaped.
-        user, at, host = rest.rpartition("@")
-        slash = path = ""
-    name, colon, _ = user.partition(":")
-    if not mark or not at or not colon:
-        return uri
-    return f"{scheme}{mark}{name}:***@{host}{slash}{path}"
-
-
 def answer(question: Question) -> Answer:
     """Look at the outputs; the project in the current folder is loaded."""
     from dscrapy.crawl.export.exporting import Target, check

@@ -6,7 +6,7 @@ it is woken where something may have changed, never left to its heartbeat.
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scrapy import Request, Spider, signals
 from scrapy.core.scheduler import BaseScheduler
@@ -27,6 +27,7 @@ from dscrapy.crawl.outgoing.child_requests import Child
 from dscrapy.crawl.outgoing.commit_parts import Work
 from dscrapy.crawl.project_loader import TEXT_CHARS_MAX
 from dscrapy.crawl.scrapy_side.download_slots import Lease, Rooms, Waiting
+from dscrapy.crawl.scrapy_side.job import Job
 from dscrapy.crawl.scrapy_side.local_requests import Locals
 from dscrapy.crawl.scrapy_side.patches import mend_close
 from dscrapy.crawl.scrapy_side.tracking import CURRENT, Hop, wake
@@ -37,9 +38,6 @@ from dscrapy.messages import (
     Grant,
     Release,
 )
-
-if TYPE_CHECKING:
-    from dscrapy.crawl.run import CrawlRun
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ IDLE_KNOWN_MAX = 100_000
 class JobScheduler(BaseScheduler):
     """Gives out leases, and takes what the running work asks for."""
 
-    def __init__(self, crawler: Crawler, job: "CrawlRun") -> None:
+    def __init__(self, crawler: Crawler, job: Job) -> None:
         self._crawler = crawler
         self._job = job
         self._tracker = job.tracker
@@ -78,9 +76,10 @@ class JobScheduler(BaseScheduler):
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> "JobScheduler":
         """Return the scheduler of the crawler's job."""
-        job: CrawlRun = crawler.job  # type: ignore[attr-defined]  # see JobCrawler
-        job.scheduler = cls(crawler, job)
-        return job.scheduler
+        job: Job = crawler.job  # type: ignore[attr-defined]  # see JobCrawler
+        scheduler = cls(crawler, job)
+        job.scheduler = scheduler
+        return scheduler
 
     @property
     def codec(self) -> RequestCodec:

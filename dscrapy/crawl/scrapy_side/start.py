@@ -9,9 +9,8 @@ never idle.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scrapy import Request
 from scrapy.crawler import Crawler
@@ -20,67 +19,18 @@ from scrapy.exceptions import CloseSpider
 from dscrapy.crawl.codec.request_bodies import short_digest
 from dscrapy.crawl.outgoing.commit_parts import Work
 from dscrapy.crawl.project_loader import describe, outcome_of
+from dscrapy.crawl.scrapy_side.job import Job
 from dscrapy.crawl.scrapy_side.tracking import CURRENT, Hop
-from dscrapy.messages import DIGEST_BYTES, Lead, Skip, StartMay
-
-if TYPE_CHECKING:
-    from dscrapy.crawl.run import CrawlRun
 
 # Skipped elements between two turns of the event loop, which has probes to answer:
 # some ms of a start() that never awaits.
 SKIPS_PER_TURN = 100
 
 
-class Leading:
-    """What the master has said about leading."""
-
-    def __init__(self) -> None:
-        self.lead: Lead | None = None
-        # Start units in all: while the engine holds back, and at any time.
-        self.upto = 0
-        self.upto_free = 0
-        # Whether start() is being consumed, and whether it stands still for now.
-        self.is_pulling = False
-        self.stands = False
-        self._skip: Counter[bytes] = Counter()
-
-    def on_skip(self, message: Skip) -> None:
-        """Take digests of committed elements."""
-        # In the middle of start() this is a repeat: what it says is used already.
-        if self.lead is not None:
-            return
-        if message.part == 0:
-            self._skip.clear()
-        data = message.digests
-        self._skip.update(
-            data[place : place + DIGEST_BYTES]
-            for place in range(0, len(data), DIGEST_BYTES)
-        )
-
-    def on_lead(self, message: Lead) -> bool:
-        """Lead from now on; False if that is known."""
-        if self.lead is not None:
-            return False
-        self.lead = message
-        return True
-
-    def on_start_may(self, message: StartMay) -> None:
-        """Take the bounds on start units."""
-        self.upto = max(self.upto, message.upto)
-        self.upto_free = max(self.upto_free, message.upto_free)
-
-    def skips(self, digest: bytes) -> bool:
-        """Whether this element is committed already; once for each time it is."""
-        if not self._skip.get(digest):
-            return False
-        self._skip[digest] -= 1
-        return True
-
-
 class StartMiddleware:
     """The spider middleware; only ``process_start`` is ours."""
 
-    def __init__(self, job: "CrawlRun") -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
         self._tracker = job.tracker
         self._count = 0

@@ -1,0 +1,127 @@
+"""What our components in Scrapy's places have of the crawl process they work in.
+
+``crawl.run`` makes both; these are the words in which they know each other.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from dscrapy.crawl.codec.items import ItemEncoder
+from dscrapy.crawl.codec.pickles import Pickles
+from dscrapy.crawl.codec.request_bodies import RequestCodec
+from dscrapy.crawl.gate import Gate
+from dscrapy.crawl.in_flight_table import Marks
+from dscrapy.crawl.outgoing.commit_parts import Sender
+from dscrapy.crawl.scrapy_side.crawl_settings import Demands
+from dscrapy.crawl.scrapy_side.local_requests import Locals
+from dscrapy.crawl.scrapy_side.tracking import Tracker
+from dscrapy.crawl.worker_link import Link
+from dscrapy.messages import DIGEST_BYTES, Grant, Lead, Run, Skip, StartMay
+
+
+class Leading:
+    """What the master has said about leading."""
+
+    def __init__(self) -> None:
+        self.lead: Lead | None = None
+        # Start units in all: while the engine holds back, and at any time.
+        self.upto = 0
+        self.upto_free = 0
+        # Whether start() is being consumed, and whether it stands still for now.
+        self.is_pulling = False
+        self.stands = False
+        self._skip: Counter[bytes] = Counter()
+
+    def on_skip(self, message: Skip) -> None:
+        """Take digests of committed elements."""
+        # In the middle of start() this is a repeat: what it says is used already.
+        if self.lead is not None:
+            return
+        if message.part == 0:
+            self._skip.clear()
+        data = message.digests
+        self._skip.update(
+            data[place : place + DIGEST_BYTES]
+            for place in range(0, len(data), DIGEST_BYTES)
+        )
+
+    def on_lead(self, message: Lead) -> bool:
+        """Lead from now on; False if that is known."""
+        if self.lead is not None:
+            return False
+        self.lead = message
+        return True
+
+    def on_start_may(self, message: StartMay) -> None:
+        """Take the bounds on start units."""
+        self.upto = max(self.upto, message.upto)
+        self.upto_free = max(self.upto_free, message.upto_free)
+
+    def skips(self, digest: bytes) -> bool:
+        """Whether this element is committed already; once for each time it is."""
+        if not self._skip.get(digest):
+            return False
+        self._skip[digest] -= 1
+        return True
+
+
+class Scheduler(Protocol):
+    """What the process and ``start()`` ask of the scheduler."""
+
+    locals: Locals
+
+    @property
+    def codec(self) -> RequestCodec:
+        """What reads and writes requests of this spider."""
+
+    @property
+    def wants_turn(self) -> bool:
+        """Whether the engine should ask: there is something, or nothing any more."""
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the engine has all the requests that it can start for now."""
+
+    def granted(self, grant: Grant) -> None:
+        """Take leases."""
+
+    def give_back(self) -> None:
+        """Release what was not started, and take nothing any more."""
+
+
+class Job(Protocol):
+    """What the scheduler and ``start()`` ask of their process."""
+
+    run: Run
+    link: Link
+    marks: Marks
+    gate: Gate
+    tracker: Tracker
+    sender: Sender
+    leading: Leading
+    demands: Demands
+    pickles: Pickles
+    is_project: Callable[[str], bool]
+    scheduler: Scheduler
+
+    @property
+    def may_start(self) -> bool:
+        """Whether a request may be given to Scrapy now."""
+
+    @property
+    def may_pull_start(self) -> bool:
+        """Whether ``start()`` may be asked for its next element."""
+
+    @property
+    def encoder(self) -> ItemEncoder:
+        """What encodes the items of this crawl."""
+
+    def opens(self) -> None:
+        """Note that the scheduler is open; the pipelines come next."""
+
+    def engine_runs(self) -> None:
+        """Note that what is asked for from now on was not asked for by openers."""
+
+    async def end(self, reason: str) -> None:
+        """Return when all that the spider gave is committed."""
