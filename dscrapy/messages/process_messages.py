@@ -250,11 +250,10 @@ class Read(Message, tag="read", kw_only=True, frozen=True):
 class Share(Value, kw_only=True, frozen=True, omit_defaults=True):
     """A process's share of a host that it now owns.
 
-    ``share`` of the host's concurrency is its own. Its first request waits
-    ``wait_s`` seconds: another owner's may have gone out just now.
+    Its first request waits ``wait_s`` seconds: another owner's may have gone out just
+    now.
     """
 
-    share: float = 1.0
     wait_s: float = 0.0
 
 

@@ -84,10 +84,9 @@ class UnderWay(Value, kw_only=True, frozen=True):
 class Ended(Message, tag="ended", kw_only=True, frozen=True):
     """A crawl process is gone, or was never started; answered by ``EndedSeen``.
 
-    ``how``: ``exited`` (``status`` is the exit code, negative for a signal),
-    ``refused`` (this worker cannot run it now: draining, or no room),
-    ``other_code`` (its copy of the project differs, ``digest``), ``failed``
-    (the job cannot run: ``outcome`` says why). ``counted`` when the death is the
+    ``how``: ``exited``, ``refused`` (this worker cannot run it now: draining, or no
+    room), ``other_code`` (its copy of the project differs), ``failed`` (the job cannot
+    run: ``outcome`` says why). ``counted`` when the death is the
     job's own doing: not a SIGKILL from outside. Then ``under_way`` may have brought
     it about; ``alone`` when the process held no other lease than that.
     """
@@ -95,10 +94,8 @@ class Ended(Message, tag="ended", kw_only=True, frozen=True):
     job: str
     process: int
     how: Literal["exited", "refused", "other_code", "failed"]
-    status: int = 0
     counted: bool = False
     text: str = ""
-    digest: str = ""
     outcome: Outcome | None = None
     under_way: tuple[UnderWay, ...] = ()
     alone: bool = False

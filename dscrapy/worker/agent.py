@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import attrs
 import trio
@@ -335,7 +335,8 @@ class Worker:
             held.end()
             self._changed.set()
         if end is None:
-            end = _ended(start, how="exited", text="crawl process was stopped")
+            text = "crawl process was stopped"
+            end = m.Ended(job=start.job, process=start.process, how="exited", text=text)
         logger.info("job %s: process %d ended", start.job, start.process)
         self.outbox.end_log(start.process)
         self.link.wake()
@@ -348,19 +349,20 @@ class Worker:
 
     async def _run_to_end(self, held: Held) -> m.Ended:
         start = held.start
+        ended = partial(m.Ended, job=start.job, process=start.process)
         if self.draining:
-            return _ended(start, how="refused", text="the worker drains")
+            return ended(how="refused", text="the worker drains")
         if start.role == "crawl" and self.busy > self.slots:
-            return _ended(start, how="refused", text="no free slot")
+            return ended(how="refused", text="no free slot")
         found = await self.in_thread(
             partial(_find_code, start.spec, self.config.projects_root, self.name)
         )
         if isinstance(found, Outcome):
-            return _ended(start, how="failed", outcome=found)
+            return ended(how="failed", outcome=found)
         folder, digest = found
         if start.digest and start.digest != digest:
             text = f"the code in {folder} differs from what the job began with"
-            return _ended(start, how="other_code", text=text, digest=digest)
+            return ended(how="other_code", text=text)
         # Told from here on, for only code that runs is the job's.
         held.digest = digest
         process = self.crawl(
@@ -381,11 +383,9 @@ class Worker:
             death = await process.run()
         except OSError as error:
             text = f"cannot start a crawl process in {folder}: {error}"
-            return _ended(start, how="refused", text=text)
-        return _ended(
-            start,
+            return ended(how="refused", text=text)
+        return ended(
             how="exited",
-            status=death.status,
             counted=death.counted,
             text=death.text,
             under_way=held.leased_of(death.under_way),
@@ -427,32 +427,6 @@ class Worker:
     def _on_log(self, start: m.Start, data: bytes) -> None:
         self.outbox.add_log(start.job, start.process, data)
         self.link.wake()
-
-
-def _ended(
-    start: m.Start,
-    *,
-    how: Literal["exited", "refused", "other_code", "failed"],
-    status: int = 0,
-    counted: bool = False,
-    text: str = "",
-    digest: str = "",
-    outcome: Outcome | None = None,
-    under_way: tuple[m.UnderWay, ...] = (),
-    alone: bool = False,
-) -> m.Ended:
-    return m.Ended(
-        job=start.job,
-        process=start.process,
-        how=how,
-        status=status,
-        counted=counted,
-        text=text,
-        digest=digest,
-        outcome=outcome,
-        under_way=under_way,
-        alone=alone,
-    )
 
 
 def _find_code(spec: JobSpec, root: Path, name: str) -> tuple[Path, str] | Outcome:

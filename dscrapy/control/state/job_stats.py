@@ -216,7 +216,7 @@ class Totals:
             more = size + len(key.encode())
             count = len(self._operations) - (DROPPED_KEY in self._operations)
             fits = count < STATS_KEYS_MAX
-        if fits and (more <= 0 or self._bytes + more <= STATS_BYTES_MAX):
+        if fits and self._bytes + more <= STATS_BYTES_MAX:
             self._bytes += more
             return True
         self._sum(DROPPED_KEY, 1)

@@ -234,7 +234,6 @@ class JobScheduler(BaseScheduler):
             return
         loop = asyncio.get_running_loop()
         for host, share in grant.shares.items():
-            # Hosts have one owner each, so ``share`` is all of it.
             if share.wait_s > 0:
                 self._rooms.wait(host, share.wait_s)
                 loop.call_later(
