@@ -21,7 +21,7 @@ from tests.docs.markdown import Block, MarkdownError, blocks, spans
 from tests.docs.seen import missing
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCUMENTS = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 # Documents that test_readme.py and test_tutorial.py walk through, from top to bottom.
 WALKED = frozenset({"README.md", "docs/tutorial.md"})
 IS_PATH = re.compile(
