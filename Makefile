@@ -13,7 +13,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 .DEFAULT_GOAL := help
 SEEDS ?= 1000
 
-.PHONY: help demo picture check test equivalence sim sim-bite chaos chaos-tools fuzz \
+.PHONY: help demo picture check test long equivalence sim sim-bite chaos chaos-tools fuzz \
 	foreign bench lock clean setup
 
 help: ## this list
@@ -34,11 +34,14 @@ check: $(READY) ## format, lint, types, and the tests that take a minute
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q $(QUICK)
 
-test: $(READY) ## the same, and every other test
+test: $(READY) ## the same, and the tests with real processes
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "not long" -n 3 --dist loadfile
+
+long: $(READY) ## tests of more kills, sizes and spiders than every run needs: minutes
+	$(BIN)/python -m pytest -q -m long -n 3 --dist loadfile
 
 equivalence: $(READY) ## the same spiders as plain Scrapy runs them, and with 200 kills
 	EQUIVALENCE=all $(BIN)/python -m pytest -q tests/equivalence

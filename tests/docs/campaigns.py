@@ -20,10 +20,11 @@ ROOT = Path(__file__).parents[2]
 CAMPAIGNS = {
     "make demo": "tests/e2e/test_demo.py runs it, this would be a second time",
     "make test": "it would run itself",
+    "make long": "minutes",
     "make check": "the same",
     "make help": "a list, no command",
     "make equivalence": "eight minutes",
-    "make sim": "100 of its seeds are tests",
+    "make sim": "some of its seeds are tests",
     "make sim-bite": "six of its bugs are tests",
     "make chaos": "twenty minutes, and root",
     "make fuzz": "a quarter of an hour",

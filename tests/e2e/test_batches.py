@@ -132,7 +132,17 @@ def the_master(cluster: Cluster, worker: Any) -> None:
     cluster.start_master()
 
 
-@pytest.mark.parametrize("victim", [nobody, export, the_worker, the_master])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        nobody,
+        export,
+        *(
+            pytest.param(one, marks=pytest.mark.long)
+            for one in (the_worker, the_master)
+        ),
+    ],
+)
 def test_batches_appear_while_the_crawl_runs(
     victim: Victim, tmp_path: Path, site: str
 ) -> None:
@@ -186,6 +196,7 @@ def test_a_cancelled_job_keeps_full_batches(tmp_path: Path, site: str) -> None:
         assert counts_of(cluster, job) == [(2, 4), (1, 3)]
 
 
+@pytest.mark.long
 def test_batches_of_many_processes_are_full(tmp_path: Path, site: str) -> None:
     """Whoever gave them: all items are there once, and each batch is full but the
     last."""

@@ -218,6 +218,9 @@ def test_a_module_that_reads_stdin_may_be_imported_once_more(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "it begins with the head" not in done.stderr
+    # -O takes the place of FEEDS.
+    done = run("crawl", "reader.py", cwd=tmp_path, input="head\na\nb\n")
+    assert done.returncode == 0, done.stderr
     for name in ("out.own", "out.csv", "feed.csv"):
         lines = (tmp_path / name).read_text().split()
         assert sorted(lines) == ["a", "b", "line"], name

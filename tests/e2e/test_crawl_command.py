@@ -155,7 +155,8 @@ def test_named_files_take_the_place_of_feeds(tmp_path: Path) -> None:
     done = run("crawl", "own.py", "-O", str(out), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert written() == plain
-    assert run("crawl", "own.py", cwd=tmp_path).returncode == 0
+    quiet = run("crawl", "own.py", "--nolog", cwd=tmp_path)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     assert list(written()) == ["own.json"]
 
 

@@ -39,7 +39,14 @@ def site(site_log: Path) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("spider", ["pages", "items", "kinds", "starterror"])
+@pytest.mark.parametrize(
+    "spider",
+    [
+        "pages",
+        "starterror",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("items", "kinds")),
+    ],
+)
 def test_items_are_those_of_plain_scrapy(
     site: str, start: Start, tmp_path: Path, spider: str
 ) -> None:

@@ -94,6 +94,7 @@ def test_items_of_start_take_no_places(start: Start) -> None:
     assert max(json.loads(line)["together"] for line in master.lines) == 30
 
 
+@pytest.mark.long
 def test_many_start_requests_take_no_memory(start: Start) -> None:
     """All are with the master; the process is as large as after the first ones."""
     master = NaiveMaster(start_window=500)

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from dscrapy.demo import __main__ as demo
@@ -52,6 +53,7 @@ async def _crawl(out: Path, *addresses: str) -> tuple[list[Any], str]:
     return [json.loads(line) for line in lines], done.stderr.decode()
 
 
+@pytest.mark.long
 async def test_pages_hang_on_the_sites_alone(tmp_path: Path) -> None:
     """Two runs give the same items, within the limit; the sites share no module."""
     async with _serving(tmp_path) as address:

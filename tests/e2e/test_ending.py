@@ -273,7 +273,7 @@ def submit(cluster: Cluster, folder: Path, how: str = "", processes: int = 3) ->
     return cluster.ok("submit", "ends.py", "--project", str(folder), *words).strip()
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.long), True])
 def test_once_is_once_whatever_how_many_processes(
     folders: tuple[Path, Path], cluster: Cluster, killed: bool
 ) -> None:

@@ -101,6 +101,7 @@ def test_batches_are_written_when_they_are_full(tmp_path: Path) -> None:
     assert written_of(job) == {**ALL, **of_batches(3, 5), **of_batches(6, 11, "two")}
 
 
+@pytest.mark.long
 def test_a_kill_at_any_moment_gives_the_same_batches(tmp_path: Path) -> None:
     """Killed at each of its messages in turn while the crawl goes on, and begun again
     from what it has told: the same files, under the names that were told first."""

@@ -170,6 +170,7 @@ def test_feeds_are_those_of_scrapy(site: str, tmp_path: Path, spider: str) -> No
         assert m.Alive(number=1) in job.asked
 
 
+@pytest.mark.long
 def test_a_kill_at_any_moment_doubles_nothing(tmp_path: Path) -> None:
     """Killed at each of its messages in turn, and run again: the files are those of
     one run, what stood in them before included, and no other file is left."""

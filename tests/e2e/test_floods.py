@@ -44,6 +44,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.long
 def test_two_thousand_strangers_at_the_master(cluster: Cluster, site: str) -> None:
     """While they last a job runs, a client is answered and another worker comes in;
     they cost some kilobytes each, of those few that are kept, and no log."""

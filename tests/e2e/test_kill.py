@@ -43,6 +43,7 @@ def oracle(spider: str, tmp_path: Path, site: str, count: str) -> Counter[str]:
     return items
 
 
+@pytest.mark.long
 def test_twenty_jobs_survive_a_killed_worker_and_a_killed_master(
     dying: Cluster, site: str, tmp_path: Path
 ) -> None:

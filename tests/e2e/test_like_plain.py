@@ -70,7 +70,14 @@ def ours(
 # ---- start() ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("concurrency", [2, 4, 16])
+@pytest.mark.parametrize(
+    "concurrency",
+    [
+        pytest.param(2, marks=pytest.mark.long),
+        pytest.param(4, marks=pytest.mark.long),
+        16,
+    ],
+)
 def test_start_asks_when_something_could_be_started(
     tmp_path: Path, concurrency: int
 ) -> None:
@@ -92,7 +99,7 @@ def test_start_asks_when_something_could_be_started(
 @pytest.mark.parametrize(
     ("how", "concurrency", "reason"),
     [
-        ("looks", "1", "start_error"),
+        pytest.param("looks", "1", "start_error", marks=pytest.mark.long),
         ("looks", "4", "finished"),
         ("raises", "4", "start_error"),
     ],

@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from dscrapy.messages import Commits
 from tests.e2e.crawl_harness import CrawlProcess
 from tests.e2e.naive_master import NaiveMaster
@@ -28,6 +30,7 @@ def given(process: CrawlProcess) -> int:
     )
 
 
+@pytest.mark.long
 def test_ten_thousand_of_one_page_are_ten_thousand(start: Start) -> None:
     """No ceiling ends the job: each gives its item, in the commit of the page."""
     process = start("wide.py", FOLDER, args={"count": "10001"})
@@ -40,6 +43,7 @@ def test_ten_thousand_of_one_page_are_ten_thousand(start: Start) -> None:
     assert len(page.items) == 10_001
 
 
+@pytest.mark.long
 def test_a_chain_without_an_end_takes_no_memory(start: Start) -> None:
     """What it gives leaves while it runs; the process is as large as before."""
     process = start(

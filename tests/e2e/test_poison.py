@@ -24,7 +24,10 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.mark.parametrize(("number", "parallelism"), [(signal.SIGSEGV, 1), (0, 2)])
+@pytest.mark.parametrize(
+    ("number", "parallelism"),
+    [(signal.SIGSEGV, 1), pytest.param(0, 2, marks=pytest.mark.long)],
+)
 def test_a_page_that_kills_is_set_aside_and_the_rest_is_done(
     cluster: Cluster, tmp_path: Path, number: int, parallelism: int
 ) -> None:
@@ -58,6 +61,7 @@ def test_a_page_that_kills_is_set_aside_and_the_rest_is_done(
     assert poisoned["url"] in cluster.ok("show", job)
 
 
+@pytest.mark.long
 def test_kills_from_outside_condemn_nobody(cluster: Cluster, tmp_path: Path) -> None:
     """However often the process is killed with the same pages under way."""
     log = tmp_path / "site.log"

@@ -30,7 +30,14 @@ def site() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=[0, 0o022, 0o077], ids=["0", "022", "077"])
+@pytest.fixture(
+    params=[
+        0,
+        pytest.param(0o022, marks=pytest.mark.long),
+        pytest.param(0o077, marks=pytest.mark.long),
+    ],
+    ids=["0", "022", "077"],
+)
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     """What the processes of this test inherit."""
     value: int = request.param

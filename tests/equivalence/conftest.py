@@ -38,6 +38,15 @@ def runs_shared(one: Case | Closing) -> bool:
     return one.in_fast or os.environ.get(VARIABLE) == "all"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the runs with one process: each costs seconds of CPU."""
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        needed = {*getattr(item, "fixturenames", ()), params.get("kind")}
+        if "one_process" in needed:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for all runs."""
@@ -89,10 +98,8 @@ def one_process(cluster: Cluster, site: Site, folder: Path) -> Runs:
 
 
 @pytest.fixture(scope="session")
-def three_processes(
-    one_process: Runs, cluster: Cluster, site: Site, folder: Path
-) -> Runs:
-    """Jobs of up to three processes, by name, when those of one have ended."""
+def three_processes(cluster: Cluster, site: Site, folder: Path) -> Runs:
+    """Jobs of up to three processes, by name."""
     jobs = _jobs(site, folder, "three", 3, {"ms": MS})
     return trio.run(_run_all, cluster, site, jobs, SHARED_AT_A_TIME)
 

@@ -1,4 +1,5 @@
-"""A share of the seeds in every run of the tests; ``make sim`` runs more."""
+"""A share of the seeds in every run of the tests, more with ``make long``, any number
+with ``make sim``."""
 
 import os
 import subprocess
@@ -12,9 +13,17 @@ from tests.sim.world import simulate
 
 SEEDS = 100
 CHUNKS = 10
+# What every run of the tests has; the rest is long.
+CHUNKS_ALWAYS = 5
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        pytest.param(chunk, marks=() if chunk < CHUNKS_ALWAYS else pytest.mark.long)
+        for chunk in range(CHUNKS)
+    ],
+)
 def test_every_job_has_its_items_whatever_fails(chunk: int, tmp_path: Path) -> None:
     """Under each seed's faults no rule is broken, and all ends well afterwards."""
     for seed in range(chunk, SEEDS, CHUNKS):

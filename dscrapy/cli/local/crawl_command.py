@@ -404,12 +404,12 @@ class _LogTeller:
     def __init__(self, run: _Run) -> None:
         self._run = run
         self._out = Bytes(sys.stderr)
-        self._lines = _Warnings()
+        self._lines = _Picked(every=run.shows_all_log)
 
     def __call__(self, data: bytes) -> None:
         """Take the next bytes of the log."""
         self._run.log_offset += len(data)
-        if not self._run.shows_all_log:
+        if not self._run.shows_all_log or self._run.is_quiet:
             data = self._lines.feed(data)
         if data:
             self._run.told += data
@@ -418,17 +418,18 @@ class _LogTeller:
                 self._out.write(data)
 
 
-class _Warnings:
-    """Picks the lines of a Scrapy log that are warnings or worse, with what follows.
+class _Picked:
+    """Picks the lines of a Scrapy log that are warnings or worse, with what follows; or
+    ``every`` one, but for the headings of processes.
 
     A line without a date belongs to the one before it (a traceback).
     """
 
     _HEAD = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ([A-Z]+): ")
 
-    def __init__(self) -> None:
+    def __init__(self, *, every: bool) -> None:
         self._lines = LineCutter()
-        self._wanted = False
+        self._every = self._wanted = every
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the log and return those to show."""
@@ -436,10 +437,11 @@ class _Warnings:
         for line in self._lines.feed(data):
             head = self._HEAD.match(line)
             if head is not None:
-                self._wanted = head[1] in (b"WARNING", b"ERROR", b"CRITICAL")
-            elif line.startswith(b"--- "):
-                # The heading of the next process.
-                self._wanted = False
+                is_bad = head[1] in (b"WARNING", b"ERROR", b"CRITICAL")
+                self._wanted = self._every or is_bad
+            elif line.startswith(b"--- process "):
+                self._wanted = self._every
+                continue
             if self._wanted:
                 shown.append(line + b"\n")
         return b"".join(shown)
