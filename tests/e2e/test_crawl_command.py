@@ -276,7 +276,7 @@ def test_fresh_starts_over(shop: Path, site: str, tmp_path: Path, gate: Gate) ->
     assert len(crawls(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("flag", ["-O", "-o"])
+@pytest.mark.parametrize("flag", ["-O", pytest.param("-o", marks=pytest.mark.long)])
 def test_ctrl_c_stops_and_the_next_run_goes_on(
     flag: str, shop: Path, site: str, tmp_path: Path, gate: Gate
 ) -> None:
@@ -340,6 +340,7 @@ def test_what_others_append_meanwhile_is_not_removed(
     assert numbers_in(target.read_text()) == list(range(12))
 
 
+@pytest.mark.long
 def test_an_append_that_fails_leaves_what_the_last_run_wrote(
     shop: Path, site: str, tmp_path: Path, gate: Gate
 ) -> None:

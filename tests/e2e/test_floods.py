@@ -77,6 +77,7 @@ def test_two_thousand_strangers_at_the_master(cluster: Cluster, site: str) -> No
     assert 1 <= len(lines) <= minutes * (TOLD_MAX + 1)
 
 
+@pytest.mark.long
 def test_two_thousand_strangers_at_a_workers_port(cluster: Cluster, site: str) -> None:
     """Its status is told and its crawl goes on."""
     (shown,) = cluster.status()["workers"]

@@ -52,6 +52,7 @@ def test_a_large_item_is_there_and_so_is_all_else(
     assert not found - expected
 
 
+@pytest.mark.long
 def test_a_kill_among_the_pieces_costs_nothing(site: str, tmp_path: Path) -> None:
     """The crawl process dies when a part of the item is stored: the next one gives the
     item once, and nothing is left of the half one."""

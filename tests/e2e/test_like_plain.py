@@ -125,6 +125,7 @@ def test_a_start_that_looks_ends_as_in_plain_scrapy(
             assert mine.stats.get(key) == theirs.stats.get(key), mine.log
 
 
+@pytest.mark.long
 def test_one_request_at_a_time_is_plain_scrapys_order(
     site: SmallSite, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_a_chain_without_an_end_takes_no_memory(start: Start) -> None:
     assert not process.lines, "it is one commit, which is not finished"
 
 
+@pytest.mark.long
 def test_a_chain_from_start_waits_on_the_disk(start: Start) -> None:
     """A unit is sent when it is finished: until then a file holds what it gave."""
     process = start(

@@ -43,7 +43,7 @@ def site() -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("option", ["-o", "-O"])
+@pytest.mark.parametrize("option", [pytest.param("-o", marks=pytest.mark.long), "-O"])
 def test_a_pipeline_that_cannot_be_opened(
     tmp_path: Path, site: str, option: str
 ) -> None:
