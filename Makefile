@@ -38,10 +38,10 @@ test: $(READY) ## the same, and the tests with real processes
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not long" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -q -m "not long" -n 3 --dist loadfile --no-loadscope-reorder
 
 long: $(READY) ## tests of more kills, sizes and spiders than every run needs: minutes
-	$(BIN)/python -m pytest -q -m long -n 3 --dist loadfile
+	$(BIN)/python -m pytest -q -m long -n 3 --dist loadfile --no-loadscope-reorder
 
 equivalence: $(READY) ## the same spiders as plain Scrapy runs them, and with 200 kills
 	EQUIVALENCE=all $(BIN)/python -m pytest -q tests/equivalence
