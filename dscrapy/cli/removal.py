@@ -10,8 +10,9 @@ from dscrapy.cli.connect import for_each, run_client
 from dscrapy.cli.local import crawl_keep
 from dscrapy.cli.local.crawl_state import FOLDER
 from dscrapy.cli.parser import PROGRAM
-from dscrapy.cli.terminal.render import dump, plural
-from dscrapy.cli.terminal.screen import note, write_line
+from dscrapy.cli.terminal.render import cell, dump, plural
+from dscrapy.cli.terminal.screen import note, print_blocks, write_line
+from dscrapy.cli.terminal.tables import Table
 from dscrapy.client import Client
 from dscrapy.conf.config import expanded, load, override
 from dscrapy.errors import UserError
@@ -106,17 +107,32 @@ def crawls(options: Namespace) -> int:
     if options.json:
         write_line(dump([one.as_json() for one in found]))
         return 0
-    for one in found:
-        write_line(_line(one))
-    if not found:
+    if found:
+        print_blocks([_table(found)])
+    else:
         note(f"{PROGRAM}: no crawls are kept in {config.state / FOLDER}")
     return 0
 
 
-def _line(one: crawl_keep.Kept) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.at))
-    words = [one.id, one.stands, at, size_text(one.bytes), one.spider, *one.arguments]
-    return clean("  ".join([*words, f"({one.project})"]))
+def _table(found: list[crawl_keep.Kept]) -> Table:
+    return Table(
+        ("CRAWL", "STATE", "TIME", "PAGES", "ITEMS", "SIZE", "SPIDER", "ARGUMENTS"),
+        tuple(
+            (
+                one.id,
+                one.stands,
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(one.at)),
+                str(one.pages) if one.done else "",
+                str(one.items) if one.done else "",
+                size_text(one.bytes),
+                clean(one.spider),
+                cell(" ".join(one.arguments)),
+            )
+            for one in found
+        ),
+        frozenset({"PAGES", "ITEMS", "SIZE"}),
+        free=frozenset({"ARGUMENTS"}),
+    )
 
 
 def _remove(state: Path, ids: list[str], is_dry: bool) -> int:

@@ -110,6 +110,9 @@ def test_crawls_are_listed_and_removed(shop: Path, site: str, tmp_path: Path) ->
     assert run(*words, cwd=shop, home=tmp_path).returncode == 0
     ((finished, stands),) = kept().items()
     assert stands == "succeeded"
+    heads, row = crawls()[1].splitlines()
+    assert heads.startswith("CRAWL ")
+    assert row.split()[:2] == [finished, "succeeded"]
     with running(*held, cwd=shop, home=tmp_path) as command:
         command.until("parsed one")
         (busy,) = kept().keys() - {finished}
