@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from dscrapy.messages import Batch, Children, Held, Opened, Piece, Register
-from dscrapy.model import FeedFiles, JobSpec, Outcome, Stats
+from dscrapy.messages import CommitFields, Held, Opened, PartFields, Register
+from dscrapy.model import JobSpec, Outcome
 
 
 class _Fact(
@@ -116,53 +116,41 @@ class CodeSeen(_Fact, tag="code_seen", kw_only=True, frozen=True):
 
 
 class PartStored(
-    _Fact, tag="part_stored", kw_only=True, frozen=True, omit_defaults=True
+    _Fact,
+    PartFields,
+    tag="part_stored",
+    kw_only=True,
+    frozen=True,
+    omit_defaults=True,
 ):
     """A part of a commit, provisional: no effect until ``Published``.
 
-    ``piece`` is as in ``messages.Commit``. ``children`` leaves out those that were
-    seen already; ``filtered`` counts them. ``seen`` is as in ``messages.Commit``.
+    ``children`` leaves out those that were seen already; ``filtered`` counts them.
     """
 
     job: str
     process: int
-    request: int
-    unit: int
     part: int
-    items: tuple[msgspec.Raw, ...]
-    tagged: tuple[msgspec.Raw, ...]
-    piece: Piece | None = None
-    children: Children
     filtered: int
-    seen: bytes = b""
 
 
-class Published(_Fact, tag="published", kw_only=True, frozen=True, omit_defaults=True):
+class Published(
+    _Fact,
+    CommitFields,
+    tag="published",
+    kw_only=True,
+    frozen=True,
+    omit_defaults=True,
+):
     """A commit has effect: its stored parts and what stands here, all at once.
 
-    The request, if any, is done. Fields are those of ``messages.Commit``, its last
-    part; ``children`` and ``filtered`` as in ``PartStored``. A process that is
-    given up counts here only with its number.
+    The request, if any, is done. ``children`` and ``filtered`` as in ``PartStored``. A
+    process that is given up counts here only with its number.
     """
 
     job: str
     process: int
-    request: int = 0
-    unit: int = 0
-    kind: str = "page"
-    digest: bytes = b""
-    finish: int = 0
-    items: tuple[msgspec.Raw, ...] = ()
-    tagged: tuple[msgspec.Raw, ...] = ()
-    piece: Piece | None = None
-    children: Children = Children()
     filtered: int = 0
-    seen: bytes = b""
-    stats: Stats = msgspec.field(default_factory=dict)
-    batches: tuple[Batch, ...] = ()
-    delivered: tuple[str, ...] = ()
-    written: tuple[FeedFiles, ...] = ()
-    end: Outcome | None = None
 
 
 class FeedsBegun(_Fact, tag="feeds_begun", kw_only=True, frozen=True):

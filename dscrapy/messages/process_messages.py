@@ -116,7 +116,51 @@ class Piece(Value, kw_only=True, frozen=True, omit_defaults=True):
     end: bool = False
 
 
-class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
+class PartFields(Value, kw_only=True, frozen=True, omit_defaults=True):
+    """What any part of a commit holds, as messages and the journal's events have it.
+
+    ``items`` are the lines of ``items.jsonl``: a JSON object as it stands, or a
+    JSON string that holds the line where the line is no JSON (NaN). ``tagged``
+    is empty, or as long as ``items`` with each item's tagged form, null where
+    that is the line itself. A ``piece`` of one large item stands in their place, and
+    the parts after it hold the others, to its end. ``seen`` holds fingerprints of
+    requests that never left the process.
+    """
+
+    request: int = 0
+    unit: int = 0
+    items: tuple[msgspec.Raw, ...] = ()
+    tagged: tuple[msgspec.Raw, ...] = ()
+    piece: Piece | None = None
+    children: Children = Children()
+    seen: bytes = b""
+
+
+class CommitFields(PartFields, kw_only=True, frozen=True, omit_defaults=True):
+    """What a whole commit holds, in its last part: ``stats`` are what it adds to the
+    job's; the rest is as ``Commit`` says of each ``kind``."""
+
+    kind: Literal[
+        "page",
+        "start",
+        "started",
+        "opened",
+        "idle",
+        "late",
+        "batch",
+        "ending",
+        "closed",
+    ] = "page"
+    digest: bytes = b""
+    finish: int = 0
+    stats: Stats = msgspec.field(default_factory=dict)
+    batches: tuple[Batch, ...] = ()
+    delivered: tuple[str, ...] = ()
+    written: tuple[FeedFiles, ...] = ()
+    end: Outcome | None = None
+
+
+class Commit(CommitFields, kw_only=True, frozen=True, omit_defaults=True):
     """What a leased request or a unit gave, in parts numbered from 0.
 
     ``request`` is the lease's (``kind`` is "page"), else ``unit`` numbers what the
@@ -135,45 +179,14 @@ class Commit(Value, kw_only=True, frozen=True, omit_defaults=True):
     - ``closed``: the spider is closed, ``end`` says how; the last of a process. An
       export process tells all that is ``written`` of feeds that are complete.
 
-    ``items`` are the lines of ``items.jsonl``: a JSON object as it stands, or a
-    JSON string that holds the line where the line is no JSON (NaN). ``tagged``
-    is empty, or as long as ``items`` with each item's tagged form, null where
-    that is the line itself. A ``piece`` of one large item stands in their place, and
-    the parts after it hold the others, to its end. ``seen`` holds fingerprints of
-    requests that never left the process. Only the part with ``last`` carries
-    ``outcome`` (for people: a status, "request" for a redirect or retry, or an error's
-    type), ``stats`` (what it adds to the job's) and ``end``; before it nothing has
-    effect.
+    Only the part with ``last`` carries ``outcome`` (for people: a status, "request" for
+    a redirect or retry, or an error's type), ``stats`` and ``end``; before it nothing
+    has effect.
     """
 
-    request: int = 0
-    unit: int = 0
     part: int = 0
     last: bool = True
-    kind: Literal[
-        "page",
-        "start",
-        "started",
-        "opened",
-        "idle",
-        "late",
-        "batch",
-        "ending",
-        "closed",
-    ] = "page"
-    digest: bytes = b""
-    finish: int = 0
-    items: tuple[msgspec.Raw, ...] = ()
-    tagged: tuple[msgspec.Raw, ...] = ()
-    piece: Piece | None = None
-    children: Children = Children()
-    seen: bytes = b""
     outcome: str = ""
-    stats: Stats = msgspec.field(default_factory=dict)
-    batches: tuple[Batch, ...] = ()
-    delivered: tuple[str, ...] = ()
-    written: tuple[FeedFiles, ...] = ()
-    end: Outcome | None = None
 
 
 class Commits(Message, tag="commits", kw_only=True, frozen=True):

@@ -6,7 +6,7 @@ more and exactly; here those that are seen are left out so that their bodies are
 written.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 
@@ -157,15 +157,9 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
             r.PartStored(
                 job=job,
                 process=frame.number,
-                request=commit.request,
-                unit=commit.unit,
                 part=commit.part,
-                items=commit.items,
-                tagged=commit.tagged,
-                piece=commit.piece,
-                children=children,
                 filtered=filtered,
-                seen=commit.seen,
+                **_fields(commit, m.PartFields, children),
             )
         )
         return "stored"
@@ -176,25 +170,19 @@ def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Re
         r.Published(
             job=job,
             process=frame.number,
-            request=commit.request,
-            unit=commit.unit,
-            kind=commit.kind,
-            digest=commit.digest,
-            finish=commit.finish,
-            items=commit.items,
-            tagged=commit.tagged,
-            piece=commit.piece,
-            children=children,
             filtered=filtered,
-            seen=commit.seen,
-            stats=commit.stats,
-            batches=commit.batches,
-            delivered=commit.delivered,
-            written=commit.written,
-            end=commit.end,
+            **_fields(commit, m.CommitFields, children),
         )
     )
     return "published"
+
+
+def _fields(
+    commit: m.Commit, kind: type[m.PartFields], children: m.Children
+) -> dict[str, Any]:
+    """Return the fields of ``kind`` as the commit has them, but with these children."""
+    fields = {name: getattr(commit, name) for name in kind.__struct_fields__}
+    return {**fields, "children": children}
 
 
 def _check_values(commit: m.Commit, key: str, frame: _Frame) -> None:
