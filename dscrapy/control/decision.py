@@ -122,6 +122,20 @@ class Decision:
         message = Stop(job=process.job, process=process.number, reason=reason)
         self.tell(state, process, message)
 
+    def lose(self, process: Process, why: str, now: Now, *, counted: bool) -> None:
+        """Let a process be gone that is beyond reach; ``counted`` if that was its job's
+        own doing, else it costs the job nothing."""
+        self.records.append(
+            r.ProcessEnded(
+                job=process.job,
+                process=process.number,
+                how="lost",
+                counted=counted,
+                text=why,
+                at=now.wall,
+            )
+        )
+
     def stop_all(
         self,
         state: State,

@@ -213,23 +213,10 @@ class Machine:
     def _reap(self, worker: Worker, decision: Decision, now: Now) -> None:
         why = f"worker {worker.name} was lost; goes on"
         for number in sorted(worker.processes):
-            self._lose(self.state.processes[number], why, decision, now)
+            decision.lose(self.state.processes[number], why, now, counted=False)
         decision.records.append(r.WorkerGone(name=worker.name))
         if worker.session is not None:
             decision.closes.append(worker.session)
-
-    def _lose(self, process: Process, why: str, decision: Decision, now: Now) -> None:
-        """The process is beyond reach; that costs the job nothing."""
-        decision.records.append(
-            r.ProcessEnded(
-                job=process.job,
-                process=process.number,
-                how="lost",
-                counted=False,
-                text=why,
-                at=now.wall,
-            )
-        )
 
     def _closed(self, session: int, now: Now) -> Decision:
         decision = Decision(records=[r.SessionGone(session=session)])
@@ -287,7 +274,7 @@ class Machine:
         )
         for number in sorted(mine - held):
             why = f"worker {name} no longer has it; goes on"
-            self._lose(self.state.processes[number], why, decision, now)
+            decision.lose(self.state.processes[number], why, now, counted=False)
         for entry in told:
             if entry.process in mine:
                 self._welcome_back(entry, decision, now)

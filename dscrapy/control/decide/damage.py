@@ -44,16 +44,7 @@ def damaged(state: State, command: OnDamage, now: Now) -> Decision:
     if not job.is_final:
         stop = Stop(job=job.id, process=process.number, reason="feeds_error")
         decision.tell(state, process, stop)
-        decision.records.append(
-            r.ProcessEnded(
-                job=job.id,
-                process=process.number,
-                how="lost",
-                counted=is_beside,
-                text="",
-                at=now.wall,
-            )
-        )
+        decision.lose(process, "", now, counted=is_beside)
         failure = Outcome(failure="feeds_error", text=command.text)
         if not is_beside:
             decision.fail_feeds(job, failure)

@@ -198,16 +198,7 @@ class Faults:
         is back."""
         state = self._machine.state
         job = state.jobs[process.job]
-        decision.records.append(
-            r.ProcessEnded(
-                job=process.job,
-                process=process.number,
-                how="lost",
-                counted=True,
-                text=text,
-                at=now.wall,
-            )
-        )
+        decision.lose(process, text, now, counted=True)
         course, is_export = job.begin(), process.role == "export"
         deaths = (course.export_deaths if is_export else course.deaths) + 1
         if not job.is_final and deaths >= self._machine.start_deaths_max:
