@@ -1,7 +1,19 @@
-"""Lines: Scrapy's formats of them, and those of a stream that comes in pieces."""
+"""Lines: Scrapy's formats of them, those of a stream that comes in pieces, and those of
+a job's log that say whose the next ones are."""
+
+import re
 
 # Export formats of one JSON object a line.
 LINES_FORMATS = frozenset({"jsonl", "jl", "jsonlines"})
+
+# A heading in a job's log: the process, and in its first one the worker.
+HEADING = re.compile(rb"--- process ([0-9]{1,18})( on [^\n]*)? ---\r?\Z")
+
+
+def heading(process: int, worker: str = "") -> bytes:
+    """Return the line, with its end, behind which a process's lines follow."""
+    where = f" on {worker}" if worker else ""
+    return f"--- process {process}{where} ---\n".encode()
 
 
 class LineCutter:

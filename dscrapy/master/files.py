@@ -27,6 +27,7 @@ from dscrapy.control.projections import (
     tagged_name,
 )
 from dscrapy.errors import DamagedFileError, JournalError, JournalFullError
+from dscrapy.lines import HEADING, heading
 from dscrapy.master.storage import NO_ROOM_ERRORS, Storage
 from dscrapy.net.threads import InThread
 
@@ -193,11 +194,11 @@ class JobFiles:
         Where the lines before are another process's, a heading says whose these are;
         the first piece of a process brings its own.
         """
-        heading = b"--- process %d " % process
         if process and self._log_of.get(job) != process:
             self._log_of[job] = process
-            if not data.startswith(heading):
-                data = heading + b"---\n" + data
+            first = HEADING.match(data.partition(b"\n")[0])
+            if first is None or int(first[1]) != process:
+                data = heading(process) + data
         is_flood = self._logs_waiting >= LOGS_WAITING_MAX
         if is_flood or self._logs_waiting_bytes > LOGS_WAITING_BYTES_MAX:
             dropped = self._logs_dropped.get(job, 0)

@@ -20,6 +20,7 @@ import trio
 from dscrapy import messages as m
 from dscrapy.conf.config import Config, Endpoint
 from dscrapy.errors import UserError
+from dscrapy.lines import heading
 from dscrapy.model import WORKER_DRAINS, JobSpec, Outcome
 from dscrapy.net.connection import dial
 from dscrapy.net.cpus import usable_cpus
@@ -377,8 +378,7 @@ class Worker:
         )
         held.begin(process)
         self._tell_started(held)
-        heading = f"--- process {start.process} on {self.name} ---\n"
-        self._on_log(start, heading.encode())
+        self._on_log(start, heading(start.process, self.name))
         try:
             death = await process.run()
         except OSError as error:

@@ -58,7 +58,7 @@ from dscrapy.client import Client, Target
 from dscrapy.conf.config import Config, Endpoint, expanded, find_token, load, override
 from dscrapy.conf.job_file import check_spec
 from dscrapy.errors import RefusedError
-from dscrapy.lines import LineCutter
+from dscrapy.lines import HEADING, LineCutter
 from dscrapy.messages import ChangeJob, Shown
 from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
 from dscrapy.net.cpus import usable_cpus
@@ -439,7 +439,7 @@ class _Picked:
             if head is not None:
                 is_bad = head[1] in (b"WARNING", b"ERROR", b"CRITICAL")
                 self._wanted = self._every or is_bad
-            elif line.startswith(b"--- process "):
+            elif HEADING.match(line):
                 self._wanted = self._every
                 continue
             if self._wanted:

@@ -10,7 +10,8 @@ import re
 from collections import deque
 from collections.abc import Callable
 
-_HEADING = re.compile(rb"--- process ([0-9]{1,18})( on [^\n]*)? ---\r?\Z")
+from dscrapy.lines import HEADING
+
 # As Scrapy's LOG_FORMAT has it; of another format no level is known.
 _LEVEL = re.compile(
     rb"[0-9]{4}-[0-9]{2}-[0-9]{2} \S+ \[[^\]\n]*\] "
@@ -68,7 +69,7 @@ class LogLines:
 
     def _line(self, line: bytes) -> list[bytes]:
         """Return the line as it is written, or nothing."""
-        heading = _HEADING.match(line)
+        heading = HEADING.match(line)
         if heading:
             self._process = heading[1]
             return [line + b"\n"] if heading[2] else []
