@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import attrs
+import pytest
 
 from tests.docs.terminals import Terminal, terminals
 from tests.docs.walk import Walk
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 BEGUN_BOOKS = 12
 
 
+@pytest.mark.long
 def test_the_tutorial_is_true(tmp_path: Path) -> None:
     """A newcomer who types all of it sees what it shows."""
     with terminals() as opened:

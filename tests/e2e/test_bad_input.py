@@ -424,6 +424,7 @@ def test_changes_that_cannot_be_are_one_line(
         assert "cancelled" in assert_user_error(shared.run(verb, schedule), 1)
 
 
+@pytest.mark.long
 def test_a_schedule_lives_through_a_restart(cluster: Cluster, site: str) -> None:
     """The first run at once, never two at a time, more after a restart of the
     master; a cancelled schedule starts none, and leaves its run alone."""

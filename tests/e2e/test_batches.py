@@ -179,6 +179,7 @@ def counts_of(cluster: Cluster, job: str) -> list[tuple[int, int]]:
     return [(one["files"], one["items"]) for one in feeds]
 
 
+@pytest.mark.long
 def test_a_cancelled_job_keeps_full_batches(tmp_path: Path, site: str) -> None:
     """And nothing else: no part of a file, no feed that is not complete."""
     files = expected(tmp_path, site)

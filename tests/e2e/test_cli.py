@@ -105,6 +105,7 @@ def test_submit_and_wait_writes_files(
     assert "pages" in failed.stderr
 
 
+@pytest.mark.long
 def test_many_jobs_and_a_schedule(cluster: Cluster, site: str, tmp_path: Path) -> None:
     """A file's ids come in its order; a schedule is told from its runs."""
     gate = Gate(tmp_path, free=0)

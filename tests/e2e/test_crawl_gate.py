@@ -54,6 +54,7 @@ def assert_nothing_more(process: CrawlProcess, word: str) -> int:
     return before
 
 
+@pytest.mark.long
 def test_a_request_that_waits_for_its_delay_starts_no_later(
     site: str, start: Start
 ) -> None:

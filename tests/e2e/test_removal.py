@@ -85,6 +85,7 @@ def shop(tmp_path: Path) -> Path:
     return path.parent
 
 
+@pytest.mark.long
 def test_crawls_are_listed_and_removed(shop: Path, site: str, tmp_path: Path) -> None:
     """A running one is refused in one line, and no rule takes an unfinished one. A
     crawl that is to keep nothing leaves nothing: at its end, nor after Ctrl-C, once or

@@ -14,7 +14,7 @@ from tests.sim.world import simulate
 SEEDS = 100
 CHUNKS = 10
 # What every run of the tests has; the rest is long.
-CHUNKS_ALWAYS = 3
+CHUNKS_ALWAYS = 2
 
 
 @pytest.mark.parametrize(
