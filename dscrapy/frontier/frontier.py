@@ -453,10 +453,6 @@ class Frontier:
         """Return how many processes have work on other hosts than those."""
         return self._hosts.occupied_count()
 
-    def give_up_host(self, now: float) -> None:
-        """Have hosts given up for open processes without work, as ``lease`` does."""
-        self._hosts.give_up_host(now)
-
     @property
     def isolator(self) -> int | None:
         """The process that has the suspects, and nothing else."""

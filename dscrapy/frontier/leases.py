@@ -413,14 +413,6 @@ class Hosts:
             if entry is not None and entry.process == number:
                 self._return(request, entry, self._hosts[entry.host])
 
-    def give_up_host(self, now: float) -> None:
-        """Let owners of several busy hosts give one up for each that has none."""
-        self._tick(now)
-        self._place_touched()
-        for process in self._processes.values():
-            if self.room(process.number):
-                self._give_up_for(process)
-
     def _first(self, process: Process) -> tuple[Key, str] | None:
         """Return what goes first of the process's own hosts and the free ones."""
         own, free = process.heads.first(), self._free.first()

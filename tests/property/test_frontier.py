@@ -353,9 +353,11 @@ class FrontierModel(NaiveFrontier):
 
     @rule()
     def give_up_host(self) -> None:
-        self.frontier.give_up_host(self.now)
-        self.look()
-        self.see_gifts()
+        """Whoever has room asks for a request: where it has no work, owners of
+        several busy hosts give one up for it."""
+        for process in sorted(self.peers):
+            if self.frontier.room(process):
+                self.lease_to(process, 1)
 
     @rule()
     def wants_process(self) -> None:

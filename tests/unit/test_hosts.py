@@ -27,7 +27,6 @@ def test_nobody_gets_anything_before_being_open() -> None:
     frontier.close_process(1)
     frontier.end_process(1, 0.0)
     frontier.release(1, (1,), 0.0)
-    frontier.give_up_host(0.0)
     assert frontier.pending_count == 2
 
 
@@ -377,12 +376,25 @@ def test_a_host_without_leases_changes_hands_at_once() -> None:
     frontier.lease(1, 4, 0.0)
     frontier.release(1, (1, 2, 3, 4), 0.0)
     frontier.open_process(2, opened(2))
-    frontier.give_up_host(1.0)
+    assert frontier.lease(2, 1, 1.0).requests == (3,)
     assert frontier.lease(1, 1, 1.0).requests == (1,)
-    assert frontier.lease(2, 9, 1.0).requests == (3, 4)
+    assert frontier.lease(2, 9, 1.0).requests == (4,)
     # Without room it asks for nothing.
     frontier.open_process(3, opened(3, window=1))
     assert frontier.lease(3, 0, 1.0).requests == ()
+
+
+def test_a_host_without_leases_waits_for_the_process_it_is_reserved_for() -> None:
+    """Its last owner gets nothing there any more."""
+    frontier = with_hosts("a", "b", each=2)
+    frontier.open_process(1, opened(1))
+    frontier.lease(1, 4, 0.0)
+    frontier.release(1, (1, 2, 3), 0.0)
+    frontier.open_process(2, opened(2))
+    assert frontier.lease(2, 9, 1.0).requests == ()
+    frontier.release(1, (4,), 1.0)
+    assert frontier.lease(1, 1, 1.0).requests == (1,)
+    assert frontier.lease(2, 9, 1.0).requests == (3, 4)
 
 
 def test_a_reserved_host_is_free_when_the_other_goes() -> None:
@@ -391,9 +403,11 @@ def test_a_reserved_host_is_free_when_the_other_goes() -> None:
         frontier = with_hosts("a", "b", each=2)
         frontier.open_process(1, opened(1))
         frontier.lease(1, 4, 0.0)
-        frontier.release(1, (1, 3, 4), 0.0)
+        frontier.release(1, (1, 3), 0.0)
         frontier.open_process(2, opened(2))
-        frontier.give_up_host(1.0)
+        # Its owner still has a lease there, so nobody gets anything of it yet.
+        assert frontier.lease(2, 9, 1.0).requests == ()
+        frontier.release(1, (4,), 1.0)
         expected: tuple[int, ...] = (1, 3, 4)
         match way:
             case "close":
