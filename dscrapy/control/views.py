@@ -134,7 +134,7 @@ def _why_narrow(state: State, job: Job) -> str:
         return ""
     crawl = state.crawls[job.id]
     is_opening = not job.processes or len(crawl.opened) < job.processes
-    if is_opening or crawl.frontier.wants_process():
+    if is_opening or crawl.frontier.capacity.wants_process():
         return ""
     ceiling = job.parallelism or "any number"
     return (

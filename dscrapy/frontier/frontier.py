@@ -5,9 +5,9 @@ one whatever is not open is done, and done requests cost nothing. Bodies rest in
 file that is derived from the journal; only their places are known here.
 
 The *durable* calls, made in the journal's order, give the same frontier again, as does
-a snapshot. The *volatile* ones say who is there and who has what (``frontier.hosts``);
-a restart forgets them. Calls take batches in columns, so that other tables can stand
-behind them without a change.
+a snapshot. The *volatile* ones say which processes are there and what they have
+(``lease`` and the parts ``leases`` and ``quarantine``); a restart forgets them. Calls
+take batches in columns, so that other tables can stand behind them without a change.
 """
 
 import struct
@@ -16,15 +16,19 @@ from collections.abc import Collection, Iterable, Sequence
 import attrs
 import msgspec
 
-from dscrapy.frontier.leases import Hosts
-from dscrapy.frontier.quarantine import Blame, Deaths, Poisoned
-from dscrapy.frontier.queues import flags_of, priority_of, rank_of
+from dscrapy.frontier.capacity import Capacity
+from dscrapy.frontier.leases import Leases
+from dscrapy.frontier.open_requests import OpenRequests
+from dscrapy.frontier.owners import Owners
+from dscrapy.frontier.priority_index import PriorityIndex
+from dscrapy.frontier.quarantine import DeathCounts, Deaths, Poisoned, Quarantine
+from dscrapy.frontier.queues import Entry, flags_of, priority_of, rank_of
+from dscrapy.frontier.readers import Readers
 from dscrapy.messages import (
     DONT_FILTER,
     FINGERPRINT_BYTES,
     KIND_MAX,
     Children,
-    Opened,
     Share,
 )
 
@@ -199,15 +203,38 @@ def payloads(children: Children) -> tuple[msgspec.Raw, ...]:
 class Frontier:
     """See the module. ``next_request`` is the number of the request added next.
 
-    ``body_bytes`` is the length of the job's file of bodies.
+    ``body_bytes`` is the length of the job's file of bodies. ``leases`` takes what
+    processes do, ``quarantine`` has the process that runs suspects, ``capacity``
+    answers whether there is work for more processes.
     """
 
     next_request: int = 1
     body_bytes: int = 0
     _values: dict[int, tuple[Place, ...]] = attrs.field(init=False, factory=dict)
     _seen: Seen = attrs.field(init=False, factory=Seen)
-    _hosts: Hosts = attrs.field(init=False, factory=Hosts)
-    _blame: Blame = attrs.field(init=False, factory=Blame)
+    _deaths: DeathCounts = attrs.field(init=False, factory=DeathCounts)
+    _readers: Readers = attrs.field(init=False, factory=Readers)
+    _owners: Owners = attrs.field(init=False, factory=Owners)
+    _requests: OpenRequests = attrs.field(init=False)
+    leases: Leases = attrs.field(init=False)
+    quarantine: Quarantine = attrs.field(init=False)
+    capacity: Capacity = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        entries: dict[int, Entry] = {}
+        index = PriorityIndex(self._owners, entries)
+        self.quarantine = Quarantine(self._owners, self._deaths)
+        self._requests = OpenRequests(
+            entries,
+            self._owners,
+            index,
+            self._deaths,
+            self.quarantine,
+            self._readers,
+        )
+        parts = self._owners, index, self._requests, self.quarantine
+        self.leases = Leases(*parts, self._readers)
+        self.capacity = Capacity(*parts)
 
     # ---- durable -----------------------------------------------------------
 
@@ -281,9 +308,9 @@ class Frontier:
             if is_new:
                 place = range(offset, offset + length)
                 rank = rank_of(priority, flags)
-                self._hosts.add(self.next_request, stored.hosts[host], rank, place)
+                self._requests.add(self.next_request, stored.hosts[host], rank, place)
                 if kind:
-                    self._hosts.readers.kinds[self.next_request] = kind
+                    self._readers.kinds[self.next_request] = kind
                 if use:
                     self._values[self.next_request] = tuple(values[at] for at in use)
                 self.next_request += 1
@@ -298,40 +325,43 @@ class Frontier:
 
     def done(self, request: int, now: float | None = None) -> bool:
         """Let a request be done; False if it was not open."""
-        self._blame.forget(request)
+        self._owners.politeness.tick(now)
         self._values.pop(request, None)
-        return self._hosts.done(request, now)
+        return self._requests.done(request)
 
-    def blame(self, requests: Sequence[int], *, alone: bool) -> None:
-        """Blame open requests for the death of a process that had them under way.
+    def count_death(self, requests: Sequence[int], *, alone: bool) -> None:
+        """Count the death of a process against open requests that it had under way.
 
         ``alone``: it had nothing else.
         """
         for request in requests:
-            if request in self._blame.poisoned or not self.is_open(request):
+            if request in self._deaths.poisoned or not self.is_open(request):
                 continue
-            self._blame.add(request, alone=alone)
-            if self._blame.is_suspect(request):
-                self._hosts.suspect(request)
+            if self._deaths.add(request, alone=alone):
+                self._requests.put_in_quarantine(request)
 
     def would_prove(self, request: int, *, alone: bool) -> bool:
         """Tell whether one more death would prove that the request is poisoned."""
-        return self._blame.would_prove(request, alone=alone)
+        return self._deaths.would_prove(request, alone=alone)
+
+    def is_suspect(self, request: int) -> bool:
+        """Tell whether the request goes out alone."""
+        return self._deaths.is_suspect(request)
 
     def set_aside(self, request: int, poisoned: Poisoned) -> None:
         """Let an open request never be leased again, unless it is pardoned."""
-        self._hosts.set_aside(request)
-        self._blame.set_aside(request, poisoned)
+        self._requests.set_aside(request)
+        self._deaths.set_aside(request, poisoned)
 
     def pardon(self) -> None:
         """Give those that are set aside another chance, each alone."""
-        for request in self._blame.pardon():
-            self._hosts.bring_back(request)
+        for request in self._deaths.pardon():
+            self._requests.bring_back(request)
 
     @property
     def poisoned(self) -> dict[int, Poisoned]:
         """Requests that are set aside, and why."""
-        return self._blame.poisoned
+        return self._deaths.poisoned
 
     def seen_of(self, fingerprints: bytes) -> tuple[bool, ...]:
         """Tell of each fingerprint whether it is seen."""
@@ -339,18 +369,17 @@ class Frontier:
 
     def is_open(self, request: int) -> bool:
         """Tell whether a request is pending, leased or poisoned: not done."""
-        return request in self._hosts.entries
+        return request in self._requests.entries
 
     @property
     def pending_count(self) -> int:
         """Requests that are to be leased."""
-        hosts = self._hosts
-        return len(hosts.entries) - hosts.leased_count - hosts.aside_count
+        return self._requests.pending_count
 
     @property
     def leased_count(self) -> int:
         """Requests that a process has leased."""
-        return self._hosts.leased_count
+        return self._requests.leased_count
 
     def _record(self, stored: Stored) -> list[bool]:
         """Add to what is seen; tell of each whether it is to be taken."""
@@ -368,24 +397,10 @@ class Frontier:
 
     # ---- volatile ----------------------------------------------------------
 
-    def open_process(
-        self, process: int, opened: Opened, now: float | None = None
-    ) -> None:
-        """Let a process take leases, by the rules that it tells."""
-        self._hosts.open_process(process, opened, now)
-
-    def close_process(self, process: int) -> None:
-        """Let a process take no more leases; it keeps those that it has."""
-        self._hosts.close_process(process)
-
-    def end_process(self, process: int, now: float) -> None:
-        """Forget a process: its leases are pending, its hosts have no owner."""
-        self._hosts.end_process(process, now)
-
     def lease(self, process: int, count: int, now: float) -> Granted:
         """Lease to an open process up to ``count`` requests, never over its window."""
-        requests, shares = self._hosts.lease(process, count, now)
-        entries = [self._hosts.entries[request] for request in requests]
+        requests, shares = self.leases.grant(process, count, now)
+        entries = [self._requests.entries[request] for request in requests]
         return Granted(
             requests=tuple(requests),
             hosts=tuple(entry.host for entry in entries),
@@ -398,80 +413,11 @@ class Frontier:
             shares=shares,
         )
 
-    def release(self, process: int, requests: Sequence[int], now: float) -> None:
-        """Make leases of the process pending again; ignore what is not its own."""
-        self._hosts.release(process, requests, now)
-
-    def wrote(self, process: int, kinds: Iterable[int]) -> None:
-        """Note that a process has written requests of these kinds."""
-        self._hosts.readers.wrote(process, kinds)
-
-    def refuse(
-        self, process: int, requests: Sequence[int], why: str, now: float
-    ) -> None:
-        """Let leases that the process cannot read go to one that may read them."""
-        self._hosts.refuse(process, requests, why, now)
-
-    def hopeless(self) -> dict[int, str]:
-        """Return requests that no open process can read, and why."""
-        return self._hosts.hopeless()
-
-    def is_suspect(self, request: int) -> bool:
-        """Tell whether the request goes out alone."""
-        return self._blame.is_suspect(request)
-
-    def hold(self, process: int, requests: Sequence[int], now: float) -> None:
-        """Note that a process holds exactly these, of those that nobody else has."""
-        self._hosts.hold(process, requests, now)
-
-    def room(self, process: int) -> int:
-        """Return how many leases the process should be given now."""
-        return self._hosts.room(process)
-
-    def leased_by(self, process: int) -> int:
-        """Return how many leases the process has."""
-        return self._hosts.leased_by(process)
-
-    def spare_places(self) -> int:
-        """Return how many requests more than are pending could be started at once."""
-        return self._hosts.spare_places()
-
-    def waits_for_others(self, process: int) -> bool:
-        """Tell whether a process has places, and all that is pending waits for hosts
-        of others."""
-        return self._hosts.waits_for_others(process)
-
-    def wants_process(self) -> bool:
-        """Tell whether one more process would find work."""
-        return self._hosts.wants_process()
-
-    def workable_count(self) -> int:
-        """Return how many hosts have pending requests that may be leased."""
-        return self._hosts.workable_count()
-
-    def occupied_count(self) -> int:
-        """Return how many processes have work on other hosts than those."""
-        return self._hosts.occupied_count()
-
-    @property
-    def isolator(self) -> int | None:
-        """The process that has the suspects, and nothing else."""
-        return self._hosts.isolator
-
-    @property
-    def wants_isolator(self) -> bool:
-        """Whether suspects wait and no process is there for them."""
-        return self._hosts.wants_isolator
-
-    def isolate(self, process: int) -> None:
-        """Let an open process without leases have the suspects, one at a time."""
-        self._hosts.isolate(process)
-
     # ---- snapshot ----------------------------------------------------------
 
     def encode(self) -> FrontierSnapshot:
         """Return the durable part; equal for frontiers that had equal durable calls."""
-        entries = self._hosts.entries
+        entries = self._requests.entries
         values = entries.values()
         hosts: dict[str, int] = {}
         host_of = [hosts.setdefault(entry.host, len(hosts)) for entry in values]
@@ -486,9 +432,9 @@ class Frontier:
             flags=bytes(flags_of(entry.rank) for entry in values),
             offsets=_pack(entry.offset for entry in values),
             lengths=_pack(entry.length for entry in values),
-            deaths=dict(self._blame.deaths),
-            poisoned=dict(self._blame.poisoned),
-            kinds=dict(self._hosts.readers.kinds),
+            deaths=dict(self._deaths.deaths),
+            poisoned=dict(self._deaths.poisoned),
+            kinds=dict(self._readers.kinds),
             values=dict(self._values),
         )
 
@@ -508,15 +454,16 @@ class Frontier:
         ):
             place = range(offset, offset + length)
             rank = rank_of(priority, flags)
-            frontier._hosts.add(number, snapshot.hosts[host], rank, place)
-        frontier._hosts.readers.kinds.update(snapshot.kinds)
+            frontier._requests.add(number, snapshot.hosts[host], rank, place)
+        frontier._readers.kinds.update(snapshot.kinds)
         frontier._values.update(snapshot.values)
-        frontier._blame = Blame(dict(snapshot.deaths), dict(snapshot.poisoned))
+        frontier._deaths.deaths.update(snapshot.deaths)
+        frontier._deaths.poisoned.update(snapshot.poisoned)
         for number in snapshot.deaths:
             if number in snapshot.poisoned:
-                frontier._hosts.set_aside(number)
-            elif frontier._blame.is_suspect(number):
-                frontier._hosts.suspect(number)
+                frontier._requests.set_aside(number)
+            elif frontier.is_suspect(number):
+                frontier._requests.put_in_quarantine(number)
         return frontier
 
 

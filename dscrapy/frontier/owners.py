@@ -1,8 +1,38 @@
-"""A host with open requests, and a process that may own it."""
+"""Hosts with open requests, the processes, and who owns or waits for which host.
+
+A host that a process took a lease from is its own: nobody else gets leases there, so
+the process alone keeps the delay and the concurrency. It ceases to be the owner when
+the process ends or closes, when nothing of the host is open, or when the host is
+*reserved* for another process: then the host *drains*, that is its owner gets no
+further leases there, and it changes hands once none is left.
+
+Each change here marks its hosts as *touched*; ``priority_index`` brings those up to
+date before anybody looks for a request. All of it is volatile.
+"""
 
 import attrs
 
+from dscrapy.frontier.politeness import Politeness
 from dscrapy.frontier.queues import Heads, Queues
+
+
+@attrs.define(eq=False, kw_only=True)
+class Process:
+    """A process that is open or has leases; ``window`` is 0 until it is open.
+
+    It owns ``hosts``; those that are ``busy`` have pending requests and do not drain.
+    ``heads`` lists the hosts that only this process may lease from. It waits for the
+    host that is ``reserved``.
+    """
+
+    number: int
+    window: int = 0
+    closing: bool = False
+    leases: set[int] = attrs.field(factory=set)
+    hosts: "dict[str, Host]" = attrs.field(factory=dict)
+    busy: "dict[str, Host]" = attrs.field(factory=dict)
+    heads: Heads = attrs.field(factory=Heads)
+    reserved: "Host | None" = None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -10,9 +40,8 @@ class Host:
     """A host with open requests; ``pending`` and ``leased`` count them, ``apart``
     those that are neither and wait for a process of their own.
 
-    ``draining``: its owner gets no further leases. ``reserved``: the process that it
-    is given up for. ``last_owner`` may have sent it a request at ``rest_at``.
-    ``heads`` lists it now.
+    ``last_owner`` is a process's number, which may have sent it a request at
+    ``rest_at``. ``heads`` lists the host now.
     """
 
     name: str
@@ -20,9 +49,9 @@ class Host:
     pending: int = 0
     leased: int = 0
     apart: int = 0
-    owner: int | None = None
+    owner: Process | None = None
     draining: bool = False
-    reserved: int | None = None
+    reserved_for: Process | None = None
     last_owner: int | None = None
     rest_at: float | None = None
     heads: Heads | None = None
@@ -32,20 +61,102 @@ class Host:
         """Whether nothing of it can ever go out."""
         return not (self.pending or self.leased or self.apart)
 
+    def is_open_to(self, process: Process) -> bool:
+        """Tell whether the process owns the host or may become its owner now."""
+        if self.owner is not None:
+            return self.owner is process
+        return not self.leased and self.reserved_for in (None, process)
 
-@attrs.define(eq=False, kw_only=True)
-class Process:
-    """A process that is open or holds leases; ``window`` is 0 until it is open.
 
-    It owns ``hosts``; those that are ``busy`` have pending requests and are not being
-    given up. ``reserved`` is given up for it.
+@attrs.define(eq=False)
+class Owners:
+    """See the module; hosts by name, processes by number.
+
+    ``touched`` is in order, so that the same calls always have the same effect.
     """
 
-    number: int
-    window: int = 0
-    closing: bool = False
-    leases: set[int] = attrs.field(factory=set)
-    hosts: dict[str, None] = attrs.field(factory=dict)
-    busy: dict[str, None] = attrs.field(factory=dict)
-    heads: Heads = attrs.field(factory=Heads)
-    reserved: str | None = None
+    politeness: Politeness = attrs.field(factory=Politeness)
+    hosts: dict[str, Host] = attrs.field(init=False, factory=dict)
+    processes: dict[int, Process] = attrs.field(init=False, factory=dict)
+    touched: dict[str, Host] = attrs.field(init=False, factory=dict)
+
+    def host(self, name: str) -> Host:
+        """Return the host, which may be new."""
+        host = self.hosts.get(name)
+        if host is None:
+            host = self.hosts[name] = Host(name=name)
+            if last := self.politeness.recall(name):
+                host.last_owner, host.rest_at = last
+        return host
+
+    def process(self, number: int) -> Process:
+        """Return the process, which may be new."""
+        return self.processes.setdefault(number, Process(number=number))
+
+    def able_to_lease(self) -> list[int]:
+        """Return the numbers of the processes that are open and do not close."""
+        return [
+            process.number
+            for process in self.processes.values()
+            if process.window and not process.closing
+        ]
+
+    def touch(self, host: Host) -> None:
+        """Have a host placed again before anybody looks for a request."""
+        self.touched[host.name] = host
+
+    # ---- host.owner and process.hosts -----------------------------------------
+
+    def own(self, host: Host, process: Process) -> None:
+        """Make a process the owner of a host that has none."""
+        host.owner = process
+        host.draining = process.closing
+        process.hosts[host.name] = host
+        self._end_reservation(host)
+        self.touch(host)
+
+    def disown(self, host: Host) -> None:
+        """Take the host from its owner, if it has one."""
+        owner = host.owner
+        if owner is not None:
+            del owner.hosts[host.name]
+            owner.busy.pop(host.name, None)
+            host.last_owner, host.owner = owner.number, None
+        host.draining = False
+        self.touch(host)
+
+    def drain(self, host: Host) -> None:
+        """Let the owner get no further leases; without any it is none any more."""
+        host.draining = True
+        self.touch(host)
+        if not host.leased:
+            self.disown(host)
+
+    def forget(self, host: Host) -> None:
+        """Drop a host of which nothing is open; its last owner counts for a delay."""
+        self.disown(host)
+        self._end_reservation(host)
+        del self.hosts[host.name]
+        del self.touched[host.name]
+        if host.last_owner is not None and host.rest_at is not None:
+            self.politeness.remember(host.name, host.last_owner, host.rest_at)
+
+    # ---- host.reserved_for and process.reserved ---------------------------------
+
+    def reserve(self, host: Host, process: Process) -> None:
+        """Have a host given up for a process, unless either waits for another."""
+        if process.reserved is None and host.reserved_for is None:
+            host.reserved_for, process.reserved = process, host
+            self.drain(host)
+
+    def unreserve(self, process: Process) -> None:
+        """Let a process wait for no host any more."""
+        if process.reserved is not None:
+            self.touch(process.reserved)
+            self._end_reservation(process.reserved)
+
+    @staticmethod
+    def _end_reservation(host: Host) -> None:
+        if host.reserved_for is not None:
+            host.reserved_for.reserved = None
+            host.reserved_for = None

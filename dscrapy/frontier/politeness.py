@@ -25,15 +25,15 @@ def at_once(window: int) -> int:
 
 @attrs.frozen(kw_only=True)
 class Rules:
-    """What the project's settings ask for, as an open process told."""
+    """What the project's settings ask for, by the message of an open process."""
 
     order: Order
     default: HostLimits
     hosts: dict[str, HostLimits]
 
     @classmethod
-    def told(cls, opened: Opened) -> "Rules":
-        """Return the rules of a process's message."""
+    def of(cls, opened: Opened) -> "Rules":
+        """Return the rules that a process's message gives."""
         return cls(
             order=Order(lifo=opened.lifo, start_lifo=opened.start_lifo),
             default=opened.default_host,
@@ -83,3 +83,41 @@ class Rests:
             # A host may have been remembered again since, for longer.
             if last is not None and last[2] <= now:
                 del self._last[host]
+
+
+@attrs.define(eq=False)
+class Politeness:
+    """The rules that hold, and the waits that follow from them.
+
+    ``rules`` are those of the process that opened last, None before one has; ``now`` is
+    the latest instant that a call gave, on any one clock that does not run backwards.
+    """
+
+    rules: Rules | None = None
+    now: float | None = None
+    rests: Rests = attrs.field(init=False, factory=Rests)
+
+    def tick(self, now: float | None) -> None:
+        """Take the instant of a call; one without it is at the latest known."""
+        if now is not None:
+            self.now = now
+
+    def wait_s(self, host: str, rest_at: float) -> float:
+        """Return what is left of the delay since another process's request."""
+        assert self.rules is not None
+        assert self.now is not None
+        delay_s = self.rules.delay_s(host)
+        return min(max(rest_at + delay_s - self.now, 0.0), delay_s)
+
+    def remember(self, host: str, owner: int, rest_at: float) -> None:
+        """Note the last owner of a host that is forgotten, as long as it matters."""
+        if self.rules is None or self.now is None:
+            return
+        self.rests.expire(self.now)
+        delay_s = self.rules.delay_s(host)
+        if delay_s > 0:
+            self.rests.remember(host, owner, rest_at, rest_at + delay_s)
+
+    def recall(self, host: str) -> tuple[int, float] | None:
+        """Return owner and instant that were noted for a host, if they still matter."""
+        return self.rests.take(host)

@@ -1,14 +1,21 @@
-"""Which requests may have killed their process: suspects, and the poisoned.
+"""Requests that may have killed their process: suspects, poisoned ones, who runs them.
 
-A request that was under way when its process died by the job's own doing is blamed.
-Blamed twice it is a *suspect*: it goes out alone from now on, to a process that has
-nothing else. Blamed twice alone it is *poisoned*: set aside, and never leased again
-unless the job is retried. So whatever shared a process with a bad request is cleared
-by its own commit, and kills from outside, which blame nobody, condemn nobody.
+The deaths of a process by the job's own doing count against the requests that it had
+under way. With two of them a request is a *suspect*: it goes out alone from now on, to
+a process that has nothing else. With two more alone it is *poisoned*: set aside, and
+never leased again unless the job is retried. So whatever shared a process with a bad
+request is cleared by its own commit, and kills from outside, which count against
+nothing, condemn nothing.
+
+Suspects stand in no queue. One process at a time, the *isolator*, has them, one after
+another, and nothing beside them; a host that another process owns is reserved for it.
+What deaths count is durable; the rest is volatile.
 """
 
 import attrs
 import msgspec
+
+from dscrapy.frontier.owners import Host, Owners, Process
 
 # Deaths among others that make a suspect: one may be bad luck, and running alone is
 # slow.
@@ -25,7 +32,7 @@ class Poisoned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Deaths(msgspec.Struct, array_like=True, gc=False):
-    """The deaths that a request is blamed for."""
+    """The deaths that count against a request."""
 
     shared: int = 0
     alone: int = 0
@@ -37,8 +44,8 @@ class Deaths(msgspec.Struct, array_like=True, gc=False):
 
 
 @attrs.define(eq=False)
-class Blame:
-    """What is known against requests that are not done, by number."""
+class DeathCounts:
+    """The deaths that count against requests that are not done, by number."""
 
     deaths: dict[int, Deaths] = attrs.field(factory=dict)
     poisoned: dict[int, Poisoned] = attrs.field(factory=dict)
@@ -48,13 +55,17 @@ class Blame:
         deaths = self.deaths.get(request)
         return deaths is not None and deaths.is_suspect
 
-    def add(self, request: int, *, alone: bool) -> None:
-        """Blame the request for one death. A suspect that was not alone is no wiser."""
+    def add(self, request: int, *, alone: bool) -> bool:
+        """Count one death; tell whether it makes the request a suspect.
+
+        The death of a suspect that was not alone says nothing about it.
+        """
         deaths = self.deaths.setdefault(request, Deaths())
         if not deaths.is_suspect:
             deaths.shared += 1
-        elif alone:
-            deaths.alone += 1
+            return deaths.is_suspect
+        deaths.alone += alone
+        return False
 
     def would_prove(self, request: int, *, alone: bool) -> bool:
         """Whether one more death would prove that the request is poisoned."""
@@ -81,6 +92,61 @@ class Blame:
         return pardoned
 
     def forget(self, request: int) -> None:
-        """The request is done, whatever was held against it."""
+        """The request is done, whatever counts against it."""
         self.deaths.pop(request, None)
         self.poisoned.pop(request, None)
+
+
+@attrs.define(eq=False)
+class Quarantine:
+    """Where suspects wait, in order and each with its host, and who has them.
+
+    ``isolator`` is the number of the process, None without one or without suspects.
+    """
+
+    _owners: Owners
+    _counts: DeathCounts
+    waiting: dict[int, Host] = attrs.field(init=False, factory=dict)
+    isolator: int | None = attrs.field(init=False, default=None)
+
+    @property
+    def wants_isolator(self) -> bool:
+        """Whether suspects wait and no process is there for them."""
+        return bool(self.waiting) and self.isolator is None
+
+    def isolate(self, number: int) -> None:
+        """Let an open process without leases have the suspects, and nothing else."""
+        assert self.isolator is None
+        process = self._owners.processes.get(number)
+        assert process is None or not process.leases
+        self.isolator = number
+
+    def note_held(self, request: int, process: Process) -> None:
+        """Let a process that already has a suspect be the isolator, if none is."""
+        is_able = self.isolator is None and not process.closing
+        if is_able and self._counts.is_suspect(request):
+            self.isolator = process.number
+
+    def put_first(self, request: int, host: Host) -> None:
+        """Let a suspect wait that came back: the count of its deaths goes on."""
+        self.waiting = {request: host, **self.waiting}
+
+    def next_for(self, process: Process) -> int | None:
+        """Return the first suspect whose host the isolator may have."""
+        for request, host in self.waiting.items():
+            if host.is_open_to(process):
+                return request
+        for request, host in self.waiting.items():
+            self._owners.reserve(host, process)
+            if host.is_open_to(process):
+                return request
+        return None
+
+    def end_isolation(self) -> None:
+        """Let the isolator be a process like others once it has no suspects."""
+        process = self._owners.processes.get(self.isolator or 0)
+        if process is None or process.closing:
+            self.isolator = None
+        elif not self.waiting and not any(map(self._counts.is_suspect, process.leases)):
+            self.isolator = None
+            self._owners.unreserve(process)

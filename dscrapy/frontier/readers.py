@@ -11,17 +11,21 @@ from collections.abc import Iterable
 
 import attrs
 
+from dscrapy.frontier.owners import Host
+
 
 @attrs.define(eq=False)
 class Readers:
     """Kinds of open requests, and what is known of processes.
 
     ``kinds`` has the requests whose kind is not 0; ``refused`` those that a process
-    could not read, and why.
+    could not read, and why; ``waiting`` those of them that are neither leased nor
+    suspects, each with its host.
     """
 
     kinds: dict[int, int] = attrs.field(factory=dict)
     refused: dict[int, str] = attrs.field(init=False, factory=dict)
+    waiting: dict[int, Host] = attrs.field(init=False, factory=dict)
     _writers: dict[int, set[int]] = attrs.field(init=False, factory=dict)
     _unable: dict[int, set[int]] = attrs.field(init=False, factory=dict)
 

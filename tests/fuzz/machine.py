@@ -111,7 +111,7 @@ class Master:
         assert self._replayed().encode_snapshot() == snapshot
         for identity, crawl in state.crawls.items():
             numbers = state.by_job.get(identity, ())
-            by_each = sum(crawl.frontier.leased_by(number) for number in numbers)
+            by_each = sum(crawl.frontier.leases.count_of(number) for number in numbers)
             assert crawl.frontier.leased_count == by_each
         for name in {*state.counts, "ready", "running"}:
             count = sum(job.state == name for job in state.jobs.values())

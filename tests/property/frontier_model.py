@@ -192,16 +192,19 @@ class NaiveFrontier(RuleBasedStateMachine):
 
     def see_gifts(self) -> None:
         """Note what was given up: only by owners of two, to processes with nothing."""
-        for host, one in list(self.frontier._hosts._hosts.items()):
-            if one.reserved is None or self.reserved.get(host) == one.reserved:
+        for host, known in self.frontier._owners.hosts.items():
+            if known.reserved_for is None:
                 continue
-            assert one.reserved not in self.reserved.values()
-            if one.reserved == self.isolator:
+            process = known.reserved_for.number
+            if self.reserved.get(host) == process:
+                continue
+            assert process not in self.reserved.values()
+            if process == self.isolator:
                 assert host in {self.open[number].host for number in self.suspects}
             else:
-                assert not self.busy(one.reserved)
+                assert not self.busy(process)
                 assert not self.free()
                 assert len(self.busy(self.owner[host])) >= 2
-            self.reserved[host] = one.reserved
+            self.reserved[host] = process
             self.draining.add(host)
             self.settle(host)

@@ -163,7 +163,7 @@ class DrivenMachine(RuleBasedStateMachine):
         bodies = [content[at : at + length] for at, length in granted.places]
         crawl = peer.crawls[process.number]
         frontier = self.machine.state.crawls[process.job].frontier
-        suspects = [n for n in granted.requests if frontier._blame.is_suspect(n)]
+        suspects = [n for n in granted.requests if frontier.is_suspect(n)]
         if suspects:
             # One that may be bad shares its process with nothing.
             assert (len(granted.requests), crawl.held) == (1, {})

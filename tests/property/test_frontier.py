@@ -157,7 +157,7 @@ class FrontierModel(NaiveFrontier):
             proves = one is not None and one.is_suspect and one.deaths_alone > 0
             told = self.frontier.would_prove(number, alone=alone)
             assert told == (alone and proves)
-            self.frontier.blame([number], alone=alone)
+            self.frontier.count_death([number], alone=alone)
             if one is None or one.aside:
                 continue
             if number not in self.blamed:
@@ -198,10 +198,10 @@ class FrontierModel(NaiveFrontier):
     def isolate(self, process: int) -> None:
         """A process that has nothing may have the suspects."""
         wanted = bool(self.suspects) and self.isolator is None
-        assert self.frontier.wants_isolator == wanted
+        assert self.frontier.quarantine.wants_isolator == wanted
         peer = self.peers.get(process)
         if wanted and peer and not peer.closing and not self.leases(process=process):
-            self.frontier.isolate(process)
+            self.frontier.quarantine.isolate(process)
             self.isolator = process
 
     @rule(process=st.sampled_from(PROCESSES), window=st.sampled_from((1, 4, 9)))
@@ -219,14 +219,14 @@ class FrontierModel(NaiveFrontier):
             concurrency=CONCURRENCY,
             hosts={"slow": HostLimits(concurrency=7, delay_s=DELAY_S)},
         )
-        self.frontier.open_process(process, told, self.now)
+        self.frontier.leases.open_process(process, told, self.now)
         self.ruled = True
 
     @precondition(lambda self: self.peers)
     @rule(data=st.data())
     def close_process(self, data: st.DataObject) -> None:
         process = data.draw(st.sampled_from(sorted(self.peers)))
-        self.frontier.close_process(process)
+        self.frontier.leases.close_process(process)
         self.peers[process].closing = True
         self.reserved = {h: p for h, p in self.reserved.items() if p != process}
         for host in HOSTS:
@@ -241,7 +241,7 @@ class FrontierModel(NaiveFrontier):
         self.end(data.draw(st.sampled_from(sorted(self.peers))))
 
     def end(self, process: int) -> None:
-        self.frontier.end_process(process, self.now)
+        self.frontier.leases.end_process(process, self.now)
         for number in self.leases(process=process):
             self.rest[self.open[number].host] = self.now
             self.back(number)
@@ -324,7 +324,7 @@ class FrontierModel(NaiveFrontier):
     @rule(data=st.data(), numbers=st.sets(st.integers(1, 30), max_size=6))
     def release(self, data: st.DataObject, numbers: set[int]) -> None:
         process = data.draw(st.sampled_from(sorted(self.peers)))
-        self.frontier.release(process, sorted(numbers), self.now)
+        self.frontier.leases.release(process, sorted(numbers), self.now)
         for number in numbers.intersection(self.leases(process=process)):
             self.back(number)
 
@@ -332,7 +332,7 @@ class FrontierModel(NaiveFrontier):
     @rule(data=st.data(), numbers=st.sets(st.integers(1, 30), max_size=6))
     def hold(self, data: st.DataObject, numbers: set[int]) -> None:
         process = data.draw(st.sampled_from(sorted(self.peers)))
-        self.frontier.hold(process, sorted(numbers), self.now)
+        self.frontier.leases.hold(process, sorted(numbers), self.now)
         for number in self.leases(process=process):
             if number not in numbers:
                 self.back(number)
@@ -356,18 +356,18 @@ class FrontierModel(NaiveFrontier):
         """Whoever has room asks for a request: where it has no work, owners of
         several busy hosts give one up for it."""
         for process in sorted(self.peers):
-            if self.frontier.room(process):
+            if self.frontier.capacity.room(process):
                 self.lease_to(process, 1)
 
     @rule()
     def wants_process(self) -> None:
-        wanted = self.frontier.wants_process()
+        wanted = self.frontier.capacity.wants_process()
         self.look()
-        full = not any(map(self.frontier.room, self.peers))
+        full = not any(map(self.frontier.capacity.room, self.peers))
         spare = any(len(self.busy(process)) > 1 for process in self.peers)
         work = sum(len(self.busy(process)) for process in self.peers)
         count = work + len(self.free()) if self.ruled else 0
-        assert self.frontier.workable_count() == count
+        assert self.frontier.capacity.workable_count() == count
         assert wanted == (self.ruled and (spare or (full and bool(self.free()))))
 
     @rule(seconds=st.integers(1, 3))
@@ -375,7 +375,7 @@ class FrontierModel(NaiveFrontier):
         self.now += seconds
         if self.peers:
             # Some call has to bring the instant.
-            self.frontier.release(min(self.peers), (), self.now)
+            self.frontier.leases.release(min(self.peers), (), self.now)
 
     @rule()
     def restart(self) -> None:
@@ -396,7 +396,7 @@ class FrontierModel(NaiveFrontier):
         assert frontier.leased_count == leased
         aside = sum(one.aside for one in self.open.values())
         assert frontier.pending_count == len(self.open) - leased - aside
-        assert frontier.isolator == self.isolator
+        assert frontier.quarantine.isolator == self.isolator
         assert (frontier.next_request, frontier.body_bytes) == (self.next, self.bytes)
         assert self.added == self.finished + len(self.open)
         for number in range(self.next + 2):
@@ -405,16 +405,16 @@ class FrontierModel(NaiveFrontier):
         assert frontier.seen_of(asked) == tuple(url in self.seen for url in URLS)
         for process in PROCESSES:
             mine = len(self.leases(process=process))
-            assert frontier.leased_by(process) == mine
+            assert frontier.leases.count_of(process) == mine
             peer = self.peers.get(process)
             if peer is None or peer.closing:
-                assert frontier.room(process) == 0
+                assert frontier.capacity.room(process) == 0
             elif process == self.isolator:
-                assert frontier.room(process) == (0 if mine else 1)
+                assert frontier.capacity.room(process) == (0 if mine else 1)
             else:
                 missing = peer.window - mine
                 few = mine * 4 <= peer.window * 3
-                assert frontier.room(process) == (missing if few else 0)
+                assert frontier.capacity.room(process) == (missing if few else 0)
 
     def teardown(self) -> None:
         """At the end everything can be leased and done, by one new process."""
@@ -426,8 +426,8 @@ class FrontierModel(NaiveFrontier):
         self.tell(9)
         self.pardon()
         while self.open:
-            if self.frontier.wants_isolator and not self.leases(process=9):
-                self.frontier.isolate(9)
+            if self.frontier.quarantine.wants_isolator and not self.leases(process=9):
+                self.frontier.quarantine.isolate(9)
                 self.isolator = 9
             assert self.lease_to(9, 5) or self.leases(process=9)
             for number in self.leases(process=9):
@@ -465,7 +465,7 @@ def test_one_process_takes_the_order_of_scrapys_queue(
         start_queue_cls=LifoMemoryQueue if start_lifo else FifoMemoryQueue,
     )
     frontier = Frontier()
-    frontier.open_process(1, opened(window=1, lifo=lifo, start_lifo=start_lifo))
+    frontier.leases.open_process(1, opened(window=1, lifo=lifo, start_lifo=start_lifo))
     urls: dict[tuple[int, int], str] = {}
     # As many more as take out at the end what is left.
     for number, step in enumerate(steps + [None] * len(steps)):

@@ -392,10 +392,10 @@ class MachineModel(DrivenMachine):
                         assert request not in holders, (request, holders)
                         holders[request] = process.number
             numbers = state.by_job.get(identity, ())
-            by_each = sum(crawl.frontier.leased_by(number) for number in numbers)
+            by_each = sum(crawl.frontier.leases.count_of(number) for number in numbers)
             assert crawl.frontier.leased_count == by_each
             for _, process in self.crawling():
-                leased = crawl.frontier.leased_by(process.number)
+                leased = crawl.frontier.leases.count_of(process.number)
                 assert leased <= process.window or not process.is_open
 
     @invariant()

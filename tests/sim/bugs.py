@@ -14,12 +14,13 @@ FILES = "dscrapy.master.files"
 BODIES = "dscrapy.master.bodies"
 COMMITS = "dscrapy.control.decide.commits"
 CRAWLS = "dscrapy.control.state.crawls"
-HOSTS = "dscrapy.frontier.leases"
-REQUESTS = "dscrapy.frontier.frontier"
+LEASES = "dscrapy.frontier.leases"
+CAPACITY = "dscrapy.frontier.capacity"
+FRONTIER = "dscrapy.frontier.frontier"
 STATE = "dscrapy.control.state.state"
 MACHINE = "dscrapy.control.machine"
 ENDS = "dscrapy.control.decide.process_exits"
-BLAME = "dscrapy.frontier.quarantine"
+QUARANTINE = "dscrapy.frontier.quarantine"
 RUNNING = "dscrapy.control.decide.reconcile"
 DERIVE = "dscrapy.control.projections"
 RETENTION = "dscrapy.control.decide.retention"
@@ -75,9 +76,9 @@ BUGS: tuple[Bug, ...] = (
         "requeue forgotten",
         "leases of a process that has ended are never pending again",
         (
-            HOSTS,
-            "= now\n            self._return(request, entry, host)",
-            "= now",
+            LEASES,
+            "= now\n            self._requests.give_back(request)\n",
+            "= now\n",
         ),
     ),
     _bug(
@@ -209,7 +210,7 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "snapshot without what is seen",
         "a restart filters nothing that came before its snapshot",
-        (REQUESTS, "seen=self._seen.dump(),", 'seen=b"",'),
+        (FRONTIER, "seen=self._seen.dump(),", 'seen=b"",'),
     ),
     # ---- removal --------------------------------------------------------------------
     _bug(
@@ -249,8 +250,8 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "nothing filtered",
         "requests that are seen are taken again",
-        (REQUESTS, "new.append(len(table) > before)", "new.append(True)"),
-        (REQUESTS, "if known[at] or fingerprint in batch:", "if fingerprint in batch:"),
+        (FRONTIER, "new.append(len(table) > before)", "new.append(True)"),
+        (FRONTIER, "if known[at] or fingerprint in batch:", "if fingerprint in batch:"),
     ),
     _bug(
         "parts have effect at once",
@@ -299,16 +300,16 @@ BUGS: tuple[Bug, ...] = (
         "what a process holds is pending again when its worker comes back",
         (
             CRAWLS,
-            "self.frontier.hold(held.process, held.requests, at)",
-            "self.frontier.hold(held.process, (), at)",
+            "self.frontier.leases.hold(held.process, held.requests, at)",
+            "self.frontier.leases.hold(held.process, (), at)",
         ),
     ),
     _bug(
         "lost grants stay leased",
         "a lease that never arrived is not pending again",
         (
-            HOSTS,
-            "[one for one in sorted(process.leases) if one not in held]",
+            LEASES,
+            "[request for request in sorted(process.leases) if request not in kept]",
             "[]",
         ),
     ),
@@ -352,29 +353,30 @@ BUGS: tuple[Bug, ...] = (
         "deaths are forgotten: a page that kills does so for ever",
         (
             STATE,
-            "crawl.frontier.blame(record.blamed, alone=record.alone)",
+            "crawl.frontier.count_death(record.blamed, alone=record.alone)",
             "pass",
         ),
     ),
     _bug(
         "condemned too early",
         "one death alone is taken for proof",
-        (BLAME, "ALONE_DEATHS_MAX = 2", "ALONE_DEATHS_MAX = 1"),
+        (QUARANTINE, "ALONE_DEATHS_MAX = 2", "ALONE_DEATHS_MAX = 1"),
     ),
     _bug(
         "suspects have company",
         "who has a suspect gets other requests beside it",
-        (HOSTS, "            return 0 if count else 1\n", "            pass\n"),
+        (CAPACITY, "            return 0 if count else 1\n", "            pass\n"),
         (
-            HOSTS,
-            "return None if process.leases else self._next_suspect(process)\n",
-            "found = None if process.leases else self._next_suspect(process)\n"
+            LEASES,
+            "return None if process.leases else self._quarantine.next_for(process)\n",
+            "found = None if process.leases else self._quarantine.next_for(process)\n"
             "            if found is not None:\n"
             "                return found\n",
         ),
         (
-            HOSTS,
-            "            if number == self._isolator:\n                break\n",
+            LEASES,
+            "            if number == self._quarantine.isolator:\n"
+            "                break\n",
             "",
         ),
     ),
@@ -382,17 +384,17 @@ BUGS: tuple[Bug, ...] = (
         "suspects forgotten in a snapshot",
         "after it they run with the others",
         (
-            REQUESTS,
-            "                frontier._hosts.suspect(number)\n        return",
-            "                pass\n        return",
+            FRONTIER,
+            "                frontier._requests.put_in_quarantine(number)\n",
+            "                pass\n",
         ),
     ),
     _bug(
         "the poisoned come back",
         "a snapshot makes them pending",
         (
-            REQUESTS,
-            "                frontier._hosts.set_aside(number)\n",
+            FRONTIER,
+            "                frontier._requests.set_aside(number)\n",
             "                pass\n",
         ),
     ),

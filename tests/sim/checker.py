@@ -210,8 +210,8 @@ class Checker:
         frontier, text = crawl.frontier, f"{message.job} request {request}"
         if request in frontier.poisoned:
             self.broken("a poisoned request is leased", text)
-        if frontier._blame.is_suspect(request):
-            if frontier.leased_by(message.process) != 1:
+        if frontier.is_suspect(request):
+            if frontier.leases.count_of(message.process) != 1:
                 self.broken("a suspect has company", f"{text} to {message.process}")
             if (
                 crawl.leader == message.process

@@ -128,7 +128,7 @@ def test_another_process_starts_where_it_finds_a_host_of_its_own() -> None:
     for number in (1, 2, 3):
         ask(machine, opened(number, window=2), WORKER)
         frontier = machine.state.crawls[ID].frontier
-        leased.append(frontier.leased_by(number))
+        leased.append(frontier.leases.count_of(number))
     assert leased == [2, 2, 2]
 
 
@@ -288,4 +288,4 @@ def test_a_started_process_that_is_to_go_takes_nothing() -> None:
     decision = ask(machine, opened(second.process, window=2), WORKER)
     assert (told(decision, m.Stop), leases(decision)) == ([stop], {})
     commit(machine, first.process, page(1))
-    assert machine.state.crawls[ID].frontier.leased_by(second.process) == 0
+    assert machine.state.crawls[ID].frontier.leases.count_of(second.process) == 0

@@ -148,7 +148,7 @@ def test_a_spider_of_which_every_page_kills_fails_soon() -> None:
     deaths = 0
     while machine.state.jobs[ID].status == "running" and deaths < 50:
         crawl = machine.state.crawls[ID]
-        held = [n for n in range(1, 10) if crawl.frontier._hosts.entries[n].process]
+        held = [n for n in range(1, 10) if crawl.frontier._requests.holder(n)]
         decision = die(machine, process, *held, alone=len(held) == 1)
         deaths += 1
         if told(decision, m.Start):

@@ -78,7 +78,7 @@ def test_a_page_is_done_again_twice_then_set_aside(machine: Machine) -> None:
         assert leases(decision) == ({} if time + 1 == TIMES_MAX else {1: [2]})
     frontier = machine.state.crawls[ID].frontier
     assert frontier.poisoned[2].text == TEXT
-    assert frontier.leased_by(1) == 2
+    assert frontier.leases.count_of(1) == 2
     # One that is not open any more is dropped.
     assert told(raised(machine, faults, commits(1, page(99))), m.CommitsSeen)
 

@@ -22,11 +22,11 @@ def test_nobody_gets_anything_before_being_open() -> None:
     """An unknown process has no room and no leases."""
     frontier = with_hosts("a")
     assert frontier.lease(1, 9, 0.0).requests == ()
-    assert (frontier.room(1), frontier.leased_by(1)) == (0, 0)
-    assert not frontier.wants_process()
-    frontier.close_process(1)
-    frontier.end_process(1, 0.0)
-    frontier.release(1, (1,), 0.0)
+    assert (frontier.capacity.room(1), frontier.leases.count_of(1)) == (0, 0)
+    assert not frontier.capacity.wants_process()
+    frontier.leases.close_process(1)
+    frontier.leases.end_process(1, 0.0)
+    frontier.leases.release(1, (1,), 0.0)
     assert frontier.pending_count == 2
 
 
@@ -41,7 +41,7 @@ def test_order_is_priority_then_scrapys_queues() -> None:
             flags=(START_REQUEST, 0, 0, START_REQUEST, 0, 0, 0),
         )
     )
-    frontier.open_process(1, opened(lifo=True))
+    frontier.leases.open_process(1, opened(lifo=True))
     assert frontier.lease(1, 9, 0.0).requests == (5, 6, 3, 2, 1, 4, 7)
 
 
@@ -54,58 +54,58 @@ def test_places_are_those_of_the_downloader(concurrency: int) -> None:
 def test_spare_places_are_of_all_open_processes_less_what_is_pending() -> None:
     """Leased or pending is the same."""
     frontier = with_hosts("a", each=3)
-    frontier.open_process(1, opened(window=6))
-    frontier.open_process(2, opened(window=3))
-    assert frontier.spare_places() == 4 + 2 - 3
+    frontier.leases.open_process(1, opened(window=6))
+    frontier.leases.open_process(2, opened(window=3))
+    assert frontier.capacity.spare_places() == 4 + 2 - 3
     frontier.lease(1, 2, 0.0)
-    assert frontier.spare_places() == 3
-    frontier.close_process(2)
-    assert frontier.spare_places() == 1
+    assert frontier.capacity.spare_places() == 3
+    frontier.leases.close_process(2)
+    assert frontier.capacity.spare_places() == 1
     frontier.add(children("b0", "b1", hosts=["b", "b"]))
-    assert frontier.spare_places() == -1
+    assert frontier.capacity.spare_places() == -1
 
 
 def test_suspects_take_no_place() -> None:
     """Who consumes start() cannot have them, so it must come to its end without."""
     frontier = with_hosts("a", each=1)
-    frontier.open_process(1, opened(window=1))
+    frontier.leases.open_process(1, opened(window=1))
     assert frontier.lease(1, 1, 0.0).requests == (1,)
-    frontier.blame((1,), alone=False)
-    frontier.blame((1,), alone=False)
-    frontier.end_process(1, 0.0)
-    frontier.open_process(2, opened(window=6))
-    assert frontier.wants_isolator
-    assert frontier.spare_places() == 4
-    frontier.isolate(2)
+    frontier.count_death((1,), alone=False)
+    frontier.count_death((1,), alone=False)
+    frontier.leases.end_process(1, 0.0)
+    frontier.leases.open_process(2, opened(window=6))
+    assert frontier.quarantine.wants_isolator
+    assert frontier.capacity.spare_places() == 4
+    frontier.quarantine.isolate(2)
     # The isolator takes nothing else.
-    frontier.open_process(3, opened(window=3))
-    assert frontier.spare_places() == 2
+    frontier.leases.open_process(3, opened(window=3))
+    assert frontier.capacity.spare_places() == 2
 
 
 def test_places_are_free_and_what_is_pending_waits_for_others() -> None:
     """Not where a host is free, nor where it waits for a host of the process's own,
     which knows by itself whether that is busy."""
     frontier = with_hosts("a", each=9)
-    frontier.open_process(1, opened(window=6, concurrency=1, delay_s=9.0))
-    frontier.open_process(2, opened(2, window=6, concurrency=1, delay_s=9.0))
-    assert not frontier.waits_for_others(2)
+    frontier.leases.open_process(1, opened(window=6, concurrency=1, delay_s=9.0))
+    frontier.leases.open_process(2, opened(2, window=6, concurrency=1, delay_s=9.0))
+    assert not frontier.capacity.waits_for_others(2)
     assert len(frontier.lease(1, 6, 0.0).requests) == 1 + DELAYED_PREFETCH
-    assert [frontier.waits_for_others(one) for one in (1, 2)] == [False, True]
+    assert [frontier.capacity.waits_for_others(one) for one in (1, 2)] == [False, True]
     frontier.add(children("b0", hosts=["b"]))
-    assert not frontier.waits_for_others(2)
+    assert not frontier.capacity.waits_for_others(2)
     frontier.add(children(*"cdef", hosts=[*"cdef"]))
     assert len(frontier.lease(2, 4, 0.0).requests) == 4
     frontier.lease(1, 6, 0.0)
     # All its places are taken.
-    assert not frontier.waits_for_others(2)
+    assert not frontier.capacity.waits_for_others(2)
 
 
 def test_other_rules_count_from_when_they_are_told() -> None:
     """A process that asks for another order gets all that is left in it."""
     frontier = with_hosts("a", "b")
-    frontier.open_process(1, opened())
+    frontier.leases.open_process(1, opened())
     assert frontier.lease(1, 1, 0.0).requests == (1,)
-    frontier.open_process(1, opened(lifo=True))
+    frontier.leases.open_process(1, opened(lifo=True))
     assert frontier.lease(1, 9, 0.0).requests == (4, 3, 2)
 
 
@@ -128,7 +128,7 @@ def test_leases_of_a_host_are_bounded(
     """Concurrency and a prefetch, or a few with a delay, never over the window."""
     frontier = with_hosts("a", each=30)
     told = opened(window=window, concurrency=concurrency, delay_s=delay_s)
-    frontier.open_process(1, told)
+    frontier.leases.open_process(1, told)
     assert frontier.lease(1, 1000, 0.0).requests == tuple(range(1, bound + 1))
     assert frontier.lease(1, 1000, 0.0).requests == ()
     frontier.done(1, 1.0)
@@ -139,42 +139,42 @@ def test_a_host_may_have_limits_of_its_own() -> None:
     """They stand in place of the default, also when they come later."""
     frontier = with_hosts("a", "b", each=9)
     slow = {"a": HostLimits(concurrency=1, delay_s=0.5)}
-    frontier.open_process(1, opened(concurrency=1, hosts=slow))
+    frontier.leases.open_process(1, opened(concurrency=1, hosts=slow))
     assert frontier.lease(1, 99, 0.0).requests == (1, 2, 3, 10, 11, 12, 13, 14)
-    frontier.open_process(1, opened(concurrency=1))
+    frontier.leases.open_process(1, opened(concurrency=1))
     assert frontier.lease(1, 99, 0.0).requests == (4, 5)
 
 
 def test_a_wider_window_widens_the_bound() -> None:
     """A process that opens again with another window gets what that allows."""
     frontier = with_hosts("a", each=9)
-    frontier.open_process(1, opened(window=1))
+    frontier.leases.open_process(1, opened(window=1))
     assert frontier.lease(1, 9, 0.0).requests == (1,)
-    frontier.open_process(1, opened(window=3))
+    frontier.leases.open_process(1, opened(window=3))
     assert frontier.lease(1, 9, 0.0).requests == (2, 3)
 
 
 def test_room_is_given_below_the_low_water_mark() -> None:
     """None above three quarters of the window, then all of what is missing."""
     frontier = with_hosts(*"abcdefghij")
-    frontier.open_process(1, opened(window=8))
-    assert frontier.room(1) == 8
+    frontier.leases.open_process(1, opened(window=8))
+    assert frontier.capacity.room(1) == 8
     frontier.lease(1, 7, 0.0)
-    assert (frontier.room(1), frontier.leased_by(1)) == (0, 7)
+    assert (frontier.capacity.room(1), frontier.leases.count_of(1)) == (0, 7)
     frontier.done(1, 0.0)
-    assert frontier.room(1) == 2
-    frontier.close_process(1)
-    assert frontier.room(1) == 0
+    assert frontier.capacity.room(1) == 2
+    frontier.leases.close_process(1)
+    assert frontier.capacity.room(1) == 0
     for window in (1, 2, 3):
-        frontier.open_process(2, opened(2, window=window))
-        assert frontier.room(2) == window
+        frontier.leases.open_process(2, opened(2, window=window))
+        assert frontier.capacity.room(2) == window
 
 
 def test_a_host_has_one_owner() -> None:
     """Another process gets nothing of it, and takes what is free."""
     frontier = with_hosts("a", "b", each=3)
     for process in (1, 2):
-        frontier.open_process(process, opened(process))
+        frontier.leases.open_process(process, opened(process))
     first = frontier.lease(1, 1, 0.0)
     assert (first.requests, first.shares) == ((1,), {"a": Share()})
     second = frontier.lease(2, 9, 0.0)
@@ -188,7 +188,7 @@ def test_a_host_without_requests_has_no_owner() -> None:
     """Then anybody may take it; with work left it stays where it is."""
     frontier = with_hosts("a", each=2)
     for process in (1, 2):
-        frontier.open_process(process, opened(process))
+        frontier.leases.open_process(process, opened(process))
     frontier.lease(1, 1, 0.0)
     frontier.done(1, 1.0)
     assert frontier.lease(2, 9, 1.0).requests == ()
@@ -204,21 +204,21 @@ def test_the_next_owner_waits_what_is_left_of_the_delay() -> None:
     """Counted from the end of a process that had a lease; never more than it."""
     frontier = with_hosts("a", "b", "c", each=9)
     for process in (1, 2, 3):
-        frontier.open_process(process, opened(process, delay_s=10.0))
+        frontier.leases.open_process(process, opened(process, delay_s=10.0))
     frontier.lease(1, 1, 0.0)
-    frontier.end_process(1, 100.0)
+    frontier.leases.end_process(1, 100.0)
     got = frontier.lease(2, 1, 104.0)
     assert (got.requests, got.shares) == ((1,), {"a": Share(wait_s=6.0)})
-    frontier.release(2, (1,), 104.0)
-    frontier.end_process(2, 105.0)
+    frontier.leases.release(2, (1,), 104.0)
+    frontier.leases.end_process(2, 105.0)
     # Process 2 released all: what counts is still the end of process 1.
     assert frontier.lease(3, 1, 105.0).shares == {"a": Share(wait_s=5.0)}
-    frontier.end_process(3, 106.0)
-    frontier.open_process(4, opened(4, delay_s=10.0))
+    frontier.leases.end_process(3, 106.0)
+    frontier.leases.open_process(4, opened(4, delay_s=10.0))
     # A clock that another part reads a little late makes no wait longer.
     assert frontier.lease(4, 1, 105.5).shares == {"a": Share(wait_s=10.0)}
-    frontier.end_process(4, 107.0)
-    frontier.open_process(5, opened(5, delay_s=10.0))
+    frontier.leases.end_process(4, 107.0)
+    frontier.leases.open_process(5, opened(5, delay_s=10.0))
     assert frontier.lease(5, 1, 300.0).shares == {"a": Share(wait_s=0.0)}
 
 
@@ -226,7 +226,7 @@ def test_a_forgotten_hosts_delay_is_remembered() -> None:
     """Only as long as it lasts, and not for the process that had it."""
     frontier = with_hosts("a", "b", each=1)
     for process in (1, 2):
-        frontier.open_process(process, opened(process, delay_s=10.0))
+        frontier.leases.open_process(process, opened(process, delay_s=10.0))
     frontier.lease(1, 9, 0.0)
     for request in (1, 2):
         frontier.done(request, 5.0)
@@ -262,12 +262,12 @@ def test_what_comes_back_goes_out_first() -> None:
     """Before others of its priority, in the order of its queue, by any process."""
     for lifo in (False, True):
         frontier = with_hosts("a", each=9)
-        frontier.open_process(1, opened(lifo=lifo))
+        frontier.leases.open_process(1, opened(lifo=lifo))
         took = frontier.lease(1, 3, 0.0).requests
         frontier.add(children("n", "top", hosts=["a", "a"], priorities=[0, 1]))
-        frontier.release(1, took[:2], 0.0)
-        frontier.end_process(1, 0.0)
-        frontier.open_process(2, opened(2, lifo=lifo))
+        frontier.leases.release(1, took[:2], 0.0)
+        frontier.leases.end_process(1, 0.0)
+        frontier.leases.open_process(2, opened(2, lifo=lifo))
         assert frontier.lease(2, 4, 0.0).requests == (11, *took)
 
 
@@ -275,11 +275,11 @@ def test_released_are_only_the_processs_own() -> None:
     """Numbers that are unknown, done or another's are ignored."""
     frontier = with_hosts("a", "b")
     for process in (1, 2):
-        frontier.open_process(process, opened(process))
+        frontier.leases.open_process(process, opened(process))
     frontier.lease(1, 2, 0.0)
     frontier.lease(2, 2, 0.0)
-    frontier.release(1, (2, 3, 77), 1.0)
-    assert (frontier.leased_by(1), frontier.leased_by(2)) == (1, 2)
+    frontier.leases.release(1, (2, 3, 77), 1.0)
+    assert (frontier.leases.count_of(1), frontier.leases.count_of(2)) == (1, 2)
     assert frontier.lease(1, 9, 1.0).requests == (2,)
 
 
@@ -287,51 +287,51 @@ def test_a_closing_process_keeps_its_leases_alone() -> None:
     """It gets none any more; its hosts are free when it has none of them."""
     frontier = with_hosts("a", "b", each=3)
     for process in (1, 2):
-        frontier.open_process(process, opened(process, delay_s=4.0))
+        frontier.leases.open_process(process, opened(process, delay_s=4.0))
     frontier.lease(1, 1, 0.0)
     frontier.lease(2, 1, 0.0)
-    frontier.close_process(1)
+    frontier.leases.close_process(1)
     assert frontier.lease(1, 9, 0.0).requests == ()
-    assert frontier.leased_by(1) == 1
+    assert frontier.leases.count_of(1) == 1
     assert frontier.lease(2, 9, 0.0).requests == (5, 6)
     frontier.done(1, 1.0)
     got = frontier.lease(2, 9, 2.0)
     assert (got.requests, got.shares) == ((2, 3), {"a": Share(wait_s=3.0)})
     # Closing again, or with hosts that have no lease, changes nothing else.
-    frontier.release(2, got.requests, 2.0)
-    frontier.close_process(2)
-    frontier.close_process(2)
-    frontier.open_process(3, opened(3))
+    frontier.leases.release(2, got.requests, 2.0)
+    frontier.leases.close_process(2)
+    frontier.leases.close_process(2)
+    frontier.leases.open_process(3, opened(3))
     assert frontier.lease(3, 9, 9.0).requests == (2, 3)
 
 
 def test_hold_takes_what_is_pending_and_gives_the_rest_back() -> None:
     """What is done or another's is ignored; a free host is then its own."""
     frontier = with_hosts("a", "b", "c", each=3)
-    frontier.hold(1, (1, 5, 99), 3.0)
-    assert frontier.leased_by(1) == 2
-    frontier.hold(1, (2, 5), 4.0)
-    assert frontier.leased_by(1) == 2
-    frontier.open_process(2, opened(2), 4.0)
-    assert frontier.room(1) == 0
+    frontier.leases.hold(1, (1, 5, 99), 3.0)
+    assert frontier.leases.count_of(1) == 2
+    frontier.leases.hold(1, (2, 5), 4.0)
+    assert frontier.leases.count_of(1) == 2
+    frontier.leases.open_process(2, opened(2), 4.0)
+    assert frontier.capacity.room(1) == 0
     assert frontier.lease(2, 9, 4.0).requests == (7, 8, 9)
-    frontier.open_process(1, opened(1), 4.0)
+    frontier.leases.open_process(1, opened(1), 4.0)
     frontier.done(2)
-    frontier.hold(1, (2, 7, 4), 5.0)
+    frontier.leases.hold(1, (2, 7, 4), 5.0)
     got = frontier.lease(1, 9, 5.0)
     assert (got.requests, got.shares) == ((1, 5, 3, 6), {})
-    frontier.hold(3, (), 6.0)
+    frontier.leases.hold(3, (), 6.0)
 
 
 def test_a_lease_on_anothers_host_keeps_it_until_it_is_settled() -> None:
     """Nobody becomes owner of a host while requests of others are under way there."""
     frontier = with_hosts("a", each=4)
     for process in (1, 2, 3):
-        frontier.open_process(process, opened(process))
+        frontier.leases.open_process(process, opened(process))
     frontier.lease(1, 1, 0.0)
-    frontier.hold(2, (2,), 0.0)
+    frontier.leases.hold(2, (2,), 0.0)
     assert frontier.lease(2, 9, 0.0).requests == ()
-    frontier.end_process(1, 1.0)
+    frontier.leases.end_process(1, 1.0)
     assert frontier.lease(3, 9, 1.0).requests == ()
     frontier.done(2, 2.0)
     assert frontier.lease(3, 9, 2.0).requests == (1, 3, 4)
@@ -340,10 +340,10 @@ def test_a_lease_on_anothers_host_keeps_it_until_it_is_settled() -> None:
 def test_a_closing_process_that_holds_owns_nothing_new() -> None:
     """Its host is free once what it holds is settled."""
     frontier = with_hosts("a")
-    frontier.open_process(1, opened(1))
-    frontier.close_process(1)
-    frontier.hold(1, (1,), 0.0)
-    frontier.open_process(2, opened(2))
+    frontier.leases.open_process(1, opened(1))
+    frontier.leases.close_process(1)
+    frontier.leases.hold(1, (1,), 0.0)
+    frontier.leases.open_process(2, opened(2))
     assert frontier.lease(2, 9, 0.0).requests == ()
     frontier.done(1, 1.0)
     assert frontier.lease(2, 9, 1.0).requests == (2,)
@@ -352,12 +352,12 @@ def test_a_closing_process_that_holds_owns_nothing_new() -> None:
 def test_a_host_changes_hands_for_a_process_without_work() -> None:
     """The owner of two gives one up, keeps its leases, and cannot take it back."""
     frontier = with_hosts("a", "b", each=9)
-    frontier.open_process(1, opened(1, concurrency=2, delay_s=2.0))
+    frontier.leases.open_process(1, opened(1, concurrency=2, delay_s=2.0))
     assert frontier.lease(1, 6, 0.0).requests == (1, 2, 3, 10, 11, 12)
-    assert frontier.wants_process()
-    frontier.open_process(2, opened(2, concurrency=2, delay_s=2.0))
+    assert frontier.capacity.wants_process()
+    frontier.leases.open_process(2, opened(2, concurrency=2, delay_s=2.0))
     assert frontier.lease(2, 9, 0.0).requests == ()
-    assert not frontier.wants_process()
+    assert not frontier.capacity.wants_process()
     for request in (10, 11, 12):
         assert frontier.lease(1, 9, 1.0).requests == ()
         frontier.done(request, 1.0)
@@ -372,27 +372,27 @@ def test_a_host_changes_hands_for_a_process_without_work() -> None:
 def test_a_host_without_leases_changes_hands_at_once() -> None:
     """The process that asked gets requests in the same call."""
     frontier = with_hosts("a", "b", each=2)
-    frontier.open_process(1, opened(1))
+    frontier.leases.open_process(1, opened(1))
     frontier.lease(1, 4, 0.0)
-    frontier.release(1, (1, 2, 3, 4), 0.0)
-    frontier.open_process(2, opened(2))
+    frontier.leases.release(1, (1, 2, 3, 4), 0.0)
+    frontier.leases.open_process(2, opened(2))
     assert frontier.lease(2, 1, 1.0).requests == (3,)
     assert frontier.lease(1, 1, 1.0).requests == (1,)
     assert frontier.lease(2, 9, 1.0).requests == (4,)
     # Without room it asks for nothing.
-    frontier.open_process(3, opened(3, window=1))
+    frontier.leases.open_process(3, opened(3, window=1))
     assert frontier.lease(3, 0, 1.0).requests == ()
 
 
 def test_a_host_without_leases_waits_for_the_process_it_is_reserved_for() -> None:
     """Its last owner gets nothing there any more."""
     frontier = with_hosts("a", "b", each=2)
-    frontier.open_process(1, opened(1))
+    frontier.leases.open_process(1, opened(1))
     frontier.lease(1, 4, 0.0)
-    frontier.release(1, (1, 2, 3), 0.0)
-    frontier.open_process(2, opened(2))
+    frontier.leases.release(1, (1, 2, 3), 0.0)
+    frontier.leases.open_process(2, opened(2))
     assert frontier.lease(2, 9, 1.0).requests == ()
-    frontier.release(1, (4,), 1.0)
+    frontier.leases.release(1, (4,), 1.0)
     assert frontier.lease(1, 1, 1.0).requests == (1,)
     assert frontier.lease(2, 9, 1.0).requests == (3, 4)
 
@@ -401,21 +401,21 @@ def test_a_reserved_host_is_free_when_the_other_goes() -> None:
     """Also when it closes, or when somebody turns out to hold a lease there."""
     for way in ("close", "end", "hold", "done"):
         frontier = with_hosts("a", "b", each=2)
-        frontier.open_process(1, opened(1))
+        frontier.leases.open_process(1, opened(1))
         frontier.lease(1, 4, 0.0)
-        frontier.release(1, (1, 3), 0.0)
-        frontier.open_process(2, opened(2))
+        frontier.leases.release(1, (1, 3), 0.0)
+        frontier.leases.open_process(2, opened(2))
         # Its owner still has a lease there, so nobody gets anything of it yet.
         assert frontier.lease(2, 9, 1.0).requests == ()
-        frontier.release(1, (4,), 1.0)
+        frontier.leases.release(1, (4,), 1.0)
         expected: tuple[int, ...] = (1, 3, 4)
         match way:
             case "close":
-                frontier.close_process(2)
+                frontier.leases.close_process(2)
             case "end":
-                frontier.end_process(2, 1.0)
+                frontier.leases.end_process(2, 1.0)
             case "hold":
-                frontier.hold(1, (2, 4), 1.0)
+                frontier.leases.hold(1, (2, 4), 1.0)
                 expected = (1, 3)
             case "done":
                 frontier.done(3, 1.0)
@@ -427,50 +427,50 @@ def test_a_reserved_host_is_free_when_the_other_goes() -> None:
 def test_one_more_process_is_wanted_where_it_finds_work() -> None:
     """A free host that nobody has room for, or a second busy one of one owner."""
     frontier = with_hosts("a", "b", each=4)
-    frontier.open_process(1, opened(1, window=2, concurrency=4))
+    frontier.leases.open_process(1, opened(1, window=2, concurrency=4))
     # It has room for the free hosts itself.
-    assert not frontier.wants_process()
+    assert not frontier.capacity.wants_process()
     assert frontier.lease(1, 2, 0.0).requests == (1, 2)
-    assert frontier.wants_process()
-    frontier.open_process(2, opened(2, window=2, concurrency=4))
-    assert not frontier.wants_process()
+    assert frontier.capacity.wants_process()
+    frontier.leases.open_process(2, opened(2, window=2, concurrency=4))
+    assert not frontier.capacity.wants_process()
     assert frontier.lease(2, 2, 0.0).requests == (5, 6)
-    assert not frontier.wants_process()
-    frontier.end_process(2, 0.0)
+    assert not frontier.capacity.wants_process()
+    frontier.leases.end_process(2, 0.0)
     frontier.done(1, 0.0)
     frontier.done(2, 0.0)
-    frontier.open_process(1, opened(1, window=9, concurrency=4))
+    frontier.leases.open_process(1, opened(1, window=9, concurrency=4))
     assert frontier.lease(1, 3, 0.0).requests == (5, 6, 3)
-    assert frontier.wants_process()
+    assert frontier.capacity.wants_process()
     for request in (3, 4):
         frontier.done(request, 0.0)
-    assert not frontier.wants_process()
+    assert not frontier.capacity.wants_process()
 
 
 def test_hosts_that_can_be_worked_on_are_counted() -> None:
     """Free ones and those that an owner may lease from, at their bound or not."""
     frontier = with_hosts("a", "b", "c", each=9)
-    assert frontier.workable_count() == 0
-    frontier.open_process(1, opened(1, window=2, concurrency=1))
-    assert frontier.workable_count() == 3
+    assert frontier.capacity.workable_count() == 0
+    frontier.leases.open_process(1, opened(1, window=2, concurrency=1))
+    assert frontier.capacity.workable_count() == 3
     frontier.lease(1, 2, 0.0)
-    assert frontier.workable_count() == 3
+    assert frontier.capacity.workable_count() == 3
     for request in range(3, 10):
         frontier.done(request, 0.0)
-    assert frontier.workable_count() == 2
+    assert frontier.capacity.workable_count() == 2
 
 
 def test_a_lease_does_not_look_at_all_hosts() -> None:
     """Marks are worked off once: a second lease places what it touched alone."""
     frontier = with_hosts(*map(str, range(1000)), each=1)
-    frontier.open_process(1, opened(1, window=10_000))
+    frontier.leases.open_process(1, opened(1, window=10_000))
     frontier.lease(1, 1, 0.0)
-    assert len(frontier._hosts._touched) == 0
+    assert len(frontier._owners.touched) == 0
     frontier.add(children("n", hosts=["5"]))
     frontier.done(1, 0.0)
-    assert set(frontier._hosts._touched) == {"5", "0"}
+    assert set(frontier._owners.touched) == {"5", "0"}
     frontier.lease(1, 1, 0.0)
-    assert len(frontier._hosts._touched) == 0
+    assert len(frontier._owners.touched) == 0
 
 
 def test_hosts_are_forgotten_with_their_last_request() -> None:
@@ -478,13 +478,13 @@ def test_hosts_are_forgotten_with_their_last_request() -> None:
     frontier = with_hosts("a", "b")
     for request in range(1, 5):
         frontier.done(request)
-    assert not frontier._hosts._hosts
-    assert not frontier._hosts._touched
-    frontier.open_process(1, opened(1))
+    assert not frontier._owners.hosts
+    assert not frontier._owners.touched
+    frontier.leases.open_process(1, opened(1))
     frontier.add(children("n"))
     frontier.lease(1, 1, 0.0)
     frontier.done(5, 1.0)
     frontier.lease(1, 1, 2.0)
-    assert not frontier._hosts._hosts
-    assert not frontier._hosts._processes[1].hosts
-    assert not frontier._hosts._rests
+    assert not frontier._owners.hosts
+    assert not frontier._owners.processes[1].hosts
+    assert not frontier._owners.politeness.rests

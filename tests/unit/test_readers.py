@@ -17,16 +17,16 @@ def frontier_of(*hosts: str, kinds: tuple[int, ...] = ()) -> Frontier:
     every = kinds or (CLASSES,) * len(hosts)
     frontier.add(msgspec.structs.replace(given, kinds=every))
     for process in (1, 2, 3):
-        frontier.open_process(process, opened(process, window=4))
+        frontier.leases.open_process(process, opened(process, window=4))
     return frontier
 
 
 def test_it_goes_to_one_that_wrote_its_like() -> None:
     """Not to whoever asks first, and with its host, which is given up for it."""
     frontier = frontier_of("a", "a")
-    frontier.wrote(3, {CLASSES})
+    frontier.leases.wrote(3, {CLASSES})
     assert frontier.lease(1, 4, 0.0).requests == (1, 2)
-    frontier.refuse(1, (1,), "no module x", 1.0)
+    frontier.leases.refuse(1, (1,), "no module x", 1.0)
     assert frontier.pending_count == 1
     assert frontier.lease(1, 4, 1.0).requests == ()
     assert frontier.lease(2, 4, 1.0).requests == ()
@@ -34,27 +34,27 @@ def test_it_goes_to_one_that_wrote_its_like() -> None:
     assert frontier.lease(3, 4, 1.0).requests == ()
     frontier.done(2, 2.0)
     assert frontier.lease(3, 4, 2.0).requests == (1,)
-    assert frontier.hopeless() == {}
+    assert frontier.leases.hopeless() == {}
 
 
 def test_without_a_writer_any_other_may_try() -> None:
     """Each of them once; then nobody is left, and it is said why."""
     frontier = frontier_of("a")
     for process in (1, 2, 3):
-        assert frontier.hopeless() == {}
+        assert frontier.leases.hopeless() == {}
         assert frontier.lease(process, 4, 0.0).requests == (1,)
-        frontier.refuse(process, (1,), f"not by {process}", 0.0)
-    assert frontier.hopeless() == {1: "not by 3"}
+        frontier.leases.refuse(process, (1,), f"not by {process}", 0.0)
+    assert frontier.leases.hopeless() == {1: "not by 3"}
     assert frontier.done(1)
-    assert frontier.hopeless() == {}
+    assert frontier.leases.hopeless() == {}
 
 
 def test_what_one_could_not_read_it_is_not_given_again_of_that_kind() -> None:
     """Others of the kind are tried once by a process at most; other kinds go on."""
     frontier = frontier_of("a", "a", "a", kinds=(CLASSES, CLASSES, 8))
     assert frontier.lease(1, 4, 0.0).requests == (1, 2, 3)
-    frontier.refuse(1, (1,), "why", 0.0)
-    frontier.refuse(1, (2,), "why", 0.0)
+    frontier.leases.refuse(1, (1,), "why", 0.0)
+    frontier.leases.refuse(1, (2,), "why", 0.0)
     assert frontier.lease(1, 4, 0.0).requests == ()
     frontier.done(3, 1.0)
     assert set(frontier.lease(2, 4, 1.0).requests) == {1, 2}
@@ -63,14 +63,14 @@ def test_what_one_could_not_read_it_is_not_given_again_of_that_kind() -> None:
 def test_a_writer_that_closes_is_none_any_more() -> None:
     """What waits for it goes to others, and what nobody can read is hopeless."""
     frontier = frontier_of("a")
-    frontier.wrote(2, {CLASSES})
+    frontier.leases.wrote(2, {CLASSES})
     frontier.lease(1, 1, 0.0)
-    frontier.refuse(1, (1,), "why", 0.0)
-    frontier.close_process(2)
-    frontier.end_process(3, 0.0)
-    assert frontier.hopeless() == {1: "why"}
-    frontier.open_process(4, opened(4, window=4))
-    assert frontier.hopeless() == {}
+    frontier.leases.refuse(1, (1,), "why", 0.0)
+    frontier.leases.close_process(2)
+    frontier.leases.end_process(3, 0.0)
+    assert frontier.leases.hopeless() == {1: "why"}
+    frontier.leases.open_process(4, opened(4, window=4))
+    assert frontier.leases.hopeless() == {}
     assert frontier.lease(4, 4, 1.0).requests == (1,)
 
 
@@ -78,10 +78,10 @@ def test_nobody_is_blamed_while_no_process_is_open() -> None:
     """The next one may be on another worker."""
     frontier = frontier_of("a")
     frontier.lease(1, 1, 0.0)
-    frontier.refuse(1, (1,), "why", 0.0)
+    frontier.leases.refuse(1, (1,), "why", 0.0)
     for process in (1, 2, 3):
-        frontier.end_process(process, 0.0)
-    assert frontier.hopeless() == {}
+        frontier.leases.end_process(process, 0.0)
+    assert frontier.leases.hopeless() == {}
     assert frontier.pending_count == 1
 
 
@@ -89,9 +89,9 @@ def test_it_comes_back_apart_from_a_process_that_dies_with_it() -> None:
     """Who refused it still does not get it."""
     frontier = frontier_of("a")
     frontier.lease(1, 1, 0.0)
-    frontier.refuse(1, (1,), "why", 0.0)
+    frontier.leases.refuse(1, (1,), "why", 0.0)
     assert frontier.lease(2, 4, 0.0).requests == (1,)
-    frontier.end_process(2, 1.0)
+    frontier.leases.end_process(2, 1.0)
     assert frontier.lease(1, 4, 1.0).requests == ()
     assert frontier.lease(3, 4, 1.0).requests == (1,)
 
@@ -100,12 +100,12 @@ def test_one_that_is_suspected_meanwhile_is_a_suspect() -> None:
     """It leaves the others that were refused."""
     frontier = frontier_of("a")
     frontier.lease(1, 1, 0.0)
-    frontier.refuse(1, (1,), "why", 0.0)
+    frontier.leases.refuse(1, (1,), "why", 0.0)
     for _ in range(2):
-        frontier.blame((1,), alone=False)
-    assert frontier.wants_isolator
+        frontier.count_death((1,), alone=False)
+    assert frontier.quarantine.wants_isolator
     assert frontier.lease(2, 4, 0.0).requests == ()
-    frontier.isolate(2)
+    frontier.quarantine.isolate(2)
     assert frontier.lease(2, 4, 0.0).requests == (1,)
 
 
@@ -113,14 +113,14 @@ def test_kinds_survive_a_snapshot_and_refusals_do_not() -> None:
     """The next master tries anew, with what each process says and writes then."""
     frontier = frontier_of("a")
     frontier.lease(1, 1, 0.0)
-    frontier.refuse(1, (1,), "why", 0.0)
+    frontier.leases.refuse(1, (1,), "why", 0.0)
     other = Frontier.decode(frontier.encode())
     assert other.encode() == frontier.encode()
     for process in (1, 2):
-        other.open_process(process, opened(process, window=4))
-    other.wrote(2, {CLASSES})
+        other.leases.open_process(process, opened(process, window=4))
+    other.leases.wrote(2, {CLASSES})
     assert other.lease(1, 1, 0.0).requests == (1,)
-    other.refuse(1, (1,), "why", 0.0)
+    other.leases.refuse(1, (1,), "why", 0.0)
     assert other.lease(1, 1, 0.0).requests == ()
     assert other.lease(2, 1, 0.0).requests == (1,)
 
@@ -163,7 +163,7 @@ def test_a_suspect_that_cannot_be_read_fails() -> None:
     machine, start = f.crawling(1)
     crawl = machine.state.crawls[f.ID]
     for _ in range(2):
-        crawl.frontier.blame((1,), alone=False)
+        crawl.frontier.count_death((1,), alone=False)
     release = m.Release(
         job=f.ID, process=start.process, requests=(1,), unreadable="why"
     )

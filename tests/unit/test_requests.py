@@ -35,7 +35,7 @@ def test_every_body_has_its_place_in_the_file() -> None:
     frontier = Frontier(body_bytes=100)
     assert frontier.add(children("aaa", "aaa", "b")) == 1
     assert frontier.body_bytes == 100 + 6 + 6 + 4
-    frontier.open_process(1, opened())
+    frontier.leases.open_process(1, opened())
     granted = frontier.lease(1, 9, 0.0)
     assert granted == Granted(
         requests=(1, 2),
@@ -108,7 +108,7 @@ def test_stored_parts_have_effect_when_they_are_added() -> None:
     assert decoded == stored
     assert frontier.add_all([decoded]) == 2
     assert (frontier.pending_count, frontier.body_bytes) == (2, 16)
-    frontier.open_process(1, opened())
+    frontier.leases.open_process(1, opened())
     assert frontier.lease(1, 9, 0.0).places == ((12, 3), (0, 3))
 
 
@@ -116,7 +116,7 @@ def test_done_counts_once_whoever_has_it() -> None:
     """A request is done from pending or from leased, and then it is neither."""
     frontier = Frontier()
     frontier.add(children("a", "b"))
-    frontier.open_process(1, opened())
+    frontier.leases.open_process(1, opened())
     frontier.lease(1, 1, 0.0)
     assert (frontier.pending_count, frontier.leased_count) == (1, 1)
     assert frontier.done(1, 1.0)
@@ -139,9 +139,9 @@ def test_a_snapshot_is_the_durable_part() -> None:
     )
     frontier.done(5)
     replayed = frontier.encode()
-    frontier.open_process(1, opened())
+    frontier.leases.open_process(1, opened())
     frontier.lease(1, 2, 0.0)
-    frontier.release(1, (1,), 0.0)
+    frontier.leases.release(1, (1,), 0.0)
     snapshot = frontier.encode()
     assert snapshot == replayed
     data = msgspec.json.encode(snapshot)
@@ -150,7 +150,7 @@ def test_a_snapshot_is_the_durable_part() -> None:
     assert (again.pending_count, again.leased_count) == (4, 0)
     assert (again.next_request, again.body_bytes) == (6, 20)
     assert again.add(children("a", "b", "e")) == 2
-    again.open_process(1, opened())
+    again.leases.open_process(1, opened())
     assert again.lease(1, 9, 0.0).requests == (3, 1, 6, 4, 2)
 
 

@@ -464,11 +464,11 @@ def test_an_idle_process_beside_the_leader_gives_its_slot_back() -> None:
     machine, first, second = wide()
     number = second.process
     frontier = machine.state.crawls[ID].frontier
-    assert frontier.leased_by(number)
+    assert frontier.leases.count_of(number)
     long = later(1000.0)
     machine.heard(WORKER, long)
     ask(machine, commits(1, *map(page, range(1, 5))), WORKER, long)
-    assert frontier.leased_by(number) == 0
+    assert frontier.leases.count_of(number) == 0
     assert told(ask(machine, OnTick(), 0, long), m.Stop) == []
     after = later(1000.0 + PROCESS_IDLE_S)
     machine.heard(WORKER, after)
@@ -487,12 +487,12 @@ def test_a_lease_that_lasts_is_no_idleness() -> None:
     """A single lease held for long: its holder is not stopped the moment it is done."""
     machine, _, second = wide(hosts=1)
     frontier = machine.state.crawls[ID].frontier
-    assert frontier.leased_by(second.process) == 1
+    assert frontier.leases.count_of(second.process) == 1
     long = later(10 * PROCESS_IDLE_S)
     machine.heard(WORKER, long)
     mine = [one for one in range(1, 4) if frontier.is_open(one)]
     ask(machine, commits(second.process, *map(page, mine)), WORKER, long)
-    assert frontier.leased_by(second.process) == 0
+    assert frontier.leases.count_of(second.process) == 0
     assert told(ask(machine, OnTick(), 0, long), m.Stop) == []
 
 

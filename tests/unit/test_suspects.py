@@ -10,14 +10,14 @@ def frontier_of(*hosts: str) -> Frontier:
     frontier = Frontier()
     frontier.add(children(*(f"u{at}" for at in range(len(hosts))), hosts=hosts))
     for process in (1, 2):
-        frontier.open_process(process, opened(process, window=4))
+        frontier.leases.open_process(process, opened(process, window=4))
     return frontier
 
 
 def suspect(frontier: Frontier, *requests: int) -> None:
     """Blame them for two deaths."""
     for _ in range(2):
-        frontier.blame(requests, alone=False)
+        frontier.count_death(requests, alone=False)
 
 
 def test_one_that_is_leased_goes_on_and_comes_back_apart() -> None:
@@ -25,9 +25,9 @@ def test_one_that_is_leased_goes_on_and_comes_back_apart() -> None:
     frontier = frontier_of("a", "a")
     assert frontier.lease(1, 4, 0.0).requests == (1, 2)
     suspect(frontier, 1)
-    assert not frontier.wants_isolator
-    frontier.end_process(1, 1.0)
-    assert frontier.wants_isolator
+    assert not frontier.quarantine.wants_isolator
+    frontier.leases.end_process(1, 1.0)
+    assert frontier.quarantine.wants_isolator
     assert frontier.lease(2, 4, 1.0).requests == (2,)
 
 
@@ -37,8 +37,8 @@ def test_a_host_of_another_process_is_given_up_for_the_isolator() -> None:
     frontier = frontier_of("a", "a", "a", "b")
     assert frontier.lease(1, 2, 0.0).requests == (1, 2)
     suspect(frontier, 3)
-    frontier.isolate(2)
-    assert frontier.room(2) == 1
+    frontier.quarantine.isolate(2)
+    assert frontier.capacity.room(2) == 1
     for _ in range(2):
         # Once asked for, the host is only waited for.
         assert frontier.lease(2, 4, 1.0).requests == ()
@@ -46,10 +46,10 @@ def test_a_host_of_another_process_is_given_up_for_the_isolator() -> None:
     for request in (1, 2):
         frontier.done(request, 2.0)
     assert frontier.lease(2, 4, 3.0).requests == (3,)
-    assert (frontier.room(2), frontier.lease(2, 4, 3.0).requests) == (0, ())
+    assert (frontier.capacity.room(2), frontier.lease(2, 4, 3.0).requests) == (0, ())
     frontier.done(3, 4.0)
-    assert frontier.isolator is None
-    assert frontier.room(2) == 4
+    assert frontier.quarantine.isolator is None
+    assert frontier.capacity.room(2) == 4
 
 
 def test_a_host_that_is_given_up_for_another_process_already_is_waited_for() -> None:
@@ -58,9 +58,9 @@ def test_a_host_that_is_given_up_for_another_process_already_is_waited_for() -> 
     assert frontier.lease(1, 4, 0.0).requests == (1, 2, 3, 4)
     # The second process has nothing: it is given a host of the first one's two.
     assert frontier.lease(2, 1, 0.0).requests == ()
-    frontier.open_process(3, opened(3, window=4))
+    frontier.leases.open_process(3, opened(3, window=4))
     suspect(frontier, 5)
-    frontier.isolate(3)
+    frontier.quarantine.isolate(3)
     assert frontier.lease(3, 4, 0.0).requests == ()
     for request in (2, 4):
         frontier.done(request, 1.0)
@@ -75,7 +75,7 @@ def test_one_that_is_set_aside_while_leased_is_nobodys() -> None:
     frontier = frontier_of("a", "a")
     assert frontier.lease(1, 4, 0.0).requests == (1, 2)
     frontier.set_aside(1, Poisoned(url="u", text="why"))
-    assert (frontier.leased_by(1), frontier.pending_count) == (1, 0)
+    assert (frontier.leases.count_of(1), frontier.pending_count) == (1, 0)
     assert frontier.is_open(1)
     # What still held it may be first after all.
     assert frontier.done(1)

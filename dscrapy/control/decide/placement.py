@@ -162,12 +162,15 @@ def would_help(state: State, job: Job) -> bool:
     if not crawl.opened:
         return False
     running = job.processes - len(crawl.stopping)
-    if frontier.wants_isolator and len(crawl.opened) == job.processes:
+    if frontier.quarantine.wants_isolator and len(crawl.opened) == job.processes:
         return True
-    if not frontier.wants_process():
+    if not frontier.capacity.wants_process():
         return False
     # Whoever has enough to do elsewhere takes none of these hosts.
-    return frontier.workable_count() + frontier.occupied_count() > running
+    return (
+        frontier.capacity.workable_count() + frontier.capacity.occupied_count()
+        > running
+    )
 
 
 def _start(state: State, job: Job, worker: Worker, role: Role, now: Now) -> Decision:

@@ -85,7 +85,7 @@ class Running:
             # Asked again once that is so.
             return
         self._narrow(processes)
-        for request, why in self.crawl.frontier.hopeless().items():
+        for request, why in self.crawl.frontier.leases.hopeless().items():
             self._fail_request(request, why)
         if self.decision.records:
             # Asked again once that is so.
@@ -126,13 +126,13 @@ class Running:
     def _grant(self, process: Process) -> None:
         number = process.number
         frontier = self.crawl.frontier
-        idles = not frontier.leased_by(number)
+        idles = not frontier.leases.count_of(number)
         if idles != (number in self.crawl.idle_since):
             since = self.now.run if idles else None
             self.decision.records.append(
                 r.ProcessIdles(job=self.job.id, process=number, since=since)
             )
-        count = frontier.room(number)
+        count = frontier.capacity.room(number)
         if count and frontier.pending_count:
             # A lease ends its idleness again.
             self.decision.records.append(
@@ -144,11 +144,11 @@ class Running:
     def _isolate(self, processes: list[Process]) -> bool:
         """Choose who has the suspects alone; who consumes ``start()`` is not alone."""
         frontier = self.crawl.frontier
-        if not frontier.wants_isolator:
+        if not frontier.quarantine.wants_isolator:
             return False
         for process in processes:
             starts = process.number == self.crawl.leader and not self._is_started
-            is_free = not starts and not frontier.leased_by(process.number)
+            is_free = not starts and not frontier.leases.count_of(process.number)
             if is_free and self._may_take(process):
                 self.decision.records.append(
                     r.ProcessIsolates(job=self.job.id, process=process.number)
@@ -201,7 +201,8 @@ class Running:
                 (
                     one
                     for one in self.state.crawling(self.job.id)
-                    if self._may_take(one) and one.number != crawl.frontier.isolator
+                    if self._may_take(one)
+                    and one.number != crawl.frontier.quarantine.isolator
                 ),
                 None,
             )
@@ -252,7 +253,7 @@ class Running:
         upto, upto_free = told
         if frontier.pending_count < START_PENDING_MAX:
             upto = process.starts + START_AHEAD
-        spare = frontier.spare_places()
+        spare = frontier.capacity.spare_places()
         # Where all places are taken one element may stand ready.
         free = process.starts + (spare or 1)
         # Also in steps: half of what the leader can have under way.
@@ -262,7 +263,7 @@ class Running:
         elif (
             spare <= 0
             and upto - upto_free >= START_AHEAD // 2
-            and frontier.waits_for_others(process.number)
+            and frontier.capacity.waits_for_others(process.number)
         ):
             upto_free = upto
         if upto - told[0] < START_AHEAD // 2 and upto_free == told[1]:
@@ -398,7 +399,7 @@ class Running:
             for number in crawl.idle_since
             if number != crawl.leader
             and number not in crawl.stopping
-            and not crawl.frontier.leased_by(number)
+            and not crawl.frontier.leases.count_of(number)
         ]
 
     def tick(self) -> None:

@@ -90,7 +90,7 @@ class Crawl:
         parts.append(self.frontier.store(record.children, record.seen))
         if process is not None:
             kinds = {kind for part in parts for kind in part.kinds if kind}
-            self.frontier.wrote(process.number, kinds)
+            self.frontier.leases.wrote(process.number, kinds)
         filtered += self.frontier.add_all(parts)
         self._merge(record.stats)
         self._count(self.frontier.next_request - before, filtered, record.request)
@@ -173,17 +173,17 @@ class Crawl:
     def stop(self, process: int) -> None:
         """Let a process take no more leases: it was told to stop, or closes."""
         self.stopping.add(process)
-        self.frontier.close_process(process)
+        self.frontier.leases.close_process(process)
 
     def know(self, held: Held, at: float) -> None:
         """Take over what a worker says of its process; all else was forgotten."""
         if held.opened is not None:
             self.opened[held.process] = held.opened
-            self.frontier.open_process(held.process, held.opened)
+            self.frontier.leases.open_process(held.process, held.opened)
         self.dismissed.discard(held.process)
         self.told_end.discard(held.process)
         self.ordered.discard(held.process)
-        self.frontier.hold(held.process, held.requests, at)
+        self.frontier.leases.hold(held.process, held.requests, at)
         if held.closing:
             self.stop(held.process)
         if held.leads and self.leader is None:
@@ -199,9 +199,9 @@ class Crawl:
         """Let leases be pending again, for others if the process cannot read them."""
         process, requests, why = record.process, record.requests, record.unreadable
         if why:
-            self.frontier.refuse(process, requests, why, record.at)
+            self.frontier.leases.refuse(process, requests, why, record.at)
         else:
-            self.frontier.release(process, requests, record.at)
+            self.frontier.leases.release(process, requests, record.at)
 
     def note_idle(self, process: int, since: float | None) -> None:
         """Note since when a process has had no lease; None: it has one."""
@@ -213,7 +213,7 @@ class Crawl:
     def forget_process(self, process: Process, now: float) -> None:
         """Take back what a process had: leases, the lead, parts without effect."""
         number = process.number
-        self.frontier.end_process(number, now)
+        self.frontier.leases.end_process(number, now)
         self.stored.pop(number, None)
         self.opened.pop(number, None)
         self.stopping.discard(number)

@@ -286,7 +286,7 @@ class State:
         crawl = self.crawls.get(job.id)
         if crawl is not None:
             crawl.forget_process(process, record.at)
-            crawl.frontier.blame(record.blamed, alone=record.alone)
+            crawl.frontier.count_death(record.blamed, alone=record.alone)
         if record.text and not job.is_final:
             course.reason = record.text
         if job.status == "running" and not job.has_processes:
@@ -469,7 +469,9 @@ class State:
         if isinstance(record, r.ProcessOpened):
             job = record.opened.job
             self.crawls[job].opened[record.opened.process] = record.opened
-            self.crawls[job].frontier.open_process(record.opened.process, record.opened)
+            self.crawls[job].frontier.leases.open_process(
+                record.opened.process, record.opened
+            )
             self.touched[job] = None
             self._note_due(self.jobs[job])
             return
@@ -483,7 +485,7 @@ class State:
             case r.ProcessIdles():
                 crawl.note_idle(record.process, record.since)
             case r.ProcessIsolates():
-                crawl.frontier.isolate(record.process)
+                crawl.frontier.quarantine.isolate(record.process)
                 self.touched[record.job] = None
             case r.ProcessDismissed():
                 crawl.dismissed.add(record.process)

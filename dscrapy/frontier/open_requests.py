@@ -1,0 +1,167 @@
+"""Where each open request of a job stands: pending, leased, apart or set aside.
+
+Pending ones stand in the queues of their hosts. *Apart*, in no queue, are suspects
+(``quarantine``) and those that a process could not read (``readers``): they wait for a
+process of their own. Set aside are the poisoned ones.
+
+Here alone a request changes from one to another, so here alone the counts of its host,
+the leases of its process and the places where it waits are kept in step.
+"""
+
+import attrs
+
+from dscrapy.frontier.owners import Host, Owners, Process
+from dscrapy.frontier.priority_index import PriorityIndex
+from dscrapy.frontier.quarantine import DeathCounts, Quarantine
+from dscrapy.frontier.queues import APART, Entry, returned
+from dscrapy.frontier.readers import Readers
+
+
+@attrs.define(eq=False)
+class OpenRequests:
+    """See the module; ``entries`` by number, numbers rising."""
+
+    entries: dict[int, Entry]
+    _owners: Owners
+    _index: PriorityIndex
+    _counts: DeathCounts
+    _quarantine: Quarantine
+    _readers: Readers
+    leased_count: int = attrs.field(init=False, default=0)
+
+    @property
+    def pending_count(self) -> int:
+        """How many are to be leased, apart ones too."""
+        return len(self.entries) - self.leased_count - len(self._counts.poisoned)
+
+    def host_of(self, request: int) -> Host:
+        """Return the host of a request that is open and not set aside."""
+        return self._owners.hosts[self.entries[request].host]
+
+    def holder(self, request: int) -> int | None:
+        """Return the number of the process that has leased a request, if one has."""
+        entry = self.entries.get(request)
+        return None if entry is None else entry.process or None
+
+    def may_be_leased(self, request: int) -> bool:
+        """Tell whether a request is open and neither leased nor set aside."""
+        entry = self.entries.get(request)
+        is_waiting = entry is not None and not entry.process
+        return is_waiting and request not in self._counts.poisoned
+
+    # ---- durable ---------------------------------------------------------------
+
+    def add(self, request: int, host_name: str, rank: int, place: range) -> None:
+        """Add a pending request whose body is at ``place``."""
+        host = self._owners.host(host_name)
+        # The host's own text: each message brings a copy of its own.
+        self.entries[request] = Entry(host.name, rank, place.start, len(place))
+        host.queues.push(request, rank)
+        host.pending += 1
+        self._owners.touch(host)
+
+    def done(self, request: int) -> bool:
+        """Take out a request; False if it is not open."""
+        entry = self.entries.pop(request, None)
+        if entry is None:
+            return False
+        was_aside = request in self._counts.poisoned
+        self._counts.forget(request)
+        self._readers.forget(request)
+        if was_aside:
+            return True
+        host = self._owners.hosts[entry.host]
+        if entry.process:
+            host.rest_at = self._owners.politeness.now
+            self._end_lease(request, entry, host)
+        else:
+            self._stop_waiting(request, entry, host)
+            if entry.process is None:
+                host.queues.trim(entry.rank, self.entries)
+        if host.owner is None and host.is_empty:
+            self._index.forget(host)
+        self._quarantine.end_isolation()
+        return True
+
+    def put_in_quarantine(self, request: int) -> None:
+        """Put an open request that is a suspect now apart, if it is not leased."""
+        entry = self.entries[request]
+        if not entry.process:
+            host = self._owners.hosts[entry.host]
+            self._stop_waiting(request, entry, host)
+            self._put_apart(request, entry, host)
+
+    def set_aside(self, request: int) -> None:
+        """Let an open request not go out any more, until it is brought back."""
+        entry = self.entries[request]
+        host = self._owners.hosts[entry.host]
+        if entry.process:
+            self._end_lease(request, entry, host)
+        else:
+            self._stop_waiting(request, entry, host)
+        entry.process = APART
+        self._quarantine.end_isolation()
+
+    def bring_back(self, request: int) -> None:
+        """Let a request that was set aside, and is a suspect now, wait again."""
+        entry = self.entries[request]
+        self._put_apart(request, entry, self._owners.host(entry.host))
+
+    # ---- volatile --------------------------------------------------------------
+
+    def lease(self, request: int, process: Process) -> None:
+        """Lease a request that may be leased."""
+        entry = self.entries[request]
+        host = self._owners.hosts[entry.host]
+        self._stop_waiting(request, entry, host)
+        entry.process = process.number
+        process.leases.add(request)
+        host.leased += 1
+        self.leased_count += 1
+
+    def give_back(self, request: int) -> None:
+        """Let a leased request wait again, before others of its priority."""
+        entry = self.entries[request]
+        host = self._owners.hosts[entry.host]
+        self._end_lease(request, entry, host)
+        entry.rank = returned(entry.rank)
+        if self._counts.is_suspect(request) or request in self._readers.refused:
+            self._put_apart(request, entry, host, comes_back=True)
+        else:
+            entry.process = None
+            host.queues.push(request, entry.rank)
+            host.pending += 1
+
+    # ---- one change each -------------------------------------------------------
+
+    def _stop_waiting(self, request: int, entry: Entry, host: Host) -> None:
+        if entry.process == APART:
+            in_quarantine = request in self._quarantine.waiting
+            apart = self._quarantine if in_quarantine else self._readers
+            del apart.waiting[request]
+            host.apart -= 1
+        else:
+            host.pending -= 1
+        self._owners.touch(host)
+
+    def _put_apart(
+        self, request: int, entry: Entry, host: Host, *, comes_back: bool = False
+    ) -> None:
+        entry.process = APART
+        if not self._counts.is_suspect(request):
+            self._readers.waiting[request] = host
+        elif comes_back:
+            self._quarantine.put_first(request, host)
+        else:
+            self._quarantine.waiting[request] = host
+        host.apart += 1
+        self._owners.touch(host)
+
+    def _end_lease(self, request: int, entry: Entry, host: Host) -> None:
+        assert entry.process is not None
+        self._owners.processes[entry.process].leases.remove(request)
+        host.leased -= 1
+        self.leased_count -= 1
+        if host.draining and not host.leased:
+            self._owners.disown(host)
+        self._owners.touch(host)
