@@ -8,8 +8,9 @@ from dscrapy.frontier.politeness import at_once
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.frontier.quarantine import Quarantine
 
-# Above this part of its window a process gets nothing: so grants come in batches, yet
-# it has left what its downloader takes at a time (two thirds of a window).
+# A process gets nothing while more than this part of its window is leased: so grants
+# come in batches, and what is left is more than its downloader takes at a time (two
+# thirds).
 LOW_WATER = 0.75
 
 

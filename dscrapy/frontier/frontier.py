@@ -57,8 +57,7 @@ class Granted:
         return tuple(dict.fromkeys((*self.places, *values)))
 
     def split(self, missing: Collection[Place]) -> "tuple[Granted, tuple[int, ...]]":
-        """Return the leases that can be told, and the requests of which something is
-        missing."""
+        """Return the leases of which nothing is missing, and the other requests."""
         if not missing:
             return self, ()
         kept, lacking = list[int](), list[int]()
@@ -111,9 +110,9 @@ class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The durable part of a frontier; open requests in columns, numbers rising.
 
     ``numbers``, ``host_of``, ``offsets`` and ``lengths`` are packed, 8 bytes each,
-    ``flags`` one byte each. Open are also those that are ``poisoned``; ``deaths`` are
-    what requests are blamed for. ``kinds`` and ``values`` (places) have only those
-    requests that have some.
+    ``flags`` one byte each. Requests that are ``poisoned`` are open, too; ``deaths``
+    count against requests. ``kinds`` and ``values`` (places) have only those requests
+    that have some.
     """
 
     next_request: int
@@ -145,7 +144,7 @@ class Seen:
         return len(self._table)
 
     def add_many(self, fingerprints: bytes) -> list[bool]:
-        """Add them; tell of each whether it is new, also within the batch."""
+        """Add them; return for each whether it is new, also within the batch."""
         table, new = self._table, []
         for fingerprint in _split(fingerprints):
             before = len(table)
@@ -154,7 +153,7 @@ class Seen:
         return new
 
     def test_many(self, fingerprints: bytes) -> list[bool]:
-        """Tell of each whether it is there."""
+        """Return for each whether it is there."""
         table = self._table
         return [fingerprint in table for fingerprint in _split(fingerprints)]
 
@@ -253,7 +252,8 @@ class Frontier:
         return (_select(children, kept) if filtered else children), filtered
 
     def add(self, children: Children) -> int:
-        """Number those that are not seen and make them pending; count the others.
+        """Number those that are not seen and make them pending; return how many the
+        others are.
 
         The body of each, also of the others, takes its place in the file.
         """
@@ -281,7 +281,7 @@ class Frontier:
 
     def add_all(self, parts: Sequence[Stored]) -> int:
         """Number the requests of a commit's parts that are not seen by now and make
-        them pending; count the others."""
+        them pending; return how many the others are."""
         values: list[Place] = []
         filtered = 0
         for part in parts:
@@ -318,10 +318,6 @@ class Frontier:
                 filtered += 1
             offset += length + 1
         return filtered
-
-    def see(self, fingerprints: bytes) -> None:
-        """Record fingerprints of requests that never come here themselves."""
-        self._seen.add_many(fingerprints)
 
     def done(self, request: int, now: float | None = None) -> bool:
         """Let a request be done; False if it was not open."""
@@ -364,7 +360,7 @@ class Frontier:
         return self._deaths.poisoned
 
     def seen_of(self, fingerprints: bytes) -> tuple[bool, ...]:
-        """Tell of each fingerprint whether it is seen."""
+        """Return for each fingerprint whether it is seen."""
         return tuple(self._seen.test_many(fingerprints))
 
     def is_open(self, request: int) -> bool:
@@ -382,7 +378,7 @@ class Frontier:
         return self._requests.leased_count
 
     def _record(self, stored: Stored) -> list[bool]:
-        """Add to what is seen; tell of each whether it is to be taken."""
+        """Add to what is seen; return for each whether it is to be taken."""
         if not any(flags & DONT_FILTER for flags in stored.flags):
             return self._seen.add_many(stored.fingerprints)
         looked_up = b"".join(

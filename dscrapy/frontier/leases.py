@@ -37,18 +37,19 @@ class Leases:
         process = self._owners.process(number)
         if process.window != opened.window:
             process.window = opened.window
-            # The bounds of its hosts may follow from it.
+            # How many leases of a host are allowed may depend on the window.
             for host in process.hosts.values():
                 self._owners.touch(host)
         rules = Rules.of(opened)
         if rules != self._owners.politeness.rules:
-            # Rare: all processes of a job run the same project.
+            # This is rare: all processes of a job run the same project.
             self._owners.politeness.rules = rules
             for host in self._owners.hosts.values():
                 self._owners.touch(host)
 
     def close_process(self, number: int) -> None:
-        """Let a process take no more leases; its hosts are free once it has none."""
+        """Let a process take no more leases; each of its hosts is free once the process
+        has no lease there."""
         process = self._owners.processes.get(number)
         if process is None:
             return
@@ -59,7 +60,7 @@ class Leases:
         self._quarantine.end_isolation()
 
     def end_process(self, number: int, now: float) -> None:
-        """Forget a process: what it had is pending, and free after a delay."""
+        """Forget a process: its leases are pending, its hosts have no owner."""
         self._owners.politeness.tick(now)
         process = self._owners.processes.get(number)
         if process is None:
@@ -75,9 +76,11 @@ class Leases:
         self._quarantine.end_isolation()
 
     def hold(self, number: int, requests: Iterable[int], now: float) -> None:
-        """Note that a process has exactly these leases, of those that nobody else has.
+        """Give a process exactly these leases, less those that it cannot have: what
+        another process has, what is done and what is set aside.
 
-        For what a process of an earlier master or connection reports.
+        For a process that comes back: its worker was cut off, or the master has
+        restarted.
         """
         self._owners.politeness.tick(now)
         process = self._owners.process(number)
@@ -89,7 +92,7 @@ class Leases:
                 continue
             host = self._requests.host_of(request)
             self._requests.lease(request, process)
-            self._quarantine.note_held(request, process)
+            self._quarantine.resume(request, process)
             if host.owner is None:
                 self._owners.own(host, process)
 
@@ -192,9 +195,10 @@ class Leases:
 
     def _next_refused(self, process: Process) -> int | None:
         """Return a request that others could not read and this process may have."""
-        waiting = self._readers.waiting
-        able = self._owners.able_to_lease() if waiting else []
-        for request, host in waiting.items():
+        if not self._readers.waiting:
+            return None
+        able = self._owners.able_to_lease()
+        for request, host in self._readers.waiting.items():
             if process.number not in self._readers.able(request, able):
                 continue
             if not host.is_open_to(process):

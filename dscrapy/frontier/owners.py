@@ -1,13 +1,13 @@
 """Hosts with open requests, the processes, and who owns or waits for which host.
 
-A host that a process took a lease from is its own: nobody else gets leases there, so
-the process alone keeps the delay and the concurrency. It ceases to be the owner when
-the process ends or closes, when nothing of the host is open, or when the host is
-*reserved* for another process: then the host *drains*, that is its owner gets no
-further leases there, and it changes hands once none is left.
+A process that takes a lease from a host becomes the host's owner: no other process gets
+leases there, so the owner alone keeps the delay and the concurrency. It ceases to be
+the owner when it ends or closes, when nothing of the host is open, or when the host is
+*reserved* for another process. Then the host *drains*: its owner gets no further leases
+there, and the host changes hands once none is left.
 
-Each change here marks its hosts as *touched*; ``priority_index`` brings those up to
-date before anybody looks for a request. All of it is volatile.
+Each change marks its host as *touched*; ``priority_index`` looks at the touched hosts
+again before a request is chosen. All of this is volatile.
 """
 
 import attrs
@@ -37,10 +37,9 @@ class Process:
 
 @attrs.define(eq=False, kw_only=True)
 class Host:
-    """A host with open requests; ``pending`` and ``leased`` count them, ``apart``
-    those that are neither and wait for a process of their own.
+    """A host with open requests: ``pending``, ``leased`` and ``apart`` count them.
 
-    ``last_owner`` is a process's number, which may have sent it a request at
+    ``last_owner`` is the number of a process that may have sent the host a request at
     ``rest_at``. ``heads`` lists the host now.
     """
 
@@ -102,7 +101,7 @@ class Owners:
         ]
 
     def touch(self, host: Host) -> None:
-        """Have a host placed again before anybody looks for a request."""
+        """Have a host looked at again before a request is chosen."""
         self.touched[host.name] = host
 
     # ---- host.owner and process.hosts -----------------------------------------
@@ -126,20 +125,21 @@ class Owners:
         self.touch(host)
 
     def drain(self, host: Host) -> None:
-        """Let the owner get no further leases; without any it is none any more."""
+        """Give the owner no further leases of the host, and take the host from it once
+        it has none there, which may be at once."""
         host.draining = True
         self.touch(host)
         if not host.leased:
             self.disown(host)
 
     def forget(self, host: Host) -> None:
-        """Drop a host of which nothing is open; its last owner counts for a delay."""
+        """Drop a host of which nothing is open; remember its last owner for as long as
+        the next one has to wait."""
         self.disown(host)
         self._end_reservation(host)
         del self.hosts[host.name]
         del self.touched[host.name]
-        if host.last_owner is not None and host.rest_at is not None:
-            self.politeness.remember(host.name, host.last_owner, host.rest_at)
+        self.politeness.remember(host.name, host.last_owner, host.rest_at)
 
     # ---- host.reserved_for and process.reserved ---------------------------------
 

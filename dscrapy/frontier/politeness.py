@@ -1,4 +1,4 @@
-"""What a project's settings allow towards hosts, and who rests until when."""
+"""What a project's settings allow towards hosts, and how long a next owner waits."""
 
 import heapq
 
@@ -8,18 +8,22 @@ from dscrapy.frontier.queues import Order
 from dscrapy.messages import Opened
 from dscrapy.model import HostLimits
 
-# A host's leases go beyond its concurrency by this part of it, rounded up (half), and
-# by so many at least: what the slot takes next is there when a page is done. A commit
-# and the leases that follow it take some 10 ms, in which a near site answers often.
+# A host has more leases than its concurrency, by this part of it (a half), rounded up,
+# and by this many at least. So the download slot has its next request when a page is
+# done: a commit and the leases that follow it take some 10 ms, in which a near site
+# answers often.
 PREFETCH_PART = 2
 PREFETCH_MIN = 4
-# With a delay one request goes out at a time; so many more cover the way to the master.
+# With a delay one request goes out at a time; this many more cover the way to the
+# master.
 DELAYED_PREFETCH = 2
 
 
 def at_once(window: int) -> int:
-    """Return how many of a window's leases a process can have under way: those
-    beyond are there so that it need not wait for the next ones."""
+    """Return how many of a window's leases a process can have under way.
+
+    It has the others so that it need not wait for the next ones.
+    """
     return (2 * window + 2) // 3
 
 
@@ -57,7 +61,7 @@ class Rules:
 
 @attrs.define(eq=False)
 class Rests:
-    """Hosts without open requests whose next owner has to wait, as long as it has."""
+    """The last owners of forgotten hosts, for as long as the next owner would wait."""
 
     _last: dict[str, tuple[int, float, float]] = attrs.field(init=False, factory=dict)
     _ends: list[tuple[float, str]] = attrs.field(init=False, factory=list)
@@ -66,7 +70,7 @@ class Rests:
         return len(self._last)
 
     def remember(self, host: str, owner: int, rest_at: float, until: float) -> None:
-        """Keep until then who owned the host, and when it last had a request."""
+        """Note until when it matters who owned the host and when it had a request."""
         self._last[host] = owner, rest_at, until
         heapq.heappush(self._ends, (until, host))
 
@@ -89,8 +93,8 @@ class Rests:
 class Politeness:
     """The rules that hold, and the waits that follow from them.
 
-    ``rules`` are those of the process that opened last, None before one has; ``now`` is
-    the latest instant that a call gave, on any one clock that does not run backwards.
+    ``rules`` are those of the process that opened last, None before one has. ``now`` is
+    the latest instant of a call.
     """
 
     rules: Rules | None = None
@@ -98,7 +102,7 @@ class Politeness:
     rests: Rests = attrs.field(init=False, factory=Rests)
 
     def tick(self, now: float | None) -> None:
-        """Take the instant of a call; one without it is at the latest known."""
+        """Take the instant of a call; a call without one is at the latest known."""
         if now is not None:
             self.now = now
 
@@ -109,13 +113,13 @@ class Politeness:
         delay_s = self.rules.delay_s(host)
         return min(max(rest_at + delay_s - self.now, 0.0), delay_s)
 
-    def remember(self, host: str, owner: int, rest_at: float) -> None:
+    def remember(self, host: str, owner: int | None, rest_at: float | None) -> None:
         """Note the last owner of a host that is forgotten, as long as it matters."""
         if self.rules is None or self.now is None:
             return
         self.rests.expire(self.now)
         delay_s = self.rules.delay_s(host)
-        if delay_s > 0:
+        if delay_s > 0 and owner is not None and rest_at is not None:
             self.rests.remember(host, owner, rest_at, rest_at + delay_s)
 
     def recall(self, host: str) -> tuple[int, float] | None:

@@ -9,6 +9,7 @@ adding is cheap, and a lease costs the logarithm of the number of hosts.
 import attrs
 
 from dscrapy.frontier.owners import Host, Owners, Process
+from dscrapy.frontier.politeness import Rules
 from dscrapy.frontier.queues import Entry, Heads, Key
 
 
@@ -49,13 +50,14 @@ class PriorityIndex:
             self.forget(host)
             return
         del self._owners.touched[host.name]
-        heads = self._heads_for(host)
+        rules = self._owners.politeness.rules
+        assert rules is not None
+        heads = self._heads_for(host, rules)
         if host.heads is not None and host.heads is not heads:
             host.heads.drop(host.name)
         host.heads = heads
         if heads is not None:
-            assert self._owners.politeness.rules is not None
-            key = host.queues.head(self._entries, self._owners.politeness.rules.order)
+            key = host.queues.head(self._entries, rules.order)
             assert key is not None
             heads.set(host.name, key)
         if host.owner is not None:
@@ -70,7 +72,7 @@ class PriorityIndex:
             host.heads.drop(host.name)
         self._owners.forget(host)
 
-    def _heads_for(self, host: Host) -> Heads | None:
+    def _heads_for(self, host: Host, rules: Rules) -> Heads | None:
         if not host.pending:
             return None
         owner = host.owner
@@ -79,8 +81,6 @@ class PriorityIndex:
                 # A process that does not own the host has requests under way there.
                 return None
             return self._free if host.reserved_for is None else host.reserved_for.heads
-        rules = self._owners.politeness.rules
-        assert rules is not None
         if host.draining or host.leased >= rules.bound(host.name, owner.window):
             return None
         return owner.heads

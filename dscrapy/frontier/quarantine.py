@@ -1,15 +1,15 @@
 """Requests that may have killed their process: suspects, poisoned ones, who runs them.
 
-The deaths of a process by the job's own doing count against the requests that it had
-under way. With two of them a request is a *suspect*: it goes out alone from now on, to
-a process that has nothing else. With two more alone it is *poisoned*: set aside, and
-never leased again unless the job is retried. So whatever shared a process with a bad
-request is cleared by its own commit, and kills from outside, which count against
-nothing, condemn nothing.
+When a process dies by the job's own doing, its death counts against the requests that
+it had under way. Two deaths make a request a *suspect*: from now on it goes out alone,
+to a process that has nothing else. Two more deaths, alone, prove it *poisoned*: like a
+dead letter it is set aside, and never leased again unless the job is retried. So a
+request that only shared a process with a bad one is cleared by its own commit. Kills
+from outside count against no request.
 
 Suspects stand in no queue. One process at a time, the *isolator*, has them, one after
 another, and nothing beside them; a host that another process owns is reserved for it.
-What deaths count is durable; the rest is volatile.
+The counts are durable; who waits, and the isolator, is volatile.
 """
 
 import attrs
@@ -17,10 +17,10 @@ import msgspec
 
 from dscrapy.frontier.owners import Host, Owners, Process
 
-# Deaths among others that make a suspect: one may be bad luck, and running alone is
+# So many deaths make a suspect: a single one may be bad luck, and running alone is
 # slow.
 SHARED_DEATHS_MAX = 2
-# Deaths alone that prove it.
+# So many deaths of a suspect, alone in its process, prove that it is poisoned.
 ALONE_DEATHS_MAX = 2
 
 
@@ -56,9 +56,9 @@ class DeathCounts:
         return deaths is not None and deaths.is_suspect
 
     def add(self, request: int, *, alone: bool) -> bool:
-        """Count one death; tell whether it makes the request a suspect.
+        """Count one death; return whether it makes the request a suspect.
 
-        The death of a suspect that was not alone says nothing about it.
+        A death among others counts nothing against a request that is a suspect already.
         """
         deaths = self.deaths.setdefault(request, Deaths())
         if not deaths.is_suspect:
@@ -92,16 +92,17 @@ class DeathCounts:
         return pardoned
 
     def forget(self, request: int) -> None:
-        """The request is done, whatever counts against it."""
+        """Forget a request that is done: its commit clears it."""
         self.deaths.pop(request, None)
         self.poisoned.pop(request, None)
 
 
 @attrs.define(eq=False)
 class Quarantine:
-    """Where suspects wait, in order and each with its host, and who has them.
+    """The suspects that are not leased, and the process that has suspects.
 
-    ``isolator`` is the number of the process, None without one or without suspects.
+    ``waiting`` is in the order in which they go out, each with its host; ``isolator``
+    is the number of the process, None without one or without suspects.
     """
 
     _owners: Owners
@@ -121,14 +122,14 @@ class Quarantine:
         assert process is None or not process.leases
         self.isolator = number
 
-    def note_held(self, request: int, process: Process) -> None:
-        """Let a process that already has a suspect be the isolator, if none is."""
+    def resume(self, request: int, process: Process) -> None:
+        """Make a process that comes back with a suspect the isolator, if none is."""
         is_able = self.isolator is None and not process.closing
         if is_able and self._counts.is_suspect(request):
             self.isolator = process.number
 
     def put_first(self, request: int, host: Host) -> None:
-        """Let a suspect wait that came back: the count of its deaths goes on."""
+        """Let a suspect wait that was leased, before those that were not yet."""
         self.waiting = {request: host, **self.waiting}
 
     def next_for(self, process: Process) -> int | None:
@@ -144,7 +145,9 @@ class Quarantine:
 
     def end_isolation(self) -> None:
         """Let the isolator be a process like others once it has no suspects."""
-        process = self._owners.processes.get(self.isolator or 0)
+        if self.isolator is None:
+            return
+        process = self._owners.processes.get(self.isolator)
         if process is None or process.closing:
             self.isolator = None
         elif not self.waiting and not any(map(self._counts.is_suspect, process.leases)):

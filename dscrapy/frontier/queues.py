@@ -6,7 +6,7 @@ beside it, as in Scrapy's priority queue, requests of callbacks before those of
 decides, newest or oldest first. So (rank, number or -number) orders all requests.
 
 Both structures are lazy. A queue may hold numbers that are not pending there any more:
-what ``entries`` says counts, and they are dropped when an end of the queue shows them.
+``entries`` decides, and such a number is dropped when it stands at an end of the queue.
 """
 
 import heapq
@@ -30,16 +30,16 @@ OUTDATED_HEADS_MIN = 64
 # (rank, number) or, where the newest goes first, (rank, -number).
 Key = tuple[int, int]
 
-
-# No process has this number.
+# In place of a process, for requests in no queue; no process has this number.
 APART = 0
 
 
 class Entry(msgspec.Struct, gc=False):
-    """A request that is not done; ``process`` has it leased.
+    """A request that is not done, of which ``process`` has the lease.
 
-    ``APART`` stands there for one that is in no queue: a suspect, or set aside. Its
-    body is ``length`` bytes at ``offset`` of the job's file of bodies.
+    That is None for a pending request, ``APART`` for those that are apart or set aside
+    (``open_requests``). The body is ``length`` bytes at ``offset`` of the job's file of
+    bodies.
     """
 
     host: str
@@ -89,7 +89,7 @@ class Queues:
     def push(self, number: int, rank: int) -> None:
         """Put a request in; numbers that rise cost nothing, others a search.
 
-        The others are those that come back from a lease: as few as leases.
+        The others come back from a lease, so they are as few as leases.
         """
         queue = self._by_rank.get(rank)
         if queue is None:
@@ -99,7 +99,7 @@ class Queues:
             queue.append(number)
             return
         at = bisect_left(queue, number)
-        # One that left without being first is still there.
+        # A number that left the middle of the queue is still there.
         if queue[at] != number:
             queue.insert(at, number)
 

@@ -1,10 +1,10 @@
 """Who can read which requests: a body may need classes that a process does not have.
 
 A request's *kind* stands for the classes that its body needs beside those which any
-process of the job has; 0 is none. Which process wrote requests of a kind, and which one
-could not read one, is volatile. What somebody could not read goes to a process that has
-written one like it, or where there is none to any that has not refused its kind; when
-all that are open have, nobody is left.
+process of the job has; 0 is none. A request that a process could not read goes to a
+process that has written requests of its kind; where there is none, to any process that
+has not refused the kind. When all open processes have refused it, no reader is left.
+Which process has written or refused a kind is volatile.
 """
 
 from collections.abc import Iterable
@@ -47,12 +47,12 @@ class Readers:
         return able & self._writers.get(kind, set()) or able
 
     def forget(self, request: int) -> None:
-        """The request is done."""
+        """Forget a request that is done."""
         self.kinds.pop(request, None)
         self.refused.pop(request, None)
 
     def forget_process(self, process: int) -> None:
-        """The process is gone."""
+        """Forget a process that has ended."""
         for known in (self._writers, self._unable):
             for kind, processes in list(known.items()):
                 processes.discard(process)

@@ -100,7 +100,7 @@ class FrontierModel(NaiveFrontier):
 
     @rule(url=st.sampled_from(URLS))
     def see(self, url: str) -> None:
-        self.frontier.see(fingerprint(url))
+        self.frontier.add_all([self.frontier.store(Children(), fingerprint(url))])
         self.seen.add(url)
 
     @rule(data=st.data(), told=st.booleans())

@@ -48,7 +48,8 @@ def test_every_body_has_its_place_in_the_file() -> None:
 def test_what_is_seen_is_not_taken_again() -> None:
     """Not of an earlier batch, of the same batch, or seen without coming here."""
     frontier = Frontier()
-    frontier.see(fingerprint("x") + fingerprint("y"))
+    seen = fingerprint("x") + fingerprint("y")
+    frontier.add_all([frontier.store(Children(), seen)])
     assert frontier.add(children("a", "x", "a", "b")) == 2
     assert frontier.done(1)
     assert frontier.add(children("a", "y", "c")) == 2
@@ -73,7 +74,7 @@ def test_dont_filter_keeps_multiplicity_and_records_nothing() -> None:
 def test_unseen_are_those_that_add_takes() -> None:
     """Without any effect; what is filtered there is not filtered again."""
     frontier = Frontier()
-    frontier.see(fingerprint("x"))
+    frontier.add_all([frontier.store(Children(), fingerprint("x"))])
     before = frontier.encode()
     offered = children(
         *("a", "x", "x", "a", "b"),
