@@ -408,6 +408,8 @@ def test_a_reserved_host_is_free_when_the_other_goes() -> None:
         # Its owner still has a lease there, so nobody gets anything of it yet.
         assert frontier.lease(2, 9, 1.0).requests == ()
         frontier.leases.release(1, (4,), 1.0)
+        # This brings the index up to date, where the host is reserved.
+        assert frontier.capacity.workable_count() == 1
         expected: tuple[int, ...] = (1, 3, 4)
         match way:
             case "close":
@@ -422,6 +424,21 @@ def test_a_reserved_host_is_free_when_the_other_goes() -> None:
                 frontier.done(4, 1.0)
                 expected = (1,)
         assert frontier.lease(1, 9, 1.0).requests == expected, way
+
+
+def test_a_process_whose_reserved_host_is_done_is_given_another() -> None:
+    """It does not wait for what is not there any more."""
+    frontier = with_hosts("a", "b", "c", each=2)
+    frontier.leases.open_process(1, opened(1))
+    frontier.lease(1, 6, 0.0)
+    frontier.leases.release(1, (1, 3, 5), 0.0)
+    frontier.leases.open_process(2, opened(2))
+    assert frontier.lease(2, 9, 1.0).requests == ()
+    for request in (5, 6):
+        frontier.done(request, 1.0)
+    assert frontier.lease(2, 9, 1.0).requests == ()
+    frontier.leases.release(1, (4,), 1.0)
+    assert frontier.lease(2, 9, 1.0).requests == (3, 4)
 
 
 def test_one_more_process_is_wanted_where_it_finds_work() -> None:

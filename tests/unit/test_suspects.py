@@ -80,3 +80,20 @@ def test_one_that_is_set_aside_while_leased_is_nobodys() -> None:
     # What still held it may be first after all.
     assert frontier.done(1)
     assert frontier.poisoned == {}
+
+
+def test_a_host_that_an_isolator_waited_for_is_free_when_its_suspects_are_gone() -> (
+    None
+):
+    """Also for the process that it was to be taken from."""
+    frontier = frontier_of("a", "a", "a")
+    assert frontier.lease(1, 2, 0.0).requests == (1, 2)
+    suspect(frontier, 3)
+    frontier.quarantine.isolate(2)
+    assert frontier.lease(2, 4, 1.0).requests == ()
+    assert frontier.done(3)
+    assert frontier.quarantine.isolator is None
+    frontier.add(children("n", hosts=["a"]))
+    for request in (1, 2):
+        frontier.done(request, 2.0)
+    assert frontier.lease(1, 4, 2.0).requests == (4,)
