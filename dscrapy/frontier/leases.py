@@ -180,7 +180,7 @@ class Leases:
         """Note that a process has written requests of these kinds."""
         self._readers.wrote(number, kinds)
 
-    def hopeless(self) -> dict[int, str]:
+    def unreadable(self) -> dict[int, str]:
         """Return requests that no open process can read, and why; none while no
         process is open."""
         able = self._owners.able_to_lease()
@@ -194,7 +194,8 @@ class Leases:
         }
 
     def _next_refused(self, process: Process) -> int | None:
-        """Return a request that others could not read and this process may have."""
+        """Return a request that others could not read and this process may have; its
+        host is reserved for the process where another one owns it."""
         if not self._readers.waiting:
             return None
         able = self._owners.able_to_lease()

@@ -34,19 +34,19 @@ def test_it_goes_to_one_that_wrote_its_like() -> None:
     assert frontier.lease(3, 4, 1.0).requests == ()
     frontier.done(2, 2.0)
     assert frontier.lease(3, 4, 2.0).requests == (1,)
-    assert frontier.leases.hopeless() == {}
+    assert frontier.leases.unreadable() == {}
 
 
 def test_without_a_writer_any_other_may_try() -> None:
     """Each of them once; then nobody is left, and it is said why."""
     frontier = frontier_of("a")
     for process in (1, 2, 3):
-        assert frontier.leases.hopeless() == {}
+        assert frontier.leases.unreadable() == {}
         assert frontier.lease(process, 4, 0.0).requests == (1,)
         frontier.leases.refuse(process, (1,), f"not by {process}", 0.0)
-    assert frontier.leases.hopeless() == {1: "not by 3"}
+    assert frontier.leases.unreadable() == {1: "not by 3"}
     assert frontier.done(1)
-    assert frontier.leases.hopeless() == {}
+    assert frontier.leases.unreadable() == {}
 
 
 def test_what_one_could_not_read_it_is_not_given_again_of_that_kind() -> None:
@@ -61,16 +61,16 @@ def test_what_one_could_not_read_it_is_not_given_again_of_that_kind() -> None:
 
 
 def test_a_writer_that_closes_is_none_any_more() -> None:
-    """What waits for it goes to others, and what nobody can read is hopeless."""
+    """What waits for it goes to others, and what nobody can read is named."""
     frontier = frontier_of("a")
     frontier.leases.wrote(2, {CLASSES})
     frontier.lease(1, 1, 0.0)
     frontier.leases.refuse(1, (1,), "why", 0.0)
     frontier.leases.close_process(2)
     frontier.leases.end_process(3, 0.0)
-    assert frontier.leases.hopeless() == {1: "why"}
+    assert frontier.leases.unreadable() == {1: "why"}
     frontier.leases.open_process(4, opened(4, window=4))
-    assert frontier.leases.hopeless() == {}
+    assert frontier.leases.unreadable() == {}
     assert frontier.lease(4, 4, 1.0).requests == (1,)
 
 
@@ -81,7 +81,7 @@ def test_nobody_is_blamed_while_no_process_is_open() -> None:
     frontier.leases.refuse(1, (1,), "why", 0.0)
     for process in (1, 2, 3):
         frontier.leases.end_process(process, 0.0)
-    assert frontier.leases.hopeless() == {}
+    assert frontier.leases.unreadable() == {}
     assert frontier.pending_count == 1
 
 

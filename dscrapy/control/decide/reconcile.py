@@ -85,7 +85,7 @@ class Running:
             # Asked again once that is so.
             return
         self._narrow(processes)
-        for request, why in self.crawl.frontier.leases.hopeless().items():
+        for request, why in self.crawl.frontier.leases.unreadable().items():
             self._fail_request(request, why)
         if self.decision.records:
             # Asked again once that is so.
