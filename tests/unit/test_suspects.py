@@ -64,6 +64,7 @@ def test_a_host_that_is_given_up_for_another_process_already_is_waited_for() -> 
     assert frontier.lease(3, 4, 0.0).requests == ()
     for request in (2, 4):
         frontier.done(request, 1.0)
+    assert frontier.lease(3, 4, 1.0).requests == ()
     assert frontier.lease(2, 1, 1.0).requests == (7,)
     assert frontier.lease(3, 4, 1.0).requests == ()
     frontier.done(7, 2.0)
