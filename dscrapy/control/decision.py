@@ -1,4 +1,8 @@
-"""What a decision consists of, and the commands that come from the master itself."""
+"""A decision: what it is made from, what it consists of, and what came of it.
+
+Every step of the core takes the decision that it adds to. It reads ``state``, ``now``
+and ``policy`` there, and changes nothing else: ``apply`` alone changes the state.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,11 +12,15 @@ import attrs
 
 from dscrapy.control import events as r
 from dscrapy.control.clock import Now
+from dscrapy.control.effects import Effects
 from dscrapy.control.state.jobs import Job, Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.verdict import Verdict
+from dscrapy.control.state.workers import Spans
 from dscrapy.endings import came_to_end
+from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier.frontier import Granted
+from dscrapy.keep import Keep
 from dscrapy.messages import Message, Refused, Stop, ToProcess
 from dscrapy.model import Outcome
 
@@ -41,9 +49,9 @@ def deciding_on(
 
 @attrs.frozen
 class OnTick:
-    """A deadline may have passed. ``but`` are left out: looking at them raises."""
+    """A deadline may have passed. ``exclude`` are left out: looking at them raises."""
 
-    but: frozenset[Culprit] = frozenset()
+    exclude: frozenset[Culprit] = frozenset()
 
 
 @attrs.frozen
@@ -83,22 +91,70 @@ class OnPrune:
 OwnCommand = OnTick | OnClosed | OnMissing | OnDamage | OnMeasured | OnPrune
 
 
+@attrs.frozen(kw_only=True)
+class Policy:
+    """What the operator has chosen.
+
+    ``start_deaths_max`` processes that die without a commit fail their job. ``secret``
+    is what the keys of jobs are made from; without one they have none. ``keep`` is what
+    stays of ended jobs by itself, beside those of ``kept_names``.
+    """
+
+    spans: Spans = attrs.field(factory=Spans)
+    start_deaths_max: int = 3
+    secret: bytes = attrs.field(default=b"", repr=False)
+    keep: Keep = attrs.field(factory=Keep)
+    kept_names: frozenset[str] = frozenset()
+
+
+@attrs.frozen
+class Bug:
+    """A step of the core has raised ``error``; ``at`` is what it was about."""
+
+    step: str
+    at: str
+    error: Exception
+
+
 @attrs.define(kw_only=True)
 class Decision:
     """Records to apply in order; then messages to send and sessions to close.
 
     ``shows`` are answers that show a job or schedule as it stands afterwards:
-    session, call and id. ``grants`` are leases to send to a session's process, once
-    their bodies are at hand. ``came`` are the sessions of workers that register by
-    these records, so that they can be told something at once.
+    session, call and id. ``came`` are the sessions of workers that register by these
+    records, so that they can be told something at once.
+
+    The loop fills in the rest when it carries the decision out: ``effects`` of the
+    records, ``grants``, which are leases to send to a session's process once their
+    bodies are at hand, ``bugs`` for which this was decided instead of something else,
+    and the ``violation`` for which the command's session ends.
     """
 
+    state: State = attrs.field(repr=False)
+    now: Now
+    policy: Policy = attrs.field(repr=False)
     records: list[r.Record | r.Volatile] = attrs.field(factory=list)
     sends: list[tuple[int, Message]] = attrs.field(factory=list)
     shows: list[tuple[int, int, str]] = attrs.field(factory=list)
     closes: list[int] = attrs.field(factory=list)
-    grants: list[tuple[int, Process, Granted]] = attrs.field(factory=list)
     came: dict[str, int] = attrs.field(factory=dict)
+    effects: Effects = attrs.field(factory=Effects)
+    grants: list[tuple[int, Process, Granted]] = attrs.field(factory=list)
+    bugs: list[Bug] = attrs.field(factory=list)
+    violation: RemoteProtocolError | None = None
+
+    @property
+    def all_shows(self) -> list[tuple[int, int, str]]:
+        """``shows``, and the answers to those who waited for jobs that have ended."""
+        return self.shows + self.effects.answered
+
+    def take(self, other: "Decision") -> None:
+        """Let another decision, which was applied after this one, be a part of it."""
+        self.records += other.records
+        self.effects.add(other.effects)
+        self.grants += other.grants
+        self.sends += other.sends
+        self.closes += other.closes
 
     def send(self, session: int, message: Message) -> None:
         """Let the message leave once the records are durable."""
@@ -108,21 +164,21 @@ class Decision:
         """Answer a call with a refusal."""
         self.sends.append((session, Refused(call=call, code=code, text=text)))
 
-    def tell(self, state: State, process: Process, message: ToProcess) -> None:
+    def tell(self, process: Process, message: ToProcess) -> None:
         """Tell a process; one that cannot be reached is told when it is back."""
-        worker = state.workers.get(process.worker)
+        worker = self.state.workers.get(process.worker)
         session = None if worker is None else worker.session
         session = self.came.get(process.worker, session)
         if session is not None:
             self.send(session, message)
 
-    def stop(self, state: State, process: Process, reason: str) -> None:
+    def stop(self, process: Process, reason: str) -> None:
         """End a process gracefully; it takes no more leases."""
         self.records.append(r.ProcessStops(job=process.job, process=process.number))
         message = Stop(job=process.job, process=process.number, reason=reason)
-        self.tell(state, process, message)
+        self.tell(process, message)
 
-    def lose(self, process: Process, why: str, now: Now, *, counted: bool) -> None:
+    def lose(self, process: Process, why: str, *, counted: bool) -> None:
         """Let a process be gone that is beyond reach; ``counted`` if that was its job's
         own doing, else it costs the job nothing."""
         self.records.append(
@@ -132,13 +188,12 @@ class Decision:
                 how="lost",
                 counted=counted,
                 text=why,
-                at=now.wall,
+                at=self.now.wall,
             )
         )
 
     def stop_all(
         self,
-        state: State,
         job: Job,
         reason: str,
         *,
@@ -147,17 +202,16 @@ class Decision:
     ) -> None:
         """End all processes of the job but ``but`` that do not end already; those
         that write feeds only with ``exports``."""
-        crawl = state.crawls[job.id]
-        for process in state.processes_of(job.id):
+        crawl = self.state.crawls[job.id]
+        for process in self.state.processes_of(job.id):
             is_ending = process.number in crawl.stopping or process.closed
             if process.role == "export" and not exports:
                 continue
             if not is_ending and process.number != but:
-                self.stop(state, process, reason)
+                self.stop(process, reason)
 
     def close_job(
         self,
-        state: State,
         job: Job,
         reason: str,
         failure: Outcome | None = None,
@@ -169,14 +223,14 @@ class Decision:
         Process ``but`` closes its own already. One that closes may say so more than
         once, also with a ``failure`` that comes to light later.
         """
-        opened = state.crawls[job.id].opened.values()
-        has_feeds = job.begin().has_feeds or any(one.has_feeds for one in opened)
+        opened = self.state.crawls[job.id].opened.values()
+        has_feeds = job.progress.has_feeds or any(one.has_feeds for one in opened)
         self.records.append(
             r.Closes(job=job.id, reason=reason, failure=failure, has_feeds=has_feeds)
         )
         # Whoever writes feeds now goes on with what is left of them.
         goes_on = has_feeds and came_to_end(failure)
-        self.stop_all(state, job, reason, but=but, exports=not goes_on)
+        self.stop_all(job, reason, but=but, exports=not goes_on)
 
     def fail_feeds(self, job: Job, failure: Outcome) -> None:
         """The job's feeds cannot be written; its crawl is over already."""
@@ -192,14 +246,14 @@ class Decision:
         self.records.append(
             r.Closes(
                 job=job.id,
-                reason=job.begin().closing,
+                reason=job.progress.closing,
                 failure=failure,
                 has_feeds=False,
                 of=of,
             )
         )
 
-    def end_job(self, job: Job, verdict: Verdict, now: Now) -> None:
+    def end_job(self, job: Job, verdict: Verdict) -> None:
         """Bring the job to a final state."""
         ending = verdict.ending
         assert ending.state
@@ -209,7 +263,7 @@ class Decision:
                 state=ending.state,
                 reason=verdict.reason,
                 traceback=verdict.traceback,
-                at=now.wall,
+                at=self.now.wall,
                 came_to_end=ending.came_to_end,
             )
         )

@@ -337,6 +337,19 @@ class WorkerCame(_Fact, kw_only=True, frozen=True):
     now: float
 
 
+class WorkersExpected(_Fact, kw_only=True, frozen=True):
+    """After a replay: whoever holds processes is to come back."""
+
+    now: float
+
+
+class WorkerHeard(_Fact, kw_only=True, frozen=True):
+    """The worker has given a sign of life."""
+
+    name: str
+    now: float
+
+
 class WorkerAway(_Fact, kw_only=True, frozen=True):
     """The worker's connection ended; its grace begins."""
 
@@ -477,7 +490,7 @@ class TimeRuns(_Fact, kw_only=True, frozen=True):
 class LeasesWanted(_Fact, kw_only=True, frozen=True):
     """Up to ``count`` pending requests are leased to the process.
 
-    Which ones follows from the state; they are put into ``State.granted``.
+    Which ones follows from the state; they are among the effects.
     """
 
     job: str
@@ -548,7 +561,9 @@ CrawlChange = (
 )
 
 Volatile = (
-    WorkerCame
+    WorkersExpected
+    | WorkerCame
+    | WorkerHeard
     | WorkerAway
     | WorkerGone
     | WorkerDrains

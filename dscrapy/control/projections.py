@@ -3,19 +3,22 @@
 ``items.jsonl`` (and ``tagged.jsonl`` beside it) are derived from the journal: parts
 of a commit go to spools, and the record that publishes them moves the spools to
 the job's files. ``requests.jsonl`` takes the bodies of all requests in turn, those
-of parts at once. Every write names the length at which it begins, which the state
-knows, so a replay does the same writes at the same places and a file that a crash
-left longer is cut first.
-
-Call ``writes_of`` before ``State.apply`` of the same record.
+of parts at once.
 """
 
 from collections.abc import Iterator
 from itertools import chain
 
-import attrs
-
 from dscrapy.control import events as r
+from dscrapy.control.effects import (
+    Append,
+    Bodies,
+    Clear,
+    Discard,
+    Effects,
+    Move,
+    Write,
+)
 from dscrapy.control.item_lines import items_in, texts_of
 from dscrapy.control.state.jobs import Spool, spool_key
 from dscrapy.control.state.state import State
@@ -23,73 +26,6 @@ from dscrapy.frontier.frontier import payloads
 
 SPOOL_FOLDER = "spool"
 JOBS_FOLDER = "jobs"
-
-
-@attrs.frozen
-class Append:
-    """Write ``data`` at byte ``at`` of the file, which then ends there."""
-
-    name: str
-    at: int
-    data: bytes
-
-
-@attrs.frozen
-class Move:
-    """Write the first ``count`` bytes of ``spool`` at byte ``at`` of the file."""
-
-    name: str
-    at: int
-    spool: str
-    count: int
-
-
-@attrs.frozen
-class Discard:
-    """The file is not needed any more, once no replay can begin before this; unless
-    it is written to again."""
-
-    name: str
-
-
-@attrs.frozen
-class Clear:
-    """The folder of a job that was removed goes, at once: a replay that writes into it
-    comes to this, too."""
-
-    name: str
-
-
-Write = Append | Move | Discard | Clear
-
-
-def coalesced(writes: list[Write]) -> list[Write]:
-    """Return the same writes with those that continue each other made one."""
-    result: list[Write] = []
-    # Appends that may still be continued, by file: their place in the result.
-    open_ones: dict[str, int] = {}
-    pieces: dict[int, list[bytes]] = {}
-    ends: dict[str, int] = {}
-    for write in writes:
-        if not isinstance(write, Append):
-            # A move reads its spool as it is now.
-            open_ones.clear()
-            result.append(write)
-            continue
-        place = open_ones.get(write.name)
-        if place is not None and ends[write.name] == write.at:
-            pieces[place].append(write.data)
-            ends[write.name] += len(write.data)
-            continue
-        open_ones[write.name] = len(result)
-        pieces[len(result)] = [write.data]
-        ends[write.name] = write.at + len(write.data)
-        result.append(write)
-    for place, parts in pieces.items():
-        write = result[place]
-        assert isinstance(write, Append)
-        result[place] = Append(write.name, write.at, b"".join(parts))
-    return result
 
 
 def folder_name(job: str) -> str:
@@ -151,38 +87,44 @@ def known_lengths(state: State) -> Iterator[tuple[str, int]]:
             yield requests_name(job.id), crawl.frontier.body_bytes
 
 
-def writes_of(state: State, record: r.Record | r.Volatile) -> list[Write]:
-    """Return the writes that ``record`` leads to in the state as it still is."""
+def effects_of(state: State, record: r.Record | r.Volatile) -> Effects:
+    """Return the writes and bodies that ``record`` leads to, in the state as it still
+    is."""
     match record:
         case r.PartStored():
-            return [*_store(state, record), *_bodies(state, record)]
+            return _with_bodies(state, record, _store(state, record))
         case r.Published():
-            return [*_publish(state, record), *_bodies(state, record)]
+            return _with_bodies(state, record, _publish(state, record))
         case r.JobAgain(fresh=True):
             names = (items_name, tagged_name, requests_name)
-            return [Append(name(record.job), 0, b"") for name in names]
+            return Effects([Append(name(record.job), 0, b"") for name in names])
         case r.ProcessEnded():
             process = state.processes[record.process]
-            return [
-                Discard(spool)
-                for key in process.spools
-                for spool in spool_names(record.process, key)
-            ]
+            return Effects(
+                [
+                    Discard(spool)
+                    for key in process.spools
+                    for spool in spool_names(record.process, key)
+                ]
+            )
         case r.JobEnded(state="succeeded") if record.job in state.crawls:
-            return [Discard(requests_name(record.job))]
+            return Effects([Discard(requests_name(record.job))])
         case r.JobRemoved():
-            return [Clear(folder_name(record.job))]
+            return Effects([Clear(folder_name(record.job))])
         case _:
-            return []
+            return Effects()
 
 
-def _bodies(state: State, record: r.PartStored | r.Published) -> list[Write]:
+def _with_bodies(
+    state: State, record: r.PartStored | r.Published, writes: list[Write]
+) -> Effects:
     found = payloads(record.children)
     if not found:
-        return []
+        return Effects(writes)
     at = state.crawls[record.job].frontier.body_bytes
     data = b"".join(bytes(one) + b"\n" for one in found)
-    return [Append(requests_name(record.job), at, data)]
+    writes.append(Append(requests_name(record.job), at, data))
+    return Effects(writes, [Bodies(record.job, at, found)])
 
 
 def _spool_of(state: State, record: r.PartStored | r.Published) -> Spool:

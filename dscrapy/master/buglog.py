@@ -3,6 +3,8 @@
 import logging
 from collections import Counter
 
+from dscrapy.control.decision import Bug
+
 logger = logging.getLogger(__name__)
 
 # Errors in one step that are logged, with their tracebacks; enough to find a bug.
@@ -18,9 +20,15 @@ class BugLogger:
         # By step: there are as many as there are kinds of commands.
         self._times: Counter[str] = Counter()
 
-    def exception(self, step: str, at: object = "") -> None:
-        """Log the error that is being handled; ``at`` is what the step was about."""
-        self._times[step] += 1
-        times = self._times[step]
+    def log(self, bug: Bug) -> None:
+        """Log a bug that was met, with its traceback."""
+        self._times[bug.step] += 1
+        times = self._times[bug.step]
         if times <= LOGGED_MAX or times % LOGGED_EVERY == 0:
-            logger.exception("internal error in %s %s (%d so far)", step, at, times)
+            logger.error(
+                "internal error in %s %s (%d so far)",
+                bug.step,
+                bug.at,
+                times,
+                exc_info=bug.error,
+            )

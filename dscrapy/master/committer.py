@@ -1,13 +1,11 @@
 """The one task that owns the state: decide, apply, append, sync, then answer.
 
-Commands wait in a bounded channel. All that wait form one group: each is decided and
-applied in turn, their records are appended to the journal as one record and synced
-in a thread, and only then do answers and assignments leave. Meanwhile the next group
-gathers.
+Commands wait in a bounded channel. All that wait form one group: the machine decides
+and applies each in turn, their records are appended to the journal as one record and
+synced in a thread, and only then do answers and assignments leave. Meanwhile the next
+group gathers.
 
-A step of the core that raises leaves the state as it was; ``frontier.faults`` says what
-comes of its command or job. An error in ``apply``, the journal or a sync stops the
-master: replay makes that safe.
+An error in ``apply``, the journal or a sync stops the master: replay makes that safe.
 """
 
 import logging
@@ -24,15 +22,16 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.control import events as r
+from dscrapy.control.apply import apply
 from dscrapy.control.clock import Now, RunClock
-from dscrapy.control.decide.own_bugs import Faults
-from dscrapy.control.decision import Decision, OnMissing, OnTick, OwnCommand, StepError
-from dscrapy.control.machine import Machine
-from dscrapy.control.projections import Write, coalesced, known_lengths, writes_of
+from dscrapy.control.decision import Bug, Decision, OnMissing, OnTick
+from dscrapy.control.effects import Write, coalesced
+from dscrapy.control.machine import Command, Machine
+from dscrapy.control.projections import known_lengths
 from dscrapy.control.state.jobs import Process
 from dscrapy.control.state.state import State
-from dscrapy.errors import JournalFullError, RemoteProtocolError
-from dscrapy.frontier.frontier import Granted, Place, payloads
+from dscrapy.errors import JournalFullError
+from dscrapy.frontier.frontier import Granted, Place
 from dscrapy.master.bodies import Bodies
 from dscrapy.master.buglog import BugLogger
 from dscrapy.master.files import Barrier, JobFiles
@@ -53,7 +52,6 @@ RETRY_S = 1.0
 # Bytes of bodies in one message of leases; a single longer one goes alone.
 GRANT_BYTES_MAX = 1024 * 1024
 
-Command = m.ClientCall | m.FromWorker | OwnCommand
 # The session of the master's own commands: nobody is there to be answered.
 NO_SESSION = 0
 
@@ -119,7 +117,6 @@ class Committer:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.machine = machine
-        self._faults = Faults(machine)
         self._bug_logger = BugLogger()
         self.status: Callable[[m.GetStatus, Now], m.Status]
         self._journal = journal
@@ -169,8 +166,7 @@ class Committer:
             self._files.begin_replay(set(state.processes))
             for payload in self._journal.groups():
                 for record in r.decode_group(payload):
-                    self._files.write_now(writes_of(state, record))
-                    state.apply(record)
+                    self._files.write_now(apply(state, record).writes)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._journal.unreadable(error) from None
         self._files.end_replay(known_lengths(self.machine.state))
@@ -200,8 +196,8 @@ class Committer:
     async def run(self) -> None:
         """Commit groups until cancelled; raises ``JournalError``."""
         group = _Group()
-        now = self.now()
-        self._carry_out(self.machine.begin(now), now, group)
+        machine = self.machine
+        self._take(group, machine.carry_out(machine.begin(self.now())))
         await self._commit(group)
         while True:
             batch = await self._next_commands()
@@ -247,39 +243,9 @@ class Committer:
             if isinstance(one.command, _READERS):
                 group.readings.append(group.decisions[-1])
         if group.records and self.next_deadline_s(now) == 0:
-            self._decide(-1, OnTick(), now, group)
-        self._follow_up(now, group)
+            self._decide(NO_SESSION, OnTick(), now, group)
+        self._take(group, *self.machine.settle(now))
         return group
-
-    def _follow_up(self, now: Now, group: _Group) -> None:
-        machine = self.machine
-        left_out: set[str] = set()
-        while True:
-            while (job := machine.next_touched()) is not None:
-                try:
-                    decision = machine.follow_up(job, now)
-                except Exception:
-                    self._bug_logger.exception("following up a job", job)
-                    decision = self._faults.instead_of_follow_up(job, now)
-                self._carry_out(decision, now, group)
-            assigned = self._assign(now, left_out)
-            if assigned is None:
-                return
-            self._carry_out(assigned, now, group)
-
-    def _assign(self, now: Now, left_out: set[str]) -> Decision | None:
-        """Return the next assignment; a job at which that raises is added to
-        ``left_out``, so that the others are assigned."""
-        try:
-            return self.machine.assign(now, left_out)
-        except StepError as error:
-            self._bug_logger.exception("assigning", error)
-            left_out.add(error.culprit[1])
-            return self._faults.instead_of_assign(error.culprit, now)
-        except Exception:
-            # At none in particular: tried again with the next group.
-            self._bug_logger.exception("assigning")
-            return None
 
     def next_deadline_s(self, now: Now) -> float:
         """Return in how many seconds ``OnTick`` may have something to do.
@@ -289,42 +255,22 @@ class Committer:
         """
         try:
             return self.machine.next_deadline_s(now)
-        except Exception:
-            self._bug_logger.exception("looking for the next deadline")
+        except Exception as error:  # noqa: BLE001 - see above
+            self._bug_logger.log(Bug("looking for the next deadline", "", error))
             return 0.0
 
     def _decide(self, session: int, command: Command, now: Now, group: _Group) -> None:
-        try:
-            if isinstance(command, m.GetStatus):
-                status = self.status(command, now)
-                decision = Decision(sends=[(session, status)])
-            elif session > 0 and self._is_refused(command):
-                # Jobs of a file come from no session: nobody there could repeat them.
-                decision = Decision()
-                decision.refuse(session, command.call, "disk_full", self.note)
-            else:
-                decision = self.machine.decide(session, command, now)
-        except RemoteProtocolError as error:
-            logger.warning("session %d ends: %s", session, error)
-            decision = self._faults.instead_of_refused(session, command, error, now)
-        except StepError as error:
-            assert isinstance(command, OnTick)
-            self._bug_logger.exception("looking at", error)
-            decision = self._faults.instead_of_tick(error.culprit, now)
-            self._carry_out(decision, now, group)
-            rest = OnTick(but=command.but | {error.culprit})
-            self._decide(session, rest, now, group)
-            return
-        except Exception:
-            # A bug met in one command must not end the others'.
-            if isinstance(command, m.Commits) and len(command.commits) > 1:
-                for commit in command.commits:
-                    one = msgspec.structs.replace(command, commits=(commit,))
-                    self._decide(session, one, now, group)
-                return
-            self._bug_logger.exception("deciding", type(command).__name__)
-            decision = self._faults.instead(session, command, now)
-        self._carry_out(decision, now, group)
+        if isinstance(command, m.GetStatus):
+            decision = self.machine.decision(now)
+            decision.send(session, self.status(command, now))
+            self._take(group, decision)
+        elif session > 0 and self._is_refused(command):
+            # Jobs of a file come from no session: nobody there could repeat them.
+            decision = self.machine.decision(now)
+            decision.refuse(session, command.call, "disk_full", self.note)
+            self._take(group, decision)
+        else:
+            self._take(group, *self.machine.handle(session, command, now))
 
     def _is_refused(self, command: Command) -> TypeGuard[m.Submit | m.ChangeJob]:
         """Whether there is no room for that: new work, or anything while stuck.
@@ -339,37 +285,26 @@ class Committer:
         )
         return makes_work or (self._stuck and isinstance(command, _CHANGES))
 
-    def _carry_out(self, decision: Decision, now: Now, group: _Group) -> None:
-        """Apply, and complete what is to leave."""
-        self._apply(decision, group)
-        try:
-            self.machine.complete(decision)
-        except Exception:
-            self._bug_logger.exception("completing a decision")
-            instead = self._faults.instead_of_complete(decision, now)
-            self._apply(instead, group)
-            # Before what has been decided since: it may be shown in one line with it.
-            decision.sends += instead.sends
-            decision.closes += instead.closes
-        group.decisions.append(decision)
-
-    def _apply(self, decision: Decision, group: _Group) -> None:
-        """Apply; the derived writes are worked out just before each record."""
-        state = self.machine.state
-        for record in decision.records:
-            group.writes += writes_of(state, record)
-            if isinstance(record, r.PartStored | r.Published):
-                at = state.crawls[record.job].frontier.body_bytes
-                self._bodies.keep(record.job, at, payloads(record.children))
-            state.apply(record)
-            if isinstance(record, r.Record):
-                group.records.append(record)
-            if isinstance(record, r.JobEnded | r.ProcessEnded):
-                self._files.wake_readers(record.job)
-            if isinstance(record, r.JobEnded | r.ProcessEnded | r.JobRemoved):
-                self._job_over.set()
-                self._job_over = trio.Event()
-            _log(record)
+    def _take(self, group: _Group, *decisions: Decision) -> None:
+        """Take what the machine has carried out into the group; tell of it."""
+        for decision in decisions:
+            group.decisions.append(decision)
+            group.writes += decision.effects.writes
+            for bodies in decision.effects.bodies:
+                self._bodies.keep(bodies.job, bodies.at, bodies.payloads)
+            for record in decision.records:
+                if isinstance(record, r.Record):
+                    group.records.append(record)
+                if isinstance(record, r.JobEnded | r.ProcessEnded):
+                    self._files.wake_readers(record.job)
+                if isinstance(record, r.JobEnded | r.ProcessEnded | r.JobRemoved):
+                    self._job_over.set()
+                    self._job_over = trio.Event()
+                _log(record)
+            if decision.violation is not None:
+                logger.warning("a session ends: %s", decision.violation)
+            for bug in decision.bugs:
+                self._bug_logger.log(bug)
 
     # ---- committing -------------------------------------------------------------
 

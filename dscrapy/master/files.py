@@ -13,14 +13,10 @@ from itertools import islice
 import attrs
 import trio
 
+from dscrapy.control.effects import Append, Clear, Discard, Move, Write
 from dscrapy.control.projections import (
     JOBS_FOLDER,
     SPOOL_FOLDER,
-    Append,
-    Clear,
-    Discard,
-    Move,
-    Write,
     items_name,
     log_name,
     process_of_spool,

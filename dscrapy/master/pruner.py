@@ -18,7 +18,7 @@ PAUSE_S = 1.0
 
 async def prune(committer: Committer, files: JobFiles) -> None:
     """Run until cancelled, or not at all where everything is kept."""
-    keep = committer.machine.keep
+    keep = committer.machine.policy.keep
     if keep.is_everything:
         return
     while True:

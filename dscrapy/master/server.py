@@ -28,6 +28,7 @@ from dscrapy.conf.config import (
 )
 from dscrapy.control import views
 from dscrapy.control.clock import Now
+from dscrapy.control.decision import Policy
 from dscrapy.control.machine import Machine
 from dscrapy.control.state.workers import Spans
 from dscrapy.errors import JournalError, JournalFullError, UserError
@@ -114,7 +115,7 @@ class _Master:
         settings = config.master
         journal = Journal.open(storage, segment_bytes_max=settings.segment_bytes_max)
         files = JobFiles(storage, log_bytes_max=settings.log_bytes_max)
-        machine = Machine(
+        policy = Policy(
             spans=Spans(
                 heartbeat_s=settings.heartbeat_s,
                 die_after_s=settings.die_after_s,
@@ -126,7 +127,7 @@ class _Master:
         )
         sessions = Sessions()
         committer = Committer(
-            machine,
+            Machine(policy=policy),
             journal,
             files,
             storage,
@@ -212,10 +213,12 @@ class _Master:
         Raises ``UserError`` when a name is here with other content, or when the
         state would refuse them.
         """
-        state = self.committer.machine.state
+        machine = self.committer.machine
+        state = machine.state
         # They tell the next start that they have run, so they stay by themselves.
-        self.committer.machine.kept_names = frozenset(
-            submission.spec.name for submission in submissions
+        machine.policy = attrs.evolve(
+            machine.policy,
+            kept_names=frozenset(one.spec.name for one in submissions),
         )
         known: dict[str, tuple[bytes, float | None]] = {
             job.name: (job.spec, None) for job in state.order if not job.schedule
@@ -236,7 +239,7 @@ class _Master:
                 )
         submit = m.Submit(call=0, part=0, last=True, submissions=tuple(new))
         # Deciding changes nothing, so it may be asked what it would answer.
-        dry = self.committer.machine.decide(NO_SESSION, submit, self.committer.now())
+        dry = machine.decide(NO_SESSION, submit, self.committer.now())
         for _, message in dry.sends:
             if isinstance(message, m.Refused):
                 raise UserError(message.text)
@@ -246,7 +249,7 @@ class _Master:
     def _status(self, endpoint: Endpoint, call: m.GetStatus, now: Now) -> m.Status:
         return views.status(
             self.committer.machine.state,
-            self.committer.machine.spans,
+            self.committer.machine.policy.spans,
             now,
             call=call.call,
             host=endpoint.host,

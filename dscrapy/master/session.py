@@ -16,8 +16,9 @@ import trio
 from dscrapy import messages as m
 from dscrapy.control.decide.client_calls import no_job
 from dscrapy.control.decision import OnClosed
+from dscrapy.control.machine import Command
 from dscrapy.errors import DamagedFileError, LocalProtocolError, RemoteProtocolError
-from dscrapy.master.committer import Command, Committer
+from dscrapy.master.committer import Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.master.process_reads import ProcessReads
 from dscrapy.master.pruner import measure

@@ -6,34 +6,34 @@ import pytest
 
 from dscrapy.control import views
 from dscrapy.control.decide import placement
-from dscrapy.control.decide.reconcile import Running
+from dscrapy.control.decide.reconcile import JobReconciler
 
 
 def plant_in_start(monkeypatch: pytest.MonkeyPatch, culprit: str) -> None:
     """Let the assignment of this job raise."""
     start = placement._start
 
-    def planted(state: Any, job: Any, *rest: Any) -> Any:
+    def planted(decision: Any, job: Any, *rest: Any) -> None:
         assert job.id != culprit, "a bug"
-        return start(state, job, *rest)
+        start(decision, job, *rest)
 
     monkeypatch.setattr(placement, "_start", planted)
 
 
 def plant_in_tick(monkeypatch: pytest.MonkeyPatch, culprit: str) -> None:
     """Let looking at this job's deadlines raise, also when there is one."""
-    wait_s, tick = Running.wait_s, Running.tick
+    wait_s, tick = JobReconciler.wait_s, JobReconciler.tick
 
-    def planted_wait_s(running: Running) -> float:
-        assert running.job.id != culprit, "a bug"
-        return wait_s(running)
+    def planted_wait_s(reconciler: JobReconciler) -> float:
+        assert reconciler.job.id != culprit, "a bug"
+        return wait_s(reconciler)
 
-    def planted_tick(running: Running) -> None:
-        assert running.job.id != culprit, "a bug"
-        tick(running)
+    def planted_tick(reconciler: JobReconciler) -> None:
+        assert reconciler.job.id != culprit, "a bug"
+        tick(reconciler)
 
-    monkeypatch.setattr(Running, "wait_s", planted_wait_s)
-    monkeypatch.setattr(Running, "tick", planted_tick)
+    monkeypatch.setattr(JobReconciler, "wait_s", planted_wait_s)
+    monkeypatch.setattr(JobReconciler, "tick", planted_tick)
 
 
 def plant_in_show(monkeypatch: pytest.MonkeyPatch, culprit: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dscrapy.control.machine import KEY_PURPOSE
+from dscrapy.control.decide.placement import KEY_PURPOSE
 from dscrapy.master.server import SECRET_NAME
 from dscrapy.messages import GetStatus
 from tests.e2e.cluster import CONF, Cluster, running_cluster

@@ -13,10 +13,11 @@ import msgspec
 from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control import views
+from dscrapy.control.apply import apply
 from dscrapy.control.clock import Now
-from dscrapy.control.decision import Decision, OnClosed, OnTick
+from dscrapy.control.decision import Decision, OnClosed, OnTick, Policy
+from dscrapy.control.effects import coalesced
 from dscrapy.control.machine import Machine
-from dscrapy.control.projections import coalesced, writes_of
 from dscrapy.control.state.jobs import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Spans
@@ -26,7 +27,6 @@ from dscrapy.proto.codec import Decoder, encode
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import JOBS, Draw
 from tests.property.actors import VERSIONS, Files
-from tests.unit.frontier_values import next_step
 
 SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
 CLIENT, WORKERS = 1, (2, 3)
@@ -47,7 +47,7 @@ FROM_WORKER: Decoder[Any] = Decoder(m.FromWorker)
 
 
 class Master:
-    """The committer, naively, with a journal and files in memory."""
+    """The machine, driven, with a journal and files in memory."""
 
     def __init__(self) -> None:
         self.run = 0.0
@@ -56,7 +56,7 @@ class Master:
         self.files = Files()
         # What was leased to each process, whatever became of it.
         self.leases: dict[int, list[int]] = {}
-        self.machine = Machine(state=State(), spans=SPANS, start_deaths_max=3)
+        self.machine = Machine(policy=Policy(spans=SPANS, start_deaths_max=3))
         self.commit(self.machine.begin(self.now()))
 
     def now(self) -> Now:
@@ -66,32 +66,27 @@ class Master:
     def ask(self, session: int, command: Any) -> None:
         """Decide a command and commit it; a refused one ends its session."""
         try:
-            decision: Decision | None = self.machine.decide(
-                session, command, self.now()
-            )
+            decision = self.machine.decide(session, command, self.now())
         except RemoteProtocolError:
             decision = self.machine.decide(session, OnClosed(), self.now())
         self.commit(decision)
 
-    def commit(self, decision: Decision | None) -> None:
-        """Apply, journal and encode what leaves."""
+    def commit(self, decision: Decision) -> None:
+        """Carry out, journal and encode what leaves."""
         facts: list[r.Record] = []
         writes = []
-        state = self.machine.state
         closes: list[int] = []
-        while decision is not None:
-            for record in decision.records:
-                writes += writes_of(state, record)
-                state.apply(record)
-                if isinstance(record, r.Record):
-                    facts.append(record)
-            self.machine.complete(decision)
-            for _, message in decision.sends:
+        machine = self.machine
+        for one in (machine.carry_out(decision), *machine.settle(self.now())):
+            for bug in one.bugs:
+                raise bug.error
+            facts += [fact for fact in one.records if isinstance(fact, r.Record)]
+            writes += one.effects.writes
+            for _, message in one.sends:
                 encode(message)
-            for _, process, granted in decision.grants:
+            for _, process, granted in one.grants:
                 self.leases.setdefault(process.number, []).extend(granted.requests)
-            closes += decision.closes
-            decision = next_step(self.machine, self.now())
+            closes += one.closes
         for write in coalesced(writes):
             self.files.write(write)
         if facts:
@@ -139,9 +134,8 @@ class Master:
         state, files = State(), Files()
         for payload in self.journal:
             for record in r.decode_group(payload):
-                for write in writes_of(state, record):
+                for write in apply(state, record).writes:
                     files.write(write)
-                state.apply(record)
         assert files.content == self.files.content
         return state
 

@@ -11,7 +11,7 @@ import attrs
 import msgspec
 
 from dscrapy import messages as m
-from dscrapy.control.projections import Append, Clear, Discard, Move
+from dscrapy.control.effects import Append, Clear, Discard, Move
 from dscrapy.frontier.politeness import at_once
 from dscrapy.model import PROCESS_REASONS, CloseLimits, HostLimits, Outcome, Versions
 

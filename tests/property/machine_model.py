@@ -9,9 +9,9 @@ from hypothesis.stateful import (
 from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.clock import Now
-from dscrapy.control.decision import Decision
+from dscrapy.control.decision import Decision, Policy
 from dscrapy.control.machine import Machine
-from dscrapy.control.projections import items_name, requests_name, writes_of
+from dscrapy.control.projections import items_name, requests_name
 from dscrapy.control.state.jobs import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Spans
@@ -22,7 +22,6 @@ from tests.property.actors import (
     Files,
     Peer,
 )
-from tests.unit.frontier_values import next_step
 
 SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
 NAMES = ("w0", "w1", "w2")
@@ -52,41 +51,34 @@ class DrivenMachine(RuleBasedStateMachine):
 
     def new_machine(self, state: State) -> Machine:
         """Return a machine on ``state``."""
-        return Machine(state=state, spans=SPANS, start_deaths_max=3)
+        policy = Policy(spans=SPANS, start_deaths_max=3)
+        return Machine(state=state, policy=policy)
 
     def now(self) -> Now:
         """Return this instant."""
         return Now(run=self.run, wall=self.wall)
 
-    # ---- the committer, naively ---------------------------------------------------
+    # ---- the machine, driven ------------------------------------------------------
 
     def commit(
-        self, decisions: list[Decision | None], *, crashes: bool = False
+        self, decision: Decision, *, crashes: bool = False
     ) -> list[tuple[int, m.Message]]:
-        """Apply, journal and answer one group; a master that crashes does the first
-        alone."""
+        """Carry out, journal and answer one group; a master that crashes does the
+        first alone."""
         facts: list[r.Record] = []
         sends: list[tuple[int, m.Message]] = []
         grants: list[tuple[int, Process, Granted]] = []
         writes = []
         closes: list[int] = []
-        state = self.machine.state
-        pending = list(decisions)
-        while pending:
-            decision = pending.pop(0)
-            if decision is None:
-                continue
-            for record in decision.records:
-                writes += writes_of(state, record)
-                state.apply(record)
-                if isinstance(record, r.Record):
-                    facts.append(record)
-            self.machine.complete(decision)
-            sends += decision.sends
-            grants += decision.grants
-            closes += decision.closes
-            if not pending:
-                pending.append(next_step(self.machine, self.now()))
+        machine = self.machine
+        for one in (machine.carry_out(decision), *machine.settle(self.now())):
+            for bug in one.bugs:
+                raise bug.error
+            facts += [fact for fact in one.records if isinstance(fact, r.Record)]
+            writes += one.effects.writes
+            sends += one.sends
+            grants += one.grants
+            closes += one.closes
         if crashes:
             return []
         for write in writes:
@@ -188,4 +180,4 @@ class DrivenMachine(RuleBasedStateMachine):
 
     def ask(self, session: int, command: Any) -> list[tuple[int, m.Message]]:
         """Let the master decide a command of this session."""
-        return self.commit([self.machine.decide(session, command, self.now())])
+        return self.commit(self.machine.decide(session, command, self.now()))

@@ -15,8 +15,9 @@ from hypothesis.stateful import (
 
 from dscrapy import messages as m
 from dscrapy.control import events as r
+from dscrapy.control.apply import apply
 from dscrapy.control.decision import OnClosed, OnTick
-from dscrapy.control.projections import items_name, writes_of
+from dscrapy.control.projections import items_name
 from dscrapy.control.state.jobs import Course
 from dscrapy.control.state.state import State
 from dscrapy.model import FINAL_STATES, JobSpec, Submission
@@ -51,7 +52,7 @@ class MachineModel(DrivenMachine):
         The page ``bad`` kills its process each time.
         """
         self.bad = bad
-        self.commit([self.machine.begin(self.now())])
+        self.commit(self.machine.begin(self.now()))
         for name in NAMES[-workers:]:
             self.connect(name)
         for number in range(jobs):
@@ -330,7 +331,7 @@ class MachineModel(DrivenMachine):
         commit = crawl.page(free[0], last=True)
         said = m.Commits(job=crawl.start.job, process=crawl.number, commits=(commit,))
         decision = self.machine.decide(peer.session, said, self.now())
-        self.commit([decision], crashes=True)
+        self.commit(decision, crashes=True)
         self.take_over(self.replayed())
 
     def take_over(self, state: State) -> None:
@@ -339,16 +340,15 @@ class MachineModel(DrivenMachine):
             peer.session = None
         self.machine = self.new_machine(state)
         self.run = 0.0
-        self.commit([self.machine.begin(self.now())])
+        self.commit(self.machine.begin(self.now()))
 
     def replayed(self) -> State:
         """Return the state that the journal gives, and check the derived files."""
         state, files = State(), Files()
         for payload in self.journal:
             for record in r.decode_group(payload):
-                for write in writes_of(state, record):
+                for write in apply(state, record).writes:
                     files.write(write)
-                state.apply(record)
         for name, content in files.content.items():
             assert self.files.content[name] == content
         return state

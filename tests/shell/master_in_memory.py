@@ -12,6 +12,7 @@ import trio.testing
 from dscrapy import messages as m
 from dscrapy.control import views
 from dscrapy.control.clock import Now
+from dscrapy.control.decision import Policy
 from dscrapy.control.machine import Machine
 from dscrapy.control.state.workers import Spans
 from dscrapy.errors import JournalError
@@ -38,6 +39,7 @@ from tests.doubles.storage import MemoryStorage
 T = TypeVar("T")
 TOKEN = "t" * 32
 SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
+POLICY = Policy(spans=SPANS)
 VERSIONS = Versions(dscrapy="1", scrapy="2", python="3")
 
 
@@ -69,7 +71,7 @@ class MasterInMemory:
         self.sessions = sessions or Sessions()
         self.files = JobFiles(storage, log_bytes_max=100_000, in_thread=in_thread)
         self.committer = Committer(
-            machine or Machine(spans=SPANS),
+            machine or Machine(policy=POLICY),
             journal or Journal.open(storage),
             self.files,
             storage,
@@ -98,7 +100,7 @@ class MasterInMemory:
         machine = self.committer.machine
         return views.status(
             machine.state,
-            machine.spans,
+            machine.policy.spans,
             now,
             call=call.call,
             host="h",

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from dscrapy import messages as m
 from dscrapy.conf.config import Config, Endpoint
-from dscrapy.control.projections import Append
+from dscrapy.control.effects import Append
 from dscrapy.master import files as files_module
 from dscrapy.master import session as session_module
 from dscrapy.master.files import LOGS_WAITING_BYTES_MAX, WRITE_BYTES, JobFiles

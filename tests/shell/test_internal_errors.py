@@ -15,7 +15,7 @@ from dscrapy.control.machine import Machine
 from dscrapy.net.connection import Connection
 from tests.doubles.bugs import plant_in_show, plant_in_start, plant_in_tick
 from tests.shell.master_in_memory import (
-    SPANS,
+    POLICY,
     CrawlInMemory,
     children,
     opened,
@@ -38,9 +38,9 @@ class CannotCommitTwo(Machine):
 class CannotFollowUp(Machine):
     """Raises whenever the job of number 1 is looked at."""
 
-    def follow_up(self, job: str, now: Now) -> Decision:
+    def reconcile(self, job: str, now: Now) -> Decision:
         assert job != f"{1:016x}", "a bug"
-        return super().follow_up(job, now)
+        return super().reconcile(job, now)
 
 
 async def test_a_page_that_cannot_be_committed_is_set_aside(
@@ -48,7 +48,7 @@ async def test_a_page_that_cannot_be_committed_is_set_aside(
 ) -> None:
     """It is offered with others, which are committed at once; done again twice; then
     the job ends with all else done, on the same session."""
-    async with running(machine=CannotCommitTwo(spans=SPANS)) as master:
+    async with running(machine=CannotCommitTwo(policy=POLICY)) as master:
         client = await master.connect("client")
         await client.send(submit(1))
         await receive(client, m.Accepted)
@@ -91,7 +91,7 @@ async def test_a_job_that_cannot_be_followed_up_holds_up_no_other(
     autojump_clock: MockClock,
 ) -> None:
     """It fails in the end; another one runs to its end on the same worker."""
-    async with running(machine=CannotFollowUp(spans=SPANS)) as master:
+    async with running(machine=CannotFollowUp(policy=POLICY)) as master:
         client = await master.connect("client")
         await client.send(submit(1))
         await receive(client, m.Accepted)
@@ -163,7 +163,7 @@ async def test_deadlines_that_raise_hold_up_no_other_and_spin_not(
     """A job that cannot be looked at fails in the end. Meanwhile schedules make their
     runs, silent workers are given up, and nothing is looked at more often than at the
     beats of the clock."""
-    machine = CountsTicks(spans=SPANS)
+    machine = CountsTicks(policy=POLICY)
     async with running(machine=machine) as master:
         client = await master.connect("client")
         await master.ask(client, submit(1))
@@ -222,7 +222,8 @@ class CannotTellGrants(Machine):
     """Raises whenever leases of the job of number 1 are to be told."""
 
     def complete(self, decision: Decision) -> None:
-        assert all(one.job != FIRST for one, _ in self.state.granted), "a bug"
+        granted = decision.effects.granted
+        assert all(one.job != FIRST for one, _ in granted), "a bug"
         super().complete(decision)
 
 
@@ -231,7 +232,7 @@ async def test_leases_that_cannot_be_told_are_not_lost(
 ) -> None:
     """The worker's session ends, so that it says what it holds; the third time the job
     fails. Another job on the same worker comes to its end."""
-    async with running(machine=CannotTellGrants(spans=SPANS)) as master:
+    async with running(machine=CannotTellGrants(policy=POLICY)) as master:
         client = await master.connect("client")
         await master.ask(client, submit(1, 2))
         worker = await master.register("w", slots=2)

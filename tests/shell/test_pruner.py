@@ -2,13 +2,15 @@
 
 import random
 
+import attrs
 import trio
 import trio.testing
 
 from dscrapy import messages as m
 from dscrapy.control.decide.retention import SPARED_S
+from dscrapy.control.decision import Policy
+from dscrapy.control.effects import Append, Write
 from dscrapy.control.machine import Machine
-from dscrapy.control.projections import Append, Write
 from dscrapy.keep import Keep
 from dscrapy.master.journal import Journal
 from dscrapy.master.pruner import LOOK_EVERY_S, PAUSE_S, measure, prune
@@ -41,7 +43,7 @@ async def fill(master: MasterInMemory) -> None:
 
 def ruled(keep: Keep) -> Machine:
     """A machine with these rules."""
-    return Machine(spans=SPANS, keep=keep)
+    return Machine(policy=Policy(spans=SPANS, keep=keep))
 
 
 async def test_the_oldest_go_by_the_bytes_of_their_logs(
@@ -77,7 +79,8 @@ async def test_a_start_applies_the_rules_to_what_ended_before(
     machine = ruled(Keep(jobs=1))
     async with running(storage.copy(), machine=machine) as master:
         # The state that a replay gives is that of the machine it had.
-        master.committer.machine.keep = Keep(jobs=1)
+        machine = master.committer.machine
+        machine.policy = attrs.evolve(machine.policy, keep=Keep(jobs=1))
         with trio.move_on_after(10):
             await _prune(master)
         assert list(master.committer.machine.state.jobs) == IDS[3:]

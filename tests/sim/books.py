@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from dscrapy.control import events as r
+from dscrapy.control.apply import apply
 from dscrapy.control.item_lines import line_of
 from dscrapy.control.projections import JOBS_FOLDER, items_name, tagged_name
 from dscrapy.control.state.jobs import spool_key
@@ -75,8 +76,7 @@ class Books:
         for record in r.decode_group(payload):
             self._follow(record)
             self._note(record)
-            self.shadow.apply(record)
-        self.shadow.touched.clear()
+            apply(self.shadow, record)
 
     def book(self, job: str) -> JobBook:
         """Return the book of a job."""

@@ -17,7 +17,8 @@ CRAWLS = "dscrapy.control.state.crawls"
 LEASES = "dscrapy.frontier.leases"
 CAPACITY = "dscrapy.frontier.capacity"
 FRONTIER = "dscrapy.frontier.frontier"
-STATE = "dscrapy.control.state.state"
+APPLY = "dscrapy.control.apply"
+REGISTRATION = "dscrapy.control.decide.registration"
 MACHINE = "dscrapy.control.machine"
 ENDS = "dscrapy.control.decide.process_exits"
 QUARANTINE = "dscrapy.frontier.quarantine"
@@ -233,9 +234,9 @@ BUGS: tuple[Bug, ...] = (
         "a job is there after a crash, without its files",
         (
             COMMITTER,
-            "            group.writes += writes_of(state, record)\n",
-            "            writes = writes_of(state, record)\n"
-            "            if isinstance(record, r.JobRemoved):\n"
+            "            group.writes += decision.effects.writes\n",
+            "            writes = decision.effects.writes\n"
+            "            if any(isinstance(one, r.JobRemoved) for one in decision.records):\n"
             "                self._files.hand_over_nowait(writes)\n"
             "            group.writes += writes\n",
         ),
@@ -244,7 +245,7 @@ BUGS: tuple[Bug, ...] = (
         "a job is removed that runs",
         "who asks is not told that it has not ended",
         (RETENTION, "    elif not job.is_final:\n", "    elif False:\n"),
-        (STATE, "        assert job.is_final, job\n", ""),
+        (APPLY, "    assert job.is_final, job\n", ""),
     ),
     # ---- the frontier ---------------------------------------------------------------
     _bug(
@@ -328,15 +329,15 @@ BUGS: tuple[Bug, ...] = (
         "request numbers used twice",
         "a fresh run numbers its requests from 1",
         (
-            STATE,
-            "            course.next_request = crawl.frontier.next_request\n",
+            APPLY,
+            "        course.next_request = crawl.frontier.next_request\n",
             "",
         ),
     ),
     _bug(
         "epoch stays",
         "a master's epoch is that of the one before",
-        (MACHINE, "epoch = self.state.epoch + 1", "epoch = max(self.state.epoch, 1)"),
+        (MACHINE, "epoch=self.state.epoch + 1", "epoch=max(self.state.epoch, 1)"),
     ),
     _bug(
         "every death counts",
@@ -352,7 +353,7 @@ BUGS: tuple[Bug, ...] = (
         "nobody is blamed",
         "deaths are forgotten: a page that kills does so for ever",
         (
-            STATE,
+            APPLY,
             "crawl.frontier.count_death(record.blamed, alone=record.alone)",
             "pass",
         ),
@@ -435,15 +436,19 @@ BUGS: tuple[Bug, ...] = (
         "two workers of one name",
         "a second worker takes over the name of one that lives",
         (
-            MACHINE,
-            "known is not None and its and its != command.instance",
+            REGISTRATION,
+            "known_instance and known_instance != command.instance",
             "False",
         ),
     ),
     _bug(
         "nobody is dropped",
         "processes that were given up are not killed",
-        (MACHINE, "drop=tuple(sorted(said - (held & mine))),", "drop=(),"),
+        (
+            REGISTRATION,
+            "drop=tuple(sorted(reported - (usable.keys() & expected))),",
+            "drop=(),",
+        ),
     ),
     # ---- the worker -----------------------------------------------------------------
     _bug(

@@ -16,7 +16,7 @@ from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision
-from dscrapy.control.machine import Machine
+from dscrapy.control.machine import Command, Machine
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Worker
 from dscrapy.master.session import Sessions
@@ -308,8 +308,13 @@ class BookedMachine(Machine):
 
     checker: Checker
 
-    def _reap(self, worker: Worker, decision: Decision, now: Now) -> None:
-        if now.run >= self.spans.deadline(worker):
-            spans = (self.spans.die_after_s, self.spans.reconnect_grace_s)
-            self.checker.reaps(worker, spans)
-        super()._reap(worker, decision, now)
+    def decide(self, session: int, command: Command, now: Now) -> Decision:
+        decision = super().decide(session, command, now)
+        spans = self.policy.spans
+        for record in decision.records:
+            if isinstance(record, r.WorkerGone):
+                worker = self.state.workers[record.name]
+                if now.run >= spans.deadline(worker):
+                    both = (spans.die_after_s, spans.reconnect_grace_s)
+                    self.checker.reaps(worker, both)
+        return decision

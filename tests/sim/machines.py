@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import trio
 
+from dscrapy.control.decision import Policy
 from dscrapy.control.state.workers import Spans
 from dscrapy.errors import JournalError, JournalFullError
 from dscrapy.master.pruner import prune
@@ -118,7 +119,7 @@ class SimMaster:
                     for run in runs:
                         nursery.start_soon(self._guarded, program, run)
                     nursery.start_soon(reap, master.committer)
-                    if not master.committer.machine.keep.is_everything:
+                    if not master.committer.machine.policy.keep.is_everything:
                         nursery.start_soon(prune, master.committer, master.files)
                     async for stream in streams:
                         nursery.start_soon(master.server.serve, stream)
@@ -159,12 +160,12 @@ class SimMaster:
     def _open(self, program: Program, settings: Settings) -> MasterInMemory:
         world, storage = self.world, self.storage
         checker = world.checker
-        machine = BookedMachine(
-            checker=checker,
+        policy = Policy(
             spans=settings.spans,
             start_deaths_max=settings.start_deaths_max,
             keep=world.removals.draw_keep(),
         )
+        machine = BookedMachine(checker=checker, policy=policy)
         storage.lock()
         journal = BookedJournal.open(
             storage, segment_bytes_max=settings.segment_bytes_max

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from dscrapy import messages as m
+from dscrapy.control import events as r
 from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision
 from dscrapy.control.machine import Machine
@@ -46,7 +47,7 @@ def later(seconds: float) -> Now:
     return Now(run=NOW.run + seconds, wall=NOW.wall + seconds)
 
 
-# ---- the committer, naively ----------------------------------------------------------
+# ---- the machine, driven -------------------------------------------------------------
 
 
 def new_machine() -> Machine:
@@ -56,29 +57,29 @@ def new_machine() -> Machine:
     return machine
 
 
+def decision_of(machine: Machine, *records: r.Record | r.Volatile) -> Decision:
+    """Return a decision of these records."""
+    decision = machine.decision(NOW)
+    decision.records += records
+    return decision
+
+
+def let_be(machine: Machine, *records: r.Record | r.Volatile) -> None:
+    """Let records be facts, and look at nothing that follows."""
+    machine.carry_out(decision_of(machine, *records))
+
+
 def carry_out(machine: Machine, decision: Decision, now: Now = NOW) -> Decision:
-    """Apply the decision and all that follows, as the committer does; return it all."""
-    whole = Decision()
-    following: Decision | None = decision
-    while following is not None:
-        for record in following.records:
-            machine.state.apply(record)
-        machine.complete(following)
-        whole.records += following.records
-        whole.sends += following.sends
-        whole.closes += following.closes
-        whole.grants += following.grants
-        following = next_step(machine, now)
+    """Carry out the decision and all that follows; return it as one.
+
+    Raises what a step of the core has raised.
+    """
+    whole = machine.decision(now)
+    for one in (machine.carry_out(decision), *machine.settle(now)):
+        for bug in one.bugs:
+            raise bug.error
+        whole.take(one)
     return whole
-
-
-def next_step(machine: Machine, now: Now = NOW) -> Decision | None:
-    """Return what follows from what has changed, as the committer asks for it."""
-    while (job := machine.next_touched()) is not None:
-        decision = machine.follow_up(job, now)
-        if decision.records or decision.sends:
-            return decision
-    return machine.assign(now)
 
 
 def ask(

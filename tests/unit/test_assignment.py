@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import msgspec
 
 from dscrapy import messages as m
@@ -64,9 +65,7 @@ def test_higher_priority_first_then_first_come_to_the_freest_worker() -> None:
     ask(machine, submit_other("c" * 16, priority=5))
     for session, name, slots in ((5, "one", 1), (6, "two", 3)):
         # Both are there before anything is given out.
-        came = machine.decide(session, registration(name, slots), NOW)
-        for record in came.records:
-            machine.state.apply(record)
+        machine.carry_out(machine.decide(session, registration(name, slots), NOW))
     decision = ask(machine, m.Heartbeat(number=1), 5)
     given = [(to, one.job) for to, one in decision.sends if isinstance(one, m.Start)]
     assert [job for _, job in given] == ["c" * 16, "a" * 16, ID, "b" * 16]
@@ -91,7 +90,7 @@ def test_a_process_is_given_the_key_of_its_job() -> None:
     for secret in (b"s" * 32, b"t" * 32, b""):
         for name in (ID, OTHER):
             machine = new_machine()
-            machine.secret = secret
+            machine.policy = attrs.evolve(machine.policy, secret=secret)
             ask(machine, submit() if name == ID else submit_other())
             start = started(register(machine))
             keys[secret, name] = start.key
@@ -99,7 +98,7 @@ def test_a_process_is_given_the_key_of_its_job() -> None:
             assert "key" not in repr(start)
             assert repr(start.key)[2:-1] not in repr(start) or not start.key
             again = new_machine()
-            again.secret = secret
+            again.policy = machine.policy
             ask(again, submit() if name == ID else submit_other())
             assert started(register(again)).key == start.key
             told_to = m.Run(job=name, process=1, role="crawl", spec=SPEC, key=b"keykey")

@@ -19,6 +19,7 @@ from tests.unit.frontier_values import (
     ask,
     change,
     ended,
+    let_be,
     new_machine,
     register,
     registration,
@@ -150,16 +151,16 @@ def test_a_note_names_the_newest_and_leaves_out_what_is_gone() -> None:
     for number in range(5):
         one = f"{number:016x}"[::-1]
         if one != ID:
-            machine.state.apply(r.WorkerBarred(name="w", job=one, why="why"))
+            let_be(machine, r.WorkerBarred(name="w", job=one, why="why"))
     worker = machine.state.workers["w"]
-    note = views.view_worker(worker, machine.spans, NOW).note
+    note = views.view_worker(worker, machine.policy.spans, NOW).note
     newest = list(reversed(worker.barred))
     assert [note.index(f"job {one} (0 s ago)") for one in newest[:3]] == sorted(
         note.index(f"job {one}") for one in newest[:3]
     )
     assert note.endswith(f"; and of {len(newest) - 3} more")
     gone = set(newest) - {ID}
-    note = views.view_worker(worker, machine.spans, NOW, gone).note
+    note = views.view_worker(worker, machine.policy.spans, NOW, gone).note
     assert note == f"gets no more of job {ID} (0 s ago): the code differs"
 
 

@@ -9,7 +9,8 @@ import pytest
 from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.decision import OnTick
-from dscrapy.control.projections import Append, Move, items_name, tagged_name, writes_of
+from dscrapy.control.effects import Append, Move
+from dscrapy.control.projections import items_name, tagged_name
 from dscrapy.control.state.jobs import Process
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import Outcome, Stats
@@ -217,10 +218,8 @@ def test_an_item_in_pieces_is_one_item_with_both_its_lines() -> None:
     for one in (*said[:3], said[2], *said[3:]):
         decision = machine.decide(WORKER, commits(start.process, one), NOW)
         decisions += results(decision)
-        for record in decision.records:
-            for write in writes_of(machine.state, record):
-                do(write, files)
-            machine.state.apply(record)
+        for write in machine.carry_out(decision).effects.writes:
+            do(write, files)
     assert decisions == ["stored"] * 7 + ["published"]
     lines = b'%s\n{"a": 1}\n{}\n%s\n{}\n'
     (raw,) = ITEM

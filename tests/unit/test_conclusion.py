@@ -221,7 +221,7 @@ def test_kills_from_outside_do_not_count() -> None:
     """However many; deaths by the project's own doing end it as the table says."""
     machine, start = crawling(0, **ONCE)
     process, number = start.process, 3
-    for _ in range(3 * machine.start_deaths_max):
+    for _ in range(3 * machine.policy.start_deaths_max):
         ending(machine, process, number)
         process = started(ask(machine, ended(process), WORKER)).process
         ask(machine, opened(process, **ONCE), WORKER)
@@ -235,7 +235,7 @@ def test_one_that_cannot_open_to_end_the_job_is_counted() -> None:
     machine.state.jobs[ID].retries_left = 0
     ending(machine, start.process, 3)
     decision = ask(machine, ended(start.process), WORKER)
-    for _ in range(machine.start_deaths_max):
+    for _ in range(machine.policy.start_deaths_max):
         process = started(decision).process
         end = Outcome(failure="open_error", text="the database is down")
         commit(machine, process, unit(1, "closed", end=end))
@@ -272,9 +272,8 @@ def test_orders_are_given_again_after_the_master_was_away() -> None:
     assert orders(decision) == [("Conclude", first.process)]
     # Its last commit may come before that is said again.
     machine = restarted(machine)
-    again = machine.decide(WORKER, registration(slots=2, held=both[:1]), NOW)
-    for record in again.records:
-        machine.state.apply(record)
+    again = registration(slots=2, held=both[:1])
+    machine.carry_out(machine.decide(WORKER, again, NOW))
     leave(machine, first.process, 7)
     assert machine.state.jobs[ID].status == "succeeded"
     assert machine.state.jobs[ID].begin().concluded

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.control.decide.own_bugs import TIMES_MAX, Faults
 from dscrapy.control.decision import Decision
 from dscrapy.control.machine import Machine
+from dscrapy.control.own_bugs import TIMES_MAX, Fallbacks
 from dscrapy.control.state.verdict import verdict_of
 from dscrapy.control.views import view_job
 from dscrapy.endings import ENDINGS, FAILURES, Ending
@@ -149,13 +149,13 @@ def end_dies(retries: int) -> Machine:
     machine, start = crawling(0, spec, has_feeds=True, has_once=True)
     process, units = start.process, 2
     end = Outcome(finish_reason="enough")
-    for count in range(machine.start_deaths_max):
+    for count in range(machine.policy.start_deaths_max):
         commit(machine, process, unit(units + 1, "ending", end=end))
         if count == 0:
             export = machine.state.processes_of(ID)[-1]
             close(machine, export.number, 1, finish_reason="feeds written")
         died = ask(machine, ended(process, counted=True, text="bang"), WORKER)
-        if count + 1 < machine.start_deaths_max:
+        if count + 1 < machine.policy.start_deaths_max:
             process, units = started(died).process, 0
             ask(machine, opened(process, has_feeds=True, has_once=True), WORKER)
     return machine
@@ -174,9 +174,9 @@ def fails(code: str) -> Callable[[int], Machine]:
 
 def dies(retries: int) -> Machine:
     machine, process = crawled(retries)
-    for count in range(machine.start_deaths_max):
+    for count in range(machine.policy.start_deaths_max):
         decision = ask(machine, ended(process, counted=True, text="bang"), WORKER)
-        if count + 1 < machine.start_deaths_max:
+        if count + 1 < machine.policy.start_deaths_max:
             process = started(decision).process
             ask(machine, opened(process, has_feeds=True), WORKER)
     return machine
@@ -201,9 +201,11 @@ def all_pages_kill(retries: int) -> Machine:
 
 def master_fails(retries: int) -> Machine:
     machine, process = crawled(retries)
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     for _ in range(TIMES_MAX):
-        carry_out(machine, faults.instead_of_follow_up(ID, NOW))
+        decision = machine.decision(NOW)
+        fallbacks.for_job(decision, "reconcile", ID)
+        carry_out(machine, decision)
     close(machine, process, 3, finish_reason="failed")
     return machine
 

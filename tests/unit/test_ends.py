@@ -57,7 +57,7 @@ def test_a_page_that_kills_its_process_is_found_among_others() -> None:
     """Two deaths in company, then each suspect alone: the innocent commit, the guilty
     one dies twice and is set aside; the rest is done and the job says so."""
     machine, start = crawling(4)
-    process, given = start.process, Decision()
+    process, given = start.process, machine.decision(NOW)
     for _ in range(2):
         process, given = begin_next(machine, die(machine, process, 2, 3))
     # Three are alone in the process that follows: no lead, no company.
@@ -247,13 +247,13 @@ def test_a_worker_where_processes_die_at_once_gets_no_more_of_the_job() -> None:
     decision = at_once(machine, started(decision).process, WORKER)
     assert workers_of(decision) == [6]
     worker = machine.state.workers["w"]
-    note = view_worker(worker, machine.spans, NOW).note
+    note = view_worker(worker, machine.policy.spans, NOW).note
     assert note == (
         f"gets no more of job {ID} (0 s ago): its processes died there at once, "
         "2 times: exited with code 1"
     )
-    assert "(2 h ago)" in view_worker(worker, machine.spans, later(7200)).note
-    assert view_worker(worker, machine.spans, NOW, {ID}).note == ""
+    assert "(2 h ago)" in view_worker(worker, machine.policy.spans, later(7200)).note
+    assert view_worker(worker, machine.policy.spans, NOW, {ID}).note == ""
     change(machine, "cancel")
     ask(machine, ended(started(decision).process), 6)
     change(machine, "retry")

@@ -36,7 +36,7 @@ def exporting(slots: int = 1) -> tuple[Machine, m.Start]:
 
 def busy(machine: Machine) -> int:
     """Return how many slots of the worker people see taken."""
-    return views.view_worker(machine.state.workers["w"], machine.spans, NOW).busy
+    return views.view_worker(machine.state.workers["w"], machine.policy.spans, NOW).busy
 
 
 def test_feeds_take_no_slot() -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from dscrapy import messages as m
 from dscrapy.control import events as r
-from dscrapy.control.decide.own_bugs import KEYS_MAX, TEXT, TIMES_MAX, Faults
 from dscrapy.control.decision import Decision, OnTick, StepError
 from dscrapy.control.machine import Machine
+from dscrapy.control.own_bugs import KEYS_MAX, TEXT, TIMES_MAX, Fallbacks
 from tests.doubles.bugs import plant_in_start, plant_in_tick
 from tests.unit.frontier_values import (
     CLIENT,
@@ -44,10 +44,21 @@ def machine() -> Machine:
 
 
 def raised(
-    machine: Machine, faults: Faults, command: Any, session: int = WORKER
+    machine: Machine, fallbacks: Fallbacks, command: Any, session: int = WORKER
 ) -> Any:
     """Let deciding the command have raised; carry out what is decided instead."""
-    return carry_out(machine, faults.instead(session, command, NOW))
+    decision = machine.decision(NOW)
+    fallbacks.for_command(decision, session, command)
+    return carry_out(machine, decision)
+
+
+def raised_at(
+    machine: Machine, fallbacks: Fallbacks, job: str, step: str = "reconcile"
+) -> Decision:
+    """Let a step have raised at the job; return what is decided instead."""
+    decision = machine.decision(NOW)
+    fallbacks.for_job(decision, step, job)
+    return decision
 
 
 def back(machine: Machine, session: int, process: int) -> Decision:
@@ -58,9 +69,9 @@ def back(machine: Machine, session: int, process: int) -> Decision:
 
 def test_a_client_is_told_each_time(machine: Machine) -> None:
     """It may ask for something else on the same connection."""
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     for _ in range(TIMES_MAX + 1):
-        decision = raised(machine, faults, m.ShowJob(call=7, job=ID), CLIENT)
+        decision = raised(machine, fallbacks, m.ShowJob(call=7, job=ID), CLIENT)
         (answer,) = answers(decision, CLIENT)
         assert (answer.call, answer.code) == (7, "internal_error")
         assert decision.closes == []
@@ -68,10 +79,10 @@ def test_a_client_is_told_each_time(machine: Machine) -> None:
 
 def test_a_page_is_done_again_twice_then_set_aside(machine: Machine) -> None:
     """Its sender drops it each time; the session and the other pages go on."""
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     command = commits(1, page(2, items=ITEM))
     for time in range(TIMES_MAX):
-        decision = raised(machine, faults, command)
+        decision = raised(machine, fallbacks, command)
         (seen,) = told(decision, m.CommitsSeen)[0].seen
         assert (seen.request, seen.result) == (2, "settled")
         assert decision.closes == []
@@ -80,7 +91,7 @@ def test_a_page_is_done_again_twice_then_set_aside(machine: Machine) -> None:
     assert frontier.poisoned[2].text == TEXT
     assert frontier.leases.count_of(1) == 2
     # One that is not open any more is dropped.
-    assert told(raised(machine, faults, commits(1, page(99))), m.CommitsSeen)
+    assert told(raised(machine, fallbacks, commits(1, page(99))), m.CommitsSeen)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +108,10 @@ def test_what_cannot_be_done_again_alone_ends_its_process(
 ) -> None:
     """Offered again it ends the session; the third time its process is given up, and
     its pages are done by another one."""
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     for session in range(WORKER, WORKER + TIMES_MAX):
         assert 1 in machine.state.processes
-        decision = raised(machine, faults, command, session)
+        decision = raised(machine, fallbacks, command, session)
         assert decision.closes == [session]
         # Its slot is not free before the worker has dropped what it holds.
         assert told(decision, m.Start) == []
@@ -115,11 +126,11 @@ def test_a_job_whose_processes_are_given_up_again_and_again_fails(
     machine: Machine,
 ) -> None:
     """As if they had died by its own doing."""
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     session = WORKER
-    for process in range(1, machine.start_deaths_max + 1):
+    for process in range(1, machine.policy.start_deaths_max + 1):
         for _ in range(TIMES_MAX):
-            raised(machine, faults, opened(process), session)
+            raised(machine, fallbacks, opened(process), session)
             session += 1
             again = back(machine, session, process)
     job = machine.state.jobs[ID]
@@ -131,12 +142,12 @@ def test_a_job_whose_processes_are_given_up_again_and_again_fails(
 
 def test_a_registration_that_raises_drops_what_it_holds(machine: Machine) -> None:
     """The worker is welcome; its processes are lost and killed."""
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     held = (m.Held(job=ID, process=1), m.Held(job=ID, process=8))
     command = registration(held=held)
     for session in (6, 7):
-        assert raised(machine, faults, command, session).closes == [session]
-    decision = raised(machine, faults, command, 8)
+        assert raised(machine, fallbacks, command, session).closes == [session]
+    decision = raised(machine, fallbacks, command, 8)
     (answer,) = told(decision, m.Registered)
     assert answer.drop == (1, 8)
     assert started(decision).process == 2
@@ -144,9 +155,9 @@ def test_a_registration_that_raises_drops_what_it_holds(machine: Machine) -> Non
 
 def test_a_tick_that_raises_is_tried_again(machine: Machine) -> None:
     """Nobody has sent it, so nobody is told."""
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     for _ in range(TIMES_MAX + 1):
-        decision = raised(machine, faults, OnTick(), 0)
+        decision = raised(machine, fallbacks, OnTick(), 0)
         assert (decision.records, decision.closes) == ([], [])
 
 
@@ -154,23 +165,24 @@ def test_a_job_that_cannot_be_followed_up_fails_the_third_time(
     machine: Machine,
 ) -> None:
     """Its processes are stopped; what is committed stands."""
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     for _ in range(TIMES_MAX - 1):
-        assert faults.instead_of_follow_up(ID, NOW).records == []
-    decision = carry_out(machine, faults.instead_of_follow_up(ID, NOW))
+        assert raised_at(machine, fallbacks, ID).records == []
+    decision = carry_out(machine, raised_at(machine, fallbacks, ID))
     job = machine.state.jobs[ID]
     assert (job.status, job.begin().reason) == ("failed", TEXT)
     assert told(decision, m.Stop)
-    assert faults.instead_of_follow_up(ID, NOW).records == []
-    assert faults.instead_of_follow_up("none", NOW).records == []
+    assert raised_at(machine, fallbacks, ID).records == []
+    assert raised_at(machine, fallbacks, "none").records == []
 
 
 def test_what_is_remembered_is_bounded(machine: Machine) -> None:
     """The oldest is forgotten first."""
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     for request in range(1, KEYS_MAX + 50):
-        faults.instead(WORKER, commits(77, page(request), job="j"), NOW)
-    assert len(faults._times) == KEYS_MAX
+        command = commits(77, page(request), job="j")
+        fallbacks.for_command(machine.decision(NOW), WORKER, command)
+    assert len(fallbacks._times) == KEYS_MAX
 
 
 # ---- one job of many ---------------------------------------------------------------
@@ -189,14 +201,16 @@ def test_a_raise_in_assign_takes_nothing_from_the_queue(
     before = list(machine.state.ready)
     for _ in range(3):
         with pytest.raises(StepError) as raised:
-            machine.assign(NOW)
+            machine.place(NOW)
         assert raised.value.culprit == ("job", ID)
         assert list(machine.state.ready) == before == [ID, OTHER]
-    decision = machine.assign(NOW, {ID})
+    decision = machine.place(NOW, {ID})
     assert decision is not None
     assert started(decision).job == OTHER
     monkeypatch.undo()
-    assert [one.job for one in told(carry_out(machine, Decision()), m.Start)] == [
+    assert [
+        one.job for one in told(carry_out(machine, machine.decision(NOW)), m.Start)
+    ] == [
         ID,
         OTHER,
     ]
@@ -206,10 +220,10 @@ def test_a_job_that_cannot_be_assigned_fails_the_third_time() -> None:
     """Also one that has never begun."""
     machine = new_machine()
     ask(machine, submit())
-    faults = Faults(machine)
+    fallbacks = Fallbacks()
     for _ in range(TIMES_MAX - 1):
-        assert faults.instead_of_assign(("job", ID), NOW).records == []
-    carry_out(machine, faults.instead_of_assign(("job", ID), NOW))
+        assert raised_at(machine, fallbacks, ID, "place").records == []
+    carry_out(machine, raised_at(machine, fallbacks, ID, "place"))
     assert machine.state.jobs[ID].status == "failed"
     assert list(machine.state.ready) == []
 
@@ -224,26 +238,25 @@ def test_a_tick_names_whom_it_raises_at(
     with pytest.raises(StepError) as raised:
         machine.decide(0, OnTick(), silent)
     assert raised.value.culprit == ("job", ID)
-    rest = machine.decide(0, OnTick(but=frozenset({("job", ID)})), silent)
+    rest = machine.decide(0, OnTick(exclude=frozenset({("job", ID)})), silent)
     assert r.WorkerGone(name="w") in rest.records
 
 
-def test_what_is_not_completed_is_refused_and_granted_anew(machine: Machine) -> None:
+def test_what_is_not_completed_is_refused_and_granted_anew(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The leases that were taken and not told are the worker's to deny when it is
     back; whoever waited for an answer gets one."""
-    state = machine.state
-    faults = Faults(machine)
-    decision = machine.decide(WORKER, m.Release(job=ID, process=1, requests=(2,)), NOW)
-    for record in decision.records:
-        state.apply(record)
-    assert machine.next_touched() == ID
-    granting = machine.follow_up(ID, NOW)
-    for record in granting.records:
-        state.apply(record)
-    assert state.granted
+    release = m.Release(job=ID, process=1, requests=(2,))
+    machine.carry_out(machine.decide(WORKER, release, NOW))
+    granting = machine.reconcile(ID, NOW)
     granting.shows.append((CLIENT, 7, ID))
-    instead = carry_out(machine, faults.instead_of_complete(granting, NOW))
-    assert not state.granted
+    monkeypatch.setattr(Machine, "complete", plant_in_complete)
+    instead = machine.carry_out(granting)
+    monkeypatch.undo()
+    assert [str(bug.error) for bug in instead.bugs] == ["a bug"]
+    assert instead.effects.granted
+    assert not instead.grants
     (refused,) = answers(instead, CLIENT)
     assert (refused.call, refused.code) == (7, "internal_error")
     assert instead.closes == [WORKER]
@@ -251,8 +264,11 @@ def test_what_is_not_completed_is_refused_and_granted_anew(machine: Machine) -> 
     assert leases(ask(machine, registration(held=(held,)), 6)) == {1: [2]}
 
 
+def plant_in_complete(machine: Machine, decision: Decision) -> None:
+    """Raise where a decision is completed."""
+    raise RuntimeError("a bug")
+
+
 def register_silently(machine: Machine, slots: int) -> None:
     """Let a worker come, and look for nothing that follows."""
-    came = machine.decide(WORKER, registration(slots=slots), NOW)
-    for record in came.records:
-        machine.state.apply(record)
+    machine.carry_out(machine.decide(WORKER, registration(slots=slots), NOW))

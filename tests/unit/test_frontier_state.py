@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from dscrapy import messages as m
+from dscrapy.control import effects, projections, views
 from dscrapy.control import events as r
-from dscrapy.control import projections, views
+from dscrapy.control.apply import apply
 from dscrapy.control.decision import Decision, OnClosed, OnTick
 from dscrapy.control.item_lines import lines_of
 from dscrapy.control.machine import Machine
@@ -28,11 +29,12 @@ from tests.unit.frontier_values import (
     commit,
     commits,
     crawling,
+    decision_of,
     ended,
     later,
     leases,
+    let_be,
     new_machine,
-    next_step,
     opened,
     page,
     registration,
@@ -49,17 +51,9 @@ from tests.unit.frontier_values import (
 LINE = b'{"a":1}\n'
 
 
-def writes(machine: Machine, command: object, session: int) -> list[projections.Write]:
+def writes(machine: Machine, command: object, session: int) -> list[effects.Write]:
     """Return a command's writes as the committer asks for them; carry it out."""
-    decision: Decision | None = machine.decide(session, command, NOW)  # type: ignore[arg-type]  # any command
-    done: list[projections.Write] = []
-    while decision is not None:
-        for record in decision.records:
-            done += projections.writes_of(machine.state, record)
-            machine.state.apply(record)
-        machine.complete(decision)
-        decision = next_step(machine)
-    return done
+    return ask(machine, command, session).effects.writes
 
 
 def part(number: int, *, last: bool = False, **fields: object) -> m.Commit:
@@ -74,28 +68,28 @@ def test_parts_go_to_a_spool_and_are_moved_when_published() -> None:
     machine, start = crawling(1)
     body = b'{"n":1}\n'
 
-    def said(commit: m.Commit) -> list[projections.Write]:
+    def said(commit: m.Commit) -> list[effects.Write]:
         return writes(machine, commits(start.process, commit), WORKER)
 
     items, tagged = projections.spool_names(start.process, "r1")
     assert said(part(0)) == [
-        projections.Append(items, 0, LINE),
-        projections.Append(tagged, 0, b"null\n"),
+        effects.Append(items, 0, LINE),
+        effects.Append(tagged, 0, b"null\n"),
     ]
     forms = part(1, tagged=(msgspec.Raw(b'{"$i":1}'),), children=children(7))
     assert said(forms) == [
-        projections.Append(items, 8, LINE),
-        projections.Append(tagged, 5, b'{"$i":1}\n'),
-        projections.Append(projections.requests_name(ID), len(body), b'{"n":7}\n'),
+        effects.Append(items, 8, LINE),
+        effects.Append(tagged, 5, b'{"$i":1}\n'),
+        effects.Append(projections.requests_name(ID), len(body), b'{"n":7}\n'),
     ]
     assert said(part(2, last=True, children=children(8, 9))) == [
-        projections.Move(projections.items_name(ID), 0, items, 16),
-        projections.Discard(items),
-        projections.Append(projections.items_name(ID), 16, LINE),
-        projections.Move(projections.tagged_name(ID), 0, tagged, 14),
-        projections.Discard(tagged),
-        projections.Append(projections.tagged_name(ID), 14, b"null\n"),
-        projections.Append(
+        effects.Move(projections.items_name(ID), 0, items, 16),
+        effects.Discard(items),
+        effects.Append(projections.items_name(ID), 16, LINE),
+        effects.Move(projections.tagged_name(ID), 0, tagged, 14),
+        effects.Discard(tagged),
+        effects.Append(projections.tagged_name(ID), 14, b"null\n"),
+        effects.Append(
             projections.requests_name(ID), 2 * len(body), b'{"n":8}\n{"n":9}\n'
         ),
     ]
@@ -115,11 +109,11 @@ def test_spools_of_units_and_of_requests_are_apart() -> None:
         unit(3, last=False, items=ITEM),
     ):
         done = writes(machine, commits(start.process, said), WORKER)
-        names += [one.name for one in done if isinstance(one, projections.Append)]
+        names += [one.name for one in done if isinstance(one, effects.Append)]
     assert len(set(names)) == len(names) == 6
     done = writes(machine, ended(start.process), WORKER)
     assert [one.name for one in done] == names
-    assert all(isinstance(one, projections.Discard) for one in done)
+    assert all(isinstance(one, effects.Discard) for one in done)
 
 
 def test_a_job_that_ran_has_its_files_though_they_are_empty() -> None:
@@ -128,13 +122,13 @@ def test_a_job_that_ran_has_its_files_though_they_are_empty() -> None:
     machine, start = crawling(1)
     ask(machine, m.Closing(job=ID, process=1, reason="enough"), WORKER)
     assert writes(machine, commits(1, unit(3, "closed")), WORKER) == [
-        projections.Append(projections.items_name(ID), 0, b""),
-        projections.Append(projections.tagged_name(ID), 0, b""),
-        projections.Discard(projections.requests_name(ID)),
+        effects.Append(projections.items_name(ID), 0, b""),
+        effects.Append(projections.tagged_name(ID), 0, b""),
+        effects.Discard(projections.requests_name(ID)),
     ]
     fresh = m.ChangeJob(call=1, verb="retry", job=ID, fresh=True)
     assert writes(machine, fresh, CLIENT) == [
-        projections.Append(name(ID), 0, b"")
+        effects.Append(name(ID), 0, b"")
         for name in (
             projections.items_name,
             projections.tagged_name,
@@ -149,35 +143,35 @@ def test_a_failed_job_keeps_its_requests() -> None:
     machine, start = crawling(1, msgspec.structs.replace(SPEC, retries=0))
     end = Outcome(failure="spider_error", text="why")
     done = writes(machine, commits(start.process, unit(3, "closed", end=end)), WORKER)
-    assert projections.Discard(projections.requests_name(ID)) not in done
+    assert effects.Discard(projections.requests_name(ID)) not in done
     assert machine.state.jobs[ID].status == "failed"
 
 
 def test_writes_that_continue_each_other_are_one() -> None:
     """Same bytes at the same places; a move sees what its spool held then."""
-    a, b, move = "a", "b", projections.Move("a", 5, "b", 2)
-    given: list[projections.Write] = [
-        projections.Append(a, 0, b"xx"),
-        projections.Append(b, 0, b"y"),
-        projections.Append(a, 2, b"x"),
-        projections.Append(b, 1, b"z"),
-        projections.Append(a, 3, b""),
-        projections.Append(a, 5, b"gap"),
+    a, b, move = "a", "b", effects.Move("a", 5, "b", 2)
+    given: list[effects.Write] = [
+        effects.Append(a, 0, b"xx"),
+        effects.Append(b, 0, b"y"),
+        effects.Append(a, 2, b"x"),
+        effects.Append(b, 1, b"z"),
+        effects.Append(a, 3, b""),
+        effects.Append(a, 5, b"gap"),
         move,
-        projections.Append(a, 7, b"w"),
-        projections.Append(b, 2, b"v"),
-        projections.Discard(b),
-        projections.Append(b, 0, b"u"),
+        effects.Append(a, 7, b"w"),
+        effects.Append(b, 2, b"v"),
+        effects.Discard(b),
+        effects.Append(b, 0, b"u"),
     ]
-    assert projections.coalesced(given) == [
-        projections.Append(a, 0, b"xxx"),
-        projections.Append(b, 0, b"yz"),
-        projections.Append(a, 5, b"gap"),
+    assert effects.coalesced(given) == [
+        effects.Append(a, 0, b"xxx"),
+        effects.Append(b, 0, b"yz"),
+        effects.Append(a, 5, b"gap"),
         move,
-        projections.Append(a, 7, b"w"),
-        projections.Append(b, 2, b"v"),
-        projections.Discard(b),
-        projections.Append(b, 0, b"u"),
+        effects.Append(a, 7, b"w"),
+        effects.Append(b, 2, b"v"),
+        effects.Discard(b),
+        effects.Append(b, 0, b"u"),
     ]
 
 
@@ -254,7 +248,7 @@ def eventful() -> tuple[Machine, list[r.Record]]:
     say(OnTick(), 0)
     failed = r.JobEnded(job=ids[2], state="failed", reason="x", traceback="y", at=1.0)
     journal.append(failed)
-    carry_out(machine, Decision(records=[failed]))
+    carry_out(machine, decision_of(machine, failed))
     return machine, journal
 
 
@@ -299,11 +293,11 @@ def test_errors_are_counted_in_snapshots_of_older_masters() -> None:
     commit(machine, start.process, page(2), unit(3, "started"))
     commit(machine, start.process, unit(4, "closed", stats=errors))
     ask(machine, ended(start.process), WORKER)
-    carry_out(machine, Decision(records=[_succeeded()]))
+    carry_out(machine, decision_of(machine, _succeeded()))
     assert ID not in machine.state.crawls
     assert (view(machine).errors, view(_older(machine)).errors) == (6, 6)
     again = r.JobAgain(job=ID, fresh=True, automatic=False, reason="", at=1.0)
-    carry_out(machine, Decision(records=[again]))
+    carry_out(machine, decision_of(machine, again))
     assert view(machine).errors == 0
 
 
@@ -352,7 +346,7 @@ def test_a_replay_needs_no_workers() -> None:
     replayed = State()
     for payload in (r.encode_group([one]) for one in journal):
         for record in r.decode_group(payload):
-            replayed.apply(record)
+            apply(replayed, record)
     assert_same(replayed, machine.state)
     assert {type(one) for one in journal} <= set(get_args(r.Record))
 
@@ -363,13 +357,14 @@ def test_status_names_the_latest_failures_and_no_more() -> None:
     ids = [f"{number:016x}" for number in range(FAILED_SHOWN_MAX + 2)]
     ask(machine, submit_other(*ids), CLIENT)
     for one in ids:
-        machine.state.apply(
-            r.JobEnded(job=one, state="failed", reason="x", traceback="", at=1.0)
+        let_be(
+            machine,
+            r.JobEnded(job=one, state="failed", reason="x", traceback="", at=1.0),
         )
     change(machine, "retry", ids[-1])
     status = views.status(
         machine.state,
-        machine.spans,
+        machine.policy.spans,
         NOW,
         call=1,
         host="h",
@@ -423,7 +418,7 @@ def test_a_tick_passes_over_a_schedule_that_is_not_due() -> None:
 def test_a_fact_that_nobody_knows_is_our_own_bug() -> None:
     """A record of a newer master must stop this one, never be passed over."""
     with pytest.raises((AssertionError, AttributeError)):
-        State().apply(OnTick())  # type: ignore[arg-type]  # what is no record
+        apply(State(), OnTick())  # type: ignore[arg-type]  # what is no record
     with pytest.raises(msgspec.DecodeError):
         r.decode_group(b'[{"type":"of_a_newer_master"}]')
 

@@ -7,8 +7,8 @@ import pytest
 
 from dscrapy import messages as m
 from dscrapy.control import views
+from dscrapy.control.decide.registration import SLOTS_MAX, WINDOW_MAX
 from dscrapy.control.decision import OnClosed, OnTick
-from dscrapy.control.machine import SLOTS_MAX, WINDOW_MAX
 from dscrapy.control.state.workers import Spans, Worker
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import JOB_PAUSES, Outcome
@@ -65,7 +65,7 @@ def test_a_silent_worker_is_reaped_and_its_job_pays_nothing() -> None:
     all that was leased and nothing that is done."""
     machine, start = crawling(3)
     commit(machine, start.process, page(2))
-    silent = later(machine.spans.die_after_s - 0.1)
+    silent = later(machine.policy.spans.die_after_s - 0.1)
     assert machine.next_deadline_s(silent) == pytest.approx(0.1)
     assert machine.decide(0, OnTick(), silent).records == []
     decision = ask(machine, OnTick(), 0, later(20.0))
@@ -96,7 +96,7 @@ def test_a_broken_connection_has_its_own_shorter_grace() -> None:
     ask(machine, OnClosed(), WORKER)
     assert told(ask(machine, submit_other(), CLIENT), m.Start) == []
     assert machine.state.jobs[ID].status == "running"
-    grace_s = machine.spans.reconnect_grace_s
+    grace_s = machine.policy.spans.reconnect_grace_s
     assert machine.next_deadline_s(NOW) == pytest.approx(grace_s)
     decision = ask(machine, OnTick(), 0, later(grace_s))
     assert decision.closes == []
@@ -120,7 +120,7 @@ def test_a_worker_says_that_it_drains() -> None:
     ask(machine, m.Draining(), WORKER)
     assert told(ask(machine, submit(), CLIENT), m.Start) == []
     worker = machine.state.workers["w"]
-    assert views.view_worker(worker, machine.spans, NOW).state == "draining"
+    assert views.view_worker(worker, machine.policy.spans, NOW).state == "draining"
 
 
 def test_a_heartbeat_is_answered_with_its_number() -> None:
@@ -257,9 +257,9 @@ def test_a_started_master_waits_for_those_who_hold_something() -> None:
     other = restarted(machine)
     assert other.state.epoch == machine.state.epoch + 1
     (worker,) = other.state.workers.values()
-    seen = views.view_worker(worker, other.spans, later(3.0))
+    seen = views.view_worker(worker, other.policy.spans, later(3.0))
     assert (seen.state, seen.busy, seen.last_heartbeat_s) == ("away", 1, 3.0)
-    assert other.next_deadline_s(NOW) == other.spans.die_after_s
+    assert other.next_deadline_s(NOW) == other.policy.spans.die_after_s
     decision = ask(other, registration(held=(held(start.process, 1),)), 6)
     assert leases(decision) == {start.process: [2]}
     assert results(commit(other, start.process, page(1), session=6)) == ["published"]
@@ -277,7 +277,7 @@ def test_another_worker_of_the_name_waits_until_the_expected_one_is_given_up() -
         True,
     )
     assert "was here 3 s ago and is not given up yet" in answer.text
-    span = other.spans.die_after_s
+    span = other.policy.spans.die_after_s
     ask(other, OnTick(), 0, later(span))
     assert start.process not in other.state.processes
     decision = ask(other, newcomer, 7, later(span))
@@ -524,7 +524,7 @@ def test_a_worker_that_refuses_a_job_is_not_asked_again(
     ask(machine, ended(start.process, how="refused", text="no room"), WORKER)
     worker = machine.state.workers["w"]
     assert (ID in worker.barred) == differs
-    assert bool(views.view_worker(worker, machine.spans, NOW).note) == differs
+    assert bool(views.view_worker(worker, machine.policy.spans, NOW).note) == differs
     assert machine.state.jobs[ID].begin().reason == "no room on worker w"
 
 

@@ -31,7 +31,6 @@ from tests.unit.frontier_values import (
     finish,
     leases,
     new_machine,
-    next_step,
     opened,
     page,
     register,
@@ -159,7 +158,7 @@ def test_a_failed_job_waits_for_its_process_before_it_runs_again() -> None:
     ]
     job = machine.state.jobs[ID]
     assert (job.status, job.retries_left, job.processes) == ("ready", 0, 1)
-    assert next_step(machine) is None
+    assert machine.settle(NOW) == []
     assert started(ask(machine, ended(start.process), WORKER)).process == 2
 
 
@@ -207,7 +206,7 @@ def test_deaths_of_its_own_doing_fail_a_job_and_kills_from_outside_never(
     machine = new_machine()
     ask(machine, submit(spec=msgspec.structs.replace(SPEC, retries=retries)))
     decision = register(machine)
-    for _ in range(machine.start_deaths_max):
+    for _ in range(machine.policy.start_deaths_max):
         number = started(decision).process
         decision = ask(machine, ended(number, counted=counted, text="died"), WORKER)
     job = machine.state.jobs[ID]
@@ -221,7 +220,7 @@ def test_a_commit_between_deaths_shows_that_the_job_gets_on() -> None:
     machine, start = crawling(5, msgspec.structs.replace(SPEC, retries=0))
     for request in (1, 2, 3, 4):
         commit(machine, start.process, page(request))
-        for _ in range(machine.start_deaths_max - 1):
+        for _ in range(machine.policy.start_deaths_max - 1):
             decision = ask(machine, ended(start.process, counted=True), WORKER)
             start = started(decision)
             decision = ask(machine, opened(start.process), WORKER)

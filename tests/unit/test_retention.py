@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import attrs
 import pytest
 
 from dscrapy import messages as m
 from dscrapy.conf.config import MasterConfig
+from dscrapy.control import effects, projections
 from dscrapy.control import events as r
-from dscrapy.control import projections
 from dscrapy.control.clock import Now
 from dscrapy.control.decide import retention
 from dscrapy.control.decide.retention import SPARED_S, bytes_of, surplus
@@ -26,6 +27,7 @@ from tests.unit.frontier_values import (
     change,
     ended,
     later,
+    let_be,
     new_machine,
     running,
     submit,
@@ -59,13 +61,20 @@ def refusal(machine: Machine, command: Any) -> str:
     return answer.text
 
 
+def keep_only(machine: Machine, keep: Keep, *names: str) -> None:
+    """Let the master keep so much by itself, beside the jobs of these names."""
+    machine.policy = attrs.evolve(
+        machine.policy, keep=keep, kept_names=frozenset(names)
+    )
+
+
 def test_a_removed_job_leaves_no_trace() -> None:
     """Not in the state, its counts or a snapshot; its folder goes."""
     machine = with_ended(2)
     remove = m.Remove(call=7, job=f"{0:016x}")
     record = r.JobRemoved(job=remove.job)
-    assert projections.writes_of(machine.state, record) == [
-        projections.Clear(f"jobs/{0:016x}")
+    assert projections.effects_of(machine.state, record).writes == [
+        effects.Clear(f"jobs/{0:016x}")
     ]
     decision = ask(machine, remove)
     assert answers(decision, CLIENT) == [m.Accepted(call=7, count=1)]
@@ -98,7 +107,7 @@ def test_a_job_whose_process_is_on_its_way_out_goes_when_that_is_gone() -> None:
     machine, start = running()
     job = machine.state.jobs[ID]
     at_end = r.JobEnded(job=ID, state="failed", reason="", traceback="", at=1.0)
-    machine.state.apply(at_end)
+    let_be(machine, at_end)
     assert answers(ask(machine, m.Remove(call=7, job=ID)), CLIENT) == []
     assert job.has_processes
     assert ID in machine.state.jobs
@@ -149,7 +158,7 @@ def test_the_oldest_go_first(keep: Keep, gone: list[int]) -> None:
 def test_by_itself_the_master_spares_the_young_and_those_of_its_file() -> None:
     """Whoever waits fetches items first; a file's job would else run once more."""
     machine = with_ended(4)
-    machine.keep, machine.kept_names = Keep(jobs=1), frozenset({"job1"})
+    keep_only(machine, Keep(jobs=1), "job1")
     ask(machine, OnPrune(), now=later(3.0))
     assert left(machine) == [0, 1, 2, 3]
     ask(machine, OnPrune(), now=LATER)
@@ -165,7 +174,7 @@ def test_prune_tells_or_removes_and_needs_a_rule() -> None:
     (told,) = answers(ask(machine, asked), CLIENT)
     assert told.jobs == (f"{0:016x}", f"{1:016x}")
     assert (told.bytes, told.left, left(machine)) == (7, 0, [0, 1, 2])
-    machine.keep = Keep(jobs=2)
+    keep_only(machine, Keep(jobs=2))
     (told,) = answers(ask(machine, m.Prune(call=1)), CLIENT)
     assert (told.jobs, left(machine)) == ((f"{0:016x}",), [1, 2])
 
@@ -193,7 +202,7 @@ def test_a_client_that_has_gone_is_not_answered() -> None:
     """The job goes all the same; nothing is kept of who asked."""
     machine, start = running()
     at_end = r.JobEnded(job=ID, state="failed", reason="", traceback="", at=1.0)
-    machine.state.apply(at_end)
+    let_be(machine, at_end)
     ask(machine, m.Remove(call=7, job=ID))
     ask(machine, OnClosed(), CLIENT)
     decision = ask(machine, ended(start.process), WORKER)
@@ -225,7 +234,7 @@ def test_many_go_in_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     (told,) = answers(ask(machine, asked), CLIENT)
     assert (told.bytes, told.left, told.left_bytes) == (11, 3, 11_100)
     assert left(machine) == [2, 3, 4, 5]
-    machine.keep = Keep(jobs=1)
+    keep_only(machine, Keep(jobs=1))
     ask(machine, OnPrune(), now=LATER)
     assert left(machine) == [4, 5]
     (told,) = answers(ask(machine, asked), CLIENT)

@@ -45,7 +45,6 @@ from tests.unit.frontier_values import (
     later,
     leases,
     new_machine,
-    next_step,
     opened,
     page,
     register,
@@ -584,9 +583,8 @@ def test_nothing_is_given_to_who_cannot_be_reached() -> None:
         (WORKER, commits(start.process, late)),
         (WORKER, OnClosed()),
     ):
-        for record in machine.decide(session, command, NOW).records:
-            machine.state.apply(record)
-    assert next_step(machine) is None
+        machine.carry_out(machine.decide(session, command, NOW))
+    assert all(not one.records and not one.sends for one in machine.settle(NOW))
     held = m.Held(job=ID, process=start.process, opened=opened(start.process))
     decision = ask(machine, registration(held=(held,)), 6)
     assert leases(decision) == {start.process: [1]}

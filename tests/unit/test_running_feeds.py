@@ -110,7 +110,7 @@ def test_feeds_that_cannot_be_written_fail_the_job(dies: bool) -> None:
     job = machine.state.jobs[ID]
     job.retries_left = 0
     if dies:
-        for _ in range(machine.start_deaths_max):
+        for _ in range(machine.policy.start_deaths_max):
             decision = ask(machine, ended(export.process, counted=True), WORKER)
             if job.status == "running":
                 export = started(decision)

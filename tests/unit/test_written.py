@@ -25,6 +25,7 @@ from tests.unit.frontier_values import (
     WRITTEN,
     ask,
     commit,
+    let_be,
     opened,
     restarted,
     results,
@@ -77,7 +78,7 @@ def test_files_are_told_when_the_job_has_ended() -> None:
     commit(machine, export.process, done)
     assert shown(machine) == with_workers
     again = r.JobAgain(job=ID, at=0.0, fresh=True, automatic=False, reason="")
-    machine.state.apply(again)
+    let_be(machine, again)
     assert shown(machine) == []
 
 
@@ -92,8 +93,9 @@ def test_batches_are_told_while_the_crawl_goes_on() -> None:
         commit(machine, export.process, unit(number, "batch", batches=told))
         assert [one.files for one in shown(machine)] == [number - 1]
     # The next one learns it, tells it again and goes on behind it.
-    machine.state.apply(
-        r.Published(job=ID, process=export.process, unit=4, kind="batch", batches=told)
+    let_be(
+        machine,
+        r.Published(job=ID, process=export.process, unit=4, kind="batch", batches=told),
     )
     assert [(one.files, one.workers) for one in shown(machine)] == [(2, ("w",))]
 

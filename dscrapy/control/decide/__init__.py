@@ -1,1 +1,1 @@
-"""What each command means, and what follows from a changed state: one topic a file."""
+"""What commands lead to: pure functions that add to a decision."""

@@ -9,7 +9,6 @@ from dscrapy import messages as m
 from dscrapy.conf.job_file import check_every, check_spec
 from dscrapy.control import events as r
 from dscrapy.control import views
-from dscrapy.control.clock import Now
 from dscrapy.control.decide import retention
 from dscrapy.control.decision import Decision
 from dscrapy.control.naming import find
@@ -26,49 +25,40 @@ from dscrapy.model import (
 )
 
 
-def decide_call(
-    state: State,
-    session: int,
-    command: m.ClientCall,
-    now: Now,
-) -> Decision:
-    """Return what a client's call leads to.
+def decide_call(decision: Decision, session: int, command: m.ClientCall) -> None:
+    """Decide what a client's call leads to.
 
     ``GetStatus`` and ``ReadFile`` are the shell's: they need more than the state.
     """
-    decision = Decision()
     match command:
         case m.Submit():
-            _submit(state, session, command, decision, now)
+            _submit(decision, session, command)
         case m.ListJobs():
-            decision.send(session, views.list_jobs(state, command))
+            decision.send(session, views.list_jobs(decision.state, command))
         case m.ShowJob():
-            found = _found(state, session, command.call, command.job, decision)
+            found = _found(decision, session, command.call, command.job)
             if found is not None:
                 decision.shows.append((session, command.call, found))
         case m.WaitJob():
-            _wait(state, session, command, decision)
+            _wait(decision, session, command)
         case m.ChangeJob():
-            _change(state, session, command, decision, now)
+            _change(decision, session, command)
         case m.Remove():
-            found = _found(state, session, command.call, command.job, decision)
+            found = _found(decision, session, command.call, command.job)
             if found is not None:
                 named = msgspec.structs.replace(command, job=found)
-                retention.remove(state, session, named, decision)
+                retention.remove(decision, session, named)
         case m.DrainWorker():
-            _drain(state, session, command, decision)
+            _drain(decision, session, command)
         case m.Ping():
             decision.send(session, m.Accepted(call=command.call))
         case _:
             raise AssertionError(f"{type(command).__name__} is not decided here")
-    return decision
 
 
-def _found(
-    state: State, session: int, call: int, word: str, decision: Decision
-) -> str | None:
+def _found(decision: Decision, session: int, call: int, word: str) -> str | None:
     """Return the id that the word stands for; refuse the call where there is none."""
-    found = find(state, word)
+    found = find(decision.state, word)
     if isinstance(found, str):
         return found
     decision.refuse(session, call, found.code, found.text)
@@ -83,14 +73,9 @@ def no_job(identity: str) -> str:
 # ---- submitting ---------------------------------------------------------------
 
 
-def _submit(
-    state: State,
-    session: int,
-    command: m.Submit,
-    decision: Decision,
-    now: Now,
-) -> None:
+def _submit(decision: Decision, session: int, command: m.Submit) -> None:
     """All or nothing; a submission that is already here under its id is no new one."""
+    state = decision.state
     seen: set[str] = set()
     facts: list[r.Record] = []
     for submission in command.submissions:
@@ -101,20 +86,20 @@ def _submit(
         seen.add(submission.id)
         if submission.id in state.jobs or submission.id in state.schedules:
             continue
-        facts.append(_fact_of(submission, now))
+        facts.append(_fact_of(submission, decision.now.wall))
     decision.records.extend(facts)
     count = len(command.submissions)
     decision.send(session, m.Accepted(call=command.call, count=count))
 
 
-def _fact_of(submission: Submission, now: Now) -> r.Record:
+def _fact_of(submission: Submission, at: float) -> r.Record:
     if submission.every_s is None:
-        return r.JobAdded(id=submission.id, spec=submission.spec, at=now.wall)
+        return r.JobAdded(id=submission.id, spec=submission.spec, at=at)
     return r.ScheduleAdded(
         id=submission.id,
         spec=submission.spec,
         every_s=submission.every_s,
-        at=now.wall,
+        at=at,
     )
 
 
@@ -148,11 +133,11 @@ def _problem_of(
 # ---- a job's life -------------------------------------------------------------
 
 
-def _wait(state: State, session: int, command: m.WaitJob, decision: Decision) -> None:
-    found = _found(state, session, command.call, command.job, decision)
+def _wait(decision: Decision, session: int, command: m.WaitJob) -> None:
+    found = _found(decision, session, command.call, command.job)
     if found is None:
         return
-    job = state.jobs.get(found)
+    job = decision.state.jobs.get(found)
     if job is None:
         decision.refuse(
             session,
@@ -168,15 +153,14 @@ def _wait(state: State, session: int, command: m.WaitJob, decision: Decision) ->
         )
 
 
-def _change(
-    state: State, session: int, command: m.ChangeJob, decision: Decision, now: Now
-) -> None:
-    found = _found(state, session, command.call, command.job, decision)
+def _change(decision: Decision, session: int, command: m.ChangeJob) -> None:
+    found = _found(decision, session, command.call, command.job)
     if found is None:
         return
-    job = state.jobs.get(found)
+    job = decision.state.jobs.get(found)
     if job is None:
-        problem = _change_schedule(state.schedules[found], command, decision, now)
+        schedule = decision.state.schedules[found]
+        problem = _change_schedule(decision, schedule, command)
     else:
         change = {
             "cancel": _cancel,
@@ -185,7 +169,7 @@ def _change(
             "retry": _retry,
             "parallelism": _set_parallelism,
         }[command.verb]
-        problem = change(state, job, command, decision, now)
+        problem = change(decision, job, command)
     if problem is not None:
         decision.refuse(session, command.call, "bad_state", problem)
     else:
@@ -193,7 +177,7 @@ def _change(
 
 
 def _change_schedule(
-    schedule: Schedule, command: m.ChangeJob, decision: Decision, now: Now
+    decision: Decision, schedule: Schedule, command: m.ChangeJob
 ) -> str | None:
     if command.verb not in ("cancel", "pause", "resume"):
         verb = "retried" if command.verb == "retry" else "changed"
@@ -213,46 +197,38 @@ def _change_schedule(
     return None
 
 
-def _cancel(
-    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
-) -> str | None:
+def _cancel(decision: Decision, job: Job, command: m.ChangeJob) -> str | None:
     if job.is_final:
         return f"job {job.id} is already {job.status}"
     if job.course is not None and job.course.cancelling:
         return f"job {job.id} is already being cancelled"
     if not job.has_processes:
-        decision.end_job(job, CANCELLED, now)
+        decision.end_job(job, CANCELLED)
         return None
     decision.records.append(r.CancelAsked(job=job.id))
-    decision.stop_all(state, job, "cancelled")
+    decision.stop_all(job, "cancelled")
     return None
 
 
-def _pause(
-    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
-) -> str | None:
+def _pause(decision: Decision, job: Job, command: m.ChangeJob) -> str | None:
     if job.is_final:
         return f"job {job.id} is already {job.status}"
     if job.paused:
         return f"job {job.id} is already paused"
-    decision.records.append(r.JobPaused(job=job.id, on=True, at=now.wall))
+    decision.records.append(r.JobPaused(job=job.id, on=True, at=decision.now.wall))
     if job.has_processes:
-        decision.stop_all(state, job, JOB_PAUSES)
+        decision.stop_all(job, JOB_PAUSES)
     return None
 
 
-def _resume(
-    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
-) -> str | None:
+def _resume(decision: Decision, job: Job, command: m.ChangeJob) -> str | None:
     if not job.paused or job.is_final:
         return f"job {job.id} is not paused but {job.state}"
     decision.records.append(r.JobPaused(job=job.id, on=False))
     return None
 
 
-def _set_parallelism(
-    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
-) -> str | None:
+def _set_parallelism(decision: Decision, job: Job, command: m.ChangeJob) -> str | None:
     if job.is_final:
         return f"job {job.id} is already {job.status}"
     if command.count < 0:
@@ -261,9 +237,8 @@ def _set_parallelism(
     return None
 
 
-def _retry(
-    state: State, job: Job, command: m.ChangeJob, decision: Decision, now: Now
-) -> str | None:
+def _retry(decision: Decision, job: Job, command: m.ChangeJob) -> str | None:
+    state = decision.state
     if not job.is_final:
         if command.fresh or not is_blamed(state.workers.values(), job.id):
             return f"job {job.id} has not ended: it is {job.state}"
@@ -282,7 +257,7 @@ def _retry(
             fresh=command.fresh,
             automatic=False,
             reason="",
-            at=now.wall,
+            at=decision.now.wall,
         )
     )
     return None
@@ -291,9 +266,8 @@ def _retry(
 # ---- the fleet ----------------------------------------------------------------
 
 
-def _drain(
-    state: State, session: int, command: m.DrainWorker, decision: Decision
-) -> None:
+def _drain(decision: Decision, session: int, command: m.DrainWorker) -> None:
+    state = decision.state
     worker = state.workers.get(command.worker)
     if worker is None or worker.session is None:
         here = ", ".join(sorted(state.workers)) or "none"

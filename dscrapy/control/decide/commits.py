@@ -15,7 +15,6 @@ from dscrapy.control import events as r
 from dscrapy.control.decision import Decision
 from dscrapy.control.state.crawls import Crawl
 from dscrapy.control.state.jobs import Course, Process, spool_key
-from dscrapy.control.state.state import State
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier.frontier import is_sound, uses_are_sound
 from dscrapy.model import FeedFiles
@@ -44,13 +43,14 @@ class _Frame:
 
 
 def decide_commits(
-    state: State, worker: str, command: m.Commits, decision: Decision
+    decision: Decision, worker: str, command: m.Commits
 ) -> m.CommitsSeen:
     """Return the answer to a worker's commits.
 
     Raises ``RemoteProtocolError`` for what a process that is here may not commit. What
     one that is gone may not have committed is settled: it cannot be given up again.
     """
+    state = decision.state
     job = state.jobs.get(command.job)
     crawl = state.crawls.get(command.job)
     process = state.processes.get(command.process)
@@ -61,7 +61,7 @@ def decide_commits(
         raise RemoteProtocolError("bad_commit", next(filter(None, problems)))
     results: list[Result] = ["settled"] * len(command.commits)
     if job is not None and crawl is not None and not job.is_final:
-        course = job.begin()
+        course = job.progress
         frame = _Frame(
             crawl=crawl,
             course=course,
@@ -71,7 +71,7 @@ def decide_commits(
             finish=course.finish,
         )
         results = [
-            "settled" if problem else _decide(command.job, commit, frame, decision)
+            "settled" if problem else _decide(decision, command.job, commit, frame)
             for commit, problem in zip(command.commits, problems, strict=True)
         ]
     return m.CommitsSeen(
@@ -129,7 +129,7 @@ def _is_sound_piece(commit: m.Commit) -> bool:
     return is_one_line and not commit.items and (piece.end or not commit.last)
 
 
-def _decide(job: str, commit: m.Commit, frame: _Frame, decision: Decision) -> Result:
+def _decide(decision: Decision, job: str, commit: m.Commit, frame: _Frame) -> Result:
     key = spool_key(commit.request, commit.unit)
     if key in frame.settled or _is_settled(commit, frame):
         return "settled"

@@ -13,11 +13,9 @@ from collections.abc import Iterable
 import attrs
 
 from dscrapy.control import events as r
-from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision
 from dscrapy.control.state.crawls import Crawl
 from dscrapy.control.state.jobs import Job, Process
-from dscrapy.control.state.state import State
 from dscrapy.control.state.verdict import verdict_of, wants_export
 from dscrapy.messages import Conclude, Done, Retire
 from dscrapy.model import Stats
@@ -27,16 +25,14 @@ from dscrapy.model import Stats
 class Conclusion:
     """Decides for one job; ``decision`` takes what is to be done."""
 
-    state: State
+    decision: Decision
     job: Job
     crawl: Crawl
-    now: Now
-    decision: Decision
 
-    def follow_up(self) -> None:
+    def reconcile(self) -> None:
         """Decide what those that end are told, and whether the job ends."""
-        course = self.job.begin()
-        every = self.state.processes_of(self.job.id)
+        course = self.job.progress
+        every = self.decision.state.processes_of(self.job.id)
         self._dismiss(every)
         crawling = [one for one in every if one.role == "crawl"]
         if not (course.closing or course.cancelling):
@@ -47,7 +43,7 @@ class Conclusion:
     def _conclude(self, crawling: list[Process]) -> None:
         """End a job all of whose processes are through, or let it be: it waits for
         one of them, for its feeds, or for another process."""
-        job, course = self.job, self.job.begin()
+        job, course = self.job, self.job.progress
         verdict = verdict_of(course, self.crawl.frontier.poisoned)
         if verdict is None:
             return
@@ -58,7 +54,7 @@ class Conclusion:
                     fresh=False,
                     automatic=True,
                     reason=f"retry after: {verdict.reason}",
-                    at=self.now.wall,
+                    at=self.decision.now.wall,
                 )
             )
             return
@@ -70,7 +66,7 @@ class Conclusion:
         if chosen is not None and crawling == [chosen]:
             self._let_conclude(chosen)
         elif not waiting and not course.wants_another:
-            self.decision.end_job(job, verdict, self.now)
+            self.decision.end_job(job, verdict)
 
     def _choose(self, waiting: list[Process]) -> Process | None:
         """Return who ends the job: the one that was told to, else who leads."""
@@ -95,7 +91,7 @@ class Conclusion:
             job=job,
             process=number,
             stats=self.crawl.totals.encode(),
-            again=self.job.begin().conclusions > process.concludes,
+            again=self.job.progress.conclusions > process.concludes,
         )
         self._order(process, conclude)
 
@@ -105,12 +101,12 @@ class Conclusion:
         self.decision.records.append(
             r.ProcessOrdered(job=self.job.id, process=process.number)
         )
-        self.decision.tell(self.state, process, order)
+        self.decision.tell(process, order)
 
     def _dismiss(self, processes: list[Process]) -> None:
         """Let those end that have committed their last; the last one of a crawl
         that ends gets its stats."""
-        course = self.job.begin()
+        course = self.job.progress
         reason = "cancelled" if course.cancelling else course.closing
         is_open = not all(one.closed for one in processes if one.role == "crawl")
         for process in processes:
@@ -124,4 +120,4 @@ class Conclusion:
                 r.ProcessDismissed(job=self.job.id, process=process.number)
             )
             done = Done(job=self.job.id, process=process.number, stats=stats)
-            self.decision.tell(self.state, process, done)
+            self.decision.tell(process, done)

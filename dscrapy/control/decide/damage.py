@@ -1,51 +1,46 @@
 """What comes of derived files that lack bytes: what needs them fails, no more."""
 
 from dscrapy.control import events as r
-from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision, OnDamage, OnMissing
-from dscrapy.control.state.state import State
 from dscrapy.messages import Stop
 from dscrapy.model import Outcome
 
 TEXT = "its body is missing: the job's requests.jsonl lacks bytes"
 
 
-def missing(state: State, command: OnMissing) -> Decision:
+def missing(decision: Decision, command: OnMissing) -> None:
     """Set requests aside that cannot be told to anybody.
 
     The job does the rest and then fails for them. ``retry`` looks again: the file may
     have been restored.
     """
-    decision = Decision()
+    state = decision.state
     crawl = state.crawls.get(command.job)
     if crawl is None or state.jobs[command.job].is_final:
-        return decision
+        return
     for request in command.requests:
         frontier = crawl.frontier
         if frontier.is_open(request) and request not in frontier.poisoned:
             decision.records.append(
                 r.RequestPoisoned(job=command.job, request=request, url="", text=TEXT)
             )
-    return decision
 
 
-def damaged(state: State, command: OnDamage, now: Now) -> Decision:
+def damaged(decision: Decision, command: OnDamage) -> None:
     """Let the job's feeds fail: without what is missing they would look whole.
 
     The process that writes them is given up with them, and told to stop. Beside a crawl
     that counts as a death of its own doing: the file may have been restored at the end.
     """
-    decision = Decision()
-    process = state.processes.get(command.process)
+    process = decision.state.processes.get(command.process)
     if process is None or process.job != command.job or process.role != "export":
-        return decision
-    job = state.jobs[command.job]
-    is_beside = not job.begin().closing
+        return
+    job = decision.state.jobs[command.job]
+    is_beside = not job.progress.closing
     if not job.is_final:
         stop = Stop(job=job.id, process=process.number, reason="feeds_error")
-        decision.tell(state, process, stop)
-        decision.lose(process, "", now, counted=is_beside)
+        decision.tell(process, stop)
+        decision.lose(process, "", counted=is_beside)
         failure = Outcome(failure="feeds_error", text=command.text)
         if not is_beside:
             decision.fail_feeds(job, failure)
-    return decision

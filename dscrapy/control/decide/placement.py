@@ -8,12 +8,12 @@ Processes that write feeds take no slot, so they wait for nobody's.
 
 import zlib
 from collections.abc import Collection, Iterator
+from hashlib import blake2b
 
 import msgspec
 
 from dscrapy import messages as m
 from dscrapy.control import events as r
-from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision, deciding_on
 from dscrapy.control.state.jobs import Job, Process, Role
 from dscrapy.control.state.state import State
@@ -21,29 +21,32 @@ from dscrapy.control.state.verdict import verdict_of
 from dscrapy.control.state.workers import Worker
 from dscrapy.model import SLOT_NEEDED, JobSpec
 
+# What keys of jobs are for: those of another purpose would be others.
+KEY_PURPOSE = b"dscrapy pickles"
 
-def assign(state: State, now: Now, but: Collection[str] = ()) -> Decision | None:
-    """Decide the next assignment, or None when there is none to make.
 
-    Apply the decision, then ask again. ``but`` are jobs that are left out. Raises
+def place(decision: Decision, exclude: Collection[str] = ()) -> bool:
+    """Decide the next assignment; return whether there is one to make.
+
+    Apply the decision, then ask again. Jobs of ``exclude`` are left out. Raises
     ``StepError`` for the job at which it raises.
     """
-    decision = _export(state, now, but)
-    if decision is None:
-        decision = _first_process(state, now, but)
-    if decision is None:
-        decision = _further_process(state, now, but)
-    return decision
+    return (
+        _export(decision, exclude)
+        or _first_process(decision, exclude)
+        or _further_process(decision, exclude)
+    )
 
 
-def _export(state: State, now: Now, but: Collection[str]) -> Decision | None:
+def _export(decision: Decision, exclude: Collection[str]) -> bool:
     """Start a process that writes the feeds of a job, whatever slots are free."""
+    state = decision.state
     for identity in state.exports_due:
-        if identity in but:
+        if identity in exclude:
             continue
         with deciding_on("job", identity):
             job = state.jobs[identity]
-            beside = not job.begin().closing
+            beside = not job.progress.closing
             worker = max(
                 (
                     one
@@ -57,25 +60,28 @@ def _export(state: State, now: Now, but: Collection[str]) -> Decision | None:
                 default=None,
             )
             if worker is not None:
-                return _start(state, job, worker, "export", now)
-    return None
+                _start(decision, job, worker, "export")
+                return True
+    return False
 
 
-def _first_process(state: State, now: Now, but: Collection[str]) -> Decision | None:
+def _first_process(decision: Decision, exclude: Collection[str]) -> bool:
+    state = decision.state
     for identity in state.ready:
-        if identity in but:
+        if identity in exclude:
             continue
         with deciding_on("job", identity):
             job = state.jobs[identity]
             if not any(_free_workers(state)):
-                decision = _make_room(state, job)
-                if decision is not None or not _is_barred(state, job):
-                    return decision
+                makes_room = _make_room(decision, job)
+                if makes_room or not _is_barred(state, job):
+                    return makes_room
                 continue
             worker = _worker_for(state, job)
             if worker is not None:
-                return _start(state, job, worker, "crawl", now)
-    return None
+                _start(decision, job, worker, "crawl")
+                return True
+    return False
 
 
 def _free_workers(state: State) -> Iterator[Worker]:
@@ -100,16 +106,17 @@ def _is_barred(state: State, job: Job) -> bool:
     return any(job.id in worker.barred for worker in state.workers.values())
 
 
-def _make_room(state: State, job: Job) -> Decision | None:
+def _make_room(decision: Decision, job: Job) -> bool:
     """Take a slot that the job can use from one of no higher priority that has
-    several; one at a time."""
+    several; one at a time. Return whether one is taken."""
+    state = decision.state
     best: list[Process] = []
     for identity in state.wide:
         other = state.jobs[identity]
         crawl = state.crawls[identity]
         if crawl.stopping:
             # One is on its way out already.
-            return None
+            return False
         if other.priority > job.priority or other.processes < 2:
             continue
         useful = [
@@ -119,31 +126,31 @@ def _make_room(state: State, job: Job) -> Decision | None:
             and _could_take(state.workers.get(one.worker), job)
         ]
         best = max(best, useful, key=len)
-    if not best:
-        return None
-    decision = Decision()
-    decision.stop(state, best[-1], SLOT_NEEDED)
-    return decision
+    if best:
+        decision.stop(best[-1], SLOT_NEEDED)
+    return bool(best)
 
 
 def _could_take(worker: Worker | None, job: Job) -> bool:
     return worker is not None and worker.may_begin(job.id)
 
 
-def _further_process(state: State, now: Now, but: Collection[str]) -> Decision | None:
+def _further_process(decision: Decision, exclude: Collection[str]) -> bool:
     """Start one more process of a running job where it would help."""
+    state = decision.state
     if not state.wide or not any(_free_workers(state)):
-        return None
+        return False
     for identity in state.wide:
-        if identity in but:
+        if identity in exclude:
             continue
         with deciding_on("job", identity):
             job = state.jobs[identity]
             if has_room(job) and would_help(state, job):
                 worker = _worker_for(state, job)
                 if worker is not None:
-                    return _start(state, job, worker, "crawl", now)
-    return None
+                    _start(decision, job, worker, "crawl")
+                    return True
+    return False
 
 
 def has_room(job: Job) -> bool:
@@ -173,21 +180,19 @@ def would_help(state: State, job: Job) -> bool:
     )
 
 
-def _start(state: State, job: Job, worker: Worker, role: Role, now: Now) -> Decision:
+def _start(decision: Decision, job: Job, worker: Worker, role: Role) -> None:
+    state = decision.state
     number = state.next_process
     assert worker.session is not None
-    course = job.course
-    decision = Decision(
-        records=[
-            r.ProcessStarted(
-                job=job.id,
-                process=number,
-                worker=worker.name,
-                instance=worker.instance,
-                role=role,
-                at=now.wall,
-            )
-        ]
+    decision.records.append(
+        r.ProcessStarted(
+            job=job.id,
+            process=number,
+            worker=worker.name,
+            instance=worker.instance,
+            role=role,
+            at=decision.now.wall,
+        )
     )
     spec = msgspec.json.decode(job.spec, type=JobSpec)
     start = m.Start(
@@ -196,18 +201,26 @@ def _start(state: State, job: Job, worker: Worker, role: Role, now: Now) -> Deci
         role=role,
         # It may have been changed since the job was submitted.
         spec=msgspec.structs.replace(spec, parallelism=job.parallelism),
-        digest="" if course is None else course.digest,
+        digest=job.progress.digest,
         hash_seed=zlib.crc32(job.id.encode()),
         came_to_end=role == "crawl" or _came_to_end(state, job),
         opened_at=_opened_at(state, job),
+        key=_key_of(job, role, decision.policy.secret),
     )
     decision.send(worker.session, start)
-    return decision
+
+
+def _key_of(job: Job, role: Role, secret: bytes) -> bytes:
+    """Return the key of the job's processes: the same in every life of the state."""
+    # Feeds are written from items, which hold no pickles.
+    if not secret or role != "crawl":
+        return b""
+    return blake2b(job.id.encode(), key=secret, person=KEY_PURPOSE).digest()
 
 
 def _came_to_end(state: State, job: Job) -> bool:
     """Whether the crawl whose feeds are to be written did its work, or still does."""
-    verdict = verdict_of(job.begin(), state.crawls[job.id].frontier.poisoned)
+    verdict = verdict_of(job.progress, state.crawls[job.id].frontier.poisoned)
     return verdict is None or verdict.ending.came_to_end
 
 

@@ -2,7 +2,6 @@
 
 from dscrapy import messages as m
 from dscrapy.control import events as r
-from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision
 from dscrapy.control.state.jobs import Course, Job, Process
 from dscrapy.control.state.state import State
@@ -19,16 +18,9 @@ POISONED_IN_A_ROW_MAX = 3
 _MAY_HELP_ELSEWHERE = frozenset({"unknown_project", "import_error", "open_error"})
 
 
-def decide_ended(
-    state: State,
-    process: Process,
-    command: m.Ended,
-    deaths_max: int,
-    now: Now,
-    decision: Decision,
-) -> None:
-    """Decide what comes of the end that a worker tells; ``deaths_max`` without a
-    commit fail the job."""
+def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None:
+    """Decide what comes of the end that a worker tells."""
+    state, deaths_max = decision.state, decision.policy.start_deaths_max
     job = state.jobs[process.job]
     crawl = state.crawls.get(job.id)
     counted = command.counted and command.how == "exited" and not process.closed
@@ -40,7 +32,7 @@ def decide_ended(
             for one in command.under_way
             if frontier.is_open(one.request) and one.request not in frontier.poisoned
         )
-    course = job.begin()
+    course = job.progress
     end_failed = _end_failed(state, process, command)
     where = f"on worker {process.worker}"
     again = "; goes on" if command.how == "exited" else ""
@@ -51,15 +43,15 @@ def decide_ended(
             how=command.how,
             counted=counted,
             text="" if process.closed else f"{command.text} {where}{again}",
-            at=now.wall,
+            at=decision.now.wall,
             blamed=tuple(one.request for one in under_way),
             alone=command.alone,
             end_failed=end_failed,
         )
     )
-    _bar_if_unfit(state, process, command, decision)
+    _bar_if_unfit(decision, process, command)
     if end_failed and course.end_failures + 1 >= deaths_max:
-        _give_up_end(job, f"{command.text} {where}", deaths_max, decision)
+        _give_up_end(decision, job, f"{command.text} {where}")
     # Neither fails the job: the crawl is about to end, or it goes on without feeds.
     is_spared = bool(course.closing) == (process.role == "crawl")
     if crawl is None or job.is_final or is_spared:
@@ -77,22 +69,23 @@ def decide_ended(
         )
     failure: Outcome | None = None
     if command.how == "failed" and not process.closed:
-        failure = _cannot_begin(state, process, command, deaths_max, decision)
+        failure = _cannot_begin(decision, process, command)
     elif proven:
         failure = _poisoned(course, len(proven), command.text)
     elif counted and not under_way:
-        failure = _died(state, process, command.text, deaths_max, decision)
+        failure = _died(decision, process, command.text)
     if failure is None or course.cancelling:
         return
     if process.role == "export":
         decision.fail_feeds(job, failure)
     else:
         reason = failure.failure
-        decision.close_job(state, job, reason, failure, but=process.number)
+        decision.close_job(job, reason, failure, but=process.number)
 
 
-def _give_up_end(job: Job, text: str, deaths_max: int, decision: Decision) -> None:
-    said = f"processes that were to end the job died {deaths_max} times, last: {text}"
+def _give_up_end(decision: Decision, job: Job, text: str) -> None:
+    times = decision.policy.start_deaths_max
+    said = f"processes that were to end the job died {times} times, last: {text}"
     decision.fail_end(job, Outcome(failure="end_error", text=said))
 
 
@@ -100,7 +93,7 @@ def _end_failed(state: State, process: Process, command: m.Ended) -> bool:
     """Whether the process was the last one of a job that ends, and died before that, or
     did not come up for it."""
     job, crawl = state.jobs[process.job], state.crawls.get(process.job)
-    course = job.begin()
+    course = job.progress
     is_due = course.has_once and course.closing and not course.concluded
     if crawl is None or job.is_final or not is_due:
         return False
@@ -112,15 +105,11 @@ def _end_failed(state: State, process: Process, command: m.Ended) -> bool:
 
 
 def _cannot_begin(
-    state: State,
-    process: Process,
-    command: m.Ended,
-    deaths_max: int,
-    decision: Decision,
+    decision: Decision, process: Process, command: m.Ended
 ) -> Outcome | None:
     failure = command.outcome
-    if failure is not None and goes_elsewhere(state, process, failure, deaths_max):
-        bar_unfit(state, process, failure.text, decision)
+    if failure is not None and goes_elsewhere(decision, process, failure):
+        bar_unfit(decision, process, failure.text)
         return None
     return failure
 
@@ -134,14 +123,13 @@ def _poisoned(course: Course, count: int, text: str) -> Outcome | None:
     return Outcome(failure="poisoned", text=said)
 
 
-def _died(
-    state: State, process: Process, text: str, deaths_max: int, decision: Decision
-) -> Outcome | None:
+def _died(decision: Decision, process: Process, text: str) -> Outcome | None:
     """Fail a job whose processes die without anything to show for it."""
-    course, crawl = state.jobs[process.job].begin(), state.crawls[process.job]
+    state, deaths_max = decision.state, decision.policy.start_deaths_max
+    course, crawl = state.jobs[process.job].progress, state.crawls[process.job]
     is_at_once = process.number not in crawl.opened
     if is_at_once:
-        _count_at_once(state, process, text, decision)
+        _count_at_once(decision, process, text)
     deaths = (course.export_deaths if process.role == "export" else course.deaths) + 1
     if deaths < deaths_max or (is_at_once and _untried(state, process)):
         return None
@@ -149,14 +137,13 @@ def _died(
     return Outcome(failure="died", text=said)
 
 
-def goes_elsewhere(
-    state: State, process: Process, failure: Outcome, deaths_max: int
-) -> bool:
+def goes_elsewhere(decision: Decision, process: Process, failure: Outcome) -> bool:
     """Whether a job that could not begin here runs on another worker, or may.
 
-    What fails on ``deaths_max`` workers is the job's own fault; to look for a folder
-    costs nothing.
+    What fails on ``start_deaths_max`` workers is the job's own fault; to look for a
+    folder costs nothing.
     """
+    state, deaths_max = decision.state, decision.policy.start_deaths_max
     if is_disproved(state, process):
         return True
     if failure.failure not in _MAY_HELP_ELSEWHERE or not _untried(state, process):
@@ -168,7 +155,7 @@ def goes_elsewhere(
 def is_disproved(state: State, process: Process) -> bool:
     """Whether others prove that the job can run, or are about to, so that it is no
     fault of the job's that this process did not open."""
-    course, crawl = state.jobs[process.job].begin(), state.crawls[process.job]
+    course, crawl = state.jobs[process.job].progress, state.crawls[process.job]
     if course.closing and course.opened_at is not None:
         # It was one process too many: the job was open, and is about to end.
         return True
@@ -181,7 +168,7 @@ def is_disproved(state: State, process: Process) -> bool:
 
 
 def bar(
-    process: Process, why: str, decision: Decision, *, beside: bool = False
+    decision: Decision, process: Process, why: str, *, beside: bool = False
 ) -> None:
     """Let the process's worker get nothing more of its job; with ``beside`` only as
     long as another process of it is there."""
@@ -190,13 +177,14 @@ def bar(
     )
 
 
-def bar_unfit(state: State, process: Process, why: str, decision: Decision) -> None:
+def bar_unfit(decision: Decision, process: Process, why: str) -> None:
     """Bar the worker where a process did not open.
 
     Where another one of the job is open it can run one, but not two of them: what a
     pipeline opens may be for one process alone.
     """
-    if state.jobs[process.job].begin().closing:
+    state = decision.state
+    if state.jobs[process.job].progress.closing:
         # There is nothing more to run.
         return
     crawl = state.crawls[process.job]
@@ -204,29 +192,26 @@ def bar_unfit(state: State, process: Process, why: str, decision: Decision) -> N
         one.worker == process.worker and one.number in crawl.opened
         for one in state.processes_of(process.job)
     )
-    bar(process, why, decision, beside=beside)
+    bar(decision, process, why, beside=beside)
 
 
-def _bar_if_unfit(
-    state: State, process: Process, command: m.Ended, decision: Decision
-) -> None:
-    draining = state.workers[process.worker].draining
+def _bar_if_unfit(decision: Decision, process: Process, command: m.Ended) -> None:
+    draining = decision.state.workers[process.worker].draining
     if command.how == "other_code" or (command.how == "refused" and not draining):
-        bar(process, command.text, decision)
+        bar(decision, process, command.text)
 
 
-def _count_at_once(
-    state: State, process: Process, text: str, decision: Decision
-) -> None:
+def _count_at_once(decision: Decision, process: Process, text: str) -> None:
     """Count a death before the spider was open; the second one bars the worker, if
     there is another one for the job."""
+    state = decision.state
     worker = state.workers[process.worker]
     decision.records.append(r.WorkerFailed(name=worker.name, job=process.job))
     count = worker.failed.get(process.job, 0) + 1
     job = state.jobs[process.job]
     if count >= AT_ONCE_MAX and any(_others(state, worker.name, job)):
         why = f"its processes died there at once, {count} times: {text}"
-        bar(process, why, decision)
+        bar(decision, process, why)
 
 
 def _untried(state: State, process: Process) -> bool:

@@ -6,6 +6,7 @@ that nobody else knows.
 """
 
 import math
+from typing import Self
 
 import attrs
 
@@ -58,27 +59,39 @@ _NO_LIMITS = CloseLimits()
 
 
 @attrs.frozen
-class Running:
+class JobReconciler:
     """Decides for one job; ``decision`` takes what is to be done."""
 
-    state: State
+    decision: Decision
     job: Job
     crawl: Crawl
-    now: Now
-    decision: Decision
 
-    def follow_up(self) -> None:
+    @classmethod
+    def of(cls, decision: Decision, job: str) -> Self:
+        """Return what decides for a job that has a crawl."""
+        state = decision.state
+        return cls(decision, state.jobs[job], state.crawls[job])
+
+    @property
+    def state(self) -> State:
+        return self.decision.state
+
+    @property
+    def now(self) -> Now:
+        return self.decision.now
+
+    def reconcile(self) -> None:
         """Decide all that the job's present state asks for."""
         job = self.job
         if job.is_final or self._waits_for_workers():
             return
         self._let_write(self.state.processes_of(job.id))
-        Conclusion(self.state, job, self.crawl, self.now, self.decision).follow_up()
+        Conclusion(self.decision, job, self.crawl).reconcile()
         if not job.is_crawling:
             return
         reason = closespider.reached(self._limits, self.crawl.counters)
         if reason:
-            self.decision.close_job(self.state, job, reason)
+            self.decision.close_job(job, reason)
             return
         processes = self.state.crawling(job.id)
         if self._isolate(processes):
@@ -102,9 +115,7 @@ class Running:
         surplus = len(staying) - self.job.parallelism if self.job.parallelism else 0
         for number in reversed(staying):
             if surplus > 0 and number != leader:
-                self.decision.stop(
-                    self.state, self.state.processes[number], SLOT_NEEDED
-                )
+                self.decision.stop(self.state.processes[number], SLOT_NEEDED)
                 surplus -= 1
 
     def _waits_for_workers(self) -> bool:
@@ -158,13 +169,13 @@ class Running:
 
     @property
     def _is_started(self) -> bool:
-        return self.job.begin().start_done
+        return self.job.progress.start_done
 
     def _let_write(self, processes: list[Process]) -> None:
         """Tell who writes feeds that all is committed, once it is."""
         if not is_over(self.job, self.state.crawling):
             return
-        course = self.job.begin()
+        course = self.job.progress
         for process in processes:
             number = process.number
             is_told = process.closed or number in self.crawl.told_end
@@ -180,12 +191,12 @@ class Running:
                 items_bytes=course.items_bytes,
                 tagged_bytes=course.tagged_bytes,
             )
-            self.decision.tell(self.state, process, end)
+            self.decision.tell(process, end)
 
     def _may_write(self, process: Process) -> bool:
         """Whether it may write what is left of the feeds when the crawl is over: one
         that began while all was well does not know of NAME.failed."""
-        is_whole = not process.beside or came_to_end(self.job.begin().failure)
+        is_whole = not process.beside or came_to_end(self.job.progress.failure)
         return process.role == "export" and is_whole
 
     def writes_rest(self, process: Process) -> bool:
@@ -218,14 +229,14 @@ class Running:
 
     def _give_lead(self, process: Process) -> None:
         job = self.job.id
-        course = self.job.begin()
+        course = self.job.progress
         if not course.start_done:
             digests = b"".join(self.crawl.skip.elements())
             step = SKIP_DIGESTS * DIGEST_BYTES
             for part, at in enumerate(range(0, max(len(digests), 1), step)):
                 piece = digests[at : at + step]
                 skip = Skip(job=job, process=process.number, part=part, digests=piece)
-                self.decision.tell(self.state, process, skip)
+                self.decision.tell(process, skip)
         lead = Lead(
             job=job,
             process=process.number,
@@ -233,7 +244,7 @@ class Running:
             opened=not course.opened,
         )
         self.decision.records.append(r.LeadGiven(job=job, process=process.number))
-        self.decision.tell(self.state, process, lead)
+        self.decision.tell(process, lead)
 
     def _let_start(self, process: Process) -> None:
         """Raise how far ``start()`` may go, as Scrapy's engine would take it.
@@ -246,7 +257,7 @@ class Running:
         """
         crawl = self.crawl
         frontier = crawl.frontier
-        if self.job.begin().start_done:
+        if self.job.progress.start_done:
             return
         is_new = crawl.leader != process.number
         told = (0, 0) if is_new else crawl.start_may
@@ -273,17 +284,17 @@ class Running:
             r.StartMayGiven(job=job, upto=upto, upto_free=upto_free)
         )
         may = StartMay(job=job, process=process.number, upto=upto, upto_free=upto_free)
-        self.decision.tell(self.state, process, may)
+        self.decision.tell(process, may)
 
     def _let_finish(self, process: Process) -> None:
-        crawl, course = self.crawl, self.job.begin()
+        crawl, course = self.crawl, self.job.progress
         number = course.finish + 1
         is_told = crawl.leader == process.number and crawl.finish_sent == number
         if is_told or not course.start_done or self._has_work():
             return
         self.decision.records.append(r.FinishSent(job=self.job.id, number=number))
         finish = Finish(job=self.job.id, process=process.number, number=number)
-        self.decision.tell(self.state, process, finish)
+        self.decision.tell(process, finish)
 
     def _has_work(self) -> bool:
         frontier = self.crawl.frontier
@@ -308,13 +319,11 @@ class Running:
             # After a restart nobody leads yet, and only who did was told to finish.
             is_leader = self.crawl.leader in (None, process.number)
             # Unless work came up since it was told to finish, this is the end.
-            if is_leader and not self._has_work() and job.begin().start_done:
-                failure = job.begin().start_failure
-                self.decision.close_job(
-                    self.state, job, reason, failure, but=process.number
-                )
+            if is_leader and not self._has_work() and job.progress.start_done:
+                failure = job.progress.start_failure
+                self.decision.close_job(job, reason, failure, but=process.number)
             return
-        self.decision.close_job(self.state, job, reason, but=process.number)
+        self.decision.close_job(job, reason, but=process.number)
 
     def fail_by(self, process: Process, failure: Outcome) -> None:
         """Close the job for a failure of this process that belongs to it, whatever it
@@ -325,7 +334,7 @@ class Running:
         reason = failure.finish_reason
         if not reason or reason in PROCESS_REASONS:
             reason = failure.failure
-        self.decision.close_job(self.state, job, reason, failure, but=process.number)
+        self.decision.close_job(job, reason, failure, but=process.number)
 
     # ---- what comes from outside ------------------------------------------------
 
@@ -357,11 +366,11 @@ class Running:
         """Say again what a process may have missed while it was away."""
         reason = self.stop_reason(process)
         if reason and not process.closed:
-            self.decision.stop(self.state, process, reason)
+            self.decision.stop(process, reason)
 
     def stop_reason(self, process: Process) -> str:
         """Return why the process may not go on, empty if it may."""
-        job, course = self.job, self.job.begin()
+        job, course = self.job, self.job.progress
         if job.is_final or course.cancelling:
             return "cancelled"
         if job.paused:
@@ -385,7 +394,7 @@ class Running:
             for process in self._idle_ones()
         ]
         if self.crawl.runs_since is not None:
-            watch = self.job.begin().watch
+            watch = self.job.progress.watch
             noted_at = watch.ran_s + TIME_NOTED_S
             look_at = min(watch.next_deadline(self._limits), noted_at)
             waits.append(look_at - self._ran_s(watch))
@@ -409,17 +418,17 @@ class Running:
         for process in self._idle_ones():
             since = self.crawl.idle_since[process.number]
             if self.now.run >= since + PROCESS_IDLE_S:
-                self.decision.stop(self.state, process, PROCESS_IDLES)
+                self.decision.stop(process, PROCESS_IDLES)
         if self.crawl.runs_since is not None:
             self._look_at_time()
 
     def _look_at_time(self) -> None:
         """Close the job when its time is up, or note how much of it is used."""
-        watch, items = self.job.begin().watch, self.crawl.counters.items
+        watch, items = self.job.progress.watch, self.crawl.counters.items
         ran_s = self._ran_s(watch)
         reason = watch.expired(self._limits, items, ran_s)
         if reason:
-            self.decision.close_job(self.state, self.job, reason)
+            self.decision.close_job(self.job, reason)
             return
         later = watch.at(self._limits, items, ran_s)
         is_due = ran_s >= watch.ran_s + TIME_NOTED_S
@@ -441,7 +450,7 @@ class Running:
             self._note_time(None)
 
     def _note_time(self, since: float | None) -> None:
-        course = self.job.begin()
+        course = self.job.progress
         ran_s = self._ran_s(course.watch)
         watch = course.watch.at(self._limits, self.crawl.counters.items, ran_s)
         self.decision.records.append(

@@ -9,7 +9,6 @@ from itertools import islice
 
 from dscrapy import messages as m
 from dscrapy.control import events as r
-from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision
 from dscrapy.control.state.jobs import Job
 from dscrapy.control.state.state import State
@@ -61,36 +60,37 @@ def surplus(
     return found
 
 
-def prune_by_itself(
-    state: State, keep: Keep, names: Collection[str], now: Now
-) -> Decision:
+def prune_by_itself(decision: Decision) -> None:
     """Remove what the master's own rules say, as far as one decision goes."""
-    decision = Decision()
-    if not keep.is_everything:
-        found = surplus(state, keep, now.wall, names=names, spared_s=SPARED_S)
-        _remove_all(state, found[:REMOVED_MAX], decision)
-    return decision
+    policy = decision.policy
+    if not policy.keep.is_everything:
+        found = surplus(
+            decision.state,
+            policy.keep,
+            decision.now.wall,
+            names=policy.kept_names,
+            spared_s=SPARED_S,
+        )
+        _remove_all(decision, found[:REMOVED_MAX])
 
 
-def prune(
-    state: State, session: int, command: m.Prune, keep: Keep, now: Now
-) -> Decision:
+def prune(decision: Decision, session: int, command: m.Prune) -> None:
     """Answer a client that asks what is beyond its rules, or else the master's; unless
     it only looks, remove it as far as one decision goes."""
-    decision = Decision()
+    state = decision.state
     asked = Keep(
         jobs=command.keep_jobs, days=command.keep_days, bytes=command.keep_bytes
     )
     if asked.is_everything:
-        asked = keep
+        asked = decision.policy.keep
     if asked.is_everything:
         text = (
             "nothing says what to keep: give --keep-jobs, --keep-days or --keep-bytes, "
             "or set keep_jobs, keep_days or keep_bytes in [dscrapy.master]"
         )
         decision.refuse(session, command.call, "bad_rules", text)
-        return decision
-    found = surplus(state, asked, now.wall)
+        return
+    found = surplus(state, asked, decision.now.wall)
     first = found[:REMOVED_MAX]
     answer = m.Pruned(
         call=command.call,
@@ -102,19 +102,18 @@ def prune(
         ),
     )
     if not command.dry_run:
-        _remove_all(state, first, decision)
+        _remove_all(decision, first)
     decision.send(session, answer)
-    return decision
 
 
-def remove(state: State, session: int, command: m.Remove, decision: Decision) -> None:
+def remove(decision: Decision, session: int, command: m.Remove) -> None:
     """Remove one ended job, or cancelled schedule, that is there.
 
     One whose processes are on their way out goes, and is answered, once they are gone.
     """
-    job = state.jobs.get(command.job)
+    job = decision.state.jobs.get(command.job)
     if job is None:
-        schedule = state.schedules[command.job]
+        schedule = decision.state.schedules[command.job]
         if not schedule.cancelled:
             text = (
                 f"schedule {schedule.id} is active: `dscrapy cancel {schedule.id}` "
@@ -140,20 +139,19 @@ def remove(state: State, session: int, command: m.Remove, decision: Decision) ->
     decision.send(session, m.Accepted(call=command.call, count=1))
 
 
-def remove_at_last(state: State, job: str) -> Decision:
+def remove_at_last(decision: Decision, job: str) -> None:
     """Remove a job of which that was asked for: its processes are gone now."""
-    decision = Decision(records=[r.JobRemoved(job=job)])
-    for session, call in state.removing[job]:
+    decision.records.append(r.JobRemoved(job=job))
+    for session, call in decision.state.removing[job]:
         decision.send(session, m.Accepted(call=call, count=1))
-    return decision
 
 
-def _remove_all(state: State, jobs: list[Job], decision: Decision) -> None:
+def _remove_all(decision: Decision, jobs: list[Job]) -> None:
     decision.records += [r.JobRemoved(job=job.id) for job in jobs]
     # Of a cancelled schedule nothing is left when its last run is gone.
     gone = {job.id for job in jobs}
     decision.records += [
         r.ScheduleRemoved(id=schedule.id)
-        for schedule in state.schedules.values()
+        for schedule in decision.state.schedules.values()
         if schedule.cancelled and schedule.job in gone
     ]

@@ -6,11 +6,11 @@ process starts. What stands here survives a restart; a crawl's volatile part doe
 """
 
 from bisect import bisect_left, insort
-from typing import Literal
+from typing import Literal, assert_never
 
 import attrs
 
-from dscrapy.control.events import Closes
+from dscrapy.control import events as r
 from dscrapy.control.state.closespider import Watch
 from dscrapy.endings import came_to_end
 from dscrapy.messages import UNITS_AHEAD_MAX, Batch
@@ -91,7 +91,29 @@ class Course:
         """Lengths of the files that people and export processes read."""
         return {"items": self.items_bytes, "tagged": self.tagged_bytes}
 
-    def close(self, record: Closes) -> None:
+    def note(
+        self,
+        record: r.CrawlOpened | r.CodeSeen | r.FeedsBegun | r.Closes | r.CancelAsked,
+    ) -> None:
+        """Let a fact about the job's crawl be known."""
+        match record:
+            case r.CrawlOpened():
+                self.opened_at = record.at
+                self.has_feeds = record.has_feeds
+                self.has_once = record.has_once
+                self.own_lines = record.own_lines
+            case r.CodeSeen():
+                self.digest = record.digest
+            case r.FeedsBegun():
+                self.feeds = {**(self.feeds or {}), **record.lengths}
+            case r.Closes():
+                self._close(record)
+            case r.CancelAsked():
+                self.cancelling = True
+            case _:
+                assert_never(record)
+
+    def _close(self, record: r.Closes) -> None:
         """Let the job close, or take what comes to light while it does."""
         if not self.closing:
             self.closing = record.reason
@@ -140,6 +162,9 @@ class Course:
     def role(self) -> Role:
         """What the job's next process is for, apart from exports beside its crawl."""
         return "export" if self.closing and not self.feeds_done else "crawl"
+
+
+_NOT_BEGUN = Course(errors=0)
 
 
 @attrs.define(kw_only=True)
@@ -221,8 +246,13 @@ class Job:
             and not self.course.closing
         )
 
+    @property
+    def progress(self) -> Course:
+        """Its course, to be read; that of a job that has not begun is empty."""
+        return self.course or _NOT_BEGUN
+
     def begin(self) -> Course:
-        """Return the job's course, which begins with the first call."""
+        """Return the job's course, which begins with the first call, to be changed."""
         if self.course is None:
             self.course = Course(errors=0)
         return self.course

@@ -1,0 +1,107 @@
+"""A worker comes, or comes back: what it keeps, what it drops, what is lost."""
+
+from dscrapy import messages as m
+from dscrapy.control import events as r
+from dscrapy.control.decide.reconcile import JobReconciler
+from dscrapy.control.decision import Decision
+from dscrapy.control.state.workers import Worker
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.model import NAME_PATTERN
+
+# More slots than this on one machine is a slip of the finger.
+SLOTS_MAX = 10_000
+# A crawl process holds as many requests as its downloader works on, times a small
+# factor; Scrapy's own default is 16.
+WINDOW_MAX = 1_000_000
+
+
+def is_sound(opened: m.Opened) -> bool:
+    """Whether a project's settings may ask for that."""
+    return 1 <= opened.window <= WINDOW_MAX
+
+
+def register(
+    decision: Decision, session: int, command: m.Register, *, is_empty: bool = False
+) -> None:
+    """Take in a worker with the processes that it still has.
+
+    With ``is_empty`` it is as if it had none: it drops all of them. Raises
+    ``RemoteProtocolError`` for one that may not register.
+    """
+    state, name = decision.state, command.name
+    if not NAME_PATTERN.match(name) or not 1 <= command.slots <= SLOTS_MAX:
+        raise RemoteProtocolError(
+            "bad_worker", "a worker needs a plain name and 1 to 10,000 slots"
+        )
+    if session in state.sessions:
+        raise RemoteProtocolError("bad_worker", "a session registers once")
+    known = state.workers.get(name)
+    known_instance = known and (known.instance or known.expected)
+    if known is not None and known_instance and known_instance != command.instance:
+        # Its processes may live, and start what they hold, until it is given up.
+        _refuse_name(decision, session, known)
+        return
+    if known is not None and known.session is not None:
+        decision.closes.append(known.session)
+    decision.records.append(
+        r.WorkerCame(session=session, register=command, now=decision.now.run)
+    )
+    decision.came[name] = session
+    # What the worker has, what of it is sound, and what the master counts on.
+    reported = {entry.process for entry in command.held}
+    usable = {
+        entry.process: entry
+        for entry in command.held
+        if not is_empty and (entry.opened is None or is_sound(entry.opened))
+    }
+    expected = set(known.processes) if known is not None else set()
+    decision.send(
+        session,
+        m.Registered(
+            epoch=state.epoch,
+            heartbeat_s=decision.policy.spans.heartbeat_s,
+            die_after_s=decision.policy.spans.die_after_s,
+            reconnect_grace_s=decision.policy.spans.reconnect_grace_s,
+            drop=tuple(sorted(reported - (usable.keys() & expected))),
+        ),
+    )
+    for number in sorted(expected - usable.keys()):
+        why = f"worker {name} no longer has it; goes on"
+        decision.lose(state.processes[number], why, counted=False)
+    for number, entry in usable.items():
+        if number in expected:
+            _welcome_back(decision, entry)
+
+
+def _welcome_back(decision: Decision, held: m.Held) -> None:
+    process = decision.state.processes[held.process]
+    job = decision.state.jobs[process.job]
+    if job.is_final or held.job != job.id:
+        # Its job has ended; so will it.
+        done = m.Done(job=held.job, process=held.process, stats=None)
+        decision.tell(process, done)
+        return
+    reconciler = JobReconciler.of(decision, held.job)
+    if held.closing and not process.closed:
+        reconciler.close_by_itself(process, held.closing)
+    decision.records.append(r.ProcessKnown(held=held, at=decision.now.wall))
+    if not held.closing:
+        reconciler.resync(process)
+
+
+def _refuse_name(decision: Decision, session: int, known: Worker) -> None:
+    heard_at = known.heard_at if known.instance else known.since
+    silence_s = decision.now.run - heard_at
+    # A worker that is heard is a second one of that name; one that is silent may
+    # be this very worker before its restart: the refused one may try again.
+    is_live = known.session is not None and silence_s <= decision.policy.spans.silent_s
+    text = (
+        f"a worker named {known.name} is already here "
+        f"({known.host}:{known.port}): choose another --name"
+        if is_live
+        else f"a worker named {known.name} was here {silence_s:.0f} s ago and "
+        "is not given up yet"
+    )
+    code = "name_taken" if is_live else "name_silent"
+    decision.closes.append(session)
+    decision.refuse(session, -1, code, text)

@@ -1,0 +1,111 @@
+"""What follows from a record outside the state: writes, bodies, leases, answers.
+
+Writes may be done again. Every one names the length at which it begins, so a replay
+does the same writes at the same places, and a file that a crash left longer is cut.
+"""
+
+import attrs
+import msgspec
+
+from dscrapy.control.state.jobs import Process
+from dscrapy.frontier.frontier import Granted
+
+
+@attrs.frozen
+class Append:
+    """Write ``data`` at byte ``at`` of the file, which then ends there."""
+
+    name: str
+    at: int
+    data: bytes
+
+
+@attrs.frozen
+class Move:
+    """Write the first ``count`` bytes of ``spool`` at byte ``at`` of the file."""
+
+    name: str
+    at: int
+    spool: str
+    count: int
+
+
+@attrs.frozen
+class Discard:
+    """The file is not needed any more, once no replay can begin before this; unless
+    it is written to again."""
+
+    name: str
+
+
+@attrs.frozen
+class Clear:
+    """The folder of a job that was removed goes, at once: a replay that writes into it
+    comes to this, too."""
+
+    name: str
+
+
+Write = Append | Move | Discard | Clear
+
+
+def coalesced(writes: list[Write]) -> list[Write]:
+    """Return the same writes with those that continue each other made one."""
+    result: list[Write] = []
+    # Appends that may still be continued, by file: their place in the result.
+    open_ones: dict[str, int] = {}
+    pieces: dict[int, list[bytes]] = {}
+    ends: dict[str, int] = {}
+    for write in writes:
+        if not isinstance(write, Append):
+            # A move reads its spool as it is now.
+            open_ones.clear()
+            result.append(write)
+            continue
+        place = open_ones.get(write.name)
+        if place is not None and ends[write.name] == write.at:
+            pieces[place].append(write.data)
+            ends[write.name] += len(write.data)
+            continue
+        open_ones[write.name] = len(result)
+        pieces[len(result)] = [write.data]
+        ends[write.name] = write.at + len(write.data)
+        result.append(write)
+    for place, parts in pieces.items():
+        write = result[place]
+        assert isinstance(write, Append)
+        result[place] = Append(write.name, write.at, b"".join(parts))
+    return result
+
+
+@attrs.frozen
+class Bodies:
+    """Bodies of requests, which begin at byte ``at`` of the job's file of them."""
+
+    job: str
+    at: int
+    payloads: tuple[msgspec.Raw, ...]
+
+
+@attrs.define
+class Effects:
+    """What came of records, in their order.
+
+    ``granted`` are leases that were taken, with their process; ``answered`` are calls
+    that waited for a job that has ended: session, call and job; ``touched`` are jobs of
+    which something has changed, so that they are to be looked at.
+    """
+
+    writes: list[Write] = attrs.field(factory=list)
+    bodies: list[Bodies] = attrs.field(factory=list)
+    granted: list[tuple[Process, Granted]] = attrs.field(factory=list)
+    answered: list[tuple[int, int, str]] = attrs.field(factory=list)
+    touched: list[str] = attrs.field(factory=list)
+
+    def add(self, other: "Effects") -> None:
+        """Take in what came of the next record."""
+        self.writes += other.writes
+        self.bodies += other.bodies
+        self.granted += other.granted
+        self.answered += other.answered
+        self.touched += other.touched

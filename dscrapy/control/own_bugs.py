@@ -1,0 +1,209 @@
+"""What is decided instead when the core has raised: a bug met in one command, or at one
+job, must not end the others.
+
+The state is as it was then. A client is told ``internal_error``. A worker offers what
+is not answered again, on its next session and for ever, so the ``TIMES_MAX``-th time
+the command is set aside: a page's request as if it were poisoned, a process as if it
+had died, a registration without what it holds. A job that cannot be assigned or looked
+at is left out, and the ``TIMES_MAX``-th time it fails. The rest goes on.
+"""
+
+from dscrapy import messages as m
+from dscrapy.control import events as r
+from dscrapy.control.decide.conclusion import Conclusion
+from dscrapy.control.decide.registration import register
+from dscrapy.control.decision import Culprit, Decision, OwnCommand
+from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.state import State
+from dscrapy.control.state.verdict import Verdict
+from dscrapy.endings import ENDINGS
+from dscrapy.errors import RemoteProtocolError
+from dscrapy.model import Outcome
+
+TIMES_MAX = 3
+# Commands that are remembered; there is one for each bug that is met, and its like.
+KEYS_MAX = 10_000
+TEXT = "internal error of the master; its log has the traceback"
+
+Command = m.ClientCall | m.FromWorker | OwnCommand
+Key = tuple[str | int, ...]
+
+
+class Fallbacks:
+    """Counts what has raised; its methods add what comes of it to a decision."""
+
+    def __init__(self) -> None:
+        self._times: dict[Key, int] = {}
+
+    def for_command(self, decision: Decision, session: int, command: Command) -> None:
+        """Decide about a command of which deciding raised."""
+        if isinstance(command, m.ClientCall):
+            decision.refuse(session, command.call, "internal_error", TEXT)
+            return
+        if isinstance(command, OwnCommand):
+            return
+        process = _process_of(decision.state, session, command)
+        page = _page_of(command)
+        times = self._count(_key_of(session, command, page))
+        if page is not None and isinstance(command, m.Commits):
+            _give_back(decision, session, command, page, times)
+        elif isinstance(command, m.Register) and times >= TIMES_MAX:
+            register(decision, session, command, is_empty=True)
+        else:
+            _end_session(decision, session)
+            if process is not None and times >= TIMES_MAX:
+                _give_up(decision, process, TEXT)
+
+    def for_violation(
+        self,
+        decision: Decision,
+        session: int,
+        command: Command,
+        error: RemoteProtocolError,
+    ) -> None:
+        """Decide about what may not be said: its session ends.
+
+        Offered again it would end the next one, so the process that said it is given
+        up at once, and nothing else of its worker's.
+        """
+        decision.violation = error
+        decision.refuse(session, -1, error.code, error.detail)
+        _end_session(decision, session)
+        if not isinstance(command, m.FromWorker):
+            return
+        process = _process_of(decision.state, session, command)
+        if process is not None:
+            _give_up(decision, process, f"it broke the protocol ({error})")
+
+    def for_tick(self, decision: Decision, culprit: Culprit) -> None:
+        """Decide about whom a tick raised at; the tick goes on without it."""
+        kind, name = culprit
+        if kind == "job":
+            self.for_job(decision, "tick", name)
+
+    def for_job(self, decision: Decision, step: str, job: str) -> None:
+        """Let a job fail at which a step has raised ``TIMES_MAX`` times."""
+        state = decision.state
+        known = state.jobs.get(job)
+        if known is None or known.is_final:
+            return
+        if self._count((step, job)) >= TIMES_MAX:
+            decision.end_job(known, Verdict(ENDINGS["internal_error"], TEXT))
+            crawl = state.crawls.get(job)
+            if crawl is not None:
+                decision.stop_all(known, "failed")
+                Conclusion(decision, known, crawl).retire(state.crawling(job))
+
+    def for_completion(self, decision: Decision, broken: Decision) -> None:
+        """Make up for completing a decision that has been applied.
+
+        What was to be shown is refused. Leases that were not told are lost like those
+        of a connection that breaks: the next registration takes them back.
+        """
+        answered = {
+            (session, message.call)
+            for session, message in broken.sends
+            if isinstance(message, m.Shown)
+        }
+        self.refuse_all(
+            decision, [one for one in broken.all_shows if one[:2] not in answered]
+        )
+        told = {id(granted) for _, _, granted in broken.grants}
+        lost = [one for one in broken.effects.granted if id(one[1]) not in told]
+        for process in {one.number: one for one, _ in lost}.values():
+            worker = decision.state.workers.get(process.worker)
+            if worker is not None and worker.session is not None:
+                _end_session(decision, worker.session)
+            self.for_job(decision, "complete", process.job)
+
+    @staticmethod
+    def refuse_all(decision: Decision, shows: list[tuple[int, int, str]]) -> None:
+        """Refuse those who were to be shown something."""
+        for session, call, _ in shows:
+            decision.refuse(session, call, "internal_error", TEXT)
+
+    def _count(self, key: Key) -> int:
+        times = self._times.pop(key, 0) + 1
+        if times < TIMES_MAX:
+            self._times[key] = times
+        if len(self._times) > KEYS_MAX:
+            del self._times[next(iter(self._times))]
+        return times
+
+
+def _process_of(state: State, session: int, command: m.FromWorker) -> Process | None:
+    """Return the process that the command is about, if it is the session's worker's."""
+    process = state.processes.get(getattr(command, "process", 0))
+    worker = state.sessions.get(session)
+    return process if process is not None and process.worker == worker else None
+
+
+def _give_back(
+    decision: Decision, session: int, command: m.Commits, page: m.Commit, times: int
+) -> None:
+    """Let the page be done again, or set its request aside; its sender drops it."""
+    job, number, request = command.job, command.process, page.request
+    seen = m.Seen(request, page.unit, page.part, "settled")
+    answer = m.CommitsSeen(job=job, process=number, seen=(seen,))
+    decision.send(session, answer)
+    crawl = decision.state.crawls.get(job)
+    if crawl is None or not crawl.frontier.is_open(request):
+        return
+    if times >= TIMES_MAX:
+        decision.records.append(
+            r.RequestPoisoned(job=job, request=request, url="", text=TEXT)
+        )
+    else:
+        at = decision.now.wall
+        decision.records.append(
+            r.Released(job=job, process=number, requests=(request,), at=at)
+        )
+
+
+def _give_up(decision: Decision, process: Process, text: str) -> None:
+    """Let the process be lost, by its job's own doing; its worker kills it when it is
+    back."""
+    job = decision.state.jobs[process.job]
+    decision.lose(process, text, counted=True)
+    course, is_export = job.progress, process.role == "export"
+    deaths = (course.export_deaths if is_export else course.deaths) + 1
+    if not job.is_final and deaths >= decision.policy.start_deaths_max:
+        failure = Outcome(failure="died", text=text)
+        if is_export and course.closing:
+            decision.fail_feeds(job, failure)
+        elif not is_export:
+            decision.close_job(job, "died", failure, but=process.number)
+
+
+def _end_session(decision: Decision, session: int) -> None:
+    """End a session; its worker takes nothing until it is back.
+
+    A start that it was sent now would find the slots still taken by what it holds.
+    """
+    decision.closes.append(session)
+    worker = decision.state.sessions.get(session)
+    if worker is not None:
+        decision.records.append(r.WorkerAway(name=worker, now=decision.now.run))
+
+
+def _page_of(command: Command) -> m.Commit | None:
+    """Return the one page that a command commits whole; what is stored in parts goes
+    with its process alone."""
+    if not isinstance(command, m.Commits) or len(command.commits) != 1:
+        return None
+    (commit,) = command.commits
+    is_whole = commit.request and commit.last and not commit.part
+    return commit if is_whole else None
+
+
+def _key_of(session: int, command: m.FromWorker, page: m.Commit | None) -> Key:
+    """Return what tells a command from others, also on another session."""
+    name = type(command).__name__
+    if isinstance(command, m.Register):
+        return name, command.name, command.instance
+    if page is not None and isinstance(command, m.Commits):
+        return name, command.job, page.request
+    if isinstance(command, m.Commits):
+        first = command.commits[0]
+        return name, command.process, first.request, first.unit, first.part
+    return name, getattr(command, "process", -session)
