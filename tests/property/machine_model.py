@@ -17,6 +17,7 @@ from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Spans
 from dscrapy.frontier.frontier import Granted
 from dscrapy.model import JobSpec
+from tests.doubles.watched import WatchedMachine
 from tests.property.actors import (
     Crawl,
     Files,
@@ -52,7 +53,7 @@ class DrivenMachine(RuleBasedStateMachine):
     def new_machine(self, state: State) -> Machine:
         """Return a machine on ``state``."""
         policy = Policy(spans=SPANS, start_deaths_max=3)
-        return Machine(state=state, policy=policy)
+        return WatchedMachine(state=state, policy=policy)
 
     def now(self) -> Now:
         """Return this instant."""

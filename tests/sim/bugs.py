@@ -236,7 +236,8 @@ BUGS: tuple[Bug, ...] = (
             COMMITTER,
             "            group.writes += decision.effects.writes\n",
             "            writes = decision.effects.writes\n"
-            "            if any(isinstance(one, r.JobRemoved) for one in decision.records):\n"
+            "            kinds = {type(one) for one in decision.records}\n"
+            "            if r.JobRemoved in kinds:\n"
             "                self._files.hand_over_nowait(writes)\n"
             "            group.writes += writes\n",
         ),
