@@ -16,14 +16,8 @@ from dscrapy.control.projections import effects_of
 from dscrapy.control.state.closespider import Watch
 from dscrapy.control.state.crawls import Crawl
 from dscrapy.control.state.feed_exports import note_end
-from dscrapy.control.state.jobs import (
-    Course,
-    Job,
-    Process,
-    Schedule,
-    position_of,
-    project_label,
-)
+from dscrapy.control.state.jobs import Course, Job, Schedule, position_of, project_label
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Worker, forgive
 
@@ -163,6 +157,8 @@ def _begin_again(state: State, job: Job, record: r.JobAgain) -> None:
         )
         if job.has_processes:
             state.crawls[job.id] = Crawl.begun_at(course.next_request)
+        for process in state.processes_of(job.id):
+            process.begin_anew()
     elif job.id in state.crawls:
         state.crawls[job.id].frontier.pardon()
     again = job.begin()
@@ -305,16 +301,15 @@ def _request_failed(state: State, record: r.RequestFailed, effects: Effects) -> 
 def _process_known(state: State, record: r.ProcessKnown, effects: Effects) -> None:
     held = record.held
     state.unknown.discard(held.process)
-    state.crawls[held.job].know(held, record.at)
+    state.crawls[held.job].know(state.processes[held.process], held, record.at)
     state.note_export_due(state.jobs[held.job])
     effects.touched.append(held.job)
 
 
 def _process_opened(state: State, record: r.ProcessOpened, effects: Effects) -> None:
     opened = record.opened
-    crawl = state.crawls[opened.job]
-    crawl.opened[opened.process] = opened
-    crawl.frontier.leases.open_process(opened.process, opened)
+    process = state.processes[opened.process]
+    state.crawls[opened.job].open_process(process, opened)
     state.note_export_due(state.jobs[opened.job])
     effects.touched.append(opened.job)
 
@@ -322,14 +317,12 @@ def _process_opened(state: State, record: r.ProcessOpened, effects: Effects) -> 
 def _process_stops(
     state: State, record: r.ProcessCloses | r.ProcessStops, effects: Effects
 ) -> None:
-    # One that writes feeds holds neither leases nor a slot.
-    if not state.is_export(record.process):
-        state.crawls[record.job].stop(record.process)
+    state.crawls[record.job].stop(state.processes[record.process])
     effects.touched.append(record.job)
 
 
 def _process_idles(state: State, record: r.ProcessIdles, _: Effects) -> None:
-    state.crawls[record.job].note_idle(record.process, record.since)
+    state.processes[record.process].idle_since = record.since
 
 
 def _process_isolates(
@@ -340,15 +333,15 @@ def _process_isolates(
 
 
 def _process_dismissed(state: State, record: r.ProcessDismissed, _: Effects) -> None:
-    state.crawls[record.job].dismissed.add(record.process)
+    state.processes[record.process].dismissed = True
 
 
 def _items_end_sent(state: State, record: r.ItemsEndSent, _: Effects) -> None:
-    state.crawls[record.job].told_end.add(record.process)
+    state.processes[record.process].items_end_sent = True
 
 
 def _process_ordered(state: State, record: r.ProcessOrdered, _: Effects) -> None:
-    state.crawls[record.job].ordered.add(record.process)
+    state.processes[record.process].ordered = True
 
 
 def _lead_given(state: State, record: r.LeadGiven, _: Effects) -> None:
@@ -373,8 +366,9 @@ def _leases_wanted(state: State, record: r.LeasesWanted, effects: Effects) -> No
     crawl = state.crawls[record.job]
     granted = crawl.frontier.lease(record.process, record.count, record.at)
     if granted.requests:
-        crawl.idle_since.pop(record.process, None)
-        effects.granted.append((state.processes[record.process], granted))
+        process = state.processes[record.process]
+        process.idle_since = None
+        effects.granted.append((process, granted))
 
 
 def _released(state: State, record: r.Released, effects: Effects) -> None:

@@ -13,7 +13,8 @@ import attrs
 from dscrapy.control import events as r
 from dscrapy.control.clock import Now
 from dscrapy.control.effects import Effects
-from dscrapy.control.state.jobs import Job, Process
+from dscrapy.control.state.jobs import Job
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.verdict import Verdict
 from dscrapy.control.state.workers import Spans
@@ -202,9 +203,8 @@ class Decision:
     ) -> None:
         """End all processes of the job but ``but`` that do not end already; those
         that write feeds only with ``exports``."""
-        crawl = self.state.crawls[job.id]
         for process in self.state.processes_of(job.id):
-            is_ending = process.number in crawl.stopping or process.closed
+            is_ending = process.stopping or process.closed
             if process.role == "export" and not exports:
                 continue
             if not is_ending and process.number != but:
@@ -223,8 +223,10 @@ class Decision:
         Process ``but`` closes its own already. One that closes may say so more than
         once, also with a ``failure`` that comes to light later.
         """
-        opened = self.state.crawls[job.id].opened.values()
-        has_feeds = job.progress.has_feeds or any(one.has_feeds for one in opened)
+        has_feeds = job.progress.has_feeds or any(
+            one.opened is not None and one.opened.has_feeds
+            for one in self.state.processes_of(job.id)
+        )
         self.records.append(
             r.Closes(job=job.id, reason=reason, failure=failure, has_feeds=has_feeds)
         )

@@ -7,7 +7,7 @@ does the same writes at the same places, and a file that a crash left longer is 
 import attrs
 import msgspec
 
-from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.processes import Process
 from dscrapy.frontier.frontier import Granted
 
 

@@ -13,7 +13,7 @@ from dscrapy.control import events as r
 from dscrapy.control.decide.conclusion import Conclusion
 from dscrapy.control.decide.registration import register
 from dscrapy.control.decision import Culprit, Decision, OwnCommand
-from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.verdict import Verdict
 from dscrapy.endings import ENDINGS

@@ -20,7 +20,7 @@ from dscrapy.control.effects import (
     Write,
 )
 from dscrapy.control.item_lines import items_in, texts_of
-from dscrapy.control.state.jobs import Spool, spool_key
+from dscrapy.control.state.processes import Spool, spool_key
 from dscrapy.control.state.state import State
 from dscrapy.frontier.frontier import payloads
 

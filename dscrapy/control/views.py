@@ -133,7 +133,8 @@ def _why_narrow(state: State, job: Job) -> str:
     if job.id not in state.wide or not job.is_crawling or not has_room(job):
         return ""
     crawl = state.crawls[job.id]
-    is_opening = not job.processes or len(crawl.opened) < job.processes
+    processes = state.crawling(job.id)
+    is_opening = not processes or any(one.opened is None for one in processes)
     if is_opening or crawl.frontier.capacity.wants_process():
         return ""
     ceiling = job.parallelism or "any number"

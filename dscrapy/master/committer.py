@@ -28,7 +28,7 @@ from dscrapy.control.decision import Bug, Decision, OnMissing, OnTick
 from dscrapy.control.effects import Write, coalesced
 from dscrapy.control.machine import Command, Machine
 from dscrapy.control.projections import known_lengths
-from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.errors import JournalFullError
 from dscrapy.frontier.frontier import Granted, Place

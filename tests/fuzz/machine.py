@@ -18,7 +18,7 @@ from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision, OnClosed, OnTick, Policy
 from dscrapy.control.effects import coalesced
 from dscrapy.control.machine import Machine
-from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Spans
 from dscrapy.errors import RemoteProtocolError
@@ -184,7 +184,7 @@ def _fitting(draw: Draw, master: Master, session: int) -> m.Message:
     if not numbers or not hasattr(message, "process"):
         return message
     process = state.processes[draw.pick(numbers)]
-    if process.number not in state.crawls[process.job].opened and draw.below(4):
+    if process.opened is None and draw.below(4):
         message = draw.struct(m.Opened)
     leases = master.leases.get(process.number, [])
     if isinstance(message, m.Commits):

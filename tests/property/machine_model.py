@@ -12,7 +12,7 @@ from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision, Policy
 from dscrapy.control.machine import Machine
 from dscrapy.control.projections import items_name, requests_name
-from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Spans
 from dscrapy.frontier.frontier import Granted

@@ -15,7 +15,7 @@ from dscrapy.control import events as r
 from dscrapy.control.apply import apply
 from dscrapy.control.item_lines import line_of
 from dscrapy.control.projections import JOBS_FOLDER, items_name, tagged_name
-from dscrapy.control.state.jobs import spool_key
+from dscrapy.control.state.processes import spool_key
 from dscrapy.control.state.state import State
 from dscrapy.errors import JournalFullError
 from dscrapy.master.journal import Journal

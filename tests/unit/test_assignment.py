@@ -263,7 +263,8 @@ def test_a_stop_that_was_lost_on_the_way_is_said_again() -> None:
     machine, _, second = wide()
     ask(machine, OnClosed(), WORKER)
     assert answers(ask(machine, submit_other()), WORKER) == []
-    assert machine.state.crawls[ID].stopping == {second.process}
+    stopping = {one.number for one in machine.state.processes_of(ID) if one.stopping}
+    assert stopping == {second.process}
     held = tuple(
         m.Held(job=ID, process=number, opened=opened(number, window=2))
         for number in (1, 2)

@@ -11,7 +11,7 @@ from dscrapy.control import events as r
 from dscrapy.control.decision import OnTick
 from dscrapy.control.effects import Append, Move
 from dscrapy.control.projections import items_name, tagged_name
-from dscrapy.control.state.jobs import Process
+from dscrapy.control.state.processes import Process
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import Outcome, Stats
 from tests.unit.frontier_values import (

@@ -350,7 +350,7 @@ def test_a_process_ends_and_its_job_goes_on(
 ) -> None:
     """Beside one that runs, before it was open."""
     machine, _, second = wide()
-    machine.state.crawls[ID].opened.pop(second.process)
+    machine.state.processes[second.process].opened = None
     end(machine, second.process)
     assert end.__name__ in ENDINGS
     assert machine.state.jobs[ID].is_crawling
@@ -378,7 +378,8 @@ def two_that_start() -> Machine:
     ]
     second = started(commit(machine, first.process, *given))
     assert (first.process, second.process) == (1, 2)
-    machine.state.crawls[ID].opened.clear()
+    for process in machine.state.processes_of(ID):
+        process.opened = None
     return machine
 
 
@@ -401,7 +402,7 @@ def test_a_worker_that_takes_only_one_process_gets_the_next_first_one() -> None:
     """A second one beside the first did not open there; when the first is killed the
     job does not wait for ever."""
     machine, first, second = wide()
-    machine.state.crawls[ID].opened.pop(second.process)
+    machine.state.processes[second.process].opened = None
     close(machine, second.process, 1, failure="open_error", text="locked")
     assert list(machine.state.workers["w"].barred) == [ID]
     again = started(ask(machine, ended(first.process), WORKER))
@@ -497,7 +498,7 @@ def test_no_order_changes_the_end(
         for order in interleaved(first, tuple(other), *more):
             machine, *_ = wide()
             if not is_open:
-                machine.state.crawls[ID].opened.pop(2)
+                machine.state.processes[2].opened = None
             job = machine.state.jobs[ID]
             job.retries_left = 0
             ends_first = order[0].what == "ends"

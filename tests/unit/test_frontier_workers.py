@@ -437,7 +437,7 @@ def test_a_window_is_a_number_of_leases(window: int, again: bool) -> None:
         return
     with pytest.raises(RemoteProtocolError, match="bad_opened"):
         ask(machine, command, WORKER)
-    assert machine.state.crawls[ID].opened == {}
+    assert all(one.opened is None for one in machine.state.processes_of(ID))
 
 
 # ---- what workers say of processes -------------------------------------------------

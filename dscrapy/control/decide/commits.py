@@ -14,7 +14,8 @@ from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.decision import Decision
 from dscrapy.control.state.crawls import Crawl
-from dscrapy.control.state.jobs import Course, Process, spool_key
+from dscrapy.control.state.jobs import Course
+from dscrapy.control.state.processes import Process, spool_key
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier.frontier import is_sound, uses_are_sound
 from dscrapy.model import FeedFiles

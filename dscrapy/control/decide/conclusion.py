@@ -15,7 +15,8 @@ import attrs
 from dscrapy.control import events as r
 from dscrapy.control.decision import Decision
 from dscrapy.control.state.crawls import Crawl
-from dscrapy.control.state.jobs import Job, Process
+from dscrapy.control.state.jobs import Job
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.verdict import verdict_of, wants_export
 from dscrapy.messages import Conclude, Done, Retire
 from dscrapy.model import Stats
@@ -70,9 +71,9 @@ class Conclusion:
 
     def _choose(self, waiting: list[Process]) -> Process | None:
         """Return who ends the job: the one that was told to, else who leads."""
-        ordered, leader = self.crawl.ordered, self.crawl.leader
+        leader = self.crawl.leader
         return min(
-            (one for one in waiting if one.concludes or one.number not in ordered),
+            (one for one in waiting if one.concludes or not one.ordered),
             key=lambda one: (not one.concludes, one.number != leader, one.number),
             default=None,
         )
@@ -96,7 +97,7 @@ class Conclusion:
         self._order(process, conclude)
 
     def _order(self, process: Process, order: Retire | Conclude) -> None:
-        if process.number in self.crawl.ordered:
+        if process.ordered:
             return
         self.decision.records.append(
             r.ProcessOrdered(job=self.job.id, process=process.number)
@@ -110,7 +111,7 @@ class Conclusion:
         reason = "cancelled" if course.cancelling else course.closing
         is_open = not all(one.closed for one in processes if one.role == "crawl")
         for process in processes:
-            if not process.closed or process.number in self.crawl.dismissed:
+            if not process.closed or process.dismissed:
                 continue
             stats: Stats | None = None
             if reason and not is_open and process.role == "crawl":

@@ -15,7 +15,8 @@ import msgspec
 from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.decision import Decision, deciding_on
-from dscrapy.control.state.jobs import Job, Process, Role
+from dscrapy.control.state.jobs import Job
+from dscrapy.control.state.processes import Process, Role
 from dscrapy.control.state.state import State
 from dscrapy.control.state.verdict import verdict_of
 from dscrapy.control.state.workers import Worker
@@ -114,7 +115,7 @@ def _make_room(decision: Decision, job: Job) -> bool:
     for identity in state.wide:
         other = state.jobs[identity]
         crawl = state.crawls[identity]
-        if crawl.stopping:
+        if any(one.stopping for one in state.crawling(identity)):
             # One is on its way out already.
             return False
         if other.priority > job.priority or other.processes < 2:
@@ -165,11 +166,13 @@ def would_help(state: State, job: Job) -> bool:
         return False
     crawl = state.crawls[job.id]
     frontier = crawl.frontier
+    processes = state.crawling(job.id)
     # Nobody knows the project's rules before a first process is open.
-    if not crawl.opened:
+    open_count = sum(one.opened is not None for one in processes)
+    if not open_count:
         return False
-    running = job.processes - len(crawl.stopping)
-    if frontier.quarantine.wants_isolator and len(crawl.opened) == job.processes:
+    running = sum(not one.stopping for one in processes)
+    if frontier.quarantine.wants_isolator and open_count == job.processes:
         return True
     if not frontier.capacity.wants_process():
         return False

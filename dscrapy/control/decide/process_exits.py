@@ -3,7 +3,8 @@
 from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.decision import Decision
-from dscrapy.control.state.jobs import Course, Job, Process
+from dscrapy.control.state.jobs import Course, Job
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Worker
 from dscrapy.model import Outcome
@@ -101,7 +102,7 @@ def _end_failed(state: State, process: Process, command: m.Ended) -> bool:
         return False
     if not process.closed:
         return command.counted or command.how == "failed"
-    return not process.ending and process.number not in crawl.opened
+    return not process.ending and process.opened is None
 
 
 def _cannot_begin(
@@ -126,8 +127,8 @@ def _poisoned(course: Course, count: int, text: str) -> Outcome | None:
 def _died(decision: Decision, process: Process, text: str) -> Outcome | None:
     """Fail a job whose processes die without anything to show for it."""
     state, deaths_max = decision.state, decision.policy.start_deaths_max
-    course, crawl = state.jobs[process.job].progress, state.crawls[process.job]
-    is_at_once = process.number not in crawl.opened
+    course = state.jobs[process.job].progress
+    is_at_once = process.opened is None
     if is_at_once:
         _count_at_once(decision, process, text)
     deaths = (course.export_deaths if process.role == "export" else course.deaths) + 1
@@ -155,14 +156,15 @@ def goes_elsewhere(decision: Decision, process: Process, failure: Outcome) -> bo
 def is_disproved(state: State, process: Process) -> bool:
     """Whether others prove that the job can run, or are about to, so that it is no
     fault of the job's that this process did not open."""
-    course, crawl = state.jobs[process.job].progress, state.crawls[process.job]
+    course = state.jobs[process.job].progress
     if course.closing and course.opened_at is not None:
         # It was one process too many: the job was open, and is about to end.
         return True
     others = [one for one in state.processes_of(process.job) if one is not process]
-    proof = crawl.opened.keys() | state.unknown
     return any(
-        one.number in proof or (one.worker != process.worker and not one.closed)
+        one.opened is not None
+        or one.number in state.unknown
+        or (one.worker != process.worker and not one.closed)
         for one in others
     )
 
@@ -187,9 +189,8 @@ def bar_unfit(decision: Decision, process: Process, why: str) -> None:
     if state.jobs[process.job].progress.closing:
         # There is nothing more to run.
         return
-    crawl = state.crawls[process.job]
     beside = any(
-        one.worker == process.worker and one.number in crawl.opened
+        one.worker == process.worker and one.opened is not None
         for one in state.processes_of(process.job)
     )
     bar(decision, process, why, beside=beside)

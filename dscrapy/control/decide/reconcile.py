@@ -18,7 +18,8 @@ from dscrapy.control.state import closespider
 from dscrapy.control.state.closespider import Watch
 from dscrapy.control.state.crawls import Crawl
 from dscrapy.control.state.feed_exports import is_over
-from dscrapy.control.state.jobs import Job, Process
+from dscrapy.control.state.jobs import Job
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.endings import came_to_end
 from dscrapy.frontier.politeness import at_once
@@ -110,12 +111,12 @@ class JobReconciler:
 
     def _narrow(self, processes: list[Process]) -> None:
         """Stop the newest processes beyond the job's ceiling, which was lowered."""
-        stopping, leader = self.crawl.stopping, self.crawl.leader
-        staying = [one.number for one in processes if one.number not in stopping]
+        leader = self.crawl.leader
+        staying = [one for one in processes if not one.stopping]
         surplus = len(staying) - self.job.parallelism if self.job.parallelism else 0
-        for number in reversed(staying):
-            if surplus > 0 and number != leader:
-                self.decision.stop(self.state.processes[number], SLOT_NEEDED)
+        for process in reversed(staying):
+            if surplus > 0 and process.number != leader:
+                self.decision.stop(process, SLOT_NEEDED)
                 surplus -= 1
 
     def _waits_for_workers(self) -> bool:
@@ -129,8 +130,8 @@ class JobReconciler:
         return (
             worker is not None
             and worker.session is not None
-            and process.number in self.crawl.opened
-            and process.number not in self.crawl.stopping
+            and process.opened is not None
+            and not process.stopping
             and not process.is_through
         )
 
@@ -138,7 +139,7 @@ class JobReconciler:
         number = process.number
         frontier = self.crawl.frontier
         idles = not frontier.leases.count_of(number)
-        if idles != (number in self.crawl.idle_since):
+        if idles != (process.idle_since is not None):
             since = self.now.run if idles else None
             self.decision.records.append(
                 r.ProcessIdles(job=self.job.id, process=number, since=since)
@@ -178,7 +179,7 @@ class JobReconciler:
         course = self.job.progress
         for process in processes:
             number = process.number
-            is_told = process.closed or number in self.crawl.told_end
+            is_told = process.closed or process.items_end_sent
             if not self._may_write(process) or is_told:
                 continue
             self.decision.records.append(
@@ -201,7 +202,7 @@ class JobReconciler:
 
     def writes_rest(self, process: Process) -> bool:
         """Whether what is left of the feeds is its to write, and nobody's after it."""
-        return not process.beside or process.number in self.crawl.told_end
+        return not process.beside or process.items_end_sent
 
     # ---- who leads --------------------------------------------------------------
 
@@ -268,7 +269,8 @@ class JobReconciler:
         # Where all places are taken one element may stand ready.
         free = process.starts + (spare or 1)
         # Also in steps: half of what the leader can have under way.
-        step = max(at_once(crawl.opened[process.number].window) // 2, 1)
+        assert process.opened is not None
+        step = max(at_once(process.opened.window) // 2, 1)
         if spare >= 0 and free - upto_free >= step:
             upto_free = free
         elif (
@@ -304,15 +306,17 @@ class JobReconciler:
 
     @property
     def _limits(self) -> CloseLimits:
-        opened = next(iter(self.crawl.opened.values()), None)
-        return _NO_LIMITS if opened is None else opened.limits
+        for process in self.state.processes_of(self.job.id):
+            if process.opened is not None:
+                return process.opened.limits
+        return _NO_LIMITS
 
     def close_by_itself(self, process: Process, reason: str) -> None:
         """A process closes its spider, for a reason that may be the job's."""
         job = self.job
         if process.role == "export":
             return
-        ours = process.number in self.crawl.stopping or not job.is_crawling
+        ours = process.stopping or not job.is_crawling
         if ours or reason in PROCESS_REASONS:
             return
         if reason in ("finished", "start_error"):
@@ -381,7 +385,7 @@ class JobReconciler:
         if worker is not None and worker.draining:
             return WORKER_DRAINS
         # What it was to stop for is not known any more, only that the job goes on.
-        return SLOT_NEEDED if process.number in self.crawl.stopping else ""
+        return SLOT_NEEDED if process.stopping else ""
 
     # ---- time -------------------------------------------------------------------
 
@@ -390,8 +394,7 @@ class JobReconciler:
         if not self.job.is_crawling:
             return math.inf
         waits = [
-            self.crawl.idle_since[process.number] + PROCESS_IDLE_S - self.now.run
-            for process in self._idle_ones()
+            since + PROCESS_IDLE_S - self.now.run for _, since in self._idle_ones()
         ]
         if self.crawl.runs_since is not None:
             watch = self.job.progress.watch
@@ -400,23 +403,23 @@ class JobReconciler:
             waits.append(look_at - self._ran_s(watch))
         return max(min(waits, default=math.inf), 0.0)
 
-    def _idle_ones(self) -> list[Process]:
-        """Return the processes that hold a slot for nothing."""
+    def _idle_ones(self) -> list[tuple[Process, float]]:
+        """Return the processes that hold a slot for nothing, and since when."""
         crawl = self.crawl
         return [
-            self.state.processes[number]
-            for number in crawl.idle_since
-            if number != crawl.leader
-            and number not in crawl.stopping
-            and not crawl.frontier.leases.count_of(number)
+            (one, one.idle_since)
+            for one in self.state.crawling(self.job.id)
+            if one.idle_since is not None
+            and one.number != crawl.leader
+            and not one.stopping
+            and not crawl.frontier.leases.count_of(one.number)
         ]
 
     def tick(self) -> None:
         """Stop what has idled for too long, close what has run for too long."""
         if not self.job.is_crawling:
             return
-        for process in self._idle_ones():
-            since = self.crawl.idle_since[process.number]
+        for process, since in self._idle_ones():
             if self.now.run >= since + PROCESS_IDLE_S:
                 self.decision.stop(process, PROCESS_IDLES)
         if self.crawl.runs_since is not None:

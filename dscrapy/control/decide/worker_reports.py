@@ -14,7 +14,8 @@ from dscrapy.control.decide.process_exits import (
 from dscrapy.control.decide.reconcile import JobReconciler
 from dscrapy.control.decide.registration import WINDOW_MAX, is_sound
 from dscrapy.control.decision import Decision
-from dscrapy.control.state.jobs import Job, Process
+from dscrapy.control.state.jobs import Job
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Worker
 from dscrapy.errors import RemoteProtocolError
@@ -66,8 +67,7 @@ def _drain(decision: Decision, worker: Worker) -> None:
     decision.records.append(r.WorkerDrains(name=worker.name))
     for number in sorted(worker.processes):
         process = state.processes[number]
-        crawl = state.crawls.get(process.job)
-        if crawl is not None and number not in crawl.stopping:
+        if process.job in state.crawls and not process.stopping:
             decision.stop(process, WORKER_DRAINS)
 
 
@@ -199,9 +199,7 @@ def _closes(
     elif not end.failure or end.failure == end.finish_reason == "start_error":
         # What start() raised stands in the unit that said it is over.
         reconciler.close_by_itself(process, end.finish_reason)
-    elif process.number not in reconciler.crawl.opened and goes_elsewhere(
-        decision, process, end
-    ):
+    elif process.opened is None and goes_elsewhere(decision, process, end):
         # It is this worker that cannot run it.
         bar_unfit(decision, process, end.text)
     else:

@@ -14,7 +14,8 @@ from dscrapy.control.item_lines import items_in, texts_of
 from dscrapy.control.state.closespider import Counters
 from dscrapy.control.state.feed_totals import note_written
 from dscrapy.control.state.job_stats import POISONED_KEY, UNREADABLE_KEY, Totals
-from dscrapy.control.state.jobs import Course, Process, Spool, spool_key
+from dscrapy.control.state.jobs import Course
+from dscrapy.control.state.processes import Process, Spool, spool_key
 from dscrapy.frontier.frontier import Frontier, FrontierSnapshot, Stored
 from dscrapy.frontier.quarantine import Poisoned
 from dscrapy.messages import DIGEST_BYTES, Held, Opened
@@ -41,12 +42,6 @@ class Crawl:
     stored: dict[int, dict[str, list[Stored]]] = attrs.field(factory=dict)
     # volatile
     leader: int | None = None
-    opened: dict[int, Opened] = attrs.field(factory=dict)
-    stopping: set[int] = attrs.field(factory=set)
-    dismissed: set[int] = attrs.field(factory=set)
-    told_end: set[int] = attrs.field(factory=set)
-    ordered: set[int] = attrs.field(factory=set)
-    idle_since: dict[int, float] = attrs.field(factory=dict)
     # ``StartMay`` as the leader was told: upto, upto_free.
     start_may: tuple[int, int] = (0, 0)
     finish_sent: int = 0
@@ -170,22 +165,26 @@ class Crawl:
         self.totals.inc(UNREADABLE_KEY, 1)
         course.errors = self.totals.errors
 
-    def stop(self, process: int) -> None:
-        """Let a process take no more leases: it was told to stop, or closes."""
-        self.stopping.add(process)
-        self.frontier.leases.close_process(process)
+    def open_process(self, process: Process, opened: Opened) -> None:
+        """Let a process take leases, by the settings of its project."""
+        process.opened = opened
+        self.frontier.leases.open_process(process.number, opened)
 
-    def know(self, held: Held, at: float) -> None:
+    def stop(self, process: Process) -> None:
+        """Let a process take no more leases: it was told to stop, or closes."""
+        # One that writes feeds holds neither leases nor a slot.
+        if process.role == "crawl":
+            process.stopping = True
+            self.frontier.leases.close_process(process.number)
+
+    def know(self, process: Process, held: Held, at: float) -> None:
         """Take over what a worker says of its process; all else was forgotten."""
         if held.opened is not None:
-            self.opened[held.process] = held.opened
-            self.frontier.leases.open_process(held.process, held.opened)
-        self.dismissed.discard(held.process)
-        self.told_end.discard(held.process)
-        self.ordered.discard(held.process)
+            self.open_process(process, held.opened)
+        process.dismissed = process.items_end_sent = process.ordered = False
         self.frontier.leases.hold(held.process, held.requests, at)
         if held.closing:
-            self.stop(held.process)
+            self.stop(process)
         if held.leads and self.leader is None:
             self.leader = held.process
         elif not held.leads and self.leader == held.process:
@@ -203,24 +202,11 @@ class Crawl:
         else:
             self.frontier.leases.release(process, requests, record.at)
 
-    def note_idle(self, process: int, since: float | None) -> None:
-        """Note since when a process has had no lease; None: it has one."""
-        if since is None:
-            self.idle_since.pop(process, None)
-        else:
-            self.idle_since[process] = since
-
     def forget_process(self, process: Process, now: float) -> None:
         """Take back what a process had: leases, the lead, parts without effect."""
         number = process.number
         self.frontier.leases.end_process(number, now)
         self.stored.pop(number, None)
-        self.opened.pop(number, None)
-        self.stopping.discard(number)
-        self.dismissed.discard(number)
-        self.told_end.discard(number)
-        self.ordered.discard(number)
-        self.idle_since.pop(number, None)
         if self.leader == number:
             self.leader = None
             self.start_may, self.finish_sent = (0, 0), 0

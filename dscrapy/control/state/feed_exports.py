@@ -8,7 +8,8 @@ ends writes the rest, too.
 from collections.abc import Callable
 
 from dscrapy.control.state.crawls import Crawl
-from dscrapy.control.state.jobs import Course, Job, Process
+from dscrapy.control.state.jobs import Course, Job
+from dscrapy.control.state.processes import Process
 from dscrapy.control.state.verdict import verdict_of, wants_export
 from dscrapy.model import FEEDS_WRITTEN, PROCESS_REASONS, Outcome
 
@@ -42,19 +43,19 @@ def is_export_due(
     """Whether a process that writes feeds is to be started."""
     if job.exports or crawl is None:
         return False
-    return is_over(job, crawling) or _is_batch_due(job, crawl)
+    return is_over(job, crawling) or _is_batch_due(job, crawling)
 
 
-def _is_batch_due(job: Job, crawl: Crawl) -> bool:
+def _is_batch_due(job: Job, crawling: Callable[[str], list[Process]]) -> bool:
     course = job.course
-    if course is None or not job.is_crawling:
-        return False
-    opened = next(iter(crawl.opened.values()), None)
-    if opened is None or not opened.batch_items:
+    if course is None or not course.has_feeds or not job.is_crawling:
         return False
     if course.export_deaths >= BESIDE_DEATHS_MAX:
         return False
-    first = opened.batch_items
+    opened = (one.opened for one in crawling(job.id))
+    first = next((one.batch_items for one in opened if one is not None), 0)
+    if not first:
+        return False
     return course.items >= min((one.full_at for one in course.batches), default=first)
 
 

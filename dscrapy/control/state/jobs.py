@@ -1,23 +1,23 @@
-"""What the master remembers of jobs, processes and schedules.
+"""What the master remembers of jobs and schedules.
 
 Jobs that have not begun are many, so a job keeps only what it needs to be found and
 assigned; the rest (``Course``, and a ``Crawl`` beside it) is made when its first
 process starts. What stands here survives a restart; a crawl's volatile part does not.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from typing import Literal, assert_never
 
 import attrs
 
 from dscrapy.control import events as r
 from dscrapy.control.state.closespider import Watch
+from dscrapy.control.state.processes import Role
 from dscrapy.endings import came_to_end
-from dscrapy.messages import UNITS_AHEAD_MAX, Batch
+from dscrapy.messages import Batch
 from dscrapy.model import FINAL_STATES, FeedFiles, JobSpec, JobState, Outcome
 
 Status = Literal["ready", "running", "succeeded", "failed", "cancelled"]
-Role = Literal["crawl", "export"]
 
 
 @attrs.define(kw_only=True)
@@ -256,81 +256,6 @@ class Job:
         if self.course is None:
             self.course = Course(errors=0)
         return self.course
-
-
-@attrs.define(kw_only=True)
-class Spool:
-    """Stored parts of one commit: so many, holding these whole items and bytes of
-    lines and of tagged forms. ``is_open``: the last of these are a piece of an item."""
-
-    parts: int = 0
-    items: int = 0
-    items_bytes: int = 0
-    tagged_bytes: int = 0
-    filtered: int = 0
-    is_open: bool = False
-
-
-@attrs.define(kw_only=True)
-class Process:
-    """A process that the master counts on.
-
-    All units up to ``units`` are settled, and those of ``units_beyond``, which rise;
-    of these there are at most ``UNITS_AHEAD_MAX``. ``starts``
-    of them were elements of ``start()``. ``spools`` holds commits of which parts are
-    stored, by ``spool_key``. ``ending``: it has committed all but what comes of
-    closing, and waits for an order; ``concludes``: it was told to end the job.
-    ``closed``: it has committed its last. ``instance`` is that of the worker which has
-    it, empty where an older master started it. ``beside``: it writes feeds, and was
-    started before the crawl was over.
-    """
-
-    number: int
-    job: str
-    worker: str
-    instance: str = ""
-    role: Role = "crawl"
-    beside: bool = False
-    units: int = 0
-    units_beyond: list[int] = attrs.field(factory=list)
-    starts: int = 0
-    ending: bool = False
-    concludes: bool = False
-    closed: bool = False
-    spools: dict[str, Spool] = attrs.field(factory=dict)
-
-    @property
-    def is_through(self) -> bool:
-        """Whether all that its crawl gave is committed."""
-        return self.ending or self.closed
-
-    def has_unit(self, unit: int) -> bool:
-        """Whether this unit has effect already."""
-        at = bisect_left(self.units_beyond, unit)
-        return unit <= self.units or self.units_beyond[at : at + 1] == [unit]
-
-    def add_unit(self, unit: int) -> None:
-        """Let the unit be one that has effect; one sent in parts may be overtaken."""
-        beyond = self.units_beyond
-        insort(beyond, unit)
-        if len(beyond) > UNITS_AHEAD_MAX:
-            # So many have come since: one without effect is not under way any more.
-            self.units = beyond[0] - 1
-        passed = 0
-        while passed < len(beyond) and beyond[passed] == self.units + 1:
-            self.units += 1
-            passed += 1
-        del beyond[:passed]
-
-    @property
-    def last_unit(self) -> int:
-        """The highest unit that has effect."""
-        return self.units_beyond[-1] if self.units_beyond else self.units
-
-
-def spool_key(request: int, unit: int) -> str:
-    """Return what names a commit of a process: of a request or of a unit."""
-    return f"r{request}" if request else f"u{unit}"
 
 
 @attrs.define(kw_only=True)

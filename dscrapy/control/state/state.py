@@ -15,7 +15,8 @@ import msgspec
 from dscrapy.control.state.crawls import Crawl, CrawlSnapshot
 from dscrapy.control.state.feed_exports import is_export_due
 from dscrapy.control.state.job_stats import Totals
-from dscrapy.control.state.jobs import Job, Process, Schedule, Status
+from dscrapy.control.state.jobs import Job, Schedule, Status
+from dscrapy.control.state.processes import LastingProcess, Process
 from dscrapy.control.state.ready_jobs import ReadyJobs
 from dscrapy.control.state.workers import Worker
 from dscrapy.model import Stats
@@ -30,7 +31,7 @@ class _Snapshot(msgspec.Struct, kw_only=True):
     epoch: int
     next_process: int
     jobs: list[Job]
-    processes: list[Process]
+    processes: list[LastingProcess]
     schedules: list[Schedule]
     crawls: dict[str, CrawlSnapshot]
     # 0 in those of masters that removed nothing.
@@ -78,11 +79,6 @@ class State:
     def crawling(self, job: str) -> list[Process]:
         """Return those of ``processes_of`` that crawl."""
         return [one for one in self.processes_of(job) if one.role == "crawl"]
-
-    def is_export(self, process: int) -> bool:
-        """Whether the process is known, and writes feeds."""
-        known = self.processes.get(process)
-        return known is not None and known.role == "export"
 
     # ---- for ``apply`` ------------------------------------------------------
 
@@ -154,7 +150,7 @@ class State:
                 epoch=self.epoch,
                 next_process=self.next_process,
                 jobs=self.order,
-                processes=list(self.processes.values()),
+                processes=[one.lasting() for one in self.processes.values()],
                 schedules=list(self.schedules.values()),
                 crawls={job: crawl.snapshot() for job, crawl in self.crawls.items()},
                 next_job=self.next_job,
@@ -193,9 +189,7 @@ class State:
         for job in snapshot.jobs:
             state._count_errors(job)
         for process in snapshot.processes:
-            # Earlier formats had them in the order in which they came.
-            process.units_beyond.sort()
-            state.take_in(process)
+            state.take_in(Process.restore(process))
         for job in snapshot.jobs:
             state.note_export_due(job)
         return state

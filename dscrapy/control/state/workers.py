@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 import attrs
 
-from dscrapy.control.state.jobs import Role
+from dscrapy.control.state.processes import Role
 from dscrapy.messages import Register
 from dscrapy.model import Versions
 

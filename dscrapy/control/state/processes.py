@@ -1,0 +1,127 @@
+"""What the master remembers of one process of a job."""
+
+from bisect import bisect_left, insort
+from typing import Literal, Self
+
+import attrs
+
+from dscrapy.messages import UNITS_AHEAD_MAX, Opened
+
+Role = Literal["crawl", "export"]
+
+
+@attrs.define(kw_only=True)
+class Spool:
+    """Stored parts of one commit: so many, holding these whole items and bytes of
+    lines and of tagged forms. ``is_open``: the last of these are a piece of an item."""
+
+    parts: int = 0
+    items: int = 0
+    items_bytes: int = 0
+    tagged_bytes: int = 0
+    filtered: int = 0
+    is_open: bool = False
+
+
+@attrs.define(kw_only=True)
+class LastingProcess:
+    """What of a process survives a restart of the master.
+
+    All units up to ``units`` are settled, and those of ``units_beyond``, which rise;
+    of these there are at most ``UNITS_AHEAD_MAX``. ``starts``
+    of them were elements of ``start()``. ``spools`` holds commits of which parts are
+    stored, by ``spool_key``. ``ending``: it has committed all but what comes of
+    closing, and waits for an order; ``concludes``: it was told to end the job.
+    ``closed``: it has committed its last. ``instance`` is that of the worker which has
+    it, empty where an older master started it. ``beside``: it writes feeds, and was
+    started before the crawl was over.
+    """
+
+    number: int
+    job: str
+    worker: str
+    instance: str = ""
+    role: Role = "crawl"
+    beside: bool = False
+    units: int = 0
+    units_beyond: list[int] = attrs.field(factory=list)
+    starts: int = 0
+    ending: bool = False
+    concludes: bool = False
+    closed: bool = False
+    spools: dict[str, Spool] = attrs.field(factory=dict)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether all that its crawl gave is committed."""
+        return self.ending or self.closed
+
+    def has_unit(self, unit: int) -> bool:
+        """Whether this unit has effect already."""
+        at = bisect_left(self.units_beyond, unit)
+        return unit <= self.units or self.units_beyond[at : at + 1] == [unit]
+
+    def add_unit(self, unit: int) -> None:
+        """Let the unit be one that has effect; one sent in parts may be overtaken."""
+        beyond = self.units_beyond
+        insort(beyond, unit)
+        if len(beyond) > UNITS_AHEAD_MAX:
+            # So many have come since: one without effect is not under way any more.
+            self.units = beyond[0] - 1
+        passed = 0
+        while passed < len(beyond) and beyond[passed] == self.units + 1:
+            self.units += 1
+            passed += 1
+        del beyond[:passed]
+
+    @property
+    def last_unit(self) -> int:
+        """The highest unit that has effect."""
+        return self.units_beyond[-1] if self.units_beyond else self.units
+
+
+@attrs.define(kw_only=True)
+class Process(LastingProcess):
+    """A process that the master counts on, with what it knows of it since its start.
+
+    ``opened`` is what its project asks for, None before its spider is open.
+    ``stopping``: it was told to stop, or closes by itself, and takes no more leases.
+    ``ordered``: it was told to retire or to conclude; ``dismissed``: it was told that
+    its last commit has effect. ``items_end_sent``: it writes feeds, and was told that
+    the crawl is over. ``idle_since`` is the instant since which it has had no lease, of
+    the run clock, None while it has one.
+    """
+
+    opened: Opened | None = None
+    stopping: bool = False
+    ordered: bool = False
+    dismissed: bool = False
+    items_end_sent: bool = False
+    idle_since: float | None = None
+
+    def lasting(self) -> LastingProcess:
+        """Return what survives a restart."""
+        return LastingProcess(**{one.name: getattr(self, one.name) for one in _LASTING})
+
+    @classmethod
+    def restore(cls, lasting: LastingProcess) -> Self:
+        """Return the process of which an earlier master left this."""
+        process = cls(**{one.name: getattr(lasting, one.name) for one in _LASTING})
+        # Earlier formats had them in the order in which they came.
+        process.units_beyond.sort()
+        return process
+
+    def begin_anew(self) -> None:
+        """Forget all that was known of it since the master's start: its job begins
+        again."""
+        fresh = self.restore(self)
+        for one in attrs.fields(Process):
+            setattr(self, one.name, getattr(fresh, one.name))
+
+
+_LASTING = attrs.fields(LastingProcess)
+
+
+def spool_key(request: int, unit: int) -> str:
+    """Return what names a commit of a process: of a request or of a unit."""
+    return f"r{request}" if request else f"u{unit}"
