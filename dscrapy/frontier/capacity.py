@@ -35,7 +35,6 @@ class Capacity:
 
     def wants_process(self) -> bool:
         """Tell whether one more process would find work."""
-        self._index.refresh()
         processes = self._owners.processes
         if any(len(process.busy) > 1 for process in processes.values()):
             return True
@@ -55,14 +54,12 @@ class Capacity:
     def waits_for_others(self, number: int) -> bool:
         """Tell whether a process could start more, and all that is pending waits for
         hosts of others."""
-        self._index.refresh()
         process = self._owners.processes[number]
         is_able = self._places(process) > 0 and not process.busy
         return is_able and self._index.first(process) is None
 
     def workable_count(self) -> int:
         """Return how many hosts have pending requests that may be leased."""
-        self._index.refresh()
         processes = self._owners.processes.values()
         owned = sum(len(process.busy) for process in processes)
         return owned + self._index.free_count

@@ -214,6 +214,7 @@ class Frontier:
     _deaths: DeathCounts = attrs.field(init=False, factory=DeathCounts)
     _readers: Readers = attrs.field(init=False, factory=Readers)
     _owners: Owners = attrs.field(init=False, factory=Owners)
+    _index: PriorityIndex = attrs.field(init=False)
     _requests: OpenRequests = attrs.field(init=False)
     leases: Leases = attrs.field(init=False)
     quarantine: Quarantine = attrs.field(init=False)
@@ -221,7 +222,7 @@ class Frontier:
 
     def __attrs_post_init__(self) -> None:
         entries: dict[int, Entry] = {}
-        index = PriorityIndex(self._owners, entries)
+        self._index = index = PriorityIndex(self._owners, entries)
         self.quarantine = Quarantine(self._owners, self._deaths)
         self._requests = OpenRequests(
             entries,
@@ -289,6 +290,7 @@ class Frontier:
             filtered += self._add_stored(part, values)
         for part in parts:
             self._seen.add_many(part.seen)
+        self._index.refresh()
         return filtered
 
     def _add_stored(self, stored: Stored, values: Sequence[Place]) -> int:
@@ -323,7 +325,9 @@ class Frontier:
         """Let a request be done; False if it was not open."""
         self._owners.politeness.tick(now)
         self._values.pop(request, None)
-        return self._requests.done(request)
+        was_open = self._requests.done(request)
+        self._index.refresh()
+        return was_open
 
     def count_death(self, requests: Sequence[int], *, alone: bool) -> None:
         """Count the death of a process against open requests that it had under way.
@@ -335,6 +339,7 @@ class Frontier:
                 continue
             if self._deaths.add(request, alone=alone):
                 self._requests.put_in_quarantine(request)
+        self._index.refresh()
 
     def would_prove(self, request: int, *, alone: bool) -> bool:
         """Tell whether one more death would prove that the request is poisoned."""
@@ -348,11 +353,13 @@ class Frontier:
         """Let an open request never be leased again, unless it is pardoned."""
         self._requests.set_aside(request)
         self._deaths.set_aside(request, poisoned)
+        self._index.refresh()
 
     def pardon(self) -> None:
         """Give those that are set aside another chance, each alone."""
         for request in self._deaths.pardon():
             self._requests.bring_back(request)
+        self._index.refresh()
 
     @property
     def poisoned(self) -> dict[int, Poisoned]:

@@ -46,6 +46,7 @@ class Leases:
             self._owners.politeness.rules = rules
             for host in self._owners.hosts.values():
                 self._owners.touch(host)
+        self._index.refresh()
 
     def close_process(self, number: int) -> None:
         """Let a process take no more leases; each of its hosts is free once the process
@@ -58,6 +59,7 @@ class Leases:
         for host in list(process.hosts.values()):
             self._owners.drain(host)
         self._quarantine.end_isolation()
+        self._index.refresh()
 
     def end_process(self, number: int, now: float) -> None:
         """Forget a process: its leases are pending, its hosts have no owner."""
@@ -74,6 +76,7 @@ class Leases:
         self._readers.forget_process(number)
         del self._owners.processes[number]
         self._quarantine.end_isolation()
+        self._index.refresh()
 
     def hold(self, number: int, requests: Iterable[int], now: float) -> None:
         """Give a process exactly these leases, less those that it cannot have: what
@@ -95,6 +98,7 @@ class Leases:
             self._quarantine.resume(request, process)
             if host.owner is None:
                 self._owners.own(host, process)
+        self._index.refresh()
 
     def count_of(self, number: int) -> int:
         """Return how many leases a process has."""
@@ -113,7 +117,6 @@ class Leases:
         process = self._owners.processes.get(number)
         if process is None or process.closing:
             return requests, shares
-        self._index.refresh()
         count = min(count, process.window - len(process.leases))
         while len(requests) < count:
             request = self._next_for(process)
@@ -128,6 +131,7 @@ class Leases:
             self._index.place(host)
             if number == self._quarantine.isolator:
                 break
+        self._index.refresh()
         return requests, shares
 
     def release(self, number: int, requests: Sequence[int], now: float) -> None:
@@ -136,6 +140,7 @@ class Leases:
         for request in requests:
             if self._requests.holder(request) == number:
                 self._requests.give_back(request)
+        self._index.refresh()
 
     def refuse(
         self, number: int, requests: Sequence[int], why: str, now: float

@@ -101,7 +101,7 @@ class Owners:
         ]
 
     def touch(self, host: Host) -> None:
-        """Have a host looked at again before a request is chosen."""
+        """Have a host placed anew at the end of the change that is under way."""
         self.touched[host.name] = host
 
     # ---- host.owner and process.hosts -----------------------------------------

@@ -2,8 +2,9 @@
 
 A host stands where it may be leased from: with the free ones, with its owner, with the
 process that it is reserved for, or nowhere while it may not be leased from. What
-changes a host only marks it as touched, and ``refresh`` places the touched ones. So
-adding is cheap, and a lease costs the logarithm of the number of hosts.
+changes a host marks it as touched, and whoever is called from outside ends with
+``refresh``, which places the touched ones: so questions find all in place and change
+nothing, and a lease costs the logarithm of the number of hosts.
 """
 
 import attrs
@@ -27,7 +28,7 @@ class PriorityIndex:
         return len(self._free)
 
     def refresh(self) -> None:
-        """Place every touched host; the questions below rely on it.
+        """Place every touched host: a change is complete with this.
 
         Without rules nothing can be placed: no process is open.
         """

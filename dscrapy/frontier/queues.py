@@ -148,16 +148,19 @@ class Heads:
         if outdated > max(OUTDATED_HEADS_MIN, len(self._current)):
             self._heap = [(key, host) for host, key in self._current.items()]
             heapq.heapify(self._heap)
+        self._drop_outdated()
 
     def drop(self, host: str) -> None:
         """Forget the host, which may be unknown."""
-        self._current.pop(host, None)
+        if self._current.pop(host, None) is not None:
+            self._drop_outdated()
 
     def first(self) -> tuple[Key, str] | None:
         """Return what goes first of all, and its host."""
-        while self._heap:
-            key, host = self._heap[0]
-            if self._current.get(host) == key:
-                return key, host
-            heapq.heappop(self._heap)
-        return None
+        return self._heap[0] if self._heap else None
+
+    def _drop_outdated(self) -> None:
+        """Let what stands first be so by now."""
+        heap, current = self._heap, self._current
+        while heap and current.get(heap[0][1]) != heap[0][0]:
+            heapq.heappop(heap)

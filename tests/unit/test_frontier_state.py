@@ -254,8 +254,11 @@ def eventful() -> tuple[Machine, list[r.Record]]:
 
 def assert_same(read: State, state: State) -> None:
     """Check that all that survives a restart is equal, and so are the indexes."""
-    for name in ("next_process", "jobs", "processes", "schedules", "order"):
+    for name in ("next_process", "jobs", "schedules", "order"):
         assert getattr(read, name) == getattr(state, name)
+    assert {number: one.lasting() for number, one in read.processes.items()} == {
+        number: one.lasting() for number, one in state.processes.items()
+    }
     assert list(read.failed) == list(state.failed)
     assert +read.counts == +state.counts
     assert {job: set(numbers) for job, numbers in read.by_job.items()} == state.by_job

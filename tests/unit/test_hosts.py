@@ -3,7 +3,9 @@
 import pytest
 
 from dscrapy.frontier.frontier import Frontier
+from dscrapy.frontier.owners import Host
 from dscrapy.frontier.politeness import DELAYED_PREFETCH, Rests, at_once
+from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.messages import START_REQUEST, Share
 from dscrapy.model import HostLimits
 from tests.unit.request_values import children, opened
@@ -477,16 +479,26 @@ def test_hosts_that_can_be_worked_on_are_counted() -> None:
     assert frontier.capacity.workable_count() == 2
 
 
-def test_a_lease_does_not_look_at_all_hosts() -> None:
-    """Marks are worked off once: a second lease places what it touched alone."""
+def test_a_change_does_not_look_at_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change places the hosts that it touched, and only these."""
     frontier = with_hosts(*map(str, range(1000)), each=1)
     frontier.leases.open_process(1, opened(1, window=10_000))
     frontier.lease(1, 1, 0.0)
-    assert len(frontier._owners.touched) == 0
+    placed: list[str] = []
+    place = PriorityIndex.place
+
+    def noted(index: PriorityIndex, host: Host) -> None:
+        placed.append(host.name)
+        place(index, host)
+
+    monkeypatch.setattr(PriorityIndex, "place", noted)
     frontier.add(children("n", hosts=["5"]))
+    assert set(placed) == {"5"}
     frontier.done(1, 0.0)
-    assert set(frontier._owners.touched) == {"5", "0"}
+    assert set(placed) == {"5", "0"}
+    placed.clear()
     frontier.lease(1, 1, 0.0)
+    assert len(placed) == 1
     assert len(frontier._owners.touched) == 0
 
 
