@@ -74,6 +74,10 @@ class Gate:
         """Let all pages go, from now on."""
         self._path.touch()
 
+    def close(self) -> None:
+        """Hold the pages again of a crawl that begins after this."""
+        self._path.unlink()
+
 
 def requests_in(log: Path) -> list[tuple[float, str]]:
     """Return the instants (CLOCK_BOOTTIME) and paths in a site's log."""

@@ -193,8 +193,10 @@ def test_pause_resume_cancel_retry(cluster: Cluster, site: str, tmp_path: Path) 
     assert waited.returncode == 1
     assert waited.stdout.startswith(f"{job} cancelled cancelled: ")
     assert "already cancelled" in assert_user_error(cluster.run("cancel", job), 1)
+    gate.close()
     assert cluster.ok("retry", job, "--fresh").startswith(job)
     cluster.ok("cancel", job)
+    gate.open()
     several = cluster.run("cancel", "0" * 16, job)
     assert several.returncode == 1
     assert len(several.stderr.splitlines()) == 2
