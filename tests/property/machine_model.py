@@ -27,6 +27,8 @@ from tests.property.actors import (
 SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
 NAMES = ("w0", "w1", "w2")
 SLOTS = (1, 2, 3)
+# Looking at the whole state takes longer than deciding.
+WATCHED_ONE_IN = 8
 
 
 class DrivenMachine(RuleBasedStateMachine):
@@ -53,7 +55,7 @@ class DrivenMachine(RuleBasedStateMachine):
     def new_machine(self, state: State) -> Machine:
         """Return a machine on ``state``."""
         policy = Policy(spans=SPANS, start_deaths_max=3)
-        return WatchedMachine(state=state, policy=policy)
+        return WatchedMachine(state=state, policy=policy, one_in=WATCHED_ONE_IN)
 
     def now(self) -> Now:
         """Return this instant."""

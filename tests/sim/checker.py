@@ -20,6 +20,7 @@ from dscrapy.control.machine import Command, Machine
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Worker
 from dscrapy.master.session import Sessions
+from tests.doubles.watched import WatchedMachine
 from tests.sim.books import Books
 from tests.sim.crawl import SimCrawl
 
@@ -303,7 +304,7 @@ class BookedSessions(Sessions):
 
 
 @attrs.define(kw_only=True)
-class BookedMachine(Machine):
+class BookedMachine(WatchedMachine):
     """The master's decisions, seen by the checker where they give somebody up."""
 
     checker: Checker

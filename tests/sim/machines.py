@@ -165,7 +165,7 @@ class SimMaster:
             start_deaths_max=settings.start_deaths_max,
             keep=world.removals.draw_keep(),
         )
-        machine = BookedMachine(checker=checker, policy=policy)
+        machine = BookedMachine(checker=checker, policy=policy, one_in=64)
         storage.lock()
         journal = BookedJournal.open(
             storage, segment_bytes_max=settings.segment_bytes_max

@@ -20,7 +20,6 @@ from dscrapy.model import (
     Submission,
     Versions,
 )
-from tests.doubles.watched import WatchedMachine
 
 NOW = Now(run=100.0, wall=1_000_000.0)
 SPEC = JobSpec(project="p", spider="s", retries=1)
@@ -53,7 +52,7 @@ def later(seconds: float) -> Now:
 
 def new_machine() -> Machine:
     """Return a machine that has begun."""
-    machine = WatchedMachine()
+    machine = Machine()
     carry_out(machine, machine.begin(NOW))
     return machine
 
@@ -92,7 +91,7 @@ def ask(
 
 def restarted(machine: Machine) -> Machine:
     """Return the next master on what the machine's state is worth after a crash."""
-    other = WatchedMachine(state=State.decode_snapshot(machine.state.encode_snapshot()))
+    other = Machine(state=State.decode_snapshot(machine.state.encode_snapshot()))
     carry_out(other, other.begin(NOW))
     return other
 
