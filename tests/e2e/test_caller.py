@@ -278,3 +278,5 @@ def test_the_log_goes_where_scrapy_writes_it(
             {name: [text.count(one) for one in said] for name, text in logs.items()}
         )
     assert found[0] == found[1]
+    # Nor a heading of what is not there.
+    assert "--- process" not in crawl.stderr

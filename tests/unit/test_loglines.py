@@ -2,7 +2,7 @@
 
 import pytest
 
-from dscrapy.cli.terminal.log_lines import LogLines
+from dscrapy.cli.terminal.log_lines import HeadingsInUse, LogLines
 
 LOG = b"""--- process 1 on w1 ---
 2026-01-02 03:04:05 [scrapy.core.engine] INFO: Spider opened
@@ -80,3 +80,30 @@ def test_after_the_last_lines_all_that_comes_is_written() -> None:
 def test_a_log_without_headings_is_as_it_is() -> None:
     """And what is no text, too; bytes are not looked into."""
     assert written(b"a\n\xc3\xa9\n") == ["a\n", "\u00e9\n"]
+
+
+def in_use(*pieces: bytes) -> list[bytes]:
+    """Return what is shown of a log after each of these pieces, and at its end."""
+    headings = HeadingsInUse()
+    return [*(headings.feed(piece) for piece in pieces), headings.end()]
+
+
+def test_a_heading_without_lines_is_left_out() -> None:
+    """However the bytes come; the others stay where they are."""
+    bare = b"--- process 3 on w1 ---\n"
+    log = bare + LOG + bare
+    for size in (1, 7, len(log)):
+        pieces = [log[at : at + size] for at in range(0, len(log), size)]
+        assert b"".join(in_use(*pieces)) == LOG
+    assert b"".join(in_use(bare, bare)) == b""
+
+
+def test_what_is_no_heading_is_shown_as_it_comes() -> None:
+    """A line that is no more than begun, too."""
+    pieces = b"40 %\r", b"80 %", b"\n--", b"- proc", b"ess 1\n", b"--- "
+    assert in_use(*pieces) == [
+        *(b"40 %\r", b"80 %", b"\n", b"", b"--- process 1\n", b""),
+        b"--- ",
+    ]
+    # Not where a line has begun.
+    assert in_use(b"a", b"--- process 1 on w1 ---\n")[1] == b"--- process 1 on w1 ---\n"

@@ -46,6 +46,7 @@ from dscrapy.cli.output_files import (
 )
 from dscrapy.cli.parser import PROGRAM
 from dscrapy.cli.serve import new_id, set_up_logging
+from dscrapy.cli.terminal.log_lines import HeadingsInUse
 from dscrapy.cli.terminal.render import (
     counts,
     plural,
@@ -354,6 +355,7 @@ async def _until_ended(
         nursery.cancel_scope.cancel()
     async with client() as calls:
         await copy_file(calls, run.record.job, "log", tell, offset=run.log_offset)
+    tell.end()
     run.ticker.clear()
 
 
@@ -404,13 +406,21 @@ class _LogTeller:
     def __init__(self, run: _Run) -> None:
         self._run = run
         self._out = Bytes(sys.stderr)
+        is_all = run.shows_all_log and not run.is_quiet
+        self._all = HeadingsInUse() if is_all else None
         self._lines = _Picked(every=run.shows_all_log)
 
     def __call__(self, data: bytes) -> None:
         """Take the next bytes of the log."""
         self._run.log_offset += len(data)
-        if not self._run.shows_all_log or self._run.is_quiet:
-            data = self._lines.feed(data)
+        self._show(self._all.feed(data) if self._all else self._lines.feed(data))
+
+    def end(self) -> None:
+        """Write what is left, if need be without its end."""
+        if self._all:
+            self._show(self._all.end())
+
+    def _show(self, data: bytes) -> None:
         if data:
             self._run.told += data
             del self._run.told[:-_TOLD_BYTES]

@@ -17,6 +17,8 @@ _LEVEL = re.compile(
     rb"[0-9]{4}-[0-9]{2}-[0-9]{2} \S+ \[[^\]\n]*\] "
     rb"(DEBUG|INFO|WARNING|ERROR|CRITICAL):"
 )
+# What every heading begins with.
+_MARK = b"--- process "
 _RANKS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 
 
@@ -81,3 +83,45 @@ class LogLines:
             return []
         label = b"[%s] " % self._process if self._process else b""
         return [label + line + b"\n"]
+
+
+class HeadingsInUse:
+    """Takes a log's bytes as they come and leaves out headings with no line under them.
+
+    Such are all headings where the processes write their logs elsewhere.
+    """
+
+    def __init__(self) -> None:
+        # The latest heading, until a line follows.
+        self._heading = b""
+        # The beginning of a line that may be a heading.
+        self._held = b""
+        # Whether the line that comes is shown so far, without its end.
+        self._is_begun = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes and return those to show: all but headings at once."""
+        *lines, rest = (self._held + data).split(b"\n")
+        self._held = b""
+        shown = []
+        for line in lines:
+            if not self._is_begun and HEADING.match(line):
+                self._heading = line + b"\n"
+            else:
+                shown.append(self._under_heading(line + b"\n"))
+            self._is_begun = False
+        if not self._is_begun and (rest.startswith(_MARK) or _MARK.startswith(rest)):
+            self._held = rest
+        else:
+            shown.append(self._under_heading(rest))
+            self._is_begun = True
+        return b"".join(shown)
+
+    def end(self) -> bytes:
+        """Return what is left: the beginning of a line that had no end."""
+        held, self._held = self._held, b""
+        return self._under_heading(held) if held else b""
+
+    def _under_heading(self, line: bytes) -> bytes:
+        heading, self._heading = self._heading, b""
+        return heading + line
