@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dscrapy.crawl.in_flight_table import Marks
-from dscrapy.crawl.lifeline import ignore_signals, watch_lifeline
-from dscrapy.crawl.stdin import say_empty, take_stdin
-from dscrapy.crawl.worker_link import Link
+from dscrapy.crawl.worker_side.in_flight_table import Marks
+from dscrapy.crawl.worker_side.lifeline import ignore_signals, watch_lifeline
+from dscrapy.crawl.worker_side.stdin import say_empty, take_stdin
+from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.messages import Local, Run
 

@@ -30,8 +30,6 @@ from dscrapy.crawl.codec.pickles import Pickles
 from dscrapy.crawl.codec.request_bodies import clean_text
 from dscrapy.crawl.error_counts import count_errors
 from dscrapy.crawl.gate import Gate
-from dscrapy.crawl.in_flight_table import Marks
-from dscrapy.crawl.lifeline import ignore_signals
 from dscrapy.crawl.outgoing.commit_parts import Sender, Work
 from dscrapy.crawl.project_checks.components import running, told
 from dscrapy.crawl.project_checks.once_per_job import listed
@@ -58,7 +56,9 @@ from dscrapy.crawl.scrapy_side.leaving import (
 from dscrapy.crawl.scrapy_side.stats_collector import merged, note_changed
 from dscrapy.crawl.scrapy_side.tracking import Tracker, UnsupportedError, wake
 from dscrapy.crawl.traces import failure_log
-from dscrapy.crawl.worker_link import Link
+from dscrapy.crawl.worker_side.in_flight_table import Marks
+from dscrapy.crawl.worker_side.lifeline import ignore_signals
+from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.messages import (
     Alive,
     Closing,

@@ -57,7 +57,7 @@ PLACES: dict[str, Place] = {
     "process-link": Place(
         WIRE,
         "PROCESS_LINK",
-        ("dscrapy.proto", "dscrapy.worker", "dscrapy.crawl.worker_link"),
+        ("dscrapy.proto", "dscrapy.worker", "dscrapy.crawl.worker_side.worker_link"),
     ),
     "held": Place(WIRE, "HELD", ("dscrapy.worker",)),
     "master-port": Place(

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from dscrapy import messages as m
-from dscrapy.crawl.worker_link import _Protocol
+from dscrapy.crawl.worker_side.worker_link import _Protocol
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import JobSpec, Versions
 from dscrapy.proto.codec import Decoder, encode

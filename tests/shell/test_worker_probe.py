@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.crawl.in_flight_table import Marks
+from dscrapy.crawl.worker_side.in_flight_table import Marks
 from dscrapy.model import JobSpec
 from dscrapy.proto.codec import Decoder
 from dscrapy.worker.crawl_process import DUMP_S, PROBES, CrawlProcess, marks_file

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from dscrapy.crawl.run import CrawlRun, boottime
-from dscrapy.crawl.worker_link import Link as CrawlLink
+from dscrapy.crawl.worker_side.worker_link import Link as CrawlLink
 from dscrapy.messages import Run
 from dscrapy.model import JobSpec
 from dscrapy.net.host import boot_instant

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from dscrapy.crawl.worker_link import Link
+from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.messages import Alive, Closing, Probe, ToCrawl
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import encode_frame

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dscrapy.crawl.stdin import KeptStdin, say_empty
+from dscrapy.crawl.worker_side.stdin import KeptStdin, say_empty
 from tests.hang import HANG_S
 
 

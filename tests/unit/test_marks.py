@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from dscrapy.crawl.in_flight_table import Marks
+from dscrapy.crawl.worker_side.in_flight_table import Marks
 from dscrapy.messages import UnderWay
 from dscrapy.proto.in_flight import (
     AWAITS_AT,

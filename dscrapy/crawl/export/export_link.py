@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
-from dscrapy.crawl.worker_link import Link
+from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.messages import (
     Alive,
     Commit,

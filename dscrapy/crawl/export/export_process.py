@@ -35,7 +35,6 @@ from dscrapy.crawl.export.export_tally import Written, watched
 from dscrapy.crawl.export.feed_files import FeedFiles, PartStorage
 from dscrapy.crawl.export.feed_items import FeedItems
 from dscrapy.crawl.export.whole_items import whole_items
-from dscrapy.crawl.lifeline import ignore_signals
 from dscrapy.crawl.project_loader import (
     Failed,
     check_reactor,
@@ -48,7 +47,8 @@ from dscrapy.crawl.project_loader import (
 from dscrapy.crawl.scrapy_side.addon import install_addon
 from dscrapy.crawl.scrapy_side.stats_collector import Delta, recording
 from dscrapy.crawl.traces import failure_log
-from dscrapy.crawl.worker_link import Link
+from dscrapy.crawl.worker_side.lifeline import ignore_signals
+from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.messages import (
     Alive,
     Batch,

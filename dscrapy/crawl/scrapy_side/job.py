@@ -11,12 +11,12 @@ from dscrapy.crawl.codec.items import ItemEncoder
 from dscrapy.crawl.codec.pickles import Pickles
 from dscrapy.crawl.codec.request_bodies import RequestCodec
 from dscrapy.crawl.gate import Gate
-from dscrapy.crawl.in_flight_table import Marks
 from dscrapy.crawl.outgoing.commit_parts import Sender
 from dscrapy.crawl.scrapy_side.crawl_settings import Demands
 from dscrapy.crawl.scrapy_side.local_requests import Locals
 from dscrapy.crawl.scrapy_side.tracking import Tracker
-from dscrapy.crawl.worker_link import Link
+from dscrapy.crawl.worker_side.in_flight_table import Marks
+from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.messages import DIGEST_BYTES, Grant, Lead, Run, Skip, StartMay
 
 

@@ -13,7 +13,7 @@ from dscrapy.proto.in_flight import (
 
 
 class Marks:
-    """The marks of ``proto.marks`` in the file ``fd``, mapped; see there."""
+    """The marks of ``proto.in_flight`` in the file ``fd``, mapped; see there."""
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, FILE_BYTES)
