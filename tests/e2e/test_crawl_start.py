@@ -12,8 +12,10 @@ from dscrapy.crawl.run import STOP_LOCAL_S
 from dscrapy.messages import (
     DONT_FILTER,
     START_REQUEST,
+    Alive,
     Closing,
     Commits,
+    Probe,
     Release,
 )
 from tests.e2e.crawl_harness import WAIT_S, CrawlProcess, pump
@@ -92,6 +94,22 @@ def test_items_of_start_take_no_places(start: Start) -> None:
     args = {"how": "slow_items", "count": "30"}
     assert start("starts.py", FOLDER, master=master, args=args).finish() == 0
     assert max(json.loads(line)["together"] for line in master.lines) == 30
+
+
+def test_items_of_start_make_no_room_for_requests(start: Start) -> None:
+    """Once they are answered they are counted by both sides: what comes behind them is
+    no further ahead than there are places."""
+    master = NaiveMaster(places=3)
+    master.is_granting = False
+    args = {"how": "items_first", "count": "20", "site": "http://127.0.0.1:1"}
+    process = start("starts.py", FOLDER, master=master, args=args)
+    assert process.read_until(lambda: len(master.pending) >= 3)
+    # It asks for an element when the answer to the last one allows that.
+    process.send(Probe(number=1))
+    assert process.read_until(lambda: Alive(number=1) in process.received)
+    process.read_until(lambda: False, 1)
+    assert len(master.lines) == 20
+    assert len(master.pending) == 3
 
 
 @pytest.mark.long

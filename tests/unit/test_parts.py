@@ -283,6 +283,25 @@ def test_answers_may_repeat_and_come_for_nothing() -> None:
     assert master.commits == [commit]
 
 
+def test_all_who_wait_for_an_answer_are_told() -> None:
+    """Once, when the last part of a work is answered, however many they are."""
+    master = Master()
+    first: list[Work] = []
+    second: list[Work] = []
+    master.sender.when_answered(first.append)
+    master.sender.when_answered(second.append)
+    work = Work("page", request=1)
+    work.add_item(line(1, PART_BYTES_MAX), None)
+    master.sender.grown(work)
+    master.sender.settled(work)
+    part, last = master.commits
+    master.see(part)
+    assert first == second == []
+    for _ in range(2):
+        master.see(last)
+    assert first == second == [work]
+
+
 @pytest.mark.parametrize("tagged", [None, b'{"t":"%s"}' % (b"y" * PIECE_BYTES_MAX)])
 def test_an_item_too_large_for_a_part_goes_in_pieces(tagged: bytes | None) -> None:
     """Of a unit too, with whole ones before and behind it; no frame is a long one."""

@@ -274,8 +274,7 @@ class Sender:
         self._send = send
         self._soon = soon
         self._ride = ride
-        # Called with each work whose last part is answered.
-        self.answered: Callable[[Work], None] = lambda work: None
+        self._answered: list[Callable[[Work], None]] = []
         self._works: dict[tuple[int, int], Work] = {}
         self._units: deque[Work] = deque()
         self._next_unit = 1
@@ -289,6 +288,10 @@ class Sender:
     def is_quiet(self) -> bool:
         """Whether everything that was settled has been answered."""
         return not self._works and not self._units
+
+    def when_answered(self, tell: Callable[[Work], None]) -> None:
+        """Call ``tell`` with each work whose last part is answered, beside others."""
+        self._answered.append(tell)
 
     def grown(self, work: Work) -> None:
         """Send full parts of an unfinished lease, as far as there is credit."""
@@ -319,7 +322,8 @@ class Sender:
             self._unseen_bytes -= work.unseen.pop(one.part, 0)
             if work.sent_last and not work.unseen:
                 del self._works[one.request, one.unit]
-                self.answered(work)
+                for tell in self._answered:
+                    tell(work)
             else:
                 self._queue_up(work)
         self._send_queued()

@@ -112,7 +112,7 @@ class JobScheduler(BaseScheduler):
             job.link.send,
             lifo=job.demands.lifo,
         )
-        job.sender.answered = self.locals.answered
+        job.sender.when_answered(self.locals.answered)
         self._crawler.signals.connect(
             self._tracker.reached_downloader, signal=signals.request_reached_downloader
         )

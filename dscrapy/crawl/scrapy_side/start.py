@@ -36,7 +36,7 @@ class StartMiddleware:
         self._count = 0
         # Items among them whose units are not answered: they take nobody's place.
         self._items: set[Work] = set()
-        job.sender.answered = self._items.discard
+        job.sender.when_answered(self._items.discard)
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> "StartMiddleware":

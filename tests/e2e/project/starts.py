@@ -107,6 +107,13 @@ class StartsSpider(scrapy.Spider):
         for number in range(self.count):
             yield {"item": number, "slow": 1.0, "together": 0}
 
+    async def items_first(self) -> AsyncIterator[Any]:
+        """Yield as many items as requests, and these behind them."""
+        for number in range(self.count):
+            yield {"item": number}
+        async for request in self.many():
+            yield request
+
     async def mixed(self) -> AsyncIterator[Any]:
         """Yield an off-site request, one with a lambda, and ask the engine itself."""
 
