@@ -1,7 +1,6 @@
 """The project and its spider, loaded as the ``scrapy`` command would.
 
-What can be wrong with them ends here as ``Failed``: a code of ``endings.FAILURES``
-and one line for people.
+What can be wrong with them ends here as ``Failed``.
 """
 
 import os
@@ -23,25 +22,12 @@ from scrapy.utils.reactor import is_asyncio_reactor_installed, is_reactor_instal
 from scrapy.utils.spider import iter_spider_classes
 from twisted.internet.asyncioreactor import AsyncioSelectorReactor
 
-from dscrapy.crawl.traces import user_trace
+from dscrapy.crawl.outcomes import Failed, describe
 from dscrapy.messages import Local
-from dscrapy.model import JobSpec, Outcome
+from dscrapy.model import JobSpec
 
-# A failure is one line in ``status`` and a traceback in ``show``.
-TEXT_CHARS_MAX = 500
-TRACEBACK_BYTES_MAX = 64 * 1024
 SPIDERS_NAMED_MAX = 20
 PROJECT_VARIABLE = "SCRAPY_PROJECT"
-
-
-class Failed(Exception):
-    """The job cannot run; ``outcome`` says why."""
-
-    def __init__(
-        self, failure: str, text: str, cause: BaseException | None = None
-    ) -> None:
-        super().__init__(text)
-        self.outcome = outcome_of(failure, text, cause)
 
 
 class Loaded(NamedTuple):
@@ -50,30 +36,6 @@ class Loaded(NamedTuple):
     process: AsyncCrawlerProcess
     spider_class: type[Spider]
     arguments: dict[str, str]
-
-
-def outcome_of(
-    failure: str, text: str, cause: BaseException | None = None, finish_reason: str = ""
-) -> Outcome:
-    """Return a failure with a bounded text and the cause's traceback."""
-    trace = ""
-    if cause is not None:
-        trace = user_trace(cause)
-        data = trace.encode(errors="backslashreplace")
-        # The end is what people look for: the innermost frame and the error.
-        trace = data[-TRACEBACK_BYTES_MAX:].decode(errors="replace")
-    line = " ".join(text.split()).encode(errors="backslashreplace").decode()
-    return Outcome(
-        finish_reason=finish_reason,
-        failure=failure,
-        text=line[:TEXT_CHARS_MAX],
-        traceback=trace,
-    )
-
-
-def describe(error: BaseException) -> str:
-    """Return the error's type and message."""
-    return f"{type(error).__name__}: {error}"
 
 
 def load(spec: JobSpec, local: Local | None = None) -> Loaded:

@@ -6,6 +6,8 @@ from typing import Any
 
 import attrs
 import pytest
+from scrapy import Spider
+from scrapy.crawler import Crawler
 
 from dscrapy.crawl.run import CrawlRun, boottime
 from dscrapy.crawl.worker_side.worker_link import Link as CrawlLink
@@ -63,7 +65,7 @@ def test_a_crawl_process_reads_it() -> None:
 
     run = Run(job="1" * 16, process=1, role="crawl", spec=JobSpec(spider="s"))
     marks: Any = None
-    gate = CrawlRun(Unused(), run, marks).gate
+    gate = CrawlRun(Crawler(Spider), Unused(), run, marks).gate
     gate.valid_until = BOOT_S - 1
     assert not gate.is_valid
     gate.valid_until = BOOT_S

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from scrapy.settings import Settings
 
+from dscrapy.crawl.outcomes import Failed
 from dscrapy.crawl.project_checks.once_per_job import SETTING, listed
-from dscrapy.crawl.project_loader import Failed
 
 
 def _is_once(value: Any = None) -> Any:

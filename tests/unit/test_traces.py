@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scrapy.utils.misc import load_object, walk_modules_iter
 
-from dscrapy.crawl.project_loader import outcome_of
+from dscrapy.crawl.outcomes import outcome_of
 from dscrapy.crawl.scrapy_side.stats_collector import merged
 from dscrapy.crawl.traces import failure_log, user_trace
 from dscrapy.model import Outcome

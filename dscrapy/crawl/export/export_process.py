@@ -13,8 +13,6 @@ writes the same there.
 """
 
 import logging
-import os
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,29 +33,14 @@ from dscrapy.crawl.export.export_tally import Written, watched
 from dscrapy.crawl.export.feed_files import FeedFiles, PartStorage
 from dscrapy.crawl.export.feed_items import FeedItems
 from dscrapy.crawl.export.whole_items import whole_items
-from dscrapy.crawl.project_loader import (
-    Failed,
-    check_reactor,
-    code_folder,
-    describe,
-    load,
-    outcome_of,
-    project_modules,
-)
-from dscrapy.crawl.scrapy_side.addon import install_addon
-from dscrapy.crawl.scrapy_side.stats_collector import Delta, recording
-from dscrapy.crawl.traces import failure_log
+from dscrapy.crawl.outcomes import Failed, describe, outcome_of
+from dscrapy.crawl.project_loader import Loaded, code_folder, project_modules
+from dscrapy.crawl.project_runner import leave, run_project
+from dscrapy.crawl.scrapy_side.addon import Overlay, lay_over_each
+from dscrapy.crawl.scrapy_side.stats_collector import Delta
 from dscrapy.crawl.worker_side.lifeline import ignore_signals
 from dscrapy.crawl.worker_side.worker_link import Link
-from dscrapy.messages import (
-    Alive,
-    Batch,
-    Commit,
-    Commits,
-    Done,
-    Probe,
-    Run,
-)
+from dscrapy.messages import Batch, Run
 from dscrapy.model import FEEDS_WRITTEN, Outcome
 from dscrapy.text import without_password
 
@@ -71,51 +54,24 @@ _EXPORTER = "scrapy.extensions.feedexport.FeedExporter"
 
 def run_export(link: Link, run: Run) -> int:
     """Write the project's feeds and return the process's exit code."""
-    try:
-        loaded = load(run.spec, run.local)
-        export = Export(link, run)
-        crawler = ExportCrawler(loaded.spider_class, loaded.process.settings)
-        crawler.export = export
-        check_reactor(crawler.settings)
-        install_addon(crawler, export)
-        loaded.process.crawl(crawler, **loaded.arguments)
-    except Failed as failed:
-        return _report(link, run, failed.outcome)
-    except Exception as error:  # noqa: BLE001 - the project's classes are user code
-        return _report(link, run, outcome_of("spider_error", describe(error), error))
-    loaded.process.start()
-    # Somebody stopped the reactor under us: that is a death, not an end.
-    return 0 if export.is_done else 1
 
+    def make(loaded: Loaded) -> tuple[Crawler, Overlay]:
+        crawler = ExportCrawler(loaded, link, run)
+        return crawler, crawler.export
 
-def _report(link: Link, run: Run, outcome: Outcome) -> int:
-    """Commit a failure before there is an event loop, and wait for the answer."""
-    sys.stderr.write(failure_log(outcome))
-    sys.stderr.flush()
-    link.send(_closed(run, outcome, Delta()))
-    while True:
-        match link.receive():
-            case None | Done():
-                return 0
-            case Probe(number=number):
-                link.send(Alive(number=number))
-            case _:
-                continue
-
-
-def _closed(run: Run, end: Outcome, stats: Delta) -> Commits:
-    commit = Commit(unit=1, kind="closed", end=end, stats=stats.encoded())
-    return Commits(job=run.job, process=run.process, commits=(commit,))
+    return run_project(link, run, make)
 
 
 class ExportCrawler(Crawler):
     """A crawler that has spider, settings and extensions, but never an engine."""
 
-    export: "Export"
+    def __init__(self, loaded: Loaded, link: Link, run: Run) -> None:
+        super().__init__(loaded.spider_class, loaded.process.settings)
+        self.export = Export(self, link, run)
 
     async def crawl_async(self, *args: Any, **kwargs: Any) -> None:
         """Export; errors of the project end in the commit."""
-        await self.export.conduct(self, args, kwargs)
+        await self.export.conduct(*args, **kwargs)
 
     def build(self, *args: Any, **kwargs: Any) -> None:
         """Make the spider and what settings ask for, as Scrapy does for a crawl."""
@@ -128,8 +84,9 @@ class ExportCrawler(Crawler):
 class Export:
     """Joins the project's feed exporter to the link: items in, feeds out."""
 
-    def __init__(self, link: Link, run: Run) -> None:
-        self.is_done = False
+    def __init__(self, crawler: ExportCrawler, link: Link, run: Run) -> None:
+        self.is_finished = False
+        self._crawler = crawler
         self._run = run
         self._stats = Delta()
         self._link = ExportLink(link, run)
@@ -140,7 +97,7 @@ class Export:
         self._find_class = tags.class_finder(project_modules(code_folder(run.spec)))
         self._is_committing = False
 
-    async def conduct(self, crawler: ExportCrawler, args: Any, kwargs: Any) -> None:
+    async def conduct(self, *args: Any, **kwargs: Any) -> None:
         """Export everything, commit and wait for the answer."""
         # Again: Scrapy puts its own handlers in place when the reactor starts.
         ignore_signals()
@@ -149,8 +106,8 @@ class Export:
         outcome = Outcome(finish_reason=FEEDS_WRITTEN)
         try:
             await self._files.begin()
-            crawler.build(*args, **kwargs)
-            await self._export(crawler)
+            self._crawler.build(*args, **kwargs)
+            await self._export()
             self._files.end()
         except Stopped as stopped:
             self._files.drop_parts()
@@ -171,21 +128,14 @@ class Export:
             batches=self._batches(),
             written=written,
         )
-        self.is_done = True
+        self.is_finished = True
 
-    def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
+    def configure(self, settings: BaseSettings) -> None:
         """Leave of Scrapy's extensions the feed exporter alone; count what it does."""
-        check_reactor(settings)
         force = "cmdline"
-        spider: Any = crawler.spider
-        if self._run.spec.urls and not getattr(spider, "start_urls", None):
-            spider.start_urls = list(self._run.spec.urls)
+        urls = self._run.spec.urls
+        lay_over_each(self._crawler, settings, urls, lambda: self._stats)
         settings.set("EXTENSIONS_BASE", {_EXPORTER: 0}, force)
-        # The project may ask for these by name.
-        settings.set("TELNETCONSOLE_ENABLED", False, force)
-        settings.set("REMOTE_CONTROL_ENABLED", False, force)
-        stats_class = load_object(settings["STATS_CLASS"])
-        settings.set("STATS_CLASS", recording(stats_class, lambda: self._stats), force)
         storages = settings.getwithbase("FEED_STORAGES")
         ours = PartStorage.for_files(self._files)
         loaded = {
@@ -210,7 +160,8 @@ class Export:
 
     # ---- items to feeds -----------------------------------------------------------
 
-    async def _export(self, crawler: ExportCrawler) -> None:
+    async def _export(self) -> None:
+        crawler = self._crawler
         exporter = crawler.get_extension(FeedExporter)
         spider = crawler.spider
         assert spider is not None
@@ -308,9 +259,7 @@ class Export:
         return answer.lengths
 
     def _on_link_end(self) -> None:
-        logging.shutdown()
-        # Nobody waits for what is left: no clean-up of the project's may hold it.
-        os._exit(0 if self._is_committing else 1)
+        leave(is_over=self._is_committing)
 
 
 def _set_beside(settings: BaseSettings) -> None:

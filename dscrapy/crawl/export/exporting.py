@@ -30,10 +30,9 @@ from dscrapy.crawl.codec import tags
 from dscrapy.crawl.codec.items import item_of, line_encoding, lines_are_stock, lossy
 from dscrapy.crawl.export.file_writes import written
 from dscrapy.crawl.export.whole_items import whole_items
+from dscrapy.crawl.outcomes import Failed, describe
 from dscrapy.crawl.project_loader import (
-    Failed,
     code_folder,
-    describe,
     load_for_export,
     project_modules,
     spider_arguments,

@@ -10,7 +10,7 @@ from typing import Any
 from scrapy.settings import BaseSettings
 from scrapy.utils.misc import load_object
 
-from dscrapy.crawl.project_loader import Failed, describe
+from dscrapy.crawl.outcomes import Failed, describe
 
 # Import paths, with commas or as a list, of a project's own such classes.
 SETTING = "DSCRAPY_ONCE_PER_JOB"

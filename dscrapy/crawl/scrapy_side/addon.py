@@ -6,12 +6,13 @@ replaced before it has been read; ours is the last of them.
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from scrapy.crawler import Crawler
 from scrapy.settings import BaseSettings
 from scrapy.utils.misc import load_object
 
+from dscrapy.crawl.project_loader import check_reactor
 from dscrapy.crawl.scrapy_side.crawl_settings import Demands
 from dscrapy.crawl.scrapy_side.patches import mend_robots, mended_downloader
 from dscrapy.crawl.scrapy_side.scheduler import JobScheduler
@@ -25,18 +26,27 @@ _START_ORDER = -10_000
 
 
 class Overlay(Protocol):
-    """Who is asked to lay something over a crawler's settings."""
+    """What lays something over a crawler's settings, to use the crawler for a job."""
 
-    def configure(self, crawler: Crawler, settings: BaseSettings) -> None:
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last commit has been answered."""
+
+    def configure(self, settings: BaseSettings) -> None:
         """Change the settings and connect signals; the spider exists already."""
 
 
 def install_addon(crawler: Crawler, overlay: Overlay) -> None:
-    """Have ``overlay.configure`` called once the crawler's settings are known."""
+    """Have ``overlay.configure`` called once the crawler's settings are known.
+
+    Raises ``Failed``, then or now, where they ask for another reactor.
+    """
+    check_reactor(crawler.settings)
 
     class CrawlProcessAddon:
         def update_settings(self, settings: BaseSettings) -> None:
-            overlay.configure(crawler, settings)
+            check_reactor(settings)
+            overlay.configure(settings)
 
     addons = dict(crawler.settings.getdict("ADDONS"))
     orders = [order for order in addons.values() if order is not None]
@@ -44,11 +54,29 @@ def install_addon(crawler: Crawler, overlay: Overlay) -> None:
     crawler.settings.set("ADDONS", addons, priority="cmdline")
 
 
-def lay_over(settings: BaseSettings, delta_now: Callable[[], Delta]) -> Demands:
+def lay_over_each(
+    crawler: Crawler,
+    settings: BaseSettings,
+    urls: tuple[str, ...],
+    delta_now: Callable[[], Delta],
+) -> None:
+    """Do what every process of ours does, also one that only writes feeds: offer the
+    job's URLs, record the stats where ``delta_now`` says, open no ports."""
+    force = "cmdline"
+    spider: Any = crawler.spider
+    if urls and not getattr(spider, "start_urls", None):
+        spider.start_urls = list(urls)
+    stats_class = load_object(settings["STATS_CLASS"])
+    settings.set("STATS_CLASS", recording(stats_class, delta_now), force)
+    # Both open ports into the process; RemoteControl runs code that comes in.
+    settings.set("TELNETCONSOLE_ENABLED", False, force)
+    settings.set("REMOTE_CONTROL_ENABLED", False, force)
+
+
+def lay_over(settings: BaseSettings) -> Demands:
     """Put our components in, and switch off what cannot work in a crawl process.
 
-    Returns what the project's settings asked for. ``delta_now`` is as in
-    ``stats.recording``. Raises ``UnsupportedError``.
+    Returns what the project's settings asked for. Raises ``UnsupportedError``.
     """
     force = "cmdline"
     demands = Demands(settings)
@@ -56,15 +84,10 @@ def lay_over(settings: BaseSettings, delta_now: Callable[[], Delta]) -> Demands:
     settings.set("SCHEDULER", JobScheduler, force)
     downloader = load_object(settings["DOWNLOADER"])
     settings.set("DOWNLOADER", mended_downloader(downloader), force)
-    stats_class = load_object(settings["STATS_CLASS"])
-    settings.set("STATS_CLASS", recording(stats_class, delta_now), force)
     settings.setdefault_in_component_priority_dict(
         "SPIDER_MIDDLEWARES", StartMiddleware, _START_ORDER
     )
     mend_robots(settings)
-    # Both open ports into the process; RemoteControl runs code that comes in.
-    settings.set("TELNETCONSOLE_ENABLED", False, force)
-    settings.set("REMOTE_CONTROL_ENABLED", False, force)
     # An export process writes feeds from what is committed; the last process of the
     # job prints the stats of all.
     settings.set("FEEDS", {}, force)

@@ -11,7 +11,8 @@ from scrapy.pqueues import DownloaderAwarePriorityQueue, ScrapyPriorityQueue
 from scrapy.settings import BaseSettings
 from scrapy.utils.misc import load_object
 
-from dscrapy.crawl.codec.items import is_lines
+from dscrapy.crawl.codec.items import is_lines, item_bytes_max
+from dscrapy.crawl.project_checks.once_per_job import listed
 from dscrapy.crawl.scrapy_side.tracking import UnsupportedError
 from dscrapy.lines import LINES_FORMATS
 from dscrapy.messages import Opened, Run
@@ -26,10 +27,18 @@ WINDOW_UNLIMITED = 100
 class Demands:
     """Read from a project's settings before ours are laid over them.
 
-    Raises ``UnsupportedError`` for a scheduler or duplicate filter of its own.
+    ``is_once`` says which classes are called once in a job. Raises ``Failed`` or
+    ``UnsupportedError`` for what cannot be had, a scheduler of its own for instance.
     """
 
     def __init__(self, settings: BaseSettings) -> None:
+        self.is_once = listed(settings)
+        try:
+            item_bytes_max(settings)
+        except ValueError as error:
+            raise UnsupportedError(str(error)) from None
+        # What is no number there is an error now, not in a half-made engine.
+        host_limits(settings)
         _check_own(settings, "SCHEDULER", (Scheduler,))
         _check_own(settings, "DUPEFILTER_CLASS", (RFPDupeFilter, BaseDupeFilter))
         _warn_of_own(

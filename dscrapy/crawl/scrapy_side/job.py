@@ -1,17 +1,17 @@
 """What our components in Scrapy's places have of the crawl process they work in.
 
-``crawl.run`` makes both; these are the words in which they know each other.
+Scrapy makes them and ``crawl.run`` is the process; these are the words in which both
+know each other.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from dscrapy.crawl.codec.items import ItemEncoder
-from dscrapy.crawl.codec.pickles import Pickles
 from dscrapy.crawl.codec.request_bodies import RequestCodec
 from dscrapy.crawl.gate import Gate
 from dscrapy.crawl.outgoing.commit_parts import Sender
+from dscrapy.crawl.outgoing.scraped_items import ScrapedItems
 from dscrapy.crawl.scrapy_side.crawl_settings import Demands
 from dscrapy.crawl.scrapy_side.local_requests import Locals
 from dscrapy.crawl.scrapy_side.tracking import Tracker
@@ -69,11 +69,13 @@ class Leading:
 class Scheduler(Protocol):
     """What the process and ``start()`` ask of the scheduler."""
 
-    locals: Locals
-
     @property
     def codec(self) -> RequestCodec:
         """What reads and writes requests of this spider."""
+
+    @property
+    def locals(self) -> Locals:
+        """Requests that cannot leave this process."""
 
     @property
     def wants_turn(self) -> bool:
@@ -100,10 +102,16 @@ class Job(Protocol):
     tracker: Tracker
     sender: Sender
     leading: Leading
-    demands: Demands
-    pickles: Pickles
+    items: ScrapedItems
     is_project: Callable[[str], bool]
-    scheduler: Scheduler
+
+    @property
+    def demands(self) -> Demands:
+        """What the project's settings ask for: known when components are made."""
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler: there from its ``opens`` on."""
 
     @property
     def may_start(self) -> bool:
@@ -113,11 +121,7 @@ class Job(Protocol):
     def may_pull_start(self) -> bool:
         """Whether ``start()`` may be asked for its next element."""
 
-    @property
-    def encoder(self) -> ItemEncoder:
-        """What encodes the items of this crawl."""
-
-    def opens(self) -> None:
+    def opens(self, scheduler: Scheduler) -> None:
         """Note that the scheduler is open; the pipelines come next."""
 
     def engine_runs(self) -> None:

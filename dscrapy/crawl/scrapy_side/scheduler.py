@@ -15,6 +15,7 @@ from scrapy.utils.defer import deferred_from_coro
 from scrapy.utils.httpobj import urlparse_cached
 from twisted.internet.defer import Deferred
 
+from dscrapy.crawl.codec.pickles import Pickles
 from dscrapy.crawl.codec.request_bodies import (
     RequestCodec,
     clean_text,
@@ -23,9 +24,9 @@ from dscrapy.crawl.codec.request_bodies import (
 from dscrapy.crawl.codec.shared_values import value_digest
 from dscrapy.crawl.codec.tags import UndecodableError, UnencodableError, UnreadableError
 from dscrapy.crawl.gate import gate_downloads
+from dscrapy.crawl.outcomes import TEXT_CHARS_MAX
 from dscrapy.crawl.outgoing.child_requests import Child
 from dscrapy.crawl.outgoing.commit_parts import Work
-from dscrapy.crawl.project_loader import TEXT_CHARS_MAX
 from dscrapy.crawl.scrapy_side.download_slots import Lease, Rooms, Waiting
 from dscrapy.crawl.scrapy_side.job import Job
 from dscrapy.crawl.scrapy_side.local_requests import Locals
@@ -69,22 +70,20 @@ class JobScheduler(BaseScheduler):
         # since; and whether that is being looked at.
         self._is_busy = False
         self._is_looking = False
-        self._codec: RequestCodec
-        self._rooms: Rooms
-        self.locals: Locals
+        pickles = Pickles(job.run.key if job.demands.pickles else b"")
+        assert crawler.spider is not None
+        self.codec = RequestCodec(crawler.spider, job.is_project, pickles)
+        self._rooms = Rooms(crawler, asyncio.get_running_loop().time)
+        self.locals = Locals(
+            crawler, job.tracker, job.run, job.link.send, lifo=job.demands.lifo
+        )
+        job.sender.when_answered(self.locals.answered)
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> "JobScheduler":
         """Return the scheduler of the crawler's job."""
         job: Job = crawler.job  # type: ignore[attr-defined]  # see JobCrawler
-        scheduler = cls(crawler, job)
-        job.scheduler = scheduler
-        return scheduler
-
-    @property
-    def codec(self) -> RequestCodec:
-        """What reads and writes requests of this spider."""
-        return self._codec
+        return cls(crawler, job)
 
     @property
     def wants_turn(self) -> bool:
@@ -97,26 +96,14 @@ class JobScheduler(BaseScheduler):
 
     def open(self, spider: Spider) -> None:
         """Hook into the engine; the pipelines open next."""
-        job = self._job
-        self._tracker.attach(self._crawler)
+        self._tracker.attach(self._crawler, self._rooms.arrived)
+        # From here on the process hears of a close; it has to know what it closes.
+        self._job.opens(self)
         mend_close(self._crawler)
-        gate_downloads(self._crawler, job.gate)
-        loop = asyncio.get_running_loop()
-        self._codec = RequestCodec(spider, job.is_project, job.pickles)
-        self._rooms = Rooms(self._crawler, loop.time)
-        self._tracker.left = lambda hop: self._rooms.arrived(hop.host)
-        self.locals = Locals(
-            self._crawler,
-            self._tracker,
-            job.run,
-            job.link.send,
-            lifo=job.demands.lifo,
-        )
-        job.sender.when_answered(self.locals.answered)
+        gate_downloads(self._crawler, self._job.gate)
         self._crawler.signals.connect(
             self._tracker.reached_downloader, signal=signals.request_reached_downloader
         )
-        job.opens()
 
     def close(self, reason: str) -> Deferred[None]:
         """Let nothing more be told to the spider before all it gave is committed."""
@@ -154,7 +141,7 @@ class JobScheduler(BaseScheduler):
             return False
         page = None if hop is None else hop.page
         try:
-            encoded = self._codec.encode(request, automatic, page)
+            encoded = self.codec.encode(request, automatic, page)
         except UnencodableError as error:
             return self.locals.keep(request, host, fingerprint, error)
         work = self._tracker.work_now()
@@ -285,7 +272,7 @@ class JobScheduler(BaseScheduler):
         # What it holds may crash the process that builds it.
         self._job.marks.add(lease.request, "")
         try:
-            request = self._codec.decode(lease.body, lease.values)
+            request = self.codec.decode(lease.body, lease.values)
         except UnreadableError as error:
             why = clean_text(str(error))[:TEXT_CHARS_MAX]
             _logger.warning("Request %d cannot be read here: %s", lease.request, why)

@@ -17,8 +17,8 @@ from scrapy.crawler import Crawler
 from scrapy.exceptions import CloseSpider
 
 from dscrapy.crawl.codec.request_bodies import short_digest
+from dscrapy.crawl.outcomes import describe, outcome_of
 from dscrapy.crawl.outgoing.commit_parts import Work
-from dscrapy.crawl.project_loader import describe, outcome_of
 from dscrapy.crawl.scrapy_side.job import Job
 from dscrapy.crawl.scrapy_side.tracking import CURRENT, Hop
 
@@ -130,7 +130,7 @@ class StartMiddleware:
             return self._job.scheduler.codec.digest(element)
         # What is no item fails in Scrapy, where that is told.
         try:
-            encoded = self._job.encoder.encode(element)
+            encoded = self._job.items.encoder.encode(element)
         except TypeError:
             return short_digest(repr(element).encode(errors="replace"))
         return short_digest(encoded.line + (encoded.tagged or b""))

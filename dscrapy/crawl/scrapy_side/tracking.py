@@ -83,20 +83,23 @@ CURRENT: ContextVar[Hop | None] = ContextVar("dscrapy_hop", default=None)
 class Tracker:
     """Accounts for works and hops of one crawl.
 
-    ``settled`` is called with each settled work, ``closing`` with the reason when
-    the spider is asked to close.
+    ``settled`` is called with each settled work that went to the sender, ``closing``
+    with the reason when the spider is asked to close.
     """
 
     def __init__(
-        self, settled: Callable[[Work], None], closing: Callable[[str], None]
+        self,
+        sender: Sender,
+        settled: Callable[[Work], None],
+        closing: Callable[[str], None],
     ) -> None:
+        self._sender = sender
         self._settled = settled
         self._closing = closing
         # Of no lease, for callbacks of our own: a lease's would be kept alive by them.
         self.context: Context = copy_context()
         self._hops: dict[int, Hop] = {}
         self._gathering: Work | None = None
-        self.sender: Sender
         self.works: set[Work] = set()
         # Stats that belong to no lease; they ride on the next unit.
         self.delta = Delta()
@@ -105,7 +108,8 @@ class Tracker:
         self.open_starts = 0
         # Number of the ``Finish`` that is not revoked.
         self.finish = 0
-        self.left: Callable[[Hop], None] = lambda hop: None
+        # Before there is a scheduler nothing is handed on.
+        self._arrived: Callable[[str], None] = lambda host: None
 
     # ---- who is running ---------------------------------------------------------
 
@@ -145,7 +149,7 @@ class Tracker:
     @property
     def is_finishing(self) -> bool:
         """Whether nothing is left to do, as the master and this process know it."""
-        return self.finish > 0 and not self.works and self.sender.is_quiet
+        return self.finish > 0 and not self.works and self._sender.is_quiet
 
     # ---- works ------------------------------------------------------------------
 
@@ -168,7 +172,7 @@ class Tracker:
             self.works.discard(work)
             if work.kind == "start":
                 self.open_starts -= 1
-            self.sender.settled(work)
+            self._sender.settled(work)
             self._settled(work)
 
     def abandon(self, work: Work) -> None:
@@ -178,7 +182,7 @@ class Tracker:
     def grown(self, work: Work) -> None:
         """Let a work that has grown send what is full."""
         if work in self.works:
-            self.sender.grown(work)
+            self._sender.grown(work)
 
     def end_gathering(self) -> None:
         """Settle what was gathered beside leases in this loop turn."""
@@ -209,7 +213,7 @@ class Tracker:
     def _unhand(self, hop: Hop) -> None:
         if hop.is_handed:
             hop.is_handed = False
-            self.left(hop)
+            self._arrived(hop.host)
 
     def _scrapes(self, result: Any, request: Request) -> Hop | None:
         hop = self._hops.get(id(request))
@@ -235,10 +239,15 @@ class Tracker:
 
     # ---- Scrapy -----------------------------------------------------------------
 
-    def attach(self, crawler: Crawler) -> None:
-        """Hook into the engine; raises ``UnsupportedError`` where that cannot be."""
+    def attach(self, crawler: Crawler, arrived: Callable[[str], None]) -> None:
+        """Hook into the engine; raises ``UnsupportedError`` where that cannot be.
+
+        ``arrived`` is called with the host of each request that was handed to Scrapy,
+        when it has come to its download slot, or never will.
+        """
         engine: Any = crawler.engine
         check_engine(engine)
+        self._arrived = arrived
         self._hook_removal(engine._slot)
         self._hook_scraper(engine.scraper)
         close = engine.close_spider_async

@@ -1,0 +1,62 @@
+"""A project's crawler in this process, from its load to the exit code."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from scrapy.crawler import Crawler
+
+from dscrapy.crawl.outcomes import Failed, describe, outcome_of
+from dscrapy.crawl.project_loader import Loaded, load
+from dscrapy.crawl.scrapy_side.addon import Overlay, install_addon
+from dscrapy.crawl.traces import failure_log
+from dscrapy.crawl.worker_side.worker_link import Link
+from dscrapy.messages import Alive, Commit, Commits, Done, Probe, Run
+from dscrapy.model import Outcome
+
+
+def run_project(
+    link: Link, run: Run, make: Callable[[Loaded], tuple[Crawler, Overlay]]
+) -> int:
+    """Run a crawler of the project to its end and return the process's exit code.
+
+    ``make`` returns it, and what is laid over its settings.
+    """
+    try:
+        loaded = load(run.spec, run.local)
+        crawler, overlay = make(loaded)
+        install_addon(crawler, overlay)
+        loaded.process.crawl(crawler, **loaded.arguments)
+    except Failed as failed:
+        return _report(link, run, failed.outcome)
+    except Exception as error:  # noqa: BLE001 - the project's classes are user code
+        return _report(link, run, outcome_of("spider_error", describe(error), error))
+    loaded.process.start()
+    # Somebody stopped the reactor under the crawl: that is a death, not an end.
+    return 0 if overlay.is_finished else 1
+
+
+def leave(*, is_over: bool) -> NoReturn:
+    """End the process at once, since its link has; ``is_over`` if all was told."""
+    logging.shutdown()
+    # Nobody waits for what is left: no clean-up of the project's may hold it.
+    os._exit(0 if is_over else 1)
+
+
+def _report(link: Link, run: Run, outcome: Outcome) -> int:
+    """Commit a failure before there is an event loop, and wait for the answer."""
+    sys.stderr.write(failure_log(outcome))
+    sys.stderr.flush()
+    commit = Commit(unit=1, kind="closed", end=outcome)
+    link.send(Commits(job=run.job, process=run.process, commits=(commit,)))
+    while True:
+        match link.receive():
+            case None | Done():
+                return 0
+            case Probe(number=number):
+                link.send(Alive(number=number))
+            case _:
+                # Answers, stops and spans of a crawl that never was.
+                continue
