@@ -153,6 +153,12 @@ def test_what_json_cannot_hold_is_kept(site: str, start: Start) -> None:
             "unsupported",
             "DUPEFILTER_CLASS is testsite.pipelines.Rounding",
         ),
+        (
+            "one",
+            {"settings": {"DOWNLOAD_SLOTS": '{"a.example": {"delay": "soon"}}'}},
+            "spider_error",
+            "ValueError: could not convert string to float: 'soon'",
+        ),
     ],
 )
 def test_what_cannot_start_is_one_failure(
