@@ -104,8 +104,14 @@ class Effects:
 
     def add(self, other: "Effects") -> None:
         """Take in what came of the next record."""
-        self.writes += other.writes
-        self.bodies += other.bodies
-        self.granted += other.granted
-        self.answered += other.answered
-        self.touched += other.touched
+        # Most records lead to one or two of them.
+        if other.writes:
+            self.writes += other.writes
+        if other.bodies:
+            self.bodies += other.bodies
+        if other.granted:
+            self.granted += other.granted
+        if other.answered:
+            self.answered += other.answered
+        if other.touched:
+            self.touched += other.touched

@@ -22,7 +22,6 @@ from dscrapy.control.decide import damage, deadlines, retention
 from dscrapy.control.decide.client_calls import decide_call
 from dscrapy.control.decide.placement import place
 from dscrapy.control.decide.reconcile import JobReconciler
-from dscrapy.control.decide.registration import register
 from dscrapy.control.decide.worker_reports import decide_worker, process_of
 from dscrapy.control.decision import (
     Bug,
@@ -136,10 +135,9 @@ class Machine:
 
     def _apply(self, decision: Decision) -> None:
         for record in decision.records:
-            effects = apply(self.state, record)
-            decision.effects.add(effects)
-            for job in effects.touched:
-                self._touched[job] = None
+            decision.effects.add(apply(self.state, record))
+        for job in decision.effects.touched:
+            self._touched[job] = None
 
     def complete(self, decision: Decision) -> None:
         """After its records are applied: add what shows how things stand now.
@@ -186,6 +184,9 @@ class Machine:
         """
         decision = self.decision(now)
         match command:
+            case m.Commits():
+                # The most frequent by far, so it is not looked for among the others.
+                decide_worker(decision, session, command)
             case OnTick():
                 deadlines.tick(decision, command)
             case OnClosed():
@@ -200,8 +201,6 @@ class Machine:
                 retention.prune_by_itself(decision)
             case m.Prune():
                 retention.prune(decision, session, command)
-            case m.Register():
-                register(decision, session, command)
             case _ if isinstance(command, m.FromWorker):
                 decide_worker(decision, session, command)
             case _:

@@ -92,7 +92,8 @@ class Fallbacks:
             crawl = state.crawls.get(job)
             if crawl is not None:
                 decision.stop_all(known, "failed")
-                Conclusion(decision, known, crawl).retire(state.crawling(job))
+                crawling = state.crawling(job)
+                Conclusion(decision, known, crawl, crawling).retire(crawling)
 
     def for_completion(self, decision: Decision, broken: Decision) -> None:
         """Make up for completing a decision that has been applied.

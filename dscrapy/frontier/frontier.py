@@ -258,7 +258,7 @@ class Frontier:
 
         The body of each, also of the others, takes its place in the file.
         """
-        return self.add_all([self.store(children)])
+        return self.publish([self.store(children)])
 
     def store(self, children: Children, seen: bytes = b"") -> Stored:
         """Give each body its place in the file, without any other effect."""
@@ -280,9 +280,12 @@ class Frontier:
         self.body_bytes += sum(every) + len(every)
         return stored
 
-    def add_all(self, parts: Sequence[Stored]) -> int:
-        """Number the requests of a commit's parts that are not seen by now and make
-        them pending; return how many the others are."""
+    def publish(self, parts: Sequence[Stored], request: int = 0) -> int:
+        """Let a commit have effect: number the requests of its parts that are not seen
+        by now and make them pending; return how many the others are.
+
+        ``request`` is the one of which it is the commit, and is done; 0 for none.
+        """
         values: list[Place] = []
         filtered = 0
         for part in parts:
@@ -290,6 +293,10 @@ class Frontier:
             filtered += self._add_stored(part, values)
         for part in parts:
             self._seen.add_many(part.seen)
+        if request:
+            self._values.pop(request, None)
+            was_open = self._requests.done(request)
+            assert was_open, request
         self._index.refresh()
         return filtered
 

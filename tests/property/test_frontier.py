@@ -96,11 +96,11 @@ class FrontierModel(NaiveFrontier):
     def publish(self, data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(self.parts) - 1))
         stored, rows, offset = self.parts.pop(at)
-        assert self.frontier.add_all([stored]) == self.take(rows, offset)
+        assert self.frontier.publish([stored]) == self.take(rows, offset)
 
     @rule(url=st.sampled_from(URLS))
     def see(self, url: str) -> None:
-        self.frontier.add_all([self.frontier.store(Children(), fingerprint(url))])
+        self.frontier.publish([self.frontier.store(Children(), fingerprint(url))])
         self.seen.add(url)
 
     @rule(data=st.data(), told=st.booleans())

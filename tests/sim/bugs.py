@@ -71,7 +71,7 @@ BUGS: tuple[Bug, ...] = (
             "return not frame.crawl.frontier.is_open(commit.request)",
             "return False",
         ),
-        (CRAWLS, "            assert is_open\n", ""),
+        (FRONTIER, "            assert was_open, request\n", ""),
     ),
     _bug(
         "requeue forgotten",
@@ -262,7 +262,7 @@ BUGS: tuple[Bug, ...] = (
             CRAWLS,
             "        stored = self.frontier.store(record.children, record.seen)\n",
             "        stored = self.frontier.store(record.children, record.seen)\n"
-            "        self.frontier.add_all([stored])\n",
+            "        self.frontier.publish([stored])\n",
         ),
     ),
     _bug(

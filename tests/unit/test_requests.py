@@ -49,7 +49,7 @@ def test_what_is_seen_is_not_taken_again() -> None:
     """Not of an earlier batch, of the same batch, or seen without coming here."""
     frontier = Frontier()
     seen = fingerprint("x") + fingerprint("y")
-    frontier.add_all([frontier.store(Children(), seen)])
+    frontier.publish([frontier.store(Children(), seen)])
     assert frontier.add(children("a", "x", "a", "b")) == 2
     assert frontier.done(1)
     assert frontier.add(children("a", "y", "c")) == 2
@@ -74,7 +74,7 @@ def test_dont_filter_keeps_multiplicity_and_records_nothing() -> None:
 def test_unseen_are_those_that_add_takes() -> None:
     """Without any effect; what is filtered there is not filtered again."""
     frontier = Frontier()
-    frontier.add_all([frontier.store(Children(), fingerprint("x"))])
+    frontier.publish([frontier.store(Children(), fingerprint("x"))])
     before = frontier.encode()
     offered = children(
         *("a", "x", "x", "a", "b"),
@@ -107,7 +107,7 @@ def test_stored_parts_have_effect_when_they_are_added() -> None:
     assert frontier.add(children("b")) == 0
     decoded = msgspec.json.decode(msgspec.json.encode(stored), type=Stored)
     assert decoded == stored
-    assert frontier.add_all([decoded]) == 2
+    assert frontier.publish([decoded]) == 2
     assert (frontier.pending_count, frontier.body_bytes) == (2, 16)
     frontier.leases.open_process(1, opened())
     assert frontier.lease(1, 9, 0.0).places == ((12, 3), (0, 3))

@@ -29,11 +29,12 @@ class Conclusion:
     decision: Decision
     job: Job
     crawl: Crawl
+    processes: list[Process]
 
     def reconcile(self) -> None:
         """Decide what those that end are told, and whether the job ends."""
         course = self.job.progress
-        every = self.decision.state.processes_of(self.job.id)
+        every = self.processes
         self._dismiss(every)
         crawling = [one for one in every if one.role == "crawl"]
         if not (course.closing or course.cancelling):

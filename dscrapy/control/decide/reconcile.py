@@ -66,12 +66,19 @@ class JobReconciler:
     decision: Decision
     job: Job
     crawl: Crawl
+    processes: list[Process]
 
     @classmethod
     def of(cls, decision: Decision, job: str) -> Self:
         """Return what decides for a job that has a crawl."""
         state = decision.state
-        return cls(decision, state.jobs[job], state.crawls[job])
+        processes = state.processes_of(job)
+        return cls(decision, state.jobs[job], state.crawls[job], processes)
+
+    @property
+    def crawling(self) -> list[Process]:
+        """The job's processes that crawl."""
+        return [one for one in self.processes if one.role == "crawl"]
 
     @property
     def state(self) -> State:
@@ -86,15 +93,15 @@ class JobReconciler:
         job = self.job
         if job.is_final or self._waits_for_workers():
             return
-        self._let_write(self.state.processes_of(job.id))
-        Conclusion(self.decision, job, self.crawl).reconcile()
+        self._let_write()
+        Conclusion(self.decision, job, self.crawl, self.processes).reconcile()
         if not job.is_crawling:
             return
         reason = closespider.reached(self._limits, self.crawl.counters)
         if reason:
             self.decision.close_job(job, reason)
             return
-        processes = self.state.crawling(job.id)
+        processes = self.crawling
         if self._isolate(processes):
             # Asked again once that is so.
             return
@@ -122,7 +129,7 @@ class JobReconciler:
     def _waits_for_workers(self) -> bool:
         unknown = self.state.unknown
         return bool(unknown) and any(
-            process.number in unknown for process in self.state.crawling(self.job.id)
+            process.number in unknown for process in self.crawling
         )
 
     def _may_take(self, process: Process) -> bool:
@@ -172,12 +179,12 @@ class JobReconciler:
     def _is_started(self) -> bool:
         return self.job.progress.start_done
 
-    def _let_write(self, processes: list[Process]) -> None:
+    def _let_write(self) -> None:
         """Tell who writes feeds that all is committed, once it is."""
         if not is_over(self.job, self.state.crawling):
             return
         course = self.job.progress
-        for process in processes:
+        for process in self.processes:
             number = process.number
             is_told = process.closed or process.items_end_sent
             if not self._may_write(process) or is_told:
@@ -212,7 +219,7 @@ class JobReconciler:
             process = next(
                 (
                     one
-                    for one in self.state.crawling(self.job.id)
+                    for one in self.crawling
                     if self._may_take(one)
                     and one.number != crawl.frontier.quarantine.isolator
                 ),
@@ -306,7 +313,7 @@ class JobReconciler:
 
     @property
     def _limits(self) -> CloseLimits:
-        for process in self.state.processes_of(self.job.id):
+        for process in self.processes:
             if process.opened is not None:
                 return process.opened.limits
         return _NO_LIMITS
@@ -408,7 +415,7 @@ class JobReconciler:
         crawl = self.crawl
         return [
             (one, one.idle_since)
-            for one in self.state.crawling(self.job.id)
+            for one in self.crawling
             if one.idle_since is not None
             and one.number != crawl.leader
             and not one.stopping

@@ -12,7 +12,7 @@ from dscrapy.control.decide.process_exits import (
     goes_elsewhere,
 )
 from dscrapy.control.decide.reconcile import JobReconciler
-from dscrapy.control.decide.registration import WINDOW_MAX, is_sound
+from dscrapy.control.decide.registration import WINDOW_MAX, is_sound, register
 from dscrapy.control.decision import Decision
 from dscrapy.control.state.jobs import Job
 from dscrapy.control.state.processes import Process
@@ -35,6 +35,9 @@ def decide_worker(decision: Decision, session: int, command: m.FromWorker) -> No
 
     Raises ``RemoteProtocolError`` for what it may not say.
     """
+    if isinstance(command, m.Register):
+        register(decision, session, command)
+        return
     state = decision.state
     name = state.sessions.get(session)
     if name is None:
@@ -42,6 +45,8 @@ def decide_worker(decision: Decision, session: int, command: m.FromWorker) -> No
         decision.closes.append(session)
         return
     match command:
+        case m.Commits():
+            _commits(decision, session, name, command)
         case m.Heartbeat():
             decision.send(session, m.HeartbeatSeen(number=command.number))
         case m.Draining():
@@ -50,11 +55,9 @@ def decide_worker(decision: Decision, session: int, command: m.FromWorker) -> No
             reap(decision, state.workers[name])
         case m.Started():
             _started(decision, name, command)
-        case m.Commits():
-            _commits(decision, session, name, command)
         case m.Ended():
             _ended(decision, session, name, command)
-        case m.Register() | m.Log() | m.Read():
+        case m.Log() | m.Read():
             raise AssertionError(f"{type(command).__name__} is not decided here")
         case _:
             process = process_of(state, command.process, command.job, name)

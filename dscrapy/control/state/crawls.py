@@ -86,7 +86,7 @@ class Crawl:
         if process is not None:
             kinds = {kind for part in parts for kind in part.kinds if kind}
             self.frontier.leases.wrote(process.number, kinds)
-        filtered += self.frontier.add_all(parts)
+        filtered += self.frontier.publish(parts, record.request)
         self._merge(record.stats)
         self._count(self.frontier.next_request - before, filtered, record.request)
         lines, forms = texts_of(record)
@@ -97,9 +97,6 @@ class Crawl:
         pages = self.totals.count("response_received_count")
         course.pages = max(course.pages, pages)
         course.errors = max(course.errors or 0, self.totals.errors)
-        if record.request:
-            is_open = self.frontier.done(record.request)
-            assert is_open
         self._note_unit(record, course, process)
 
     def _count(self, added: int, filtered: int, request: int) -> None:
