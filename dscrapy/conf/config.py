@@ -47,11 +47,10 @@ DAY_S = 24 * 3600.0
 
 @attrs.frozen
 class Endpoint:
-    """Where something listens; ``pid`` only where a master wrote it down."""
+    """Where something listens."""
 
     host: str
     port: int
-    pid: int | None = attrs.field(default=None, eq=False)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -416,7 +415,7 @@ def read_endpoint(state: Path) -> Endpoint | None:
         written = None
     if written is None or not 1 <= written.port <= 65535 or not written.host:
         raise ConfigError(path, "", "no master wrote this; delete it, start the master")
-    return Endpoint(written.host, written.port, written.pid)
+    return Endpoint(written.host, written.port)
 
 
 def find_master(config: Config, section: Literal["worker", "client"]) -> Endpoint:
@@ -495,7 +494,10 @@ def variables() -> frozenset[str]:
 
 @attrs.frozen(kw_only=True)
 class _Written:
-    """What ``endpoint.json`` holds. A master that has no version there is of 1."""
+    """What ``endpoint.json`` holds. A master that has no version there is of 1.
+
+    ``pid`` is for people.
+    """
 
     host: str
     port: int

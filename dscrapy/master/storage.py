@@ -92,9 +92,6 @@ class Storage(Protocol):
         A plain ``OSError`` means that nothing changed.
         """
 
-    def rename(self, old: str, new: str) -> None:
-        """Rename a file within its folder, over ``new`` if that exists."""
-
     def remove(self, name: str) -> None:
         """Remove a file."""
 
@@ -188,9 +185,6 @@ class DiskStorage:
                 raise OSError(*error.args) from error
             raise
         _sync_folder(path.parent)
-
-    def rename(self, old: str, new: str) -> None:
-        os.rename(self.path(old), self.path(new))
 
     def remove(self, name: str) -> None:
         os.unlink(self.path(name))

@@ -179,14 +179,12 @@ class Commit(CommitFields, kw_only=True, frozen=True, omit_defaults=True):
     - ``closed``: the spider is closed, ``end`` says how; the last of a process. An
       export process tells all that is ``written`` of feeds that are complete.
 
-    Only the part with ``last`` carries ``outcome`` (for people: a status, "request" for
-    a redirect or retry, or an error's type), ``stats`` and ``end``; before it nothing
-    has effect.
+    Only the part with ``last`` carries ``stats`` and ``end``; before it nothing has
+    effect.
     """
 
     part: int = 0
     last: bool = True
-    outcome: str = ""
 
 
 class Commits(Message, tag="commits", kw_only=True, frozen=True):

@@ -2,13 +2,9 @@
 
 import trio
 
-from dscrapy.proto.framing import FRAME_BYTES_MAX
-
 # What a value of a message takes in memory at most, with what holds it: measured for
 # each of the messages, in CPython 3.11 to 3.13 (an entry of stats is the largest).
 VALUE_BYTES = 160
-# The largest message there may be, decoded. A room of less lets it in alone.
-MESSAGE_BYTES_MAX = FRAME_BYTES_MAX * (1 + VALUE_BYTES)
 
 
 def weight_of(frame: bytes) -> int:
@@ -30,13 +26,6 @@ class Room:
         # Fair: whoever wants much is not overtaken for ever by those who want little.
         self._turn = trio.Lock()
         self._given = trio.Event()
-
-    def take_nowait(self, count: int) -> bool:
-        """Take so many bytes; False if there are not so many, or others wait."""
-        if self._turn.locked() or not self._has(count):
-            return False
-        self.used += count
-        return True
 
     async def take(self, count: int) -> None:
         """Take so many bytes as soon as they are there."""

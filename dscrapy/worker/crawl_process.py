@@ -63,7 +63,6 @@ class Death:
     ``under_way`` is what it had started then, as it says itself.
     """
 
-    status: int
     counted: bool
     text: str
     under_way: tuple[m.UnderWay, ...] = ()
@@ -89,7 +88,6 @@ class CrawlProcess:
     valid_until: float = math.inf
     command: tuple[str, ...] = COMMAND
     caller: Caller | None = None
-    pid: int = 0
     _process: trio.Process | None = None
     _waiting: deque[bytes] = attrs.field(factory=deque)
     _waiting_bytes: int = 0
@@ -207,7 +205,6 @@ class CrawlProcess:
             self._process = await self._spawn(
                 (its_link.fileno(), lifeline, marks), log_write
             )
-            self.pid = self._process.pid
             # Its ends are its own now: when it closes them, ours must show it.
             theirs.close()
             try:
@@ -382,16 +379,16 @@ class CrawlProcess:
         name = f"crawl process {process.pid}"
         if self._killed_for:
             text = f"{name} was killed: {self._killed_for}"
-            return Death(status=status, counted=self._kill_counted, text=text)
+            return Death(counted=self._kill_counted, text=text)
         if status >= 0:
             text = f"{name} exited with code {status} before its end"
-            return Death(status=status, counted=True, text=text)
+            return Death(counted=True, text=text)
         by = _signal_name(-status)
         if status == -signal.SIGKILL and oom:
             text = f"{name} was killed for lack of memory"
-            return Death(status=status, counted=True, text=text)
+            return Death(counted=True, text=text)
         text = f"{name} was killed by {by}"
-        return Death(status=status, counted=status != -signal.SIGKILL, text=text)
+        return Death(counted=status != -signal.SIGKILL, text=text)
 
 
 def marks_file() -> int:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import trio
 
+from tests.chaos.experiments import ROWS, Row
 from tests.chaos.rig import end_on_signals, say
-from tests.chaos.rows import ROWS, Row
 from tests.chaos.table import (
     End,
     Outcome,

@@ -26,8 +26,15 @@ import attrs
 import trio
 
 import dscrapy
+from tests.chaos.compared_programs import (
+    PROCESSES,
+    Crawl,
+    Ours,
+    Side,
+    Theirs,
+    check_there,
+)
 from tests.chaos.rig import Rig, conf, end_on_signals, say
-from tests.chaos.sides import PROCESSES, Crawl, Ours, Side, Theirs, check_there
 from tests.chaos.table import Skipped, Wrong
 from tests.e2e.cluster import Cluster
 from tests.equivalence.runs import Site, running_site

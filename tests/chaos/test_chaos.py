@@ -11,11 +11,11 @@ import pytest
 import trio
 
 from tests.chaos.__main__ import carry_out
+from tests.chaos.experiments import ROWS, Row
 from tests.chaos.kills import WORKS, shuffled
 from tests.chaos.peer import PAGES, count, schedule, tables
 from tests.chaos.relay import Relay
 from tests.chaos.rig import Rig, Work
-from tests.chaos.rows import ROWS, Row
 from tests.chaos.table import (
     Outcome,
     Skipped,

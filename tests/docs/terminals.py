@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tests.docs.seen import screen
+from tests.docs.shown_output import screen
 from tests.hang import HANG_S
 
 COLUMNS = 80

@@ -18,7 +18,7 @@ from dscrapy.control import events
 from dscrapy.messages import Message
 from tests.docs import campaigns
 from tests.docs.markdown import Block, MarkdownError, blocks, spans
-from tests.docs.seen import missing
+from tests.docs.shown_output import missing
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))

@@ -25,7 +25,7 @@ import attrs
 
 from tests.docs import campaigns, standins
 from tests.docs.markdown import Block, MarkdownError, blocks
-from tests.docs.seen import missing
+from tests.docs.shown_output import missing
 from tests.docs.terminals import COLUMNS, ROWS, Terminal, Terminals
 
 # Commands that go on until somebody ends them.

@@ -268,12 +268,6 @@ class MemoryStorage:
         folder.change(_Change(last, node, old=temporary))
         self._sync(folder)
 
-    def rename(self, old: str, new: str) -> None:
-        folder, last = self._split(old)
-        node = self._node(old)
-        self._call("rename")
-        folder.change(_Change(self._split(new)[1], node, old=last))
-
     def remove(self, name: str) -> None:
         folder, last = self._split(name)
         self._node(name)

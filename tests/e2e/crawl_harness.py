@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dscrapy.messages import Alive, Commits, FromCrawl, Message, Run
+from dscrapy import messages as m
 from dscrapy.model import JobSpec, Outcome
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
@@ -142,11 +142,11 @@ class CrawlProcess:
         self.credit = credit
         self.number = number
         self.master = NaiveMaster() if master is None else master
-        self.received: list[Message] = []
+        self.received: list[m.Message] = []
         self.is_at_end = False
-        self._unanswered: list[Commits] = []
+        self._unanswered: list[m.Commits] = []
         self._reader = FrameReader()
-        self._decoder: Decoder[Any] = Decoder(FromCrawl)
+        self._decoder: Decoder[Any] = Decoder(m.FromCrawl)
         self._log = log
         with log.open("wb") as log_file:
             self.process = subprocess.Popen(
@@ -171,7 +171,7 @@ class CrawlProcess:
         os.close(lifeline)
         self.master.came(number, self.send)
         self.peer = self.master.peers[number]
-        self.send(Run(job=JOB, process=number, role="crawl", spec=spec, key=KEY))
+        self.send(m.Run(job=JOB, process=number, role="crawl", spec=spec, key=KEY))
 
     @property
     def log(self) -> str:
@@ -199,7 +199,7 @@ class CrawlProcess:
         """The job's committed stats, merged by operation."""
         return self.master.stats
 
-    def send(self, message: Message) -> None:
+    def send(self, message: m.Message) -> None:
         """Send a message to the process; one that is dead gets nothing."""
         try:
             self.sock.sendall(encode_frame(encode(message)))
@@ -230,9 +230,9 @@ class CrawlProcess:
 
     def _take(self, message: Any) -> None:
         self.received.append(message)
-        if isinstance(message, Alive):
+        if isinstance(message, m.Alive):
             return
-        if isinstance(message, Commits) and not self.credit:
+        if isinstance(message, m.Commits) and not self.credit:
             self._unanswered.append(message)
         else:
             self.master.take(message)

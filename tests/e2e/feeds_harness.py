@@ -19,13 +19,14 @@ from dscrapy.model import FEEDS_WRITTEN, WORKER_DRAINS, JobSpec
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.worker.crawl_process import marks_file
+from tests import builders as b
 from tests.e2e.crawl_harness import (
     PROJECT,
     WAIT_S,
     child_environment,
 )
 
-JOB = f"{7:016x}"
+JOB = b.job_id(7)
 IDS: Any = {"job": JOB, "process": 5}
 # What one answer holds of a file: its ends may be anywhere.
 PIECE_BYTES = 100_003

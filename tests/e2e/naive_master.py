@@ -11,32 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dscrapy.messages import (
-    DIGEST_BYTES,
-    DONT_FILTER,
-    FINGERPRINT_BYTES,
-    START_REQUEST,
-    Children,
-    Closing,
-    Commit,
-    Commits,
-    CommitsSeen,
-    Conclude,
-    Done,
-    Finish,
-    Grant,
-    Lead,
-    Message,
-    Offer,
-    Offered,
-    Opened,
-    Release,
-    Retire,
-    Seen,
-    Skip,
-    StartMay,
-    Stop,
-)
+from dscrapy import messages as m
 from dscrapy.model import Outcome, Stats
 
 JOB = "1" * 16
@@ -55,24 +30,38 @@ class Request(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A committed lease: its request, what it gave, decoded, and its parts."""
+    """A committed lease: its request, what it gave, decoded, and its parts.
+
+    ``results`` are the statuses and errors that its downloads ended with, as the stats
+    that came with it count them.
+    """
 
     request: dict[str, Any]
-    outcome: str
+    results: list[str]
     items: list[Any]
     children: list[dict[str, Any]]
-    parts: list[Commit]
+    parts: list[m.Commit]
+
+
+def results_in(stats: Stats) -> list[str]:
+    """Return which statuses of responses and errors of downloads are counted there."""
+    counted = ("response_status_count/", "exception_type_count/")
+    return sorted(
+        name.rpartition("/")[2].rpartition(".")[2]
+        for name in stats.get("sum", {})
+        if name.removeprefix("downloader/").startswith(counted)
+    )
 
 
 class Peer:
     """What the master knows of one crawl process."""
 
-    def __init__(self, process: int, send: Callable[[Message], None]) -> None:
+    def __init__(self, process: int, send: Callable[[m.Message], None]) -> None:
         self.process = process
         self.send = send
-        self.opened: Opened | None = None
+        self.opened: m.Opened | None = None
         self.leases: dict[int, Request] = {}
-        self.parts: dict[tuple[int, int], list[Commit]] = {}
+        self.parts: dict[tuple[int, int], list[m.Commit]] = {}
         self.last_unit = 0
         self.starts = 0
         self.may = (0, 0)
@@ -99,7 +88,7 @@ class NaiveMaster:
         self.is_finishing = True
         self.is_answering = True
         self.is_ordering = True
-        self.offers: list[Offer] = []
+        self.offers: list[m.Offer] = []
         self.peers: dict[int, Peer] = {}
         self.leader: Peer | None = None
         # All requests ever; those that nobody holds; those that are committed.
@@ -115,17 +104,17 @@ class NaiveMaster:
         self.next_request = 1
         self.filtered = 0
         # What is published, in order.
-        self.published: list[list[Commit]] = []
+        self.published: list[list[m.Commit]] = []
         self.lines: list[str] = []
         self.tagged: list[bytes] = []
         self.stats: dict[str, dict[str, Any]] = {}
 
     @property
-    def commits(self) -> list[Commit]:
+    def commits(self) -> list[m.Commit]:
         """The last part of each published commit."""
         return [parts[-1] for parts in self.published]
 
-    def of_kind(self, kind: str) -> list[Commit]:
+    def of_kind(self, kind: str) -> list[m.Commit]:
         """Return the published commits of this kind."""
         return [commit for commit in self.commits if commit.kind == kind]
 
@@ -134,7 +123,7 @@ class NaiveMaster:
         return [
             Page(
                 json.loads(self.requests[parts[-1].request].body),
-                parts[-1].outcome,
+                results_in(parts[-1].stats),
                 [json.loads(line) for line, _ in items_of(parts)],
                 [
                     json.loads(bytes(raw))
@@ -149,7 +138,7 @@ class NaiveMaster:
 
     # ---- processes --------------------------------------------------------------
 
-    def came(self, process: int, send: Callable[[Message], None]) -> None:
+    def came(self, process: int, send: Callable[[m.Message], None]) -> None:
         """Take up a process that was started."""
         self.peers[process] = Peer(process, send)
 
@@ -164,7 +153,7 @@ class NaiveMaster:
 
     def stop(self, process: int, reason: str) -> None:
         """Ask a process to close."""
-        self.peers[process].send(Stop(job=JOB, process=process, reason=reason))
+        self.peers[process].send(m.Stop(job=JOB, process=process, reason=reason))
 
     # ---- messages ---------------------------------------------------------------
 
@@ -172,19 +161,19 @@ class NaiveMaster:
         """Take a message of a process."""
         peer = self.peers[message.process]
         match message:
-            case Opened():
+            case m.Opened():
                 peer.opened = message
-            case Commits():
+            case m.Commits():
                 results = tuple(self._commit(peer, one) for one in message.commits)
-                peer.send(CommitsSeen(job=JOB, process=peer.process, seen=results))
+                peer.send(m.CommitsSeen(job=JOB, process=peer.process, seen=results))
                 if peer.outcome is not None:
                     self._closed(peer)
-            case Release(requests=requests):
+            case m.Release(requests=requests):
                 for number in requests:
                     self.pending[number] = peer.leases.pop(number)
-            case Closing(reason=reason):
+            case m.Closing(reason=reason):
                 peer.closing = reason
-            case Offer():
+            case m.Offer():
                 self.offers.append(message)
                 if self.is_answering:
                     self.answer_offers()
@@ -197,7 +186,7 @@ class NaiveMaster:
         while self.offers:
             offer = self.offers.pop(0)
             seen = tuple(one in self.seen for one in chunks(offer.fingerprints))
-            answer = Offered(
+            answer = m.Offered(
                 job=JOB, process=offer.process, number=offer.number, seen=seen
             )
             self.peers[offer.process].send(answer)
@@ -225,7 +214,7 @@ class NaiveMaster:
         ):
             self.finish += 1
             self.is_finish_sent = True
-            leader.send(Finish(job=JOB, process=leader.process, number=self.finish))
+            leader.send(m.Finish(job=JOB, process=leader.process, number=self.finish))
 
     def _let_start(self, leader: Peer) -> None:
         upto = leader.starts + self.start_window
@@ -236,7 +225,7 @@ class NaiveMaster:
         if (upto, free) != leader.may and not self.is_started:
             leader.may = upto, free
             leader.send(
-                StartMay(job=JOB, process=leader.process, upto=upto, upto_free=free)
+                m.StartMay(job=JOB, process=leader.process, upto=upto, upto_free=free)
             )
 
     def _order(self) -> None:
@@ -247,13 +236,13 @@ class NaiveMaster:
             if len(self.peers) == 1:
                 peer.is_ordered = True
                 stats = self.stats_on_the_wire()
-                conclude = Conclude(
+                conclude = m.Conclude(
                     job=JOB, process=peer.process, stats=stats, again=False
                 )
                 peer.send(conclude)
             elif peer is not self.leader:
                 peer.is_ordered = True
-                peer.send(Retire(job=JOB, process=peer.process))
+                peer.send(m.Retire(job=JOB, process=peer.process))
             else:
                 for other in self.peers.values():
                     if other is not peer and not other.closing:
@@ -262,12 +251,12 @@ class NaiveMaster:
     def _lead(self, peer: Peer) -> None:
         self.leader = peer
         digests = b"".join(sorted(self.digests.elements()))
-        step = 1000 * DIGEST_BYTES
+        step = 1000 * m.DIGEST_BYTES
         for part, place in enumerate(range(0, len(digests), step)):
             data = digests[place : place + step]
-            peer.send(Skip(job=JOB, process=peer.process, part=part, digests=data))
+            peer.send(m.Skip(job=JOB, process=peer.process, part=part, digests=data))
         peer.send(
-            Lead(
+            m.Lead(
                 job=JOB,
                 process=peer.process,
                 start=not self.is_started,
@@ -284,7 +273,7 @@ class NaiveMaster:
 
         def order(number: int) -> tuple[int, bool, int]:
             one = self.pending[number]
-            is_start = bool(one.flags & START_REQUEST)
+            is_start = bool(one.flags & m.START_REQUEST)
             last_first = opened.start_lifo if is_start else opened.lifo
             return -one.priority, is_start, -number if last_first else number
 
@@ -294,7 +283,7 @@ class NaiveMaster:
         hosts = list({request.host: 0 for request in requests})
         self.is_finish_sent = False
         peer.send(
-            Grant(
+            m.Grant(
                 job=JOB,
                 process=peer.process,
                 requests=tuple(numbers),
@@ -306,7 +295,7 @@ class NaiveMaster:
 
     # ---- commits ----------------------------------------------------------------
 
-    def _commit(self, peer: Peer, commit: Commit) -> Seen:
+    def _commit(self, peer: Peer, commit: m.Commit) -> m.Seen:
         is_old = (
             commit.request in self.done
             if commit.request
@@ -322,9 +311,9 @@ class NaiveMaster:
                 del peer.parts[commit.request, commit.unit]
                 self._publish(peer, parts)
                 result = "published"
-        return Seen(commit.request, commit.unit, commit.part, result)
+        return m.Seen(commit.request, commit.unit, commit.part, result)
 
-    def _publish(self, peer: Peer, parts: list[Commit]) -> None:
+    def _publish(self, peer: Peer, parts: list[m.Commit]) -> None:
         last = parts[-1]
         assert all(part.kind == last.kind for part in parts)
         self.published.append(parts)
@@ -361,13 +350,13 @@ class NaiveMaster:
             case "closed":
                 peer.outcome = last.end
 
-    def _add(self, children: Children) -> None:
+    def _add(self, children: m.Children) -> None:
         columns = (children.host_of, children.priorities, children.flags)
         fingerprints = chunks(children.fingerprints)
         for fingerprint, place, priority, flags, body in zip(
             fingerprints, *columns, children.bodies, strict=True
         ):
-            if not flags & DONT_FILTER:
+            if not flags & m.DONT_FILTER:
                 if fingerprint in self.seen:
                     self.filtered += 1
                     continue
@@ -406,7 +395,7 @@ class NaiveMaster:
             for other in self.peers.values():
                 self.stop(other.process, peer.closing or "finished")
         stats = self.stats_on_the_wire() if is_end else None
-        peer.send(Done(job=JOB, process=peer.process, stats=stats))
+        peer.send(m.Done(job=JOB, process=peer.process, stats=stats))
 
     def stats_on_the_wire(self) -> Stats:
         """Return the job's stats as they travel."""
@@ -421,14 +410,14 @@ class NaiveMaster:
 
 def chunks(data: bytes) -> list[bytes]:
     """Return the fingerprints of a column."""
-    assert len(data) % FINGERPRINT_BYTES == 0
+    assert len(data) % m.FINGERPRINT_BYTES == 0
     return [
-        data[place : place + FINGERPRINT_BYTES]
-        for place in range(0, len(data), FINGERPRINT_BYTES)
+        data[place : place + m.FINGERPRINT_BYTES]
+        for place in range(0, len(data), m.FINGERPRINT_BYTES)
     ]
 
 
-def items_of(parts: list[Commit]) -> list[tuple[str, bytes]]:
+def items_of(parts: list[m.Commit]) -> list[tuple[str, bytes]]:
     """Return the lines of a commit's items, each with its tagged form."""
     items: list[tuple[str, bytes]] = []
     line = form = b""

@@ -5,7 +5,7 @@
 The spiders of the table run on a real cluster, over and over. Where each process
 stands is told by the project's own components and by the site (both wait for the
 answer), and by a proxy between workers and master that sees commits and answers pass.
-A kill counts if its victim held a lease or an unanswered commit, by the proxy's books:
+A kill counts if its victim held a lease or an unanswered commit, by what the proxy saw:
 the process itself, any process of the worker, for the master any process at all. Those
 that would not count are not made. Every job has to succeed with exactly the items of
 plain Scrapy. The seed, printed first, decides all choices; events decide their moment.
@@ -30,9 +30,9 @@ import trio
 
 from dscrapy.client import Client
 from tests.e2e.cluster import DYING, Cluster, running_cluster
-from tests.equivalence.books import Books
 from tests.equivalence.cases import BURST, CASES, Case
-from tests.equivalence.choosing import STAGES, VICTIMS, Chooser, Stage, Victim
+from tests.equivalence.held_leases import HeldLeases
+from tests.equivalence.kill_choice import STAGES, VICTIMS, Chooser, Stage, Victim
 from tests.equivalence.ours import client_of, items_of, port_of, submission
 from tests.equivalence.proxy import Proxy
 from tests.equivalence.runs import Run, Site, plain_scrapy, running_site
@@ -95,7 +95,7 @@ class Campaign:
     plain: dict[str, Run]
     rng: random.Random
     chooser: Chooser
-    books: Books = attrs.Factory(Books)
+    leases: HeldLeases = attrs.Factory(HeldLeases)
     tally: Tally = attrs.Factory(Tally)
     _port: int = 0
     _proxy_port: int = 0
@@ -105,7 +105,7 @@ class Campaign:
     _names: dict[str, str] = attrs.Factory(dict)
     _workers: dict[str, int] = attrs.Factory(dict)
     _pids: dict[int, str] = attrs.Factory(dict)
-    # One kill at a time, and nothing looks at the books while it goes on.
+    # One kill at a time, and nothing looks at the leases while it goes on.
     _lock: trio.Lock = attrs.Factory(trio.Lock)
 
     async def run(self, socket_path: str) -> None:
@@ -113,7 +113,7 @@ class Campaign:
         await trio.to_thread.run_sync(self.cluster.start_master)
         self._port = port_of(self.cluster.state)
         async with trio.open_nursery() as around:
-            proxy = Proxy(self._port, self.books, self.moment, self.chooser.committed)
+            proxy = Proxy(self._port, self.leases, self.moment, self.chooser.committed)
             self._proxy_port = await around.start(proxy.serve)
             await around.start(self._listen, socket_path)
             for number in range(WORKERS):
@@ -179,10 +179,10 @@ class Campaign:
 
     async def _committing(self, stage: Stage, process: int) -> bool:
         async with self._lock:
-            held = self.books.processes.get(process)
+            held = self.leases.processes.get(process)
             if held is None:
                 return False
-            same = self.books.find(held.job, held.worker)
+            same = self.leases.find(held.job, held.worker)
             run = self._names.get(held.job, "")
             pids = [pid for pid, its in self._pids.items() if its == run]
             pids = [pid for pid in pids if self._worker_of(pid) == held.worker]
@@ -201,7 +201,7 @@ class Campaign:
         self._pids[pid] = run
         worker = self._worker_of(pid)
         if worker and run in self._jobs:
-            same = self.books.find(self._jobs[run], worker)
+            same = self.leases.find(self._jobs[run], worker)
             await self._act(stage, worker, same, pid)
 
     async def _act(
@@ -209,13 +209,13 @@ class Campaign:
     ) -> Victim | None:
         """Kill whom the chooser wants, if it counts."""
         match self.chooser.wants(stage):
-            case "process" if pid and self.books.holds(processes):
+            case "process" if pid and self.leases.holds(processes):
                 self._kill_process(pid, processes)
                 victim: Victim = "process"
-            case "worker" if self.books.any_holds(worker):
+            case "worker" if self.leases.any_holds(worker):
                 self._kill_worker(worker)
                 victim = "worker"
-            case "master" if self.books.any_holds():
+            case "master" if self.leases.any_holds():
                 await self._kill_master()
                 victim = "master"
             case _:
@@ -230,14 +230,14 @@ class Campaign:
             os.kill(pid, signal.SIGKILL)
         self._pids.pop(pid, None)
         if len(processes) == 1:
-            del self.books.processes[processes[0]]
+            del self.leases.processes[processes[0]]
 
     def _kill_worker(self, name: str) -> None:
         (process,) = (
             one for one in self.cluster.processes if one.pid == self._workers[name]
         )
         self.cluster.kill(process)
-        self.books.worker_died(name)
+        self.leases.worker_died(name)
         self._start_worker(name)
 
     async def _kill_master(self) -> None:

@@ -1,6 +1,6 @@
 """Stands between workers and master: passes frames on, and knows where each is.
 
-Every frame is read whole, noted in the books and passed on unchanged. At three
+Every frame is read whole, noted in ``HeldLeases`` and passed on unchanged. At three
 moments somebody may act while the frame stands still: commits were passed on to the
 master (``sent``); the master has answered, which it does when they are durable, and
 the worker does not know it yet (``journalled``); the answer was passed on
@@ -13,10 +13,10 @@ import attrs
 import msgspec
 import trio
 
-from dscrapy.messages import Commits, CommitsSeen, FromWorker, Register, ToWorker
+from dscrapy import messages as m
 from dscrapy.proto.framing import FrameReader, encode_frame
-from tests.equivalence.books import Books
-from tests.equivalence.choosing import Stage
+from tests.equivalence.held_leases import HeldLeases
+from tests.equivalence.kill_choice import Stage
 
 READ_BYTES = 65536
 # Frames of either side before the first message; see docs/protocol.md.
@@ -33,8 +33,8 @@ UNITS: dict[str, Stage] = {
 # Stage, and the process whose frame it is; returns whether the connection is lost.
 Moment = Callable[[Stage, int], Awaitable[bool]]
 
-_from_worker: msgspec.json.Decoder[FromWorker] = msgspec.json.Decoder(FromWorker)
-_to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(ToWorker)
+_from_worker: msgspec.json.Decoder[m.FromWorker] = msgspec.json.Decoder(m.FromWorker)
+_to_worker: msgspec.json.Decoder[m.ToWorker] = msgspec.json.Decoder(m.ToWorker)
 
 
 def stage_of(kinds: set[str], moment: Stage) -> Stage:
@@ -48,7 +48,7 @@ class Proxy:
     """Serves workers on a port of its own and dials the master for each."""
 
     master_port: int
-    books: Books
+    leases: HeldLeases
     moment: Moment
     committed: Callable[[], None]
 
@@ -107,11 +107,11 @@ class _Link:
             await self.master.send_all(encode_frame(frame))
             return False
         message = _from_worker.decode(frame)
-        if isinstance(message, Register):
+        if isinstance(message, m.Register):
             self.name = message.name
-        self.proxy.books.from_worker(self.name, message)
+        self.proxy.leases.from_worker(self.name, message)
         await self.master.send_all(encode_frame(frame))
-        if isinstance(message, Commits):
+        if isinstance(message, m.Commits):
             stage = stage_of({one.kind for one in message.commits}, "sent")
             return await self.proxy.moment(stage, message.process)
         return False
@@ -123,14 +123,14 @@ class _Link:
             return False
         message = _to_worker.decode(frame)
         proxy = self.proxy
-        if not isinstance(message, CommitsSeen):
-            proxy.books.from_master(self.name, message)
+        if not isinstance(message, m.CommitsSeen):
+            proxy.leases.from_master(self.name, message)
             await self.worker.send_all(encode_frame(frame))
             return False
-        kinds = proxy.books.kinds(message)
+        kinds = proxy.leases.kinds(message)
         if await proxy.moment(stage_of(kinds, "journalled"), message.process):
             return True
-        proxy.books.from_master(self.name, message)
+        proxy.leases.from_master(self.name, message)
         await self.worker.send_all(encode_frame(frame))
         if any(one.request and one.result == "published" for one in message.seen):
             proxy.committed()

@@ -7,111 +7,75 @@ from pathlib import Path
 import pytest
 import trio
 
-from dscrapy.messages import (
-    Commit,
-    Commits,
-    CommitsSeen,
-    Ended,
-    Grant,
-    Held,
-    Register,
-    Release,
-    Seen,
-)
-from dscrapy.model import Versions
+from dscrapy import messages as m
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
-from tests.equivalence.books import Books
+from tests import builders as b
 from tests.equivalence.campaign import Tally
-from tests.equivalence.choosing import STAGES, VICTIMS, Chooser, Stage
+from tests.equivalence.held_leases import HeldLeases
+from tests.equivalence.kill_choice import STAGES, VICTIMS, Chooser, Stage
 from tests.equivalence.proxy import HANDSHAKE_FRAMES, Proxy, stage_of
 from tests.equivalence.runs import Run, stats_in
 
-JOB = "1" * 16
 
-
-def grant(*requests: int, process: int = 1) -> Grant:
-    """Return leases."""
-    return Grant(
-        job=JOB, process=process, requests=requests, hosts=(), host_of=(), bodies=()
-    )
-
-
-def commits(*made: Commit) -> Commits:
-    """Return commits of process 1."""
-    return Commits(job=JOB, process=1, commits=made)
-
-
-def seen(*results: Seen) -> CommitsSeen:
+def seen(*results: m.Seen) -> m.CommitsSeen:
     """Return an answer to process 1."""
-    return CommitsSeen(job=JOB, process=1, seen=results)
-
-
-def register(*held: Held) -> Register:
-    """Return a worker's first message."""
-    return Register(
-        name="w",
-        instance="i",
-        host="h",
-        port=1,
-        slots=1,
-        draining=False,
-        versions=Versions(dscrapy="", scrapy="", python=""),
-        held=held,
-    )
+    return m.CommitsSeen(job=b.ID, process=1, seen=results)
 
 
 def test_a_lease_counts_until_its_last_part_is_answered() -> None:
     """A process holds from the grant until the answer to the last part."""
-    books = Books()
-    assert not books.holds([1])
-    books.from_master("w", grant(7))
-    assert books.holds([1])
-    books.from_worker("w", commits(Commit(request=7, part=0, last=False)))
-    books.from_master("w", seen(Seen(7, 0, 0, "stored")))
-    assert books.processes[1].leases == {7}
-    assert books.processes[1].unanswered == {(7, 0): "page"}
-    books.from_worker("w", commits(Commit(request=7, part=1)))
-    assert not books.processes[1].leases
-    assert books.holds([1])
-    assert books.find(JOB, "w") == [1]
-    books.from_master("w", seen(Seen(7, 0, 1, "published")))
-    assert not books.holds([1])
-    assert not books.any_holds()
+    leases = HeldLeases()
+    assert not leases.holds([1])
+    leases.from_master("w", b.grant(7))
+    assert leases.holds([1])
+    leases.from_worker("w", b.commits(1, m.Commit(request=7, part=0, last=False)))
+    leases.from_master("w", seen(m.Seen(7, 0, 0, "stored")))
+    assert leases.processes[1].leases == {7}
+    assert leases.processes[1].unanswered == {(7, 0): "page"}
+    leases.from_worker("w", b.commits(1, m.Commit(request=7, part=1)))
+    assert not leases.processes[1].leases
+    assert leases.holds([1])
+    assert leases.find(b.ID, "w") == [1]
+    leases.from_master("w", seen(m.Seen(7, 0, 1, "published")))
+    assert not leases.holds([1])
+    assert not leases.any_holds()
 
 
 def test_what_is_released_or_ended_or_dead_holds_nothing() -> None:
-    """A release, an end and the worker's death take leases off the books."""
-    books = Books()
-    books.from_master("w", grant(1, 2))
-    books.from_worker("w", Release(job=JOB, process=1, requests=(1,)))
-    assert books.processes[1].leases == {2}
-    books.from_worker("w", Ended(job=JOB, process=1, how="exited"))
-    assert not books.any_holds()
-    books.from_master("w", grant(3, process=2))
-    books.from_master("v", grant(4, process=3))
-    books.worker_died("w")
-    assert books.any_holds("v")
-    assert not books.any_holds("w")
+    """A release, an end and the worker's death take leases away."""
+    leases = HeldLeases()
+    leases.from_master("w", b.grant(1, 2))
+    leases.from_worker("w", m.Release(job=b.ID, process=1, requests=(1,)))
+    assert leases.processes[1].leases == {2}
+    leases.from_worker("w", b.ended(1))
+    assert not leases.any_holds()
+    leases.from_master("w", b.grant(3, process=2))
+    leases.from_master("v", b.grant(4, process=3))
+    leases.worker_died("w")
+    assert leases.any_holds("v")
+    assert not leases.any_holds("w")
 
 
 def test_a_worker_that_comes_back_says_what_it_holds() -> None:
     """A registration replaces what was known of a worker."""
-    books = Books()
-    books.from_master("w", grant(1, 2))
-    books.from_worker("w", register(Held(job=JOB, process=1, requests=(2,))))
-    assert books.processes[1].leases == {2}
-    books.from_worker("w", register())
-    assert not books.any_holds()
+    leases = HeldLeases()
+    leases.from_master("w", b.grant(1, 2))
+    leases.from_worker(
+        "w", b.registration(held=(m.Held(job=b.ID, process=1, requests=(2,)),))
+    )
+    assert leases.processes[1].leases == {2}
+    leases.from_worker("w", b.registration())
+    assert not leases.any_holds()
 
 
 def test_of_several_processes_all_have_to_hold_something() -> None:
     """Where nobody knows which of two is meant, one that is idle spoils it."""
-    books = Books()
-    books.from_master("w", grant(1))
-    books.from_master("w", grant(process=2))
-    assert books.holds([1])
-    assert not books.holds([1, 2])
+    leases = HeldLeases()
+    leases.from_master("w", b.grant(1))
+    leases.from_master("w", b.grant(process=2))
+    assert leases.holds([1])
+    assert not leases.holds([1, 2])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -191,8 +155,8 @@ async def test_a_frame_is_where_the_proxy_says_it_is(cut: bool) -> None:
     """Commits are at the master at ``sent``; the answer is not at the worker at
     ``journalled`` and is there at ``acknowledged``; a connection that the moment
     declares dead passes nothing more on."""
-    commit = encode(commits(Commit(request=7)))
-    answer = encode(seen(Seen(7, 0, 0, "published")))
+    commit = encode(b.commits(1, m.Commit(request=7)))
+    answer = encode(seen(m.Seen(7, 0, 0, "published")))
     told: list[str] = []
     committed: list[str] = []
     sides: list[Side] = []
@@ -227,14 +191,14 @@ async def test_a_frame_is_where_the_proxy_says_it_is(cut: bool) -> None:
         nursery.start_soon(trio.serve_listeners, serve, [master])
         proxy = Proxy(
             master.socket.getsockname()[1],
-            Books(),
+            HeldLeases(),
             moment,
             lambda: committed.append(told[-1]),
         )
         port = await nursery.start(proxy.serve)
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             worker = Side(stream)
-            hello, first = [b"{}"] * HANDSHAKE_FRAMES, encode(register())
+            hello, first = [b"{}"] * HANDSHAKE_FRAMES, encode(b.registration())
             await worker.send(*hello, first)
             await accepted.wait()
             await sides[0].send(*hello)

@@ -33,14 +33,14 @@ from dscrapy.crawl.scrapy_side.stats_collector import merged
 from dscrapy.model import Stats
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import CLASSES, Draw, json_of, tree_of
-from tests.unit import crawl_values
+from tests.unit import project_classes
 
 # Two tags stand for values of these packages, which may be imported for them.
 for _name in ("dateutil.tz", "scrapy_poet"):
     with contextlib.suppress(ImportError):
         import_module(_name)
 
-PROJECT = "tests.unit.crawl_values"
+PROJECT = "tests.unit.project_classes"
 OWN = frozenset({PROJECT})
 # Modules of what tags without a class stand for.
 PLAIN = frozenset(
@@ -122,11 +122,11 @@ def _assert_nothing_imported(before: frozenset[str]) -> None:
 
 def _value_seeds() -> list[bytes]:
     values = (
-        crawl_values.Data({"a": (1, b"x")}, {1, 2}),
-        crawl_values.Declared(a=1, b=[1.5, None]),
-        crawl_values.Color.BLUE,
-        crawl_values.Point(1, "x"),
-        crawl_values.Attr("é"),
+        project_classes.Data({"a": (1, b"x")}, {1, 2}),
+        project_classes.Declared(a=1, b=[1.5, None]),
+        project_classes.Color.BLUE,
+        project_classes.Point(1, "x"),
+        project_classes.Attr("é"),
         OrderedDict(a=Counter(b=1)),
         defaultdict(deque, {1: deque([2], 3)}),
         MappingProxyType({"a": SimpleNamespace(b=Fraction(1, 2))}),
@@ -201,15 +201,15 @@ def _request_seeds() -> list[bytes]:
         scrapy.FormRequest(
             "http://a.example/", formdata={"a": "b"}, cb_kwargs={"x": b"\xff"}
         ),
-        crawl_values.OwnRequest("http://a.example/", extra=crawl_values.Data(1)),
+        project_classes.OwnRequest("http://a.example/", extra=project_classes.Data(1)),
         scrapy.Request(
             "http://b.example/", headers={"A": ["1", b"\xff"]}, cookies={"c": "d"}
         ),
         scrapy.Request(
             "http://c.example/",
-            callback=partial(spider.parse, a=crawl_values.Point),
-            meta={"luggage": crawl_values.luggage()},
-            cb_kwargs={"pickled": crawl_values.NotAnItem()},
+            callback=partial(spider.parse, a=project_classes.Point),
+            meta={"luggage": project_classes.luggage()},
+            cb_kwargs={"pickled": project_classes.NotAnItem()},
         ),
     )
     return [

@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from dscrapy import messages as m
-from dscrapy.model import CloseLimits, HostLimits
+from dscrapy.model import CloseLimits
+from tests import builders as b
 
 T = TypeVar("T")
 
-JOBS = tuple(f"{number:016x}" for number in range(3))
+JOBS = tuple(b.job_id(number) for number in range(3))
 HUGE = 10**400
 NUMBERS = (0, 1, 2, 3, -1, 7, 255, 2**31, 2**63, -(2**63) - 1, HUGE)
 FLOATS = (0.0, 1.0, 0.5, -1.0, 1e-300, 1e308, -1e308, 25.0)
@@ -148,14 +149,14 @@ def _fingerprint(draw: Draw) -> bytes:
 def _opened(draw: Draw) -> m.Opened | None:
     if not draw.below(3):
         return None
-    return m.Opened(
+    return b.opened(
         job=draw.pick(JOBS),
         process=1 + draw.below(4),
         window=1 + draw.below(4),
         lifo=bool(draw.below(2)),
         start_lifo=bool(draw.below(2)),
-        default_host=HostLimits(concurrency=2, delay_s=draw.pick((0.0, 0.0, 1.0))),
-        hosts={},
+        concurrency=2,
+        delay_s=draw.pick((0.0, 0.0, 1.0)),
         limits=CloseLimits(items=draw.pick((0, 0, 2)), errors=draw.pick((0, 1))),
         has_feeds=bool(draw.below(2)),
     )
@@ -220,21 +221,19 @@ TAGS = (
     *("$S", "$SL"),
 )
 # Modules and names that no spider's peer may reach, and some that it may.
+OURS = "tests.unit.project_classes"
 HOSTILE_CLASSES = (
     *("os:system", "builtins:eval", "subprocess:Popen", "builtins:object", "os:_wrap"),
     *("collections:OrderedDict", "enum:Enum", "pathlib:Path", "scrapy:Item", ":", ""),
-    *("tests.unit.crawl_values:Data.__class__", "tests.unit.crawl_values:scrapy.Item"),
-    *("tests.unit.crawl_values:Data.__init__.__globals__", "antigravity:x", "this:x"),
-    *("tests.unit.crawl_values:OrderedDict", "tests.unit.crawl_values:Trap"),
-    *("tests.unit.crawl_values:NotAnItem", "tests.unit.crawl_values", ".:x", "..a:b"),
-    *("tests.unit.crawl_values:Enum", "tests.unit.crawl_values:Color.__class__"),
+    *(f"{OURS}:Data.__class__", f"{OURS}:scrapy.Item", f"{OURS}:Enum"),
+    *(f"{OURS}:Data.__init__.__globals__", f"{OURS}:Color.__class__"),
+    *(f"{OURS}:OrderedDict", f"{OURS}:Trap", f"{OURS}:NotAnItem", OURS),
+    *("antigravity:x", "this:x", ".:x", "..a:b"),
     *("scrapy.http:FormRequest", "scrapy.http:Response", "scrapy.crawler:Crawler"),
 )
 CLASSES = (
-    *("tests.unit.crawl_values:Data", "tests.unit.crawl_values:Declared"),
-    *("tests.unit.crawl_values:Color", "tests.unit.crawl_values:Point"),
-    *("tests.unit.crawl_values:Attr", "tests.unit.crawl_values:Slotted"),
-    *("tests.unit.crawl_values:OwnRequest", "tests.unit.crawl_values:PoorRequest"),
+    *(f"{OURS}:Data", f"{OURS}:Declared", f"{OURS}:Color", f"{OURS}:Point"),
+    *(f"{OURS}:Attr", f"{OURS}:Slotted", f"{OURS}:OwnRequest", f"{OURS}:PoorRequest"),
     *HOSTILE_CLASSES,
 )
 ZONES = (
@@ -259,7 +258,7 @@ WORDS = (
         "itemloaders",
         "utf-8",
         "selector",
-        "tests.unit.crawl_values",
+        "tests.unit.project_classes",
     ),
 )
 

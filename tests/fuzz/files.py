@@ -6,22 +6,9 @@ from functools import cache
 from pathlib import Path
 
 from dscrapy.cli.local import crawl_state
-from dscrapy.conf.config import (
-    CONF_NAME,
-    Config,
-    Folders,
-    find_token,
-    load,
-    read_endpoint,
-)
+from dscrapy.conf import config
 from dscrapy.conf.job_file import check_spec, parse_job_file
-from dscrapy.control.projections import (
-    items_name,
-    log_name,
-    process_of_spool,
-    requests_name,
-    tagged_name,
-)
+from dscrapy.control import projections
 from dscrapy.errors import ConfigError, UsageError, UserError
 from dscrapy.master.storage import DiskStorage
 from dscrapy.model import ID_PATTERN, NAME_PATTERN, JobSpec
@@ -65,15 +52,15 @@ def _conf(data: bytes, tally: Tally) -> None:
     """A conf file gives settings or one line; a token that others can read is none."""
     draw = Draw(data)
     mode = draw.pick((0o600, 0o644))
-    path = _put(CONF_NAME, draw.rest(), mode)
-    folders = Folders(config=folder(), state=folder() / "s", data=folder() / "d")
+    path = _put(config.CONF_NAME, draw.rest(), mode)
+    folders = config.Folders(config=folder(), state=folder() / "s", data=folder() / "d")
     try:
-        config = load(path, {}, cwd=folder(), folders=folders)
+        found = config.load(path, {}, cwd=folder(), folders=folders)
     except UserError as error:
         _assert_short(error)
         return
-    assert config.token is None or mode == 0o600
-    assert config.token is None or config.token not in repr(config)
+    assert found.token is None or mode == 0o600
+    assert found.token is None or found.token not in repr(found)
 
 
 def _conf_seeds() -> list[bytes]:
@@ -130,16 +117,16 @@ def _state_files(data: bytes, tally: Tally) -> None:
     """``endpoint.json``, the token and ``crawl.json`` are read or told to be wrong."""
     draw = Draw(data)
     which, rest = draw.below(3), draw.rest()
-    config = Config(state=folder(), projects_root=folder())
+    settings = config.Config(state=folder(), projects_root=folder())
     try:
         match which:
             case 0:
                 _put("endpoint.json", rest)
-                endpoint = read_endpoint(folder())
+                endpoint = config.read_endpoint(folder())
                 assert endpoint is None or 1 <= endpoint.port <= 65535
             case 1:
                 _put("token", rest)
-                assert find_token(config).isascii()
+                assert config.find_token(settings).isascii()
             case _:
                 _put(crawl_state.RECORD_NAME, rest)
                 crawl_state.load_record(folder())
@@ -170,7 +157,7 @@ def _names(data: bytes, tally: Tally) -> None:
         tally.frames += 1
         if ID_PATTERN.match(text):
             _assert_inside(text)
-        process_of_spool(text)
+        projections.process_of_spool(text)
         if NAME_PATTERN.match(text):
             assert (folder() / text).resolve().parent == folder().resolve()
             assert text.isascii()
@@ -180,7 +167,12 @@ def _names(data: bytes, tally: Tally) -> None:
 
 def _assert_inside(identity: str) -> None:
     storage = _storage()
-    for name in (items_name, tagged_name, log_name, requests_name):
+    for name in (
+        projections.items_name,
+        projections.tagged_name,
+        projections.log_name,
+        projections.requests_name,
+    ):
         path = storage.path(name(identity))
         assert path.resolve().parent.parent == (folder() / "state" / "jobs").resolve()
 

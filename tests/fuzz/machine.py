@@ -22,11 +22,11 @@ from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Spans
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.model import JobSpec, Submission
 from dscrapy.proto.codec import Decoder, encode
+from tests import builders as b
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import JOBS, Draw
-from tests.property.actors import VERSIONS, Files
+from tests.property.actors import Files
 
 SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
 CLIENT, WORKERS = 1, (2, 3)
@@ -125,7 +125,7 @@ class Master:
             host="h",
             port=1,
             uptime_s=0.0,
-            versions=VERSIONS,
+            versions=b.VERSIONS,
             note="",
         )
         encode(status)
@@ -142,9 +142,7 @@ class Master:
 
 def _machine(data: bytes, tally: Tally) -> None:
     draw, master = Draw(data), Master()
-    spec = JobSpec(project="p", spider="s", parallelism=draw.below(3), retries=1)
-    one = Submission(id=JOBS[0], spec=spec)
-    master.ask(CLIENT, m.Submit(call=1, part=0, last=True, submissions=(one,)))
+    master.ask(CLIENT, b.submit(JOBS[0], parallelism=draw.below(3), retries=1))
     for _ in range(STEPS_MAX):
         if draw.is_empty:
             break

@@ -23,16 +23,11 @@ from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.handshake import Handshake, Phase, Role, proof_of
 from dscrapy.worker.agent import Worker
 from dscrapy.worker.status_port import Door
+from tests import builders as b
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import Draw
 from tests.fuzz.wire import as_stream, samples
-from tests.shell.master_in_memory import (
-    TOKEN,
-    MasterInMemory,
-    registration,
-    running,
-    submit,
-)
+from tests.shell.master_in_memory import TOKEN, MasterInMemory, running
 
 Stream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
 
@@ -99,10 +94,10 @@ def _master_port(data: bytes, tally: Tally) -> None:
 async def _at_master(data: bytes, tally: Tally) -> None:
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1, 2))
+        await master.ask(client, b.submit(1, 2))
         # Of this name there is a process that has opened.
         known = await master.connect("worker")
-        await known.send(registration("known"))
+        await known.send(b.registration("known"))
         await trio.testing.wait_all_tasks_blocked()
         ours, theirs = trio.testing.memory_stream_pair()
         before = master.committer.machine.state.encode_snapshot()
@@ -151,7 +146,7 @@ def _port_seeds() -> list[bytes]:
     hello = json.dumps({"nonce": "cd" * 16, "role": "client"}).encode()
     proof = json.dumps({"proof": proof_of(TOKEN, "dialler", "client", NONCE, NONCE)})
     versions = json.dumps({"versions": PROTOCOL_VERSIONS}).encode()
-    said = [encode(registration("w", slots=2)), *samples("FromWorker")]
+    said = [encode(b.registration("w", slots=2)), *samples("FromWorker")]
     calls = samples("ClientCall")
     # First byte: role; then how honest, whether framed.
     return [

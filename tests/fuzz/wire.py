@@ -10,7 +10,6 @@ import trio.testing
 from dscrapy import messages as m
 from dscrapy.crawl.worker_side.worker_link import _Protocol
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.model import JobSpec, Versions
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import (
     FRAME_BYTES_MAX,
@@ -21,6 +20,7 @@ from dscrapy.proto.framing import (
 from dscrapy.proto.handshake import HANDSHAKE_FRAME_BYTES_MAX
 from dscrapy.worker.crawl_process import CrawlProcess
 from dscrapy.worker.process_view import Held as HeldProcess
+from tests import builders as b
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import JOBS, Draw
 
@@ -33,14 +33,7 @@ UNIONS: dict[str, Any] = {
     "FromCrawl": m.FromCrawl,
 }
 DECODERS = {name: Decoder[Any](union) for name, union in UNIONS.items()}
-START = m.Start(
-    job=JOBS[1],
-    process=1,
-    role="crawl",
-    spec=JobSpec(project="p", spider="s"),
-    digest="",
-    hash_seed=1,
-)
+START = b.start(job=JOBS[1])
 
 
 def samples(union: str) -> list[bytes]:
@@ -146,15 +139,7 @@ def as_stream(data: bytes) -> bytes:
 def held_process() -> HeldProcess:
     """Return what a worker knows of a process that has some leases."""
     held = HeldProcess(start=START)
-    grant = m.Grant(
-        job=START.job,
-        process=START.process,
-        requests=(1, 2, 3, 4),
-        hosts=(),
-        host_of=(),
-        bodies=(),
-    )
-    held.hand_on(grant)
+    held.hand_on(b.grant(1, 2, 3, 4, job=START.job))
     return held
 
 
@@ -194,20 +179,7 @@ async def _worker_hears(stream: bytes) -> None:
     # What is handed on to the master is what came, and what the master can read.
     for frame in passed:
         DECODERS["FromWorker"].decode(frame[LENGTH_BYTES:])
-    DECODERS["FromWorker"].decode(encode(_registration(held.told(()))))
-
-
-def _registration(held: m.Held) -> m.Register:
-    return m.Register(
-        name="w",
-        instance="1",
-        host="h",
-        port=1,
-        slots=1,
-        draining=False,
-        versions=Versions(dscrapy="1", scrapy="2", python="3"),
-        held=(held,),
-    )
+    DECODERS["FromWorker"].decode(encode(b.registration(held=(held.told(()),))))
 
 
 def _process_hears(stream: bytes) -> None:

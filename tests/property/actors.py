@@ -13,12 +13,12 @@ import msgspec
 from dscrapy import messages as m
 from dscrapy.control.effects import Append, Clear, Discard, Move
 from dscrapy.frontier.politeness import at_once
-from dscrapy.model import PROCESS_REASONS, CloseLimits, HostLimits, Outcome, Versions
+from dscrapy.model import PROCESS_REASONS, Outcome
+from tests import builders as b
 
 STARTS = 3
 PAGES = 12
 IDLE_PAGE = 100
-VERSIONS = Versions(dscrapy="1", scrapy="2", python="3")
 EXPECTED = sorted(
     [b'{"s":%d}' % one for one in range(STARTS)]
     + [b'{"k":%d}' % one for one in (*range(PAGES), IDLE_PAGE)]
@@ -27,14 +27,7 @@ EXPECTED = sorted(
 
 def children(*keys: int) -> m.Children:
     """Return the requests of these pages, on three hosts."""
-    return m.Children(
-        fingerprints=b"".join(key.to_bytes(m.FINGERPRINT_BYTES, "big") for key in keys),
-        hosts=("h0", "h1", "h2"),
-        host_of=tuple(key % 3 for key in keys),
-        priorities=(0,) * len(keys),
-        flags=(0,) * len(keys),
-        bodies=tuple(msgspec.Raw(b"%d" % key) for key in keys),
-    )
+    return b.children(*keys, hosts=[f"h{key % 3}" for key in keys])
 
 
 def _links(key: int) -> list[int]:
@@ -126,26 +119,22 @@ class Crawl:
 
     def opened(self) -> m.Opened:
         """Return what it says on opening."""
-        return m.Opened(
-            job=self.start.job,
-            process=self.number,
+        return b.opened(
+            self.number,
+            self.start.job,
             window=self.window,
             lifo=True,
-            start_lifo=False,
-            default_host=HostLimits(concurrency=2, delay_s=0.0),
-            hosts={},
-            limits=CloseLimits(),
-            has_feeds=False,
+            concurrency=2,
             has_once=True,
         )
 
     def as_held(self) -> m.Held:
         """Return what its worker says of it."""
         waiting = {one.request for one in self.unacked if one.request}
-        return m.Held(
+        return b.held(
+            self.number,
+            *sorted({*self.held, *waiting}),
             job=self.start.job,
-            process=self.number,
-            requests=tuple(sorted({*self.held, *waiting})),
             opened=self.opened() if self.is_open else None,
             leads=self.leads,
             closing=self.closing,
@@ -296,16 +285,8 @@ class Peer:
 
     def register(self) -> m.Register:
         """Return what it registers with."""
-        return m.Register(
-            name=self.name,
-            instance=str(self.instance),
-            host="h",
-            port=1,
-            slots=self.slots,
-            draining=False,
-            versions=VERSIONS,
-            held=tuple(crawl.as_held() for crawl in self.crawls.values()),
-        )
+        held = tuple(crawl.as_held() for crawl in self.crawls.values())
+        return b.registration(self.name, self.slots, held, str(self.instance))
 
     def forget(self) -> None:
         """Restart: nothing is held any more."""

@@ -17,6 +17,7 @@ from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Spans
 from dscrapy.frontier.frontier import Granted
 from dscrapy.model import JobSpec
+from tests import builders as b
 from tests.doubles.watched import WatchedMachine
 from tests.property.actors import (
     Crawl,
@@ -163,7 +164,7 @@ class DrivenMachine(RuleBasedStateMachine):
             # One that may be bad shares its process with nothing.
             assert (len(granted.requests), crawl.held) == (1, {})
         assert not set(granted.requests) & set(frontier.poisoned)
-        crawl.take(granted.requests, [int(body) for body in bodies])
+        crawl.take(granted.requests, [b.number_of(body) for body in bodies])
 
     def acknowledge(self, crawl: Crawl, message: m.Message) -> None:
         """Keep the items of what the master says to be published."""

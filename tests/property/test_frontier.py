@@ -21,6 +21,7 @@ from dscrapy.frontier.frontier import Frontier, FrontierSnapshot
 from dscrapy.frontier.quarantine import Poisoned
 from dscrapy.messages import DONT_FILTER, START_REQUEST, Children
 from dscrapy.model import HostLimits
+from tests import builders as b
 from tests.property.frontier_model import (
     CONCURRENCY,
     DELAY_S,
@@ -31,7 +32,6 @@ from tests.property.frontier_model import (
     Peer,
     Row,
 )
-from tests.unit.request_values import children, fingerprint, opened
 
 ROW = st.tuples(
     st.sampled_from(URLS),
@@ -47,7 +47,7 @@ def columns(rows: list[Row]) -> Children:
     if not rows:
         return Children()
     urls, hosts, priorities, flags = zip(*rows, strict=True)
-    return children(*urls, hosts=hosts, priorities=priorities, flags=flags)
+    return b.children(*urls, hosts=hosts, priorities=priorities, flags=flags)
 
 
 class FrontierModel(NaiveFrontier):
@@ -100,7 +100,7 @@ class FrontierModel(NaiveFrontier):
 
     @rule(url=st.sampled_from(URLS))
     def see(self, url: str) -> None:
-        self.frontier.publish([self.frontier.store(Children(), fingerprint(url))])
+        self.frontier.publish([self.frontier.store(Children(), b.fingerprint(url))])
         self.seen.add(url)
 
     @rule(data=st.data(), told=st.booleans())
@@ -211,7 +211,7 @@ class FrontierModel(NaiveFrontier):
         self.tell(process)
 
     def tell(self, process: int) -> None:
-        told = opened(
+        told = b.opened(
             process,
             window=self.peers[process].window,
             lifo=self.lifo,
@@ -401,7 +401,7 @@ class FrontierModel(NaiveFrontier):
         assert self.added == self.finished + len(self.open)
         for number in range(self.next + 2):
             assert frontier.is_open(number) == (number in self.open)
-        asked = b"".join(map(fingerprint, URLS))
+        asked = b"".join(map(b.fingerprint, URLS))
         assert frontier.seen_of(asked) == tuple(url in self.seen for url in URLS)
         for process in PROCESSES:
             mine = len(self.leases(process=process))
@@ -465,7 +465,9 @@ def test_one_process_takes_the_order_of_scrapys_queue(
         start_queue_cls=LifoMemoryQueue if start_lifo else FifoMemoryQueue,
     )
     frontier = Frontier()
-    frontier.leases.open_process(1, opened(window=1, lifo=lifo, start_lifo=start_lifo))
+    frontier.leases.open_process(
+        1, b.opened(window=1, lifo=lifo, start_lifo=start_lifo)
+    )
     urls: dict[tuple[int, int], str] = {}
     # As many more as take out at the end what is left.
     for number, step in enumerate(steps + [None] * len(steps)):
@@ -482,6 +484,8 @@ def test_one_process_takes_the_order_of_scrapys_queue(
         queue.push(Request(url, priority=priority, meta={"is_start_request": is_start}))
         flags = DONT_FILTER | (START_REQUEST if is_start else 0)
         urls[frontier.body_bytes, len(url) + 2] = url
-        frontier.add(children(url, hosts=[host], priorities=[priority], flags=[flags]))
+        frontier.add(
+            b.children(url, hosts=[host], priorities=[priority], flags=[flags])
+        )
     assert frontier.pending_count == 0
     assert len(queue) == 0

@@ -21,9 +21,9 @@ from dscrapy.crawl.codec.tags import (
     tag,
     untag,
 )
-from tests.unit.crawl_values import Attr, Color, Data, Declared, Point, Slotted
+from tests.unit.project_classes import Attr, Color, Data, Declared, Point, Slotted
 
-find = class_finder(lambda module: module == "tests.unit.crawl_values")
+find = class_finder(lambda module: module == "tests.unit.project_classes")
 
 zones = st.sampled_from(
     [None, UTC, timezone(timedelta(hours=-3, minutes=7)), ZoneInfo("Europe/Paris")]

@@ -21,6 +21,7 @@ from dscrapy.control.projections import items_name
 from dscrapy.control.state.jobs import Course
 from dscrapy.control.state.state import State
 from dscrapy.model import FINAL_STATES, JobSpec, Submission
+from tests import builders as b
 from tests.property.actors import (
     EXPECTED,
     IDLE_PAGE,
@@ -73,7 +74,7 @@ class MachineModel(DrivenMachine):
     )
     def submit(self, number: int, priority: int, retries: int, parallelism: int) -> str:
         """Submit a job, perhaps again under its id: it is one job."""
-        identity = f"{number:016x}"
+        identity = b.job_id(number)
         if identity in self.removed:
             # Ids are drawn, so nobody has one a second time.
             return identity
@@ -88,7 +89,7 @@ class MachineModel(DrivenMachine):
         submission = Submission(id=identity, spec=spec)
         known = identity in self.machine.state.jobs
         before = len(self.machine.state.jobs)
-        self.ask(0, m.Submit(call=1, part=0, last=True, submissions=(submission,)))
+        self.ask(0, b.submission(submission))
         assert len(self.machine.state.jobs) == before + (not known)
         return identity
 
@@ -161,7 +162,7 @@ class MachineModel(DrivenMachine):
         """Send commits of a process."""
         if peer.session is not None and commits:
             job, number = crawl.start.job, crawl.number
-            said = m.Commits(job=job, process=number, commits=commits)
+            said = b.commits(number, *commits, job=job)
             self.ask(peer.session, said)
 
     # ---- crawl processes -------------------------------------------------------------
@@ -280,10 +281,9 @@ class MachineModel(DrivenMachine):
         else:
             del peer.crawls[crawl.number]
         free = [one for one in crawl.held if not crawl.is_under_way(one)]
-        ended = m.Ended(
-            job=crawl.start.job,
-            process=crawl.number,
-            how="exited",
+        ended = b.ended(
+            crawl.number,
+            crawl.start.job,
             counted=counted,
             under_way=tuple(m.UnderWay(request=one, url="u") for one in under_way),
             alone=len(free) == 1,
@@ -329,7 +329,7 @@ class MachineModel(DrivenMachine):
         if peer.session is None or not free:
             return
         commit = crawl.page(free[0], last=True)
-        said = m.Commits(job=crawl.start.job, process=crawl.number, commits=(commit,))
+        said = b.commits(crawl.number, commit, job=crawl.start.job)
         decision = self.machine.decide(peer.session, said, self.now())
         self.commit(decision, crashes=True)
         self.take_over(self.replayed())

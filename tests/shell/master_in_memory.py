@@ -1,11 +1,9 @@
 """A master on a disk in memory, under virtual time, with peers on memory streams."""
 
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import msgspec
 import trio
 import trio.testing
 
@@ -23,24 +21,16 @@ from dscrapy.master.journal import Journal
 from dscrapy.master.reaper import reap
 from dscrapy.master.session import Sessions, SessionServer
 from dscrapy.master.storage import Storage
-from dscrapy.model import (
-    CloseLimits,
-    HostLimits,
-    JobSpec,
-    Outcome,
-    Submission,
-    Versions,
-)
 from dscrapy.net.connection import Connection, greet
 from dscrapy.net.threads import InThread
 from dscrapy.proto.handshake import Role
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
 
 T = TypeVar("T")
 TOKEN = "t" * 32
 SPANS = Spans(heartbeat_s=2.0, die_after_s=20.0, reconnect_grace_s=5.0)
 POLICY = Policy(spans=SPANS)
-VERSIONS = Versions(dscrapy="1", scrapy="2", python="3")
 
 
 async def in_place(call: Callable[[], T], /) -> T:
@@ -106,7 +96,7 @@ class MasterInMemory:
             host="h",
             port=1,
             uptime_s=0.0,
-            versions=VERSIONS,
+            versions=b.VERSIONS,
             note=self.committer.note,
         )
 
@@ -133,7 +123,7 @@ class MasterInMemory:
     async def register(self, name: str, slots: int = 1) -> Connection[Any]:
         """Return the connection of a worker that is registered."""
         worker = await self.connect("worker")
-        await worker.send(registration(name, slots))
+        await worker.send(b.registration(name, slots))
         answer = await worker.receive()
         assert isinstance(answer, m.Registered), answer
         return worker
@@ -153,38 +143,6 @@ async def running(
         nursery.start_soon(reap, master.committer)
         yield master
         nursery.cancel_scope.cancel()
-
-
-def registration(
-    name: str, slots: int = 1, instance: str = "1", held: tuple[m.Held, ...] = ()
-) -> m.Register:
-    """Return what a worker registers with."""
-    return m.Register(
-        name=name,
-        instance=instance,
-        host="h",
-        port=1,
-        slots=slots,
-        draining=False,
-        versions=VERSIONS,
-        held=held,
-    )
-
-
-def submit(
-    *numbers: int, every_s: float | None = None, parallelism: int = 1
-) -> m.Submit:
-    """Return the submission of jobs with these numbers as ids."""
-    spec = JobSpec(project="p", spider="s", parallelism=parallelism)
-    return m.Submit(
-        call=1,
-        part=0,
-        last=True,
-        submissions=tuple(
-            Submission(id=f"{number:016x}", spec=spec, every_s=every_s)
-            for number in numbers
-        ),
-    )
 
 
 async def receive(connection: Connection[Any], kind: type[Any]) -> Any:
@@ -220,21 +178,16 @@ class CrawlInMemory:
 
     async def open(self, **fields: Any) -> None:
         """Tell that leases can be taken; ``fields`` are those of ``Opened``."""
-        await self.worker.send(opened(self.start, **fields))
+        await self.worker.send(b.opened(self.process, self.job, **fields))
 
     def unit(self, kind: Any, **fields: Any) -> m.Commit:
         """Return the next unit."""
         self.units += 1
-        if kind == "start":
-            fields = {"digest": self.units.to_bytes(m.DIGEST_BYTES, "big")} | fields
-        if kind == "closed":
-            fields = {"end": Outcome(finish_reason="finished")} | fields
-        return m.Commit(unit=self.units, kind=kind, **fields)
+        return b.unit(self.units, kind, **fields)
 
     async def send(self, *commits: m.Commit) -> None:
         """Commit, without waiting for what becomes of it."""
-        said = m.Commits(job=self.job, process=self.process, commits=commits)
-        await self.worker.send(said)
+        await self.worker.send(b.commits(self.process, *commits, job=self.job))
 
     async def commit(self, *commits: m.Commit) -> list[str]:
         """Commit; return what became of each part."""
@@ -258,40 +211,12 @@ class CrawlInMemory:
         assert await self.commit(self.unit("closed")) == ["published"]
         done = await self.hear(m.Done)
         assert isinstance(done, m.Done)
-        ended = m.Ended(job=self.job, process=self.process, how="exited")
-        await self.worker.send(ended)
+        await self.worker.send(b.ended(self.process, self.job))
         await self.hear(m.EndedSeen)
         return done
 
     async def succeed(self, *items: bytes) -> m.Done:
         """Let ``start()`` give these items and no request, and be done."""
-        given = self.unit("start", items=tuple(map(msgspec.Raw, items)))
+        given = self.unit("start", items=b.raws(*items))
         assert await self.commit(given, self.unit("started")) == ["published"] * 2
         return await self.finish()
-
-
-def opened(start: m.Start, **fields: Any) -> m.Opened:
-    """Return what an open process says: a host takes what the window allows."""
-    values: dict[str, Any] = {
-        "window": 16,
-        "lifo": False,
-        "start_lifo": False,
-        "default_host": HostLimits(concurrency=16, delay_s=0.0),
-        "hosts": {},
-        "limits": CloseLimits(),
-        "has_feeds": False,
-    }
-    return m.Opened(job=start.job, process=start.process, **(values | fields))
-
-
-def children(*bodies: bytes, host: str = "h") -> m.Children:
-    """Return requests with these bodies, which are the same where these are."""
-    count = len(bodies)
-    return m.Children(
-        fingerprints=b"".join(hashlib.sha1(one).digest() for one in bodies),  # noqa: S324 - of that length
-        hosts=(host,) if count else (),
-        host_of=(0,) * count,
-        priorities=(0,) * count,
-        flags=(0,) * count,
-        bodies=tuple(map(msgspec.Raw, bodies)),
-    )

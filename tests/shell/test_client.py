@@ -23,6 +23,7 @@ from dscrapy.errors import (
     UserError,
 )
 from dscrapy.model import JobSpec, Submission
+from tests import builders as b
 from tests.doubles.masters import TOKEN, HangUp, ScriptedMaster, Served
 from tests.hang import HANG_S
 
@@ -274,7 +275,7 @@ def submissions(count: int, url_chars: int = 10) -> list[Submission]:
     url = "http://x/" + "y" * url_chars
     return [
         Submission(
-            id=f"{number:016x}", spec=JobSpec(project="p", spider="s", urls=(url,))
+            id=b.job_id(number), spec=JobSpec(project="p", spider="s", urls=(url,))
         )
         for number in range(count)
     ]

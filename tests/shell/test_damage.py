@@ -9,17 +9,11 @@ from trio.testing import MockClock
 from dscrapy import messages as m
 from dscrapy.control.decide.damage import TEXT
 from dscrapy.master.files import SHORT_LOGGED_MAX
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
-from tests.shell.master_in_memory import (
-    CrawlInMemory,
-    MasterInMemory,
-    children,
-    receive,
-    running,
-    submit,
-)
+from tests.shell.master_in_memory import CrawlInMemory, MasterInMemory, receive, running
 
-FIRST, SECOND = (f"{number:016x}" for number in (1, 2))
+FIRST, SECOND = (b.job_id(number) for number in (1, 2))
 ITEMS = [b'{"n":%d}' % number for number in range(10)]
 LINES = b"".join(item + b"\n" for item in ITEMS)
 BODIES = [b'{"r":%d}' % number for number in range(1, 6)]
@@ -37,14 +31,14 @@ async def finished(storage: MemoryStorage, *, snapshot: bool) -> None:
     """Let one job come to its end, and its files be synced behind a snapshot or not."""
     async with running(storage) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         crawl = await CrawlInMemory.begun(await master.register("w"))
         await crawl.succeed(*ITEMS)
         master.files.log_nowait(FIRST, b"a line\n")
         await master.files.caught_up()
         if snapshot:
             master.committer._snapshot_at_bytes = 1
-            await master.ask(client, submit(2))
+            await master.ask(client, b.submit(2))
             await master.files.caught_up()
             assert any(name.startswith("snapshot") for name in storage.names())
 
@@ -108,7 +102,7 @@ async def test_a_crawl_goes_on_behind_what_was_lost(autojump_clock: MockClock) -
     storage = MemoryStorage()
     async with running(storage) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         crawl = await CrawlInMemory.begun(await master.register("w"))
         await crawl.commit(crawl.unit("late", items=tuple(map(msgspec.Raw, ITEMS))))
         await master.files.caught_up()
@@ -136,7 +130,7 @@ async def test_a_spool_that_was_lost_costs_its_own_items(
     storage = MemoryStorage()
     async with running(storage) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         crawl = await CrawlInMemory.begun(await master.register("w"))
         part = crawl.unit("late", items=(msgspec.Raw(b'"part"'),), last=False)
         await crawl.commit(part)
@@ -160,11 +154,11 @@ async def test_requests_whose_bodies_were_lost_are_set_aside(
     storage = MemoryStorage()
     async with running(storage, kept_bytes_max=0) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1, 2))
+        await master.ask(client, b.submit(1, 2))
         worker = await master.register("w", slots=2)
         crawl = await CrawlInMemory.begun(worker, window=1)
         other = await CrawlInMemory.begun(worker)
-        await crawl.commit(crawl.unit("start", children=children(*BODIES)))
+        await crawl.commit(crawl.unit("start", children=b.children(*BODIES)))
         await master.files.caught_up()
         await crawl.commit(crawl.unit("started"))
         name = f"jobs/{crawl.job}/requests.jsonl"
@@ -210,12 +204,12 @@ async def test_a_disk_full_of_lost_files_fills_no_log(
     count = SHORT_LOGGED_MAX + 5
     async with running(storage) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(*range(1, count + 1)))
+        await master.ask(client, b.submit(*range(1, count + 1)))
         worker = await master.register("w")
         for _ in range(count):
             await (await CrawlInMemory.begun(worker)).succeed(b'{"n":1}')
         master.committer._snapshot_at_bytes = 1
-        await master.ask(client, submit(count + 1))
+        await master.ask(client, b.submit(count + 1))
         await master.files.caught_up()
     for number in range(1, count + 1):
         storage.remove(f"jobs/{number:016x}/items.jsonl")
@@ -233,7 +227,7 @@ async def test_what_is_decided_and_not_written_yet_is_no_damage(
     storage = MemoryStorage()
     async with running(storage) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         crawl = await CrawlInMemory.begun(await master.register("w"))
         first, last = map(msgspec.Raw, ITEMS[:2])
         await crawl.commit(crawl.unit("late", items=(first,)))

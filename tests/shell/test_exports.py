@@ -10,13 +10,8 @@ from trio.testing import MockClock
 from dscrapy import messages as m
 from dscrapy.model import FEEDS_WRITTEN, Outcome
 from dscrapy.net.connection import Connection
-from tests.shell.master_in_memory import (
-    CrawlInMemory,
-    MasterInMemory,
-    receive,
-    running,
-    submit,
-)
+from tests import builders as b
+from tests.shell.master_in_memory import CrawlInMemory, MasterInMemory, receive, running
 
 ITEM = b'{"a":1}\n'
 
@@ -53,7 +48,7 @@ class Export:
 async def begun(master: MasterInMemory) -> tuple[CrawlInMemory, Export]:
     """Return a crawl that has given an item, and who writes its batches."""
     client = await master.connect("client")
-    await master.ask(client, submit(1))
+    await master.ask(client, b.submit(1))
     worker = await master.register("w")
     fields: dict[str, Any] = {"has_feeds": True, "batch_items": 1}
     crawl = await CrawlInMemory.begun(worker, **fields)
@@ -108,7 +103,7 @@ async def test_a_process_that_ends_waits_no_more(autojump_clock: MockClock) -> N
         crawl, export = await begun(master)
         await export.read(len(ITEM))
         assert await export.silent()
-        ended = m.Ended(job=export.job, process=export.process, how="exited")
+        ended = b.ended(export.process, export.job)
         await export.worker.send(ended)
         await receive(export.worker, m.EndedSeen)
         # There is another one by now, which has not asked.
@@ -135,7 +130,7 @@ async def test_the_end_of_the_items_is_told_when_they_can_be_read(
         closed = m.Commit(
             unit=1, kind="closed", end=Outcome(finish_reason=FEEDS_WRITTEN)
         )
-        told = m.Commits(job=export.job, process=export.process, commits=(closed,))
+        told = b.commits(export.process, closed, job=export.job)
         await export.worker.send(told)
         await receive(export.worker, m.Done)
         state = master.committer.machine.state

@@ -16,19 +16,16 @@ from trio.testing import MockClock
 from dscrapy import messages as m
 from dscrapy.conf.config import Config, Endpoint
 from dscrapy.control.effects import Append
-from dscrapy.master import files as files_module
-from dscrapy.master import session as session_module
-from dscrapy.master.files import LOGS_WAITING_BYTES_MAX, WRITE_BYTES, JobFiles
+from dscrapy.master import files, session
 from dscrapy.master.server import _connections_max
-from dscrapy.master.session import ANSWERS_MAX, READS_MAX, WAITS_MAX
-from dscrapy.model import JobSpec, Submission
-from dscrapy.net.admission import NEWCOMERS_MAX, TOLD_MAX, TOLD_S, Entrance
+from dscrapy.model import Submission
+from dscrapy.net import admission
 from dscrapy.net.connection import greet
 from dscrapy.proto.framing import LENGTH_BYTES, encode_frame
 from dscrapy.proto.handshake import HANDSHAKE_FRAME_BYTES_MAX
-from dscrapy.worker import status_port as door_module
+from dscrapy.worker import status_port
 from dscrapy.worker.agent import Worker
-from dscrapy.worker.status_port import Door
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
 from tests.hang import HANG_S
 from tests.shell.master_in_memory import (
@@ -36,9 +33,7 @@ from tests.shell.master_in_memory import (
     MasterInMemory,
     in_place,
     receive,
-    registration,
     running,
-    submit,
 )
 from tests.shell.test_hostile import JOB, assert_serves
 
@@ -72,14 +67,14 @@ async def test_strangers_keep_nobody_out(
             strangers.append(knock(master))
             await strangers[-1].send_all(said)
             await trio.testing.wait_all_tasks_blocked()
-            assert master.server.entrance.newcomers <= NEWCOMERS_MAX
+            assert master.server.entrance.newcomers <= admission.NEWCOMERS_MAX
         assert storage.used_bytes() == written
         began = trio.current_time()
         await master.register("w")
         await assert_serves(master)
         # At once: nobody's time ran out for it.
         assert trio.current_time() == began
-        assert master.server.entrance.newcomers == NEWCOMERS_MAX - 1
+        assert master.server.entrance.newcomers == admission.NEWCOMERS_MAX - 1
         assert await strangers[0].receive_some() == b""
         await trio.sleep(master.server.handshake_timeout_s + 1)
         assert master.server.entrance.newcomers == 0
@@ -88,7 +83,7 @@ async def test_strangers_keep_nobody_out(
 
 async def test_a_flood_from_one_address_costs_others_nothing() -> None:
     """The one that must give way is of the address that has most."""
-    entrance = Entrance(
+    entrance = admission.Entrance(
         incoming={"client": m.ClientCall},
         handshake_timeout_s=HANG_S,
         logger=logging.getLogger("test"),
@@ -130,7 +125,7 @@ async def _until(holds: Callable[[], bool]) -> None:
 
 async def test_a_stranger_costs_some_kilobytes() -> None:
     """With its task, its stream and what it has said, on a real socket."""
-    entrance = Entrance(
+    entrance = admission.Entrance(
         incoming={"client": m.ClientCall},
         handshake_timeout_s=HANG_S,
         logger=logging.getLogger("test"),
@@ -210,10 +205,13 @@ async def test_strangers_fill_no_log(
                 stranger = knock(master)
                 await stranger.send_all(encode_frame(b'{"a\\n\\u001b[2J":1}'))
                 assert await stranger.receive_some() == b""
-            await trio.sleep(TOLD_S)
+            await trio.sleep(admission.TOLD_S)
             lines = [one for one in caplog.messages if "turned away" in one]
-            assert len(lines) <= (span + 1) * (TOLD_MAX + 1)
-        assert f"{500 - TOLD_MAX} more connections were turned away" in caplog.messages
+            assert len(lines) <= (span + 1) * (admission.TOLD_MAX + 1)
+        assert (
+            f"{500 - admission.TOLD_MAX} more connections were turned away"
+            in caplog.messages
+        )
         assert all(line.isprintable() for line in caplog.messages)
 
 
@@ -234,9 +232,9 @@ async def test_one_with_proof_too_many_hears_so(autojump_clock: MockClock) -> No
 @pytest.mark.parametrize(
     ("soft", "hard", "wanted", "most", "newcomers"),
     [
-        (1024, 20_000, 4096, 4096, NEWCOMERS_MAX),
-        (1024, -1, 100_000, 100_000, NEWCOMERS_MAX),
-        (-1, -1, 4096, 4096, NEWCOMERS_MAX),
+        (1024, 20_000, 4096, 4096, admission.NEWCOMERS_MAX),
+        (1024, -1, 100_000, 100_000, admission.NEWCOMERS_MAX),
+        (-1, -1, 4096, 4096, admission.NEWCOMERS_MAX),
         (1024, 1024, 4096, 1024 - 256 - 64, 256),
         (256, 256, 4096, 256 - 64 - 64, 64),
         (16, 16, 4096, 1, 4),
@@ -261,12 +259,14 @@ def test_connections_leave_files_to_the_journal(
 
 
 @asynccontextmanager
-async def door(token: str | None = TOKEN) -> AsyncIterator[tuple[Door, trio.Nursery]]:
+async def door(
+    token: str | None = TOKEN,
+) -> AsyncIterator[tuple[status_port.Door, trio.Nursery]]:
     """A worker's own port."""
     config = Config(state=Path("/nowhere"), projects_root=Path("/nowhere"), token=token)
     worker = Worker(config=config, name="w", endpoint=Endpoint("127.0.0.1", 1), slots=1)
     async with trio.open_nursery() as nursery:
-        yield Door(config=config, worker=worker, started_at=0.0), nursery
+        yield status_port.Door(config=config, worker=worker, started_at=0.0), nursery
         nursery.cancel_scope.cancel()
 
 
@@ -279,7 +279,7 @@ async def test_strangers_keep_nobody_from_a_workers_own_port(
             _, theirs = trio.testing.memory_stream_pair()
             nursery.start_soon(ours.serve, theirs)
             await trio.testing.wait_all_tasks_blocked()
-            assert ours._entrance.newcomers <= door_module.NEWCOMERS_MAX
+            assert ours._entrance.newcomers <= status_port.NEWCOMERS_MAX
         mine, theirs = trio.testing.memory_stream_pair()
         nursery.start_soon(ours.serve, theirs)
         client = await greet(mine, token=TOKEN, role="client", incoming=m.Answer)
@@ -296,7 +296,7 @@ async def test_a_worker_without_a_token_fills_no_log(
             mine, theirs = trio.testing.memory_stream_pair()
             await ours.serve(theirs)
             assert await mine.receive_some() == b""
-    assert len(caplog.messages) == TOLD_MAX
+    assert len(caplog.messages) == admission.TOLD_MAX
     assert "no token" in caplog.messages[0]
 
 
@@ -307,11 +307,9 @@ async def test_a_client_that_reads_nothing_is_not_heard_further(
     autojump_clock: MockClock,
 ) -> None:
     """A thousand calls with large answers make the master hold a few of these."""
-    spec = JobSpec(project="p", spider="s", args={"a": "x" * 900_000})
-    one = Submission(id=JOB, spec=spec)
     async with running() as master:
         client = await master.connect("client")
-        whole = m.Submit(call=1, part=0, last=True, submissions=(one,))
+        whole = b.submit(JOB, args={"a": "x" * 900_000})
         assert isinstance(await master.ask(client, whole), m.Accepted)
         ours, theirs = trio.testing.lockstep_stream_pair()
         master.nursery.start_soon(master.server.serve, theirs)
@@ -321,12 +319,12 @@ async def test_a_client_that_reads_nothing_is_not_heard_further(
             for number in range(1000):
                 await deaf.send(m.ShowJob(call=number, job=JOB))
                 sent += 1
-        assert sent <= ANSWERS_MAX + 1
+        assert sent <= session.ANSWERS_MAX + 1
         waiting = sum(
             outbox.statistics().current_buffer_used
             for outbox in master.sessions._outboxes.values()
         )
-        assert waiting <= ANSWERS_MAX
+        assert waiting <= session.ANSWERS_MAX
         await assert_serves(master)
 
 
@@ -345,9 +343,9 @@ async def test_waits_are_bounded(autojump_clock: MockClock) -> None:
     the waits when it ends."""
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         greedy = await master.connect("client")
-        for number in range(WAITS_MAX + 1):
+        for number in range(session.WAITS_MAX + 1):
             await greedy.send(m.WaitJob(call=number, job=JOB))
         refused = await receive(greedy, m.Refused)
         assert (refused.call, refused.code) == (-1, "too_many")
@@ -361,10 +359,10 @@ async def test_a_wait_that_is_answered_makes_room(autojump_clock: MockClock) -> 
     """One after the other there may be any number."""
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         cancel = m.ChangeJob(call=0, verb="cancel", job=JOB)
         await master.ask(client, cancel)
-        for number in range(3 * WAITS_MAX):
+        for number in range(3 * session.WAITS_MAX):
             shown = await master.ask(client, m.WaitJob(call=number, job=JOB))
             assert isinstance(shown, m.Shown)
 
@@ -374,22 +372,22 @@ async def test_what_waits_for_a_peer_is_bounded_in_bytes(
 ) -> None:
     """A worker that is told more than it ever reads loses its session; one that reads
     may be told any amount."""
-    monkeypatch.setattr(session_module, "OUTBOX_BYTES_MAX", 10_000)
+    monkeypatch.setattr(session, "OUTBOX_BYTES_MAX", 10_000)
     data = b"x" * 1000
     told = m.ReadSeen(job=JOB, process=1, file="items", offset=0, data=data)
     async with running() as master:
         reading = await master.connect("worker")
-        (session,) = master.sessions._outboxes
+        (hearing,) = master.sessions._outboxes
         for _ in range(100):
-            master.sessions.send(session, told)
+            master.sessions.send(hearing, told)
             assert await reading.receive() == told
-        await reading.send(registration("w"))
+        await reading.send(b.registration("w"))
         assert isinstance(await reading.receive(), m.Registered)
         ours, theirs = trio.testing.lockstep_stream_pair()
         master.nursery.start_soon(master.server.serve, theirs)
         await greet(ours, token=TOKEN, role="worker", incoming=m.ToWorker)
         await trio.testing.wait_all_tasks_blocked()
-        (deaf,) = set(master.sessions._outboxes) - {session}
+        (deaf,) = set(master.sessions._outboxes) - {hearing}
         for number in range(100):
             if number == 1:
                 # Its writer has taken the first and hangs.
@@ -408,9 +406,9 @@ async def test_reads_that_wait_are_bounded(autojump_clock: MockClock) -> None:
     """So many reads of a log may wait on one connection; they end with it."""
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         greedy = await master.connect("client")
-        for number in range(READS_MAX + 1):
+        for number in range(session.READS_MAX + 1):
             await greedy.send(
                 m.ReadFile(
                     call=number, job=JOB, file="log", offset=0, limit=9, wait=True
@@ -429,11 +427,11 @@ async def test_unfinished_submissions_are_bounded_together(
 ) -> None:
     """All clients' parts count; whoever comes too much loses its own alone, and what
     ends or leaves makes room."""
-    monkeypatch.setattr(session_module, "SUBMITTING_BYTES_MAX", 10_000)
-    spec = JobSpec(project="p", spider="s", args={"a": "x" * 6000})
+    monkeypatch.setattr(session, "SUBMITTING_BYTES_MAX", 10_000)
+    spec = b.spec(args={"a": "x" * 6000})
 
     def part(number: int, *, last: bool) -> m.Submit:
-        one = Submission(id=f"{number:016x}", spec=spec)
+        one = Submission(id=b.job_id(number), spec=spec)
         return m.Submit(call=1, part=0, last=last, submissions=(one,))
 
     async with running() as master:
@@ -461,7 +459,7 @@ async def test_a_registration_of_many_processes_is_borne(
     held = tuple(m.Held(job=JOB, process=number) for number in range(1, 100_001))
     async with running() as master:
         worker = await master.connect("worker")
-        await worker.send(registration("w", slots=10_000, held=held))
+        await worker.send(b.registration("w", slots=10_000, held=held))
         registered = await receive(worker, m.Registered)
         assert len(registered.drop) == 100_000
         state = master.committer.machine.state
@@ -476,45 +474,45 @@ async def test_a_registration_of_many_processes_is_borne(
 async def test_a_flood_of_log_is_bounded_in_bytes(autojump_clock: MockClock) -> None:
     """Few pieces may be long ones; what is dropped is counted in the log itself."""
     storage = MemoryStorage()
-    files = JobFiles(storage, log_bytes_max=1 << 30, in_thread=in_place)
+    waiting = files.JobFiles(storage, log_bytes_max=1 << 30, in_thread=in_place)
     piece = b"x" * (1 << 20) + b"\n"
     for _ in range(100):
-        files.log_nowait(JOB, piece)
-    assert files._logs_waiting_bytes <= LOGS_WAITING_BYTES_MAX + len(piece)
+        waiting.log_nowait(JOB, piece)
+    assert waiting._logs_waiting_bytes <= files.LOGS_WAITING_BYTES_MAX + len(piece)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(files.run)
-        await files.caught_up()
-        kept = files.done
-        files.log_nowait(JOB, b"end\n")
-        await files.caught_up()
+        nursery.start_soon(waiting.run)
+        await waiting.caught_up()
+        kept = waiting.done
+        waiting.log_nowait(JOB, b"end\n")
+        await waiting.caught_up()
         nursery.cancel_scope.cancel()
     name = f"jobs/{JOB}/log.txt"
     end = storage.read(name, kept * len(piece), 1000)
     assert end == b"(%d lines of log dropped here)\nend\n" % (100 - kept)
-    assert files._logs_waiting_bytes == 0
+    assert waiting._logs_waiting_bytes == 0
 
 
 async def test_what_waits_for_a_slow_disk_is_bounded_in_bytes(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever hands over more waits; nothing is lost by that, nor out of order."""
-    monkeypatch.setattr(files_module, "WAITING_BYTES_MAX", 3000 + 3 * WRITE_BYTES)
+    monkeypatch.setattr(files, "WAITING_BYTES_MAX", 3000 + 3 * files.WRITE_BYTES)
     storage = MemoryStorage()
-    files = JobFiles(storage, log_bytes_max=1 << 30, in_thread=in_place)
+    waiting = files.JobFiles(storage, log_bytes_max=1 << 30, in_thread=in_place)
     name = f"jobs/{JOB}/items.jsonl"
 
     async def hand_over() -> None:
         for at in range(10):
-            while not files.hand_over_nowait(
+            while not waiting.hand_over_nowait(
                 [Append(name, at * 1000, b"%d" % at * 1000)]
             ):
-                await files.progress()
+                await waiting.progress()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hand_over)
         await trio.testing.wait_all_tasks_blocked()
-        assert files.handed == 4
-        nursery.start_soon(files.run)
+        assert waiting.handed == 4
+        nursery.start_soon(waiting.run)
         # Virtual time: nobody has anything to do any more then.
         await trio.sleep(1)
         nursery.cancel_scope.cancel()

@@ -15,10 +15,11 @@ from trio.testing import MockClock
 
 from dscrapy import messages as m
 from dscrapy.master.files import WAITING_MAX
-from dscrapy.model import JobSpec, Outcome, Submission
+from dscrapy.model import Outcome
 from dscrapy.net.connection import greet
 from dscrapy.proto.framing import encode_frame
 from dscrapy.proto.handshake import Role
+from tests import builders as b
 from tests.doubles.storage import MemoryFile, MemoryStorage
 from tests.shell.master_in_memory import (
     TOKEN,
@@ -26,10 +27,9 @@ from tests.shell.master_in_memory import (
     MasterInMemory,
     receive,
     running,
-    submit,
 )
 
-JOB = f"{1:016x}"
+JOB = b.ID
 NONCE = "a" * 32
 
 
@@ -253,9 +253,7 @@ async def test_a_frame_that_is_none_ends_its_session(
 
 def job_with(**fields: Any) -> m.Submit:
     """Return the submission of a job that no command line would let through."""
-    spec = JobSpec(**{"project": "p", "spider": "s", **fields})
-    one = Submission(id=JOB, spec=spec)
-    return m.Submit(call=1, part=0, last=True, submissions=(one,))
+    return b.submit(JOB, **fields)
 
 
 @pytest.mark.parametrize(
@@ -296,10 +294,7 @@ async def test_an_id_is_checked(identity: str, autojump_clock: MockClock) -> Non
     """Ids name folders: sixteen digits, and none that a schedule's run could have."""
     async with running() as master:
         client = await master.connect("client")
-        spec = JobSpec(project="p", spider="s")
-        one = Submission(id=identity, spec=spec)
-        call = m.Submit(call=1, part=0, last=True, submissions=(one,))
-        refused = await master.ask(client, call)
+        refused = await master.ask(client, b.submit(identity))
         assert refused.code == "bad_id"
 
 
@@ -308,13 +303,13 @@ async def test_the_same_id_is_the_same_job(autojump_clock: MockClock) -> None:
     async with running() as master:
         client = await master.connect("client")
         for _ in range(2):
-            assert await master.ask(client, submit(1)) == m.Accepted(call=1, count=1)
+            assert await master.ask(client, b.submit(1)) == m.Accepted(call=1, count=1)
         assert len(master.committer.machine.state.jobs) == 1
         other = await master.ask(client, job_with(spider="other"))
         assert other.code == "id_taken"
-        twice = await master.ask(client, submit(2, 2))
+        twice = await master.ask(client, b.submit(2, 2))
         assert twice.code == "bad_id"
-        mixed = await master.ask(client, submit(3, 4, 3))
+        mixed = await master.ask(client, b.submit(3, 4, 3))
         assert mixed.code == "bad_id"
         assert len(master.committer.machine.state.jobs) == 1
 
@@ -328,7 +323,7 @@ async def test_an_offset_that_is_none_is_refused(
     async with running() as master:
         client = await master.connect("client")
         worker = await master.register("w")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         crawl = await CrawlInMemory.begun(worker)
         await worker.send(m.Log(job=crawl.job, process=crawl.process, data=b"line\n"))
         await crawl.succeed(b"1")
@@ -370,10 +365,10 @@ async def test_room_is_noticed_though_nothing_is_written(
     async with running(storage, disk_free_bytes_min=10_000) as master:
         client = await master.connect("client")
         storage.room = storage.used_bytes() + 5_000
-        await master.ask(client, submit(1))
-        assert (await master.ask(client, submit(2))).code == "disk_full"
+        await master.ask(client, b.submit(1))
+        assert (await master.ask(client, b.submit(2))).code == "disk_full"
         storage.room = None
-        assert isinstance(await master.ask(client, submit(2)), m.Accepted)
+        assert isinstance(await master.ask(client, b.submit(2)), m.Accepted)
         assert (await master.ask(client, m.GetStatus(call=3))).note == ""
 
 
@@ -396,7 +391,7 @@ async def test_items_without_room_let_people_look(autojump_clock: MockClock) -> 
     storage = FullJobs()
     async with running(storage) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         worker = await master.register("w")
         crawl = await CrawlInMemory.begun(worker)
         storage.is_full = True
@@ -405,7 +400,7 @@ async def test_items_without_room_let_people_look(autojump_clock: MockClock) -> 
             await crawl.send(crawl.unit("late", items=(msgspec.Raw(item),)))
             await trio.testing.wait_all_tasks_blocked()
         assert "disk full" in (await master.ask(client, m.GetStatus(call=2))).note
-        assert (await master.ask(client, submit(2))).code == "disk_full"
+        assert (await master.ask(client, b.submit(2))).code == "disk_full"
         cancel = m.ChangeJob(call=3, job=JOB, verb="cancel")
         assert (await master.ask(client, cancel)).code == "disk_full"
         await worker.send(m.Heartbeat(number=1))
@@ -423,13 +418,13 @@ async def test_a_full_disk_lets_people_look(autojump_clock: MockClock) -> None:
     storage = MemoryStorage()
     async with running(storage) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         storage.room = storage.used_bytes() + 10
         stuck = await master.connect("client")
         # In one group with what waits for room, and behind it. What comes in one
         # instant is one group; sessions are numbered from 1.
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(master.committer.submit, 2, submit(2))
+            nursery.start_soon(master.committer.submit, 2, b.submit(2))
             nursery.start_soon(master.committer.submit, 1, m.Ping(call=1))
         with trio.fail_after(60):
             assert isinstance(await receive(client, m.Accepted), m.Accepted)

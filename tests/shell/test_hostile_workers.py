@@ -11,17 +11,9 @@ from trio.testing import MockClock
 from dscrapy import messages as m
 from dscrapy.model import CloseLimits, HostLimits, Outcome
 from dscrapy.net.connection import Connection
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
-from tests.shell.master_in_memory import (
-    CrawlInMemory,
-    MasterInMemory,
-    children,
-    opened,
-    receive,
-    registration,
-    running,
-    submit,
-)
+from tests.shell.master_in_memory import CrawlInMemory, MasterInMemory, receive, running
 from tests.shell.test_hostile import JOB, assert_serves
 
 
@@ -32,7 +24,7 @@ async def test_a_worker_needs_a_plain_name(
     """Names of workers end in terminals and paths."""
     async with running() as master:
         worker = await master.connect("worker")
-        await worker.send(registration(name))
+        await worker.send(b.registration(name))
         refused = await receive(worker, m.Refused)
         assert (refused.call, refused.code) == (-1, "bad_worker")
         assert await worker.receive() is None
@@ -43,7 +35,7 @@ async def test_a_session_registers_once(second: str, autojump_clock: MockClock) 
     """Registering again ends the session, and no worker is left behind it."""
     async with running() as master:
         worker = await master.register("w")
-        await worker.send(registration(second))
+        await worker.send(b.registration(second))
         refused = await receive(worker, m.Refused)
         assert refused.code == "bad_worker"
         assert await worker.receive() is None
@@ -66,9 +58,9 @@ async def crawl_and_thief(
     """Return a crawl that has leased two requests, and another worker."""
     client = await master.connect("client")
     owner = await master.register("owner")
-    await master.ask(client, submit(1))
+    await master.ask(client, b.submit(1))
     crawl = await CrawlInMemory.begun(owner)
-    await crawl.commit(crawl.unit("start", children=children(b"[1]", b"[2]")))
+    await crawl.commit(crawl.unit("start", children=b.children(b"[1]", b"[2]")))
     while len(crawl.bodies) < 2:
         await crawl.hear(m.Grant)
     return crawl, await master.register("thief")
@@ -89,7 +81,7 @@ async def test_a_worker_commits_for_its_own_processes_only(
     """Another worker's commit ends its session and puts nothing among the items."""
     async with running() as master:
         crawl, thief = await crawl_and_thief(master)
-        said = m.Commits(job=crawl.job, process=crawl.process, commits=(commit,))
+        said = b.commits(crawl.process, commit, job=crawl.job)
         await thief.send(said)
         assert (await receive(thief, m.Refused)).code == "bad_commit"
         assert await thief.receive() is None
@@ -108,16 +100,16 @@ async def test_a_worker_speaks_of_its_own_processes_only(
         crawl, thief = await crawl_and_thief(master)
         job, process = crawl.job, crawl.process
         lasting = master.committer.machine.state.encode_snapshot()
-        fingerprints = children(b"[1]").fingerprints
+        fingerprints = b.children(b"[1]").fingerprints
         for said in (
-            m.Ended(job=job, process=process, how="exited"),
+            b.ended(process, job),
             m.Release(job=job, process=process, requests=(1, 2)),
             m.Closing(job=job, process=process, reason="stolen"),
             m.Offer(job=job, process=process, number=1, fingerprints=fingerprints),
             m.Feeds(job=job, process=process, lengths={"x": 1}),
             m.Read(job=job, process=process, file="items", offset=0, limit=9),
             m.Started(job=job, process=process, digest="stolen"),
-            opened(crawl.start, window=1),
+            b.opened(crawl.process, crawl.job, window=1),
         ):
             await thief.send(said)
         await thief.send(m.Heartbeat(number=1))
@@ -129,7 +121,7 @@ async def test_a_worker_speaks_of_its_own_processes_only(
 
 
 HUGE = 10**400
-COLUMNS = children(b"[3]", b"[4]")
+COLUMNS = b.children(b"[3]", b"[4]")
 WRONG: dict[str, m.Commit] = {
     "short fingerprints": m.Commit(
         request=1, children=msgspec.structs.replace(COLUMNS, fingerprints=b"x" * 39)
@@ -170,11 +162,9 @@ async def test_a_commit_that_cannot_be_costs_its_process_alone(
     async with running() as master:
         crawl, _ = await crawl_and_thief(master)
         client = await master.connect("client")
-        await master.ask(client, submit(2))
-        said = m.Commits(
-            job=crawl.job,
-            process=crawl.process,
-            commits=(m.Commit(request=2, last=False), wrong),
+        await master.ask(client, b.submit(2))
+        said = b.commits(
+            crawl.process, m.Commit(request=2, last=False), wrong, job=crawl.job
         )
         await crawl.worker.send(said)
         assert (await crawl.hear(m.Refused)).code == "bad_commit"
@@ -187,7 +177,7 @@ async def test_a_commit_that_cannot_be_costs_its_process_alone(
         assert frontier.is_open(2)
         again = await master.connect("worker")
         held = m.Held(job=crawl.job, process=crawl.process, requests=(1, 2))
-        await again.send(registration("owner", held=(held,)))
+        await again.send(b.registration("owner", held=(held,)))
         registered = await receive(again, m.Registered)
         assert registered.drop == (crawl.process,)
         await again.send(said)
@@ -284,23 +274,23 @@ async def test_what_a_process_says_on_opening_harms_nobody(
     """Settings that no project has: the job may suffer, the master does not."""
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         worker = await master.register("w")
         start = await receive(worker, m.Start)
-        await worker.send(opened(start, **fields))
+        await worker.send(b.opened(start.process, start.job, **fields))
         crawl = CrawlInMemory(worker, start)
-        await crawl.send(crawl.unit("start", children=children(b"[1]", b"[2]")))
+        await crawl.send(crawl.unit("start", children=b.children(b"[1]", b"[2]")))
         await crawl.send(m.Commit(request=1))
         # Also in its second life, and while time goes by.
         again = await master.connect("worker")
-        held = m.Held(
+        held = b.held(
+            start.process,
+            *(HUGE, -1, 2, 2),
             job=start.job,
-            process=start.process,
-            requests=(HUGE, -1, 2, 2),
-            opened=opened(start, **fields),
+            opened=b.opened(start.process, start.job, **fields),
             leads=True,
         )
-        await again.send(registration("w", held=(held,)))
+        await again.send(b.registration("w", held=(held,)))
         await trio.sleep(12)
         await assert_serves(master)
 
@@ -319,7 +309,7 @@ async def test_a_worker_that_holds_everything_holds_its_own(
             m.Held(job="../x", process=99, requests=(1,), closing="finished"),
             m.Held(job=crawl.job, process=-HUGE),
         )
-        await robber.send(registration("robber", held=held))
+        await robber.send(b.registration("robber", held=held))
         registered = await receive(robber, m.Registered)
         assert sorted(registered.drop) == [-HUGE, process, 99]
         state = master.committer.machine.state
@@ -330,7 +320,7 @@ async def test_a_worker_that_holds_everything_holds_its_own(
             m.Held(job=crawl.job, process=process, requests=(1, 2), leads=True),
             m.Held(job=crawl.job, process=process, requests=(1,)),
         )
-        await again.send(registration("owner", held=held))
+        await again.send(b.registration("owner", held=held))
         await receive(again, m.Registered)
         await assert_serves(master)
 

@@ -13,17 +13,9 @@ from dscrapy.control.clock import Now
 from dscrapy.control.decision import Decision, OnTick
 from dscrapy.control.machine import Machine
 from dscrapy.net.connection import Connection
+from tests import builders as b
 from tests.doubles.bugs import plant_in_show, plant_in_start, plant_in_tick
-from tests.shell.master_in_memory import (
-    POLICY,
-    CrawlInMemory,
-    children,
-    opened,
-    receive,
-    registration,
-    running,
-    submit,
-)
+from tests.shell.master_in_memory import POLICY, CrawlInMemory, receive, running
 
 
 class CannotCommitTwo(Machine):
@@ -39,7 +31,7 @@ class CannotFollowUp(Machine):
     """Raises whenever the job of number 1 is looked at."""
 
     def reconcile(self, job: str, now: Now) -> Decision:
-        assert job != f"{1:016x}", "a bug"
+        assert job != b.job_id(1), "a bug"
         return super().reconcile(job, now)
 
 
@@ -50,10 +42,10 @@ async def test_a_page_that_cannot_be_committed_is_set_aside(
     the job ends with all else done, on the same session."""
     async with running(machine=CannotCommitTwo(policy=POLICY)) as master:
         client = await master.connect("client")
-        await client.send(submit(1))
+        await client.send(b.submit(1))
         await receive(client, m.Accepted)
         crawl = await CrawlInMemory.begun(await master.register("w"))
-        given = children(*(b'{"n":%d}' % number for number in (1, 2, 3)))
+        given = b.children(*(b'{"n":%d}' % number for number in (1, 2, 3)))
         assert await crawl.commit(crawl.unit("start", children=given)) == ["published"]
         assert await crawl.commit(crawl.unit("started")) == ["published"]
         while len(crawl.bodies) < 3:
@@ -93,11 +85,11 @@ async def test_a_job_that_cannot_be_followed_up_holds_up_no_other(
     """It fails in the end; another one runs to its end on the same worker."""
     async with running(machine=CannotFollowUp(policy=POLICY)) as master:
         client = await master.connect("client")
-        await client.send(submit(1))
+        await client.send(b.submit(1))
         await receive(client, m.Accepted)
         worker = await master.register("w", slots=2)
         first = CrawlInMemory(worker, await receive(worker, m.Start))
-        await client.send(submit(2))
+        await client.send(b.submit(2))
         await receive(client, m.Accepted)
         second = await CrawlInMemory.begun(worker)
         await second.succeed(b'{"n":1}')
@@ -112,7 +104,7 @@ async def test_a_job_that_cannot_be_followed_up_holds_up_no_other(
         assert shown.job.reason.startswith("internal error")
 
 
-FIRST, SECOND = (f"{number:016x}" for number in (1, 2))
+FIRST, SECOND = (b.job_id(number) for number in (1, 2))
 
 
 async def show(client: Connection[Any], job: str) -> Any:
@@ -129,11 +121,11 @@ async def test_a_job_that_cannot_be_assigned_holds_up_no_other(
     plant_in_start(monkeypatch, FIRST)
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1, 2, 3))
+        await master.ask(client, b.submit(1, 2, 3))
         worker = await master.register("w")
         for number in (2, 3):
             crawl = await CrawlInMemory.begun(worker)
-            assert crawl.job == f"{number:016x}"
+            assert crawl.job == b.job_id(number)
             await crawl.succeed(b'{"n":1}')
         shown = await show(client, FIRST)
         assert shown.job.state == "failed"
@@ -166,12 +158,12 @@ async def test_deadlines_that_raise_hold_up_no_other_and_spin_not(
     machine = CountsTicks(policy=POLICY)
     async with running(machine=machine) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         worker = await master.register("w")
         await CrawlInMemory.begun(worker)
         silent = await master.register("silent")
         plant_in_tick(monkeypatch, FIRST)
-        await master.ask(client, submit(2, every_s=3600.0))
+        await master.ask(client, b.submit(2, every_s=3600.0))
         began = trio.current_time()
         while trio.current_time() < began + 10:
             await worker.send(m.Heartbeat(number=1))
@@ -194,7 +186,7 @@ async def test_an_answer_that_cannot_be_made_costs_no_other_one(
     who waits for it hears of the error, too. What is committed is there."""
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1, 2))
+        await master.ask(client, b.submit(1, 2))
         worker = await master.register("w", slots=2)
         first, second = [await CrawlInMemory.begun(worker) for _ in range(2)]
         assert {first.job, second.job} == {FIRST, SECOND}
@@ -234,31 +226,25 @@ async def test_leases_that_cannot_be_told_are_not_lost(
     fails. Another job on the same worker comes to its end."""
     async with running(machine=CannotTellGrants(policy=POLICY)) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1, 2))
+        await master.ask(client, b.submit(1, 2))
         worker = await master.register("w", slots=2)
         first, second = [await CrawlInMemory.begun(worker) for _ in range(2)]
         if first.job != FIRST:
             first, second = second, first
-        await first.send(first.unit("start", children=children(b"[1]")))
+        await first.send(first.unit("start", children=b.children(b"[1]")))
         for _ in range(2):
             while await worker.receive() is not None:
                 pass
             worker = await master.connect("worker")
             held = tuple(
-                m.Held(
-                    job=one.job,
-                    process=one.process,
-                    opened=opened(one.start),
-                    leads=True,
-                )
-                for one in (first, second)
+                b.held(one.process, job=one.job, leads=True) for one in (first, second)
             )
-            await worker.send(registration("w", slots=2, held=held))
+            await worker.send(b.registration("w", slots=2, held=held))
         while await worker.receive() is not None:
             pass
         assert (await show(client, FIRST)).job.state == "failed"
         worker = await master.connect("worker")
-        await worker.send(registration("w", slots=2, held=held))
+        await worker.send(b.registration("w", slots=2, held=held))
         second.worker = worker
         await second.succeed(b'{"n":2}')
         assert (await show(client, SECOND)).job.state == "succeeded"

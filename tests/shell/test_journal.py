@@ -14,7 +14,7 @@ from dscrapy.journal.record import HEAD_BYTES, RECORD_HEAD_BYTES, encode_record
 from dscrapy.master.journal import Journal
 from dscrapy.master.storage import DiskStorage, Storage
 from tests.doubles.storage import MemoryStorage, PowerCut
-from tests.unit.heads import segment_head_of_version, snapshot_of_version
+from tests.unit.old_journal_heads import segment_head_of_version, snapshot_of_version
 
 FIRST = segment_name(1)
 
@@ -339,7 +339,7 @@ def test_damaged_snapshot_with_the_whole_state_beside_it(storage: Storage) -> No
         storage.write_atomic(name, data)
     damage(storage, snapshot_name(3), HEAD_BYTES)
     assert "move this one away and start again" in refusal(storage).reason
-    storage.rename(snapshot_name(3), "away")
+    storage.remove(snapshot_name(3))
     journal = Journal.open(storage)
     assert journal.snapshot == b"state one"
     assert list(journal.groups()) == [b"two", b"three"]
@@ -361,7 +361,9 @@ def test_snapshot_under_anothers_name_is_refused(storage: Storage) -> None:
     journal.write_snapshot(journal.rotate(), b"state")
     journal.append(b"two")
     journal.rotate()
-    storage.rename(snapshot_name(2), snapshot_name(3))
+    whole = storage.read(snapshot_name(2), 0, storage.size(snapshot_name(2)))
+    storage.write_atomic(snapshot_name(3), whole)
+    storage.remove(snapshot_name(2))
     assert "is snapshot 2 under another's name" in refusal(storage).reason
 
 

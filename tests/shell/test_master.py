@@ -13,18 +13,15 @@ from dscrapy import messages as m
 from dscrapy.control.clock import BEAT_S
 from dscrapy.control.state.state import State
 from dscrapy.net.connection import Connection, greet
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import (
     SPANS,
     TOKEN,
     CrawlInMemory,
     MasterInMemory,
-    children,
-    opened,
     receive,
-    registration,
     running,
-    submit,
 )
 
 BODIES = [b'{"n":%d}' % number for number in range(1, 9)]
@@ -50,7 +47,7 @@ async def test_a_job_goes_to_a_worker_and_its_items_to_the_client(
     """Submit, run, commit, wait, read: what the worker committed is what is read."""
     async with running() as master:
         client = await master.connect("client")
-        assert await master.ask(client, submit(1)) == m.Accepted(call=1, count=1)
+        assert await master.ask(client, b.submit(1)) == m.Accepted(call=1, count=1)
         worker = await master.register("w")
         crawl = await CrawlInMemory.begun(worker)
         await client.send(m.WaitJob(call=2, job=crawl.job))
@@ -74,14 +71,14 @@ async def test_what_was_answered_outlives_a_power_cut(
         client = await master.connect("client")
         worker = await master.register("w")
         for number in range(1, 4):
-            answer = await master.ask(client, submit(number))
+            answer = await master.ask(client, b.submit(number))
             assert isinstance(answer, m.Accepted)
         crawl = await CrawlInMemory.begun(worker)
         await crawl.succeed(b'{"a":1}')
         survived = storage.crash(random.Random(seed))
     async with running(survived) as master:
         jobs = master.committer.machine.state.jobs
-        assert set(jobs) == {f"{number:016x}" for number in range(1, 4)}
+        assert set(jobs) == {b.job_id(number) for number in range(1, 4)}
         assert jobs[crawl.job].status == "succeeded"
         data = await master.files.read(crawl.job, "items", 0, 99)
         assert data == b'{"a":1}\n'
@@ -93,7 +90,7 @@ async def test_a_silent_worker_is_reaped_after_its_span_and_not_before(
     """An open connection without a word: ``die_after_s``, within two beats."""
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         silent = await master.register("silent")
         await receive(silent, m.Start)
         began = trio.current_time()
@@ -116,14 +113,14 @@ async def test_a_broken_connection_costs_the_grace_only(
     keeps its process."""
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         worker = await master.register("w")
         start = await receive(worker, m.Start)
         await worker.aclose()
         await trio.sleep(SPANS.reconnect_grace_s - 1)
         again = await master.connect("worker")
         held = (m.Held(job=start.job, process=start.process),)
-        await again.send(registration("w", held=held))
+        await again.send(b.registration("w", held=held))
         registered = await receive(again, m.Registered)
         assert registered.drop == ()
         assert start.process in master.committer.machine.state.processes
@@ -160,10 +157,10 @@ async def test_a_full_disk_refuses_new_work_and_loses_none(
         worker = await master.register("w")
         client = await master.connect("client")
         storage.room = storage.used_bytes() + 10
-        await client.send(submit(1))
+        await client.send(b.submit(1))
         await trio.testing.wait_all_tasks_blocked()
         other = await master.connect("client")
-        refused = await master.ask(other, submit(2))
+        refused = await master.ask(other, b.submit(2))
         assert refused.code == "disk_full"
         status = await master.ask(other, m.GetStatus(call=3))
         assert "disk full" in status.note
@@ -171,8 +168,8 @@ async def test_a_full_disk_refuses_new_work_and_loses_none(
         assert await worker.receive() == m.HeartbeatSeen(number=1)
         storage.room = None
         assert await client.receive() == m.Accepted(call=1, count=1)
-        assert (await receive(worker, m.Start)).job == f"{1:016x}"
-        assert await master.ask(other, submit(2)) == m.Accepted(call=1, count=1)
+        assert (await receive(worker, m.Start)).job == b.job_id(1)
+        assert await master.ask(other, b.submit(2)) == m.Accepted(call=1, count=1)
     async with running(storage.crash(random.Random(1))) as master:
         assert len(master.committer.machine.state.jobs) == 2
 
@@ -185,8 +182,8 @@ async def test_little_room_refuses_new_work_before_the_disk_is_full(
     async with running(storage, disk_free_bytes_min=10_000) as master:
         client = await master.connect("client")
         storage.room = storage.used_bytes() + 5_000
-        assert isinstance(await master.ask(client, submit(1)), m.Accepted)
-        refused = await master.ask(client, submit(2))
+        assert isinstance(await master.ask(client, b.submit(1)), m.Accepted)
+        refused = await master.ask(client, b.submit(2))
         assert refused.code == "disk_full"
         worker = await master.register("w")
         crawl = await CrawlInMemory.begun(worker)
@@ -199,7 +196,7 @@ async def test_a_failed_sync_stops_the_master(autojump_clock: MockClock) -> None
     async with running(storage) as master:
         client = await master.connect("client")
         storage.syncs_left = 0
-        await client.send(submit(1))
+        await client.send(b.submit(1))
         answer = await client.receive()
         assert answer is None
     assert master.failure is not None
@@ -219,10 +216,10 @@ async def test_an_error_in_decide_is_answered_and_harms_nobody_else(
 
         with monkeypatch.context() as patch:
             patch.setattr("dscrapy.control.decide.client_calls._submit", broken)
-            refused = await master.ask(client, submit(1))
+            refused = await master.ask(client, b.submit(1))
         assert refused.code == "internal_error"
         assert master.committer.machine.state.jobs == State().jobs
-        assert isinstance(await master.ask(other, submit(1)), m.Accepted)
+        assert isinstance(await master.ask(other, b.submit(1)), m.Accepted)
 
 
 async def send_many(connection: Connection[Any], count: int) -> None:
@@ -256,7 +253,7 @@ async def test_a_second_live_worker_of_a_name_is_refused(
     async with running() as master:
         first = await master.register("w")
         second = await master.connect("worker")
-        await second.send(registration("w", instance="2"))
+        await second.send(b.registration("w", instance="2"))
         refused = await receive(second, m.Refused)
         assert refused.code == "name_taken"
         assert "another --name" in refused.text
@@ -272,7 +269,7 @@ async def test_a_schedule_runs_at_once_and_never_twice_at_a_time(
     async with running() as master:
         worker = await master.register("w", slots=5)
         client = await master.connect("client")
-        await master.ask(client, submit(9, every_s=60.0))
+        await master.ask(client, b.submit(9, every_s=60.0))
         first = await CrawlInMemory.begun(worker)
         began = trio.current_time()
         assert first.job == f"{9:016x}-1"
@@ -300,7 +297,7 @@ async def test_waiting_readers_of_a_log_are_woken(autojump_clock: MockClock) -> 
     """``logs -f`` gets each piece as it comes, and its end when the process ends."""
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         worker = await master.register("w")
         start = await receive(worker, m.Start)
         read = m.ReadFile(
@@ -320,7 +317,7 @@ async def test_waiting_readers_of_a_log_are_woken(autojump_clock: MockClock) -> 
             wait=True,
         )
         await client.send(read)
-        await worker.send(opened(start))
+        await worker.send(b.opened(start.process, start.job))
         await CrawlInMemory(worker, start).succeed()
         assert await client.receive() == m.Chunk(call=2, data=b"", end=True)
 
@@ -347,22 +344,22 @@ async def test_a_snapshot_and_its_tail_give_state_and_items_back(
     storage = MemoryStorage()
     async with running(storage) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         worker = await master.register("w")
         crawl = await CrawlInMemory.begun(worker)
         items = (msgspec.Raw(b'{"a":1}'),)
-        given = crawl.unit("start", children=children(*BODIES[:2]))
+        given = crawl.unit("start", children=b.children(*BODIES[:2]))
         await crawl.commit(given)
         master.committer._snapshot_at_bytes = 1
         part = m.Commit(
-            request=1, last=False, items=items, children=children(*BODIES[2:4])
+            request=1, last=False, items=items, children=b.children(*BODIES[2:4])
         )
         assert await crawl.commit(part) == ["stored"]
         await trio.sleep(1)
         assert any(name.startswith("snapshot") for name in storage.names())
         # Only what is in snapshots and behind them from here on.
         master.committer._snapshot_at_bytes = 1 << 30
-        end = m.Commit(request=1, part=1, items=items, children=children(*BODIES[4:]))
+        end = m.Commit(request=1, part=1, items=items, children=b.children(*BODIES[4:]))
         assert await crawl.commit(end) == ["published"]
         survived = storage.crash(random.Random(3))
     async with running(survived) as master:
@@ -384,198 +381,3 @@ async def bodies_leased(master: MasterInMemory) -> dict[int, bytes]:
     while len(crawl.bodies) < frontier.leased_count:
         await crawl.hear(m.Grant)
     return crawl.bodies
-
-
-# ---- leases and their bodies ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("kept_bytes_max", [0, 1000, 1 << 20])
-async def test_leases_bring_the_bodies_that_were_committed(
-    kept_bytes_max: int, autojump_clock: MockClock
-) -> None:
-    """From memory or from the file, whatever order they are leased in, of two jobs at
-    once; also those of parts, whose places in the file are not in order."""
-    async with running(kept_bytes_max=kept_bytes_max) as master:
-        client = await master.connect("client")
-        await master.ask(client, submit(1, 2))
-        worker = await master.register("w", slots=2)
-        crawls = [await CrawlInMemory.begun(worker, window=2) for _ in range(2)]
-        for crawl, mine in zip(crawls, (BODIES[:4], BODIES[4:]), strict=True):
-            await crawl.commit(crawl.unit("start", children=children(*mine)))
-            # A part of a later commit comes before the others.
-            await crawl.commit(
-                m.Commit(request=2, last=False, children=children(b"[2]", b"[3]")),
-                m.Commit(request=1, children=children(b'"one"', mine[0])),
-                m.Commit(request=2, part=1, children=children(b"[4]")),
-            )
-            await master.files.caught_up()
-            for request in range(3, 9):
-                while request not in crawl.bodies:
-                    await crawl.hear(m.Grant)
-                await crawl.commit(m.Commit(request=request))
-            expected = [*mine, b'"one"', b"[2]", b"[3]", b"[4]"]
-            assert crawl.bodies == dict(enumerate(expected, 1))
-
-
-async def test_nothing_is_leased_before_it_is_durable(
-    autojump_clock: MockClock,
-) -> None:
-    """No room: neither the commit's answer nor the leases that it leads to leave; with
-    room again both do."""
-    storage = MemoryStorage()
-    async with running(storage) as master:
-        client = await master.connect("client")
-        await master.ask(client, submit(1))
-        worker = await master.register("w")
-        crawl = await CrawlInMemory.begun(worker)
-        await crawl.hear(m.StartMay)
-        storage.room = storage.used_bytes() + 10
-        await crawl.send(crawl.unit("start", children=children(*BODIES)))
-        heard: list[Any] = []
-
-        async def listen() -> None:
-            while True:
-                heard.append(await worker.receive())
-
-        master.nursery.start_soon(listen)
-        await trio.sleep(1.5)
-        assert master.committer.machine.state.crawls[crawl.job].frontier.leased_count
-        assert heard == []
-        storage.room = None
-        await trio.sleep(1.5)
-        assert [type(one) for one in heard] == [m.CommitsSeen, m.Grant]
-
-
-async def test_leases_travel_in_messages_of_a_size(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each below the limit, or with a single longer body; together all, in order."""
-    monkeypatch.setattr("dscrapy.master.committer.GRANT_BYTES_MAX", 30)
-    long = b'"' + b"x" * 50 + b'"'
-    given = [*BODIES[:4], long, *BODIES[4:]]
-    async with running() as master:
-        client = await master.connect("client")
-        await master.ask(client, submit(1))
-        worker = await master.register("w")
-        crawl = await CrawlInMemory.begun(worker)
-        await crawl.send(crawl.unit("start", children=children(*given)))
-        grants: list[m.Grant] = []
-        while sum(len(one.requests) for one in grants) < len(given):
-            grants.append(await receive(worker, m.Grant))
-        bodies = [[bytes(body) for body in one.bodies] for one in grants]
-        assert [body for piece in bodies for body in piece] == given
-        assert all(len(one) == 1 or sum(map(len, one)) <= 30 for one in bodies)
-        assert len(grants) == 3
-        assert [list(one.shares) for one in grants] == [["h"]] * 3
-        assert {one.hosts for one in grants} == {("h",)}
-
-
-async def test_a_fresh_run_has_bodies_of_its_own(autojump_clock: MockClock) -> None:
-    """They stand where those of the run before stood: neither memory nor file mixes
-    them up."""
-    storage = MemoryStorage()
-    async with running(storage, kept_bytes_max=1000) as master:
-        client = await master.connect("client")
-        await master.ask(client, submit(1))
-        worker = await master.register("w")
-        crawl = await CrawlInMemory.begun(worker)
-        await crawl.commit(
-            crawl.unit("start", children=children(*BODIES[:4])), crawl.unit("started")
-        )
-        await crawl.commit(*(m.Commit(request=number) for number in range(1, 5)))
-        await crawl.finish()
-        fresh = m.ChangeJob(call=9, verb="retry", job=crawl.job, fresh=True)
-        await master.ask(client, fresh)
-        again = await CrawlInMemory.begun(worker, window=1)
-        others = [b'{"m":%d}' % number for number in range(1, 5)]
-        await again.commit(again.unit("start", children=children(*others)))
-        for request in range(5, 9):
-            while request not in again.bodies:
-                await again.hear(m.Grant)
-            await master.files.caught_up()
-            await again.commit(m.Commit(request=request))
-        assert again.bodies == dict(enumerate(others, 5))
-        await master.files.caught_up()
-        data = storage.read(f"jobs/{crawl.job}/requests.jsonl", 0, 999)
-        assert data == b"".join(one + b"\n" for one in others)
-
-
-# ---- several processes ---------------------------------------------------------------
-
-
-async def test_two_processes_share_a_crawl(autojump_clock: MockClock) -> None:
-    """On two workers, each with hosts of its own; the items are those of both, the last
-    one gets the job's stats."""
-    async with running() as master:
-        client = await master.connect("client")
-        await master.ask(client, submit(1, parallelism=2))
-        one = await master.register("one")
-        first = await CrawlInMemory.begun(one, window=2)
-        two = await master.register("two")
-        for number, body in enumerate(BODIES):
-            given = children(body, host=f"h{number}")
-            await first.commit(first.unit("start", children=given))
-        second = await CrawlInMemory.begun(two, window=2)
-        await first.commit(first.unit("started"))
-        stats = {"sum": {"n": msgspec.Raw(b"1")}}
-        done: set[int] = set()
-        await second.hear(m.Grant)
-        while len(done) < len(BODIES):
-            for crawl in (first, second):
-                mine = sorted(crawl.bodies.keys() - done)
-                done.update(mine)
-                await crawl.commit(
-                    *(
-                        m.Commit(
-                            request=number,
-                            items=(msgspec.Raw(b'{"r":%d}' % number),),
-                            stats=stats,
-                        )
-                        for number in mine
-                    )
-                )
-        assert not first.bodies.keys() & second.bodies.keys()
-        await first.hear(m.Finish)
-        closing = m.Closing(job=first.job, process=1, reason="finished")
-        await one.send(closing)
-        assert (await second.hear(m.Stop)).reason == "finished"
-        assert (await first.finish()).stats is None
-        last = await second.finish()
-        assert last.stats is not None
-        assert bytes(last.stats["sum"]["n"]) == b"8"
-        data = await master.files.read(first.job, "items", 0, 999)
-        assert sorted(data.splitlines()) == [b'{"r":%d}' % n for n in range(1, 9)]
-
-
-async def test_a_restarted_master_waits_for_its_workers_and_goes_on(
-    autojump_clock: MockClock,
-) -> None:
-    """A process that lives on keeps its leases; what was pending is given then, with
-    bodies that only the disk has."""
-    storage = MemoryStorage()
-    async with running(storage) as master:
-        client = await master.connect("client")
-        await master.ask(client, submit(1))
-        worker = await master.register("w")
-        crawl = await CrawlInMemory.begun(worker, window=2)
-        await crawl.commit(crawl.unit("start", children=children(*BODIES[:5])))
-        await crawl.commit(m.Commit(request=1))
-    async with running(storage.crash(random.Random(5))) as master:
-        again = await master.connect("worker")
-        held = m.Held(
-            job=crawl.job,
-            process=crawl.process,
-            requests=(2,),
-            opened=opened(crawl.start, window=2),
-            leads=True,
-        )
-        await again.send(registration("w", held=(held,)))
-        assert (await receive(again, m.Registered)).drop == ()
-        crawl.worker, crawl.bodies = again, {}
-        while 3 not in crawl.bodies:
-            await crawl.hear(m.Grant)
-        assert crawl.bodies == {3: BODIES[2]}
-        assert await crawl.commit(m.Commit(request=1), m.Commit(request=2)) == [
-            "settled",
-            "published",
-        ]

@@ -8,16 +8,14 @@ from trio.testing import MockClock
 
 from dscrapy import messages as m
 from dscrapy.errors import JournalFullError
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
 from tests.shell.master_in_memory import (
     SPANS,
     CrawlInMemory,
     MasterInMemory,
-    children,
     receive,
-    registration,
     running,
-    submit,
 )
 
 ITEM = (msgspec.Raw(b'{"n":1}'),)
@@ -26,10 +24,10 @@ ITEM = (msgspec.Raw(b'{"n":1}'),)
 async def begun(master: MasterInMemory) -> CrawlInMemory:
     """Return a crawl that has one lease."""
     client = await master.connect("client")
-    await master.ask(client, submit(1))
+    await master.ask(client, b.submit(1))
     worker = await master.register("w")
     crawl = await CrawlInMemory.begun(worker, window=1)
-    await crawl.commit(crawl.unit("start", children=children(b"1")))
+    await crawl.commit(crawl.unit("start", children=b.children(b"1")))
     await crawl.hear(m.Grant)
     return crawl
 
@@ -91,7 +89,7 @@ async def test_who_comes_again_while_there_is_no_room_is_not_reaped(
     storage = MemoryStorage()
     async with running(storage) as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1, 2))
+        await master.ask(client, b.submit(1, 2))
         worker = await master.register("w", slots=2)
         crawls = [await CrawlInMemory.begun(worker) for _ in range(2)]
     async with running(storage) as master:
@@ -99,7 +97,7 @@ async def test_who_comes_again_while_there_is_no_room_is_not_reaped(
         storage.room = storage.used_bytes()
         # The second process is gone: that has to be written before the answer leaves.
         held = m.Held(job=crawls[0].job, process=crawls[0].process)
-        again = registration("w", slots=2, held=(held,))
+        again = b.registration("w", slots=2, held=(held,))
         first = await master.connect("worker")
         await first.send(again)
         await trio.sleep(SPANS.die_after_s + 1)

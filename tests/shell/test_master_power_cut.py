@@ -22,15 +22,9 @@ from dscrapy.control.state.state import State
 from dscrapy.errors import DamagedFileError
 from dscrapy.master.bodies import Bodies
 from dscrapy.net.connection import Connection
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage, PowerCut
-from tests.shell.master_in_memory import (
-    CrawlInMemory,
-    MasterInMemory,
-    children,
-    receive,
-    running,
-    submit,
-)
+from tests.shell.master_in_memory import CrawlInMemory, MasterInMemory, receive, running
 
 # What each request of a crawl gives: request -> bodies of its children. 0 is start().
 GIVES = {
@@ -63,9 +57,9 @@ async def live(master: MasterInMemory, known: Known) -> None:
     client = await master.connect("client")
     worker = await master.register("w")
     for number in (1, 2):
-        await client.send(submit(number))
+        await client.send(b.submit(number))
         await receive(client, m.Accepted)
-        known.jobs.add(f"{number:016x}")
+        known.jobs.add(b.job_id(number))
     await run_job(master, worker, known, parts=True)
     # The second job goes by in one commit.
     crawl = await CrawlInMemory.begun(worker)
@@ -73,7 +67,7 @@ async def live(master: MasterInMemory, known: Known) -> None:
     await crawl.succeed(b'{"n":9}')
     known.items[crawl.job] = [b'{"n":9}']
     known.succeeded.add(crawl.job)
-    first = f"{1:016x}"
+    first = b.job_id(1)
     known.fresh = first
     await client.send(m.ChangeJob(call=9, verb="retry", job=first, fresh=True))
     await receive(client, m.Shown)
@@ -107,7 +101,7 @@ async def run_job(
         crawl.unit(
             "start",
             items=(msgspec.Raw(b'{"n":0}'),),
-            children=children(*GIVES[0]),
+            children=b.children(*GIVES[0]),
         ),
     )
     assert await crawl.commit(crawl.unit("started")) == ["published"]
@@ -116,7 +110,7 @@ async def run_job(
         number = msgspec.json.decode(crawl.bodies.pop(request))["r"]
         gives = GIVES.get(number, [])
         item = (msgspec.Raw(b'{"n":%d}' % number),)
-        whole = m.Commit(request=request, items=item, children=children(*gives))
+        whole = m.Commit(request=request, items=item, children=b.children(*gives))
         if not parts:
             await commit(number, whole)
             continue
@@ -127,7 +121,7 @@ async def run_job(
             snapshot_soon(master)
         await commit(
             number,
-            m.Commit(request=request, last=False, children=children(*gives[:1])),
+            m.Commit(request=request, last=False, children=b.children(*gives[:1])),
             msgspec.structs.replace(whole, part=1),
         )
     await crawl.hear(m.Finish)
@@ -244,17 +238,17 @@ async def snapshot_then_items(storage: MemoryStorage) -> str:
     """Commit an item, take a snapshot, commit another one; return the job."""
     async with running(storage) as master:
         client = await master.connect("client")
-        await client.send(submit(1))
+        await client.send(b.submit(1))
         await receive(client, m.Accepted)
         worker = await master.register("w")
         crawl = await CrawlInMemory.begun(worker)
         item = (msgspec.Raw(b'{"n":1}'),)
-        await crawl.commit(crawl.unit("start", items=item, children=children(b"1")))
+        await crawl.commit(crawl.unit("start", items=item, children=b.children(b"1")))
         snapshot_soon(master)
         await crawl.commit(crawl.unit("late"))
         await trio.sleep(1)
         master.committer._snapshot_at_bytes = 1 << 30
-        await crawl.commit(crawl.unit("start", items=item, children=children(b"2")))
+        await crawl.commit(crawl.unit("start", items=item, children=b.children(b"2")))
         await crawl.commit(crawl.unit("started"), m.Commit(request=1))
         await crawl.commit(m.Commit(request=2))
         await crawl.finish()

@@ -18,14 +18,9 @@ from dscrapy.journal.record import (
     encode_snapshot,
 )
 from dscrapy.master.storage import DiskStorage
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
-from tests.shell.master_in_memory import (
-    SPANS,
-    CrawlInMemory,
-    receive,
-    running,
-    submit,
-)
+from tests.shell.master_in_memory import SPANS, CrawlInMemory, receive, running
 
 DATA = Path(__file__).parent.parent / "data"
 # Written by a master of format 2: a job half crawled (a snapshot in its middle, a page
@@ -34,7 +29,7 @@ FORMAT_2 = DATA / "state-2"
 # Written by a master of format 3: the same, with a request that two deaths are blamed
 # on, and a third process that the journal counts on.
 FORMAT_3 = DATA / "state-3"
-HALF, DONE, SCHEDULE = (f"{number:016x}" for number in (1, 2, 3))
+HALF, DONE, SCHEDULE = (b.job_id(number) for number in (1, 2, 3))
 
 
 async def test_a_folder_of_format_2_goes_on(
@@ -69,7 +64,7 @@ async def test_a_folder_of_format_2_goes_on(
         lines = (await master.files.read(HALF, "items", 0, 200)).splitlines()
         assert lines[4:] == [b'{"n":13}', b'{"n":14}']
         client = await master.connect("client")
-        await client.send(submit(9))
+        await client.send(b.submit(9))
         await receive(client, m.Accepted)
     storage.close()
     assert versions_of(folder) == [2, FORMAT_VERSION]

@@ -14,26 +14,18 @@ from dscrapy.control.machine import Machine
 from dscrapy.keep import Keep
 from dscrapy.master.journal import Journal
 from dscrapy.master.pruner import LOOK_EVERY_S, PAUSE_S, measure, prune
-from dscrapy.model import JobSpec, Submission
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
-from tests.shell.master_in_memory import (
-    SPANS,
-    CrawlInMemory,
-    MasterInMemory,
-    running,
-    submit,
-)
+from tests.shell.master_in_memory import SPANS, CrawlInMemory, MasterInMemory, running
 
-IDS = [f"{number:016x}" for number in range(4)]
+IDS = [b.job_id(number) for number in range(4)]
 
 
 async def fill(master: MasterInMemory) -> None:
     """Add four jobs that are cancelled, with logs of 100 bytes."""
     client = await master.connect("client")
     for identity in IDS:
-        one = Submission(id=identity, spec=JobSpec(project="p", spider="s"))
-        submit = m.Submit(call=1, part=0, last=True, submissions=(one,))
-        await master.ask(client, submit)
+        await master.ask(client, b.submit(identity))
         master.files.log_nowait(identity, b"x" * 100)
         cancel = m.ChangeJob(call=2, verb="cancel", job=identity)
         await master.ask(client, cancel)
@@ -168,7 +160,7 @@ async def test_a_log_is_measured_when_nothing_more_comes(
     """Not while the job's process is on its way out."""
     async with running() as master:
         client = await master.connect("client")
-        await master.ask(client, submit(1))
+        await master.ask(client, b.submit(1))
         crawl = await CrawlInMemory.begun(await master.register("w"))
         assert await crawl.commit(crawl.unit("started")) == ["published"]
         closing = m.Closing(job=crawl.job, process=crawl.process, reason="finished")
@@ -181,7 +173,7 @@ async def test_a_log_is_measured_when_nothing_more_comes(
         await master.ask(client, m.Ping(call=3))
         assert state.log_bytes == {}
         master.files.log_nowait(crawl.job, b"x" * 10)
-        ended = m.Ended(job=crawl.job, process=crawl.process, how="exited")
+        ended = b.ended(crawl.process, crawl.job)
         await crawl.worker.send(ended)
         await crawl.hear(m.EndedSeen)
         await measure(master.committer, master.files)
@@ -199,14 +191,14 @@ async def test_the_end_of_a_job_is_seen_at_once(
         client = await master.connect("client")
         state = master.committer.machine.state
         for number in (1, 2):
-            await master.ask(client, submit(number))
-            cancel = m.ChangeJob(call=2, verb="cancel", job=f"{number:016x}")
+            await master.ask(client, b.submit(number))
+            cancel = m.ChangeJob(call=2, verb="cancel", job=b.job_id(number))
             await master.ask(client, cancel)
             await trio.sleep(2 * PAUSE_S)
             if number == 1:
                 # Until right after a look.
                 await trio.sleep(20 * (LOOK_EVERY_S + PAUSE_S) - PAUSE_S)
-        assert list(state.jobs) == [f"{2:016x}"]
+        assert list(state.jobs) == [b.job_id(2)]
         master.nursery.cancel_scope.cancel()
 
 

@@ -4,14 +4,9 @@ import msgspec
 from trio.testing import MockClock
 
 from dscrapy import messages as m
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
-from tests.shell.master_in_memory import (
-    CrawlInMemory,
-    children,
-    receive,
-    running,
-    submit,
-)
+from tests.shell.master_in_memory import CrawlInMemory, receive, running
 
 LONG = b'"' + b"x" * 20_000 + b'"'
 
@@ -24,11 +19,11 @@ async def test_leases_bring_the_values_that_their_bodies_refer_to(
     storage = MemoryStorage()
     async with running(storage) as master:
         client = await master.connect("client")
-        await client.send(submit(1))
+        await client.send(b.submit(1))
         crawl = await CrawlInMemory.begun(await master.register("w"), window=2)
         await crawl.hear(m.Lead)
         given = msgspec.structs.replace(
-            children(*(b'{"n":%d}' % number for number in range(4))),
+            b.children(*(b'{"n":%d}' % number for number in range(4))),
             values=(msgspec.Raw(LONG), msgspec.Raw(b"2")),
             uses=((0,), (0, 1), (), (1,)),
         )
@@ -36,7 +31,7 @@ async def test_leases_bring_the_values_that_their_bodies_refer_to(
         grant = await receive(crawl.worker, m.Grant)
         assert [bytes(one) for one in grant.values] == [LONG, b"2"]
         await crawl.commit(m.Commit(request=1))
-        ended = m.Ended(job=crawl.job, process=crawl.process, how="exited")
+        ended = b.ended(crawl.process, crawl.job)
         await crawl.worker.send(ended)
         await crawl.hear(m.EndedSeen)
     async with running(storage, kept_bytes_max=0) as master:

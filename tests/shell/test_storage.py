@@ -130,14 +130,14 @@ def test_an_open_file_keeps_what_was_replaced(storage: Storage) -> None:
     assert whole(storage, "a") == b"new"
 
 
-def test_rename_and_remove(storage: Storage) -> None:
-    """A renamed file has its new name alone; a removed one none."""
+def test_a_removed_file_has_no_name(storage: Storage) -> None:
+    """The others keep theirs."""
     storage.write_atomic("a", b"a")
     storage.write_atomic("b", b"b")
-    storage.rename("a", "b")
+    storage.remove("a")
     storage.sync_folder()
     assert storage.names() == ["b"]
-    assert whole(storage, "b") == b"a"
+    assert whole(storage, "b") == b"b"
     storage.remove("b")
     assert storage.names() == []
 
@@ -147,12 +147,10 @@ def test_folders_hold_files(storage: Storage) -> None:
     storage.make_folder("jobs/1f")
     storage.make_folder("jobs/1f")
     storage.make_folder("jobs/2e")
-    storage.write_atomic("jobs/1f/a", b"1")
+    storage.write_atomic("jobs/1f/c", b"1")
     file = storage.open("jobs/1f/b")
     file.append(b"2")
     file.close()
-    storage.rename("jobs/1f/a", "jobs/1f/c")
-    storage.sync_folder("jobs/1f")
     assert storage.names() == ["jobs"]
     assert storage.names("jobs") == ["1f", "2e"]
     assert storage.names("jobs/1f") == ["b", "c"]
@@ -195,8 +193,6 @@ def test_missing_names_are_told(storage: Storage) -> None:
         storage.read("a", 0, 1)
     with pytest.raises(FileNotFoundError):
         storage.remove("a")
-    with pytest.raises(FileNotFoundError):
-        storage.rename("a", "b")
     with pytest.raises(FileNotFoundError):
         storage.names("jobs")
     with pytest.raises(FileNotFoundError):
@@ -441,14 +437,14 @@ def test_crash_may_undo_a_truncate_that_was_not_synced() -> None:
 
 
 def test_crash_may_drop_names_that_were_not_synced() -> None:
-    """A removal or rename may come back undone until the folder is synced."""
+    """A removal may come back undone until the folder is synced."""
     storage = MemoryStorage()
-    storage.put("a", b"a")
-    storage.put("b", b"b")
+    for name in ("a", "b", "c"):
+        storage.put(name, b"x")
     storage.remove("a")
-    storage.rename("b", "c")
+    storage.remove("b")
     found = {tuple(crashed.names()) for crashed in crashes(storage)}
-    assert found == {("a", "b"), ("a", "c"), ("b",), ("c",)}
+    assert found == {("a", "b", "c"), ("a", "c"), ("b", "c"), ("c",)}
     storage.sync_folder()
     assert {tuple(crashed.names()) for crashed in crashes(storage)} == {("c",)}
 

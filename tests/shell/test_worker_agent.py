@@ -16,8 +16,9 @@ from trio.testing import MockClock
 from dscrapy import messages as m
 from dscrapy.model import WORKER_DRAINS
 from dscrapy.worker.agent import LEAVE_S, Worker
+from tests import builders as b
 from tests.doubles.storage import MemoryStorage
-from tests.shell.master_in_memory import MasterInMemory, running, submit
+from tests.shell.master_in_memory import MasterInMemory, running
 from tests.shell.worker_in_memory import (
     DYING_S,
     NEVER,
@@ -44,7 +45,7 @@ async def until(holds: Callable[[], bool], step_s: float = 0.05) -> None:
 
 def job_id(number: int = 1) -> str:
     """Return the id of ``submit(number)``."""
-    return f"{number:016x}"
+    return b.job_id(number)
 
 
 def status_of(master: MasterInMemory, number: int = 1) -> str:
@@ -60,7 +61,7 @@ def is_settled(worker: Worker) -> bool:
 async def add_jobs(master: MasterInMemory, *numbers: int) -> None:
     """Submit jobs of the project ``p``."""
     client = await master.connect("client")
-    answer = await master.ask(client, submit(*numbers))
+    answer = await master.ask(client, b.submit(*numbers))
     assert isinstance(answer, m.Accepted)
 
 

@@ -14,12 +14,12 @@ from trio.testing import MockClock
 from dscrapy import messages as m
 from dscrapy.conf.config import Config, WorkerConfig
 from dscrapy.errors import RemoteProtocolError, UnauthorisedError, UserError
-from dscrapy.model import Versions
 from dscrapy.net.connection import Connection
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.handshake import Handshake
 from dscrapy.worker.master_link import DIAL_TIMEOUT_S, RECONNECT_S, Link
 from dscrapy.worker.outbox import Outbox
+from tests import builders as b
 from tests.doubles.masters import TOKEN
 from tests.shell.worker_in_memory import Network, Script, serving
 from tests.unit.test_outbox import add, commit, end, seen
@@ -41,16 +41,7 @@ class Said:
     losses: list[float] = attrs.field(factory=list)
 
     def registration(self) -> m.Register:
-        return m.Register(
-            name="w",
-            instance="1",
-            host="h",
-            port=1,
-            slots=1,
-            draining=False,
-            versions=Versions(dscrapy="1", scrapy="2", python="3"),
-            held=(),
-        )
+        return b.registration()
 
     def registered(self, registered: m.Registered) -> None:
         self.sessions.append(registered)
@@ -69,12 +60,8 @@ class Said:
 
 def registered(die_after_s: float = DIE_AFTER_S, grace_s: float = GRACE_S) -> Any:
     """Return the answer to a registration."""
-    return m.Registered(
-        epoch=1,
-        heartbeat_s=BEAT_S,
-        die_after_s=die_after_s,
-        reconnect_grace_s=grace_s,
-        drop=(),
+    return b.registered(
+        heartbeat_s=BEAT_S, die_after_s=die_after_s, reconnect_grace_s=grace_s
     )
 
 

@@ -14,7 +14,8 @@ from dscrapy.projects import code_digest
 from dscrapy.proto.framing import FRAME_BYTES_MAX
 from dscrapy.worker.agent import LEAVE_S, LOG_DRAIN_S, PROJECTS_NAMED_MAX
 from dscrapy.worker.outbox import LOG_WAITING_BYTES_MAX, Outbox
-from tests.shell.dictator import JOB, grant, ordered, seen, start
+from tests import builders as b
+from tests.shell.manual_master import ordered
 from tests.shell.worker_in_memory import Crawls, serving
 
 # ---- starts --------------------------------------------------------------------------
@@ -25,10 +26,10 @@ async def test_a_start_that_comes_twice_starts_one_process(
 ) -> None:
     """Whether the process still reads its project, runs or has ended."""
     async with ordered(tmp_path, Crawls(deaths=[1])) as (master, _, _, crawls):
-        await master.say(start(), start())
-        await master.say(start(), grant(1))
+        await master.say(b.start(), b.start())
+        await master.say(b.start(), b.grant(1))
         await trio.sleep(5)
-        await master.say(start())
+        await master.say(b.start())
         assert len(crawls.started) == 1
         assert len(master.ends()) == 1
 
@@ -38,7 +39,7 @@ async def test_a_process_knows_from_its_start_until_when_it_may_work(
 ) -> None:
     """The next heartbeat may be the one that is never answered."""
     async with ordered(tmp_path) as (master, _, _, crawls):
-        await master.say(start())
+        await master.say(b.start())
         assert crawls.started[0].valid_until == pytest.approx(5.0)
 
 
@@ -47,9 +48,9 @@ async def test_a_start_is_told_with_the_digest_of_its_code(
 ) -> None:
     """And again on the next session: the first word of it may have been lost."""
     async with ordered(tmp_path) as (master, _, network, _):
-        await master.say(start())
+        await master.say(b.start())
         digest = code_digest(tmp_path / "projects" / "p")
-        started = m.Started(job=JOB, process=1, digest=digest)
+        started = m.Started(job=b.ID, process=1, digest=digest)
         assert started in master.heard[0]
         await master.comes_back(network)
         assert master.heard[1][0] == started
@@ -60,9 +61,9 @@ async def test_a_start_while_draining_is_refused(
 ) -> None:
     """It crossed the drain on the way: nothing is started, the master is told why."""
     async with ordered(tmp_path, slots=2) as (master, worker, _, crawls):
-        await master.say(start(1))
+        await master.say(b.start(1))
         worker.drain()
-        await master.say(start(2))
+        await master.say(b.start(2))
         assert len(crawls.started) == 1
         (end,) = master.ends()
         assert (end.process, end.how) == (2, "refused")
@@ -76,7 +77,7 @@ async def test_no_more_processes_run_than_there_are_slots(
 ) -> None:
     """Also when more are ordered at once, before the first has read its project."""
     async with ordered(tmp_path, slots=2) as (master, _, _, crawls):
-        await master.say(start(1), start(2), start(3))
+        await master.say(b.start(1), b.start(2), b.start(3))
         assert [one.start.process for one in crawls.started] == [1, 2]
         assert [(one.process, one.how) for one in master.ends()] == [(3, "refused")]
 
@@ -86,10 +87,12 @@ async def test_a_process_that_writes_feeds_takes_no_slot(
 ) -> None:
     """It runs beside a full house, and is nobody's reason to be refused."""
     async with ordered(tmp_path) as (master, worker, _, crawls):
-        await master.say(start(1, role="export"), start(2), start(3, role="export"))
+        await master.say(
+            b.start(1, role="export"), b.start(2), b.start(3, role="export")
+        )
         assert [one.start.process for one in crawls.started] == [1, 2, 3]
         assert worker.busy == 1
-        await master.say(start(4))
+        await master.say(b.start(4))
         assert [(one.process, one.how) for one in master.ends()] == [(4, "refused")]
 
 
@@ -98,7 +101,7 @@ async def test_a_process_that_is_given_up_takes_no_slot(
 ) -> None:
     """The master may order another one in its place in the same breath."""
     async with ordered(tmp_path) as (master, _, network, crawls):
-        await master.say(start(1))
+        await master.say(b.start(1))
         master.drop = (1,)
         script = master.play
 
@@ -106,7 +109,7 @@ async def test_a_process_that_is_given_up_takes_no_slot(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(script, connection, register)
                 await trio.testing.wait_all_tasks_blocked()
-                await connection.send(start(2))
+                await connection.send(b.start(2))
 
         network.serve = serving(at_once)
         await network.cut()
@@ -121,7 +124,7 @@ async def test_a_process_that_cannot_be_started_is_refused(
     """That is this machine's trouble and not the job's doing."""
     crawls = Crawls(error=OSError("no memory"))
     async with ordered(tmp_path, crawls) as (master, *_):
-        await master.say(start())
+        await master.say(b.start())
         (end,) = master.ends()
         assert (end.how, end.counted) == ("refused", False)
         assert "no memory" in end.text
@@ -139,7 +142,7 @@ async def test_an_unknown_project_fails_and_names_those_that_are_there(
         (root / f"q{number:02}").mkdir(parents=True)
         (root / f"q{number:02}" / "scrapy.cfg").write_text("")
     async with ordered(tmp_path) as (master, *_):
-        await master.say(start(project="other"))
+        await master.say(b.start(project="other"))
         (end,) = master.ends()
         assert end.how == "failed"
         assert end.outcome is not None
@@ -155,11 +158,11 @@ async def test_a_folder_that_is_not_on_this_machine_fails(
 ) -> None:
     """The text says whom ``--project DIR`` is for; one that is there runs."""
     async with ordered(tmp_path) as (master, _, _, crawls):
-        await master.say(start(1, project_dir=str(tmp_path / "none")))
+        await master.say(b.start(1, project_dir=str(tmp_path / "none")))
         (end,) = master.ends()
         assert end.outcome is not None
         assert "for workers on the same machine" in end.outcome.text
-        await master.say(start(2, project_dir=str(tmp_path)))
+        await master.say(b.start(2, project_dir=str(tmp_path)))
         assert [one.folder for one in crawls.started] == [tmp_path]
 
 
@@ -168,9 +171,9 @@ async def test_a_folder_that_cannot_be_read_fails_its_job_and_not_the_worker(
 ) -> None:
     """The system refuses to look at all: the other jobs of this worker go on."""
     async with ordered(tmp_path, slots=2) as (master, _, _, crawls):
-        await master.say(start(1))
+        await master.say(b.start(1))
         # Longer than any file name may be; as a folder of another user's is.
-        await master.say(start(2, project_dir=f"/{'x' * 300}"))
+        await master.say(b.start(2, project_dir=f"/{'x' * 300}"))
         (end,) = master.ends()
         assert end.outcome is not None
         assert end.outcome.failure == "unknown_project"
@@ -184,11 +187,11 @@ async def test_other_code_than_the_job_began_with_is_not_run(
     """It is refused; the same code runs."""
     async with ordered(tmp_path) as (master, _, _, crawls):
         digest = code_digest(tmp_path / "projects" / "p")
-        await master.say(start(1, digest="0" * 64))
+        await master.say(b.start(1, digest="0" * 64))
         (end,) = master.ends()
         assert end.how == "other_code"
         assert crawls.started == []
-        await master.say(start(2, digest=digest))
+        await master.say(b.start(2, digest=digest))
         assert len(crawls.started) == 1
 
 
@@ -200,7 +203,7 @@ async def test_a_drain_during_a_registration_is_told_after_it(
 ) -> None:
     """The registration that is under way still says that the worker takes jobs."""
     async with ordered(tmp_path) as (master, worker, network, _):
-        await master.say(start())
+        await master.say(b.start())
         master.late_s = 1.0
         await network.cut()
         await trio.sleep(0.5)
@@ -216,12 +219,12 @@ async def test_what_a_process_says_during_a_registration_is_told_after_it(
     """The registration under way names a lease that is given back meanwhile: without
     that word the master would count on it for ever."""
     async with ordered(tmp_path) as (master, _, network, crawls):
-        await master.say(start(), grant(1, 2, 3))
+        await master.say(b.start(), b.grant(1, 2, 3))
         master.late_s = 0.5
         await network.cut()
         await trio.sleep(0.3)
         (crawl,) = crawls.started
-        release = m.Release(job=JOB, process=1, requests=(3,))
+        release = m.Release(job=b.ID, process=1, requests=(3,))
         crawl.say(release)
         await trio.sleep(0.7)
         assert master.registers[1].held[0].requests == (1, 2, 3)
@@ -234,7 +237,7 @@ async def test_commits_of_a_dropped_process_are_offered_and_settled(
     """The process is killed at once; what it had said is still for the master to
     judge, before its end, and forgotten when that has judged."""
     async with ordered(tmp_path) as (master, worker, network, crawls):
-        await master.say(start(), grant(1, 2, 3))
+        await master.say(b.start(), b.grant(1, 2, 3))
         await trio.sleep(2.5)
         master.drop = (1, 77)
         register = await master.comes_back(network)
@@ -243,7 +246,7 @@ async def test_commits_of_a_dropped_process_are_offered_and_settled(
         first, second, end = master.told(m.Commits, m.Ended)
         assert [one.commits[0].request for one in (first, second)] == [1, 2]
         assert isinstance(end, m.Ended)
-        await master.say(seen(1, 2, result="settled"))
+        await master.say(b.commits_seen(1, 2, result="settled"))
         assert not worker.outbox.is_settled
         await master.say(m.EndedSeen(process=1))
         assert worker.outbox.is_settled
@@ -256,7 +259,7 @@ async def test_the_end_of_a_process_comes_behind_all_that_it_committed(
     """On the session on which it dies and on the next one: its end voids leases, so
     what is committed has to be known first."""
     async with ordered(tmp_path, Crawls(deaths=[3])) as (master, _, network, _):
-        await master.say(start(), grant(1, 2, 3, 4))
+        await master.say(b.start(), b.grant(1, 2, 3, 4))
         await trio.sleep(5)
 
         def told() -> list[Any]:
@@ -265,11 +268,11 @@ async def test_the_end_of_a_process_comes_behind_all_that_it_committed(
             return [one.commits[0].request for one in found]
 
         assert told() == [1, 2, 3]
-        await master.say(seen(2))
+        await master.say(b.commits_seen(2))
         # The fourth was leased to it when it died.
         assert (await master.comes_back(network)).held[0].requests == (1, 3)
         assert told() == [1, 3]
-        await master.say(seen(1, 3))
+        await master.say(b.commits_seen(1, 3))
         assert (await master.comes_back(network)).held[0].requests == ()
         assert told() == []
 
@@ -279,7 +282,7 @@ async def test_a_worker_that_logs_out_holds_no_process(
 ) -> None:
     """The master may start the job elsewhere as soon as it hears of it."""
     async with ordered(tmp_path, slots=2) as (master, worker, _, crawls):
-        await master.say(start(1), start(2))
+        await master.say(b.start(1), b.start(2))
         worker.stop()
         with trio.fail_after(LEAVE_S):
             while m.Leaving() not in master.heard[0]:  # noqa: ASYNC110 - nobody tells
@@ -292,17 +295,15 @@ async def test_orders_for_a_process_that_is_gone_are_passed_over(
 ) -> None:
     """Nor does a message disturb that belongs elsewhere."""
     async with ordered(tmp_path, Crawls(deaths=[0])) as (master, worker, *_):
-        registered = m.Registered(
-            epoch=1, heartbeat_s=2, die_after_s=20, reconnect_grace_s=5, drop=()
-        )
-        await master.say(start())
+        registered = b.registered()
+        await master.say(b.start())
         assert len(master.ends()) == 1
         for process in (1, 9):
             await master.say(
-                m.Stop(job=JOB, process=process, reason="r"),
-                grant(1, process=process),
-                m.Done(job=JOB, process=process, stats=None),
-                m.CommitsSeen(job=JOB, process=process, seen=()),
+                m.Stop(job=b.ID, process=process, reason="r"),
+                b.grant(1, process=process),
+                m.Done(job=b.ID, process=process, stats=None),
+                m.CommitsSeen(job=b.ID, process=process, seen=()),
             )
         await master.say(m.EndedSeen(process=9), registered)
         assert worker.link.connected
@@ -319,7 +320,7 @@ async def test_a_flood_of_log_while_the_master_is_away_is_bounded(
     """What was logged first is told, then how many lines are gone; commits that
     were made meanwhile come through whole."""
     async with ordered(tmp_path) as (master, _, network, crawls):
-        await master.say(start(), grant(1, 2, 3, 4, 5))
+        await master.say(b.start(), b.grant(1, 2, 3, 4, 5))
         serve = network.serve
         await network.down()
         line = b"x" * 99 + b"\n"
@@ -345,7 +346,7 @@ async def test_the_log_of_a_process_arrives_before_its_end(
         network.lag_s = 0.1
         await network.cut()
         await trio.sleep(2)
-        await master.say(start(), grant(1))
+        await master.say(b.start(), b.grant(1))
         crawls.started[0].on_log(b"x\n" * 500_000)
         await trio.sleep(LOG_DRAIN_S)
         (end,) = master.ends()
@@ -360,7 +361,7 @@ async def test_a_process_that_ends_without_a_master_keeps_nobody_waiting(
 ) -> None:
     """Its log may never leave; its end is ready for the next session at once."""
     async with ordered(tmp_path, Crawls(deaths=[2])) as (master, worker, network, _):
-        await master.say(start(), grant(1, 2))
+        await master.say(b.start(), b.grant(1, 2))
         await network.down()
         await trio.sleep(2.1)
         assert worker.outbox.has_log(1)
@@ -376,15 +377,13 @@ async def test_a_commit_of_any_size_goes_through(
 ) -> None:
     """As it came from the crawl process, in one frame."""
     async with ordered(tmp_path) as (master, _, _, crawls):
-        await master.say(start())
+        await master.say(b.start())
         (crawl,) = crawls.started
         item = msgspec.Raw(b'"%s"' % (b"x" * size))
         commit = m.Commit(unit=1, kind="late", items=(item,))
         crawl.commit(commit)
         await trio.sleep(0.5)
-        assert master.told(m.Commits) == [
-            m.Commits(job=JOB, process=1, commits=(commit,))
-        ]
+        assert master.told(m.Commits) == [b.commits(1, commit)]
 
 
 async def test_a_worker_that_keeps_much_reads_on_when_it_is_answered(
@@ -394,7 +393,7 @@ async def test_a_worker_that_keeps_much_reads_on_when_it_is_answered(
     the first answers let all of them go on. A new session offers it all."""
     outbox = Outbox(kept_bytes_max=3_000)
     async with ordered(tmp_path, outbox=outbox) as (master, worker, network, crawls):
-        await master.say(start())
+        await master.say(b.start())
         (crawl,) = crawls.started
         await network.cut()
         for _ in range(2):
@@ -413,7 +412,7 @@ async def test_a_worker_that_keeps_much_reads_on_when_it_is_answered(
             assert reads == 0
             assert len(master.told(m.Commits)) == 2
             answer = m.Seen(0, 1, 0, "published")
-            await master.say(m.CommitsSeen(job=JOB, process=1, seen=(answer,)))
+            await master.say(m.CommitsSeen(job=b.ID, process=1, seen=(answer,)))
             assert reads == 2
 
 
@@ -424,11 +423,11 @@ async def test_a_session_that_begins_makes_room(
     filled the room with it is read on."""
     outbox = Outbox(kept_bytes_max=10_000)
     async with ordered(tmp_path, outbox=outbox) as (master, worker, network, crawls):
-        await master.say(start(), grant(*range(1, 40)))
+        await master.say(b.start(), b.grant(*range(1, 40)))
         (crawl,) = crawls.started
         await network.cut()
         for request in range(1, 40):
-            crawl.say(m.Release(job=JOB, process=1, requests=(request,)))
+            crawl.say(m.Release(job=b.ID, process=1, requests=(request,)))
         with trio.fail_after(60):
             await worker.wait_room()
         assert not outbox.is_full

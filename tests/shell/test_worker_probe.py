@@ -12,9 +12,9 @@ from trio.testing import MockClock
 
 from dscrapy import messages as m
 from dscrapy.crawl.worker_side.in_flight_table import Marks
-from dscrapy.model import JobSpec
 from dscrapy.proto.codec import Decoder
 from dscrapy.worker.crawl_process import DUMP_S, PROBES, CrawlProcess, marks_file
+from tests import builders as b
 
 TO_CRAWL: Decoder[m.ToCrawl] = Decoder(m.ToCrawl)
 SILENT_S = 600.0
@@ -30,14 +30,7 @@ class Probed:
     def __init__(self, patch: pytest.MonkeyPatch, silent_s: float = SILENT_S) -> None:
         self.began = trio.current_time()
         self.signals: list[tuple[float, int]] = []
-        start = m.Start(
-            job="1" * 16,
-            process=3,
-            role="crawl",
-            spec=JobSpec(spider="s"),
-            digest="",
-            hash_seed=0,
-        )
+        start = b.start(3)
         self.process = CrawlProcess(
             start=start,
             folder=Path(),

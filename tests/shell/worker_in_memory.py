@@ -16,7 +16,7 @@ import trio.testing
 from dscrapy import messages as m
 from dscrapy.conf.config import Config, Endpoint, WorkerConfig
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.model import CloseLimits, HostLimits, Outcome, Stats
+from dscrapy.model import Outcome, Stats
 from dscrapy.net.connection import Connection, accept, greet
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
@@ -24,6 +24,7 @@ from dscrapy.proto.handshake import Role
 from dscrapy.worker.agent import Worker
 from dscrapy.worker.crawl_process import Death
 from dscrapy.worker.process_view import Process
+from tests import builders as b
 from tests.doubles.masters import TOKEN
 
 T = TypeVar("T")
@@ -257,23 +258,6 @@ class Slow:
         return call()
 
 
-def body_of(page: int) -> msgspec.Raw:
-    """Return what the request of a page carries; its item is the same."""
-    return msgspec.Raw(b'{"n":%d}' % page)
-
-
-def child_of(page: int) -> m.Children:
-    """Return the request of a page, as ``start()`` gives it."""
-    return m.Children(
-        fingerprints=page.to_bytes(m.FINGERPRINT_BYTES),
-        hosts=("h",),
-        host_of=(0,),
-        priorities=(0,),
-        flags=(m.DONT_FILTER,),
-        bodies=(body_of(page),),
-    )
-
-
 @attrs.define(kw_only=True, eq=False)
 class Crawl:
     """A crawl process that is a task; it takes what ``CrawlProcess`` takes.
@@ -367,21 +351,10 @@ class Crawl:
                     await trio.sleep(DYING_S)
                 # Only now it is gone.
                 self.end = "killed"
-        return Death(status=0, counted=True, text="crawl process exited with code 0")
+        return Death(counted=True, text="crawl process exited with code 0")
 
     async def _crawl(self) -> None:
-        self.say(
-            m.Opened(
-                **self._ids,
-                window=self.crawls.window,
-                lifo=False,
-                start_lifo=False,
-                default_host=HostLimits(concurrency=8, delay_s=0.0),
-                hosts={},
-                limits=CloseLimits(),
-                has_feeds=False,
-            )
-        )
+        self.say(b.opened(**self._ids, window=self.crawls.window, concurrency=8))
         while self._stop is None and not self._is_over():
             if len(self.worked) == self._dies_after:
                 return
@@ -420,7 +393,9 @@ class Crawl:
             return False
         else:
             self._starts += 1
-            self.commit_unit("start", digest=digest, children=child_of(number))
+            self.commit_unit(
+                "start", digest=digest, children=b.children(number, flags=m.DONT_FILTER)
+            )
         self._next_element = number + 1
         return True
 
@@ -438,7 +413,7 @@ class Crawl:
 
     def commit(self, *commits: m.Commit) -> None:
         """Commit, all in one message."""
-        self.say(m.Commits(**self._ids, commits=commits))
+        self.say(b.commits(self.start.process, *commits, job=self.start.job))
 
     def commit_unit(self, kind: Any, **fields: Any) -> None:
         """Commit the next unit."""
@@ -472,7 +447,7 @@ class Crawls:
     @property
     def lines(self) -> list[bytes]:
         """The lines of one whole job, sorted."""
-        return sorted(bytes(body_of(page)) for page in range(self.pages))
+        return sorted(bytes(b.body_of(page)) for page in range(self.pages))
 
     def check_fences(self) -> None:
         """Of a job, a process does nothing once a later one of it has begun to."""

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.sim.many import report, run_many, summary
+from tests.sim.parallel_seeds import report, run_many, summary
 from tests.sim.world import simulate
 
 

@@ -1,7 +1,7 @@
 """What must hold at each step, whatever fails; looked at where the master speaks.
 
 The checker stands between the master and its sessions: what leaves is compared with the
-books of what is durable, and a lease with what every crawl process of the simulation
+ledger of what is durable, and a lease with what every crawl process of the simulation
 really has in hand. The first rule that is broken ends the run.
 """
 
@@ -21,8 +21,8 @@ from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Worker
 from dscrapy.master.session import Sessions
 from tests.doubles.watched import WatchedMachine
-from tests.sim.books import Books
 from tests.sim.crawl import SimCrawl
+from tests.sim.ledger import Ledger
 
 if TYPE_CHECKING:
     from tests.doubles.wire import Way
@@ -88,7 +88,7 @@ class Checker:
     trace: Trace
     counts: Counter[str]
     stop: Callable[[], None]
-    books: Books = attrs.field(init=False)
+    ledger: Ledger = attrs.field(init=False)
     run_time: RunTime = attrs.field(factory=RunTime)
     crawls: dict[int, SimCrawl] = attrs.field(factory=dict)
     violation: Violation | None = None
@@ -120,7 +120,7 @@ class Checker:
 
     def leaves(self, session: int, message: m.Message) -> None:
         """Look at a message that is on its way to a peer."""
-        shadow = self.books.shadow
+        shadow = self.ledger.shadow
         match message:
             case m.Grant():
                 self._granted(message)
@@ -158,7 +158,7 @@ class Checker:
             text = f"{message.epoch} after {self.epoch}"
             self.broken("an epoch is not one more than the last", text)
         for number in message.drop:
-            process = self.books.shadow.processes.get(number)
+            process = self.ledger.shadow.processes.get(number)
             if process is not None and process.worker == name:
                 text = f"process {number} of {name}"
                 self.broken("a process is dropped that was not given up", text)
@@ -173,9 +173,9 @@ class Checker:
         )
         for seen in message.seen:
             self.counts[f"parts {seen.result}"] += 1
-            is_there = self.books.has(job, process, seen.request, seen.unit)
+            is_there = self.ledger.has(job, process, seen.request, seen.unit)
             key = f"r{seen.request}" if seen.request else f"u{seen.unit}"
-            is_stored = is_there or (process, key, seen.part) in self.books.stored
+            is_stored = is_there or (process, key, seen.part) in self.ledger.stored
             if seen.result == "published" and not is_there:
                 self.broken("acknowledged and not durable", f"{job} {process} {key}")
             if seen.result == "stored" and not is_stored:
@@ -185,7 +185,7 @@ class Checker:
         job, process = message.job, message.process
         self.trace.note("grant", job[-2:], process, *message.requests)
         self.counts["leases"] += len(message.requests)
-        crawl = self.books.shadow.crawls.get(job)
+        crawl = self.ledger.shadow.crawls.get(job)
         for request in message.requests:
             self.granted_to[job, request] = process
             self._is_fit(message, request)
@@ -230,7 +230,7 @@ class Checker:
         """A request goes to one process while another one has it in hand."""
         number = other.start.process
         text = f"request {request} to {process}, while {number} has it"
-        if number in self.books.shadow.processes:
+        if number in self.ledger.shadow.processes:
             self.broken("two live leases of one request", text)
         elif is_unstarted and other.has_right:
             self.broken("a lease goes on while its old holder may begin it", text)

@@ -12,7 +12,7 @@ from dscrapy.client import Client, Target
 from dscrapy.errors import RefusedError, UnreachableError
 from dscrapy.model import JobSpec, Submission
 from tests.doubles.masters import TOKEN
-from tests.sim.hosts import wait_until
+from tests.sim.killable_programs import wait_until
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -91,8 +91,8 @@ class Clients:
                 await trio.sleep(1)
             else:
                 break
-        books = self.world.checker.books
-        known = (books.shadow.jobs, books.shadow.schedules, books.removed)
+        ledger = self.world.checker.ledger
+        known = (ledger.shadow.jobs, ledger.shadow.schedules, ledger.removed)
         if not any(submission.id in one for one in known):
             self.world.checker.broken("accepted and not durable", submission.id)
         self.accepted.add(submission.id)
@@ -111,7 +111,7 @@ class Clients:
                     await self._change(client, self.rng.choice(verbs))
 
     async def _change(self, client: Client, verb: str) -> None:
-        shadow = self.world.checker.books.shadow
+        shadow = self.world.checker.ledger.shadow
         job = self.rng.choice(list(shadow.jobs) or [""])
         self.world.count(f"client: {verb}")
         try:
@@ -159,7 +159,7 @@ class Clients:
         world, difference = self.world, ""
         for _ in range(10):
             await trio.sleep(0.02)
-            difference = world.checker.books.difference_of_files(world.master.storage)
+            difference = world.checker.ledger.difference_of_files(world.master.storage)
             if not difference:
                 return
         world.checker.broken("a job's file differs from what is published", difference)

@@ -18,12 +18,13 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
-from dscrapy.model import PROCESS_REASONS, CloseLimits, HostLimits, Outcome, Stats
+from dscrapy.model import PROCESS_REASONS, Outcome, Stats
 from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import encode_frame
 from dscrapy.worker.crawl_process import Death
-from tests.sim.hosts import Program
-from tests.sim.site import Page, Site, children, page_of
+from tests import builders as b
+from tests.sim.killable_programs import Program
+from tests.sim.site import Page, Site, children
 
 if TYPE_CHECKING:
     from tests.sim.machines import Machine
@@ -154,7 +155,6 @@ class SimCrawl:
             for work in self.working.values()
         )
         self.death = Death(
-            status=-9,
             counted=counted,
             text=f"crawl process {text}",
             under_way=marks if counted else (),
@@ -190,23 +190,17 @@ class SimCrawl:
             while not self._step():
                 with trio.move_on_at(self._next_at()):
                     await self._heard.wait()
-            self.death = Death(
-                status=0, counted=True, text="crawl process exited with code 0"
-            )
+            self.death = Death(counted=True, text="crawl process exited with code 0")
             self._ended.set()
 
     def _opened(self) -> m.Opened:
         site = self.site
-        limits = HostLimits(concurrency=2, delay_s=site.delay_s)
-        return m.Opened(
+        return b.opened(
             **self._ids,
             window=site.window,
             lifo=site.lifo,
-            start_lifo=False,
-            default_host=limits,
-            hosts={},
-            limits=CloseLimits(),
-            has_feeds=False,
+            concurrency=2,
+            delay_s=site.delay_s,
         )
 
     def _next_at(self) -> float:
@@ -265,7 +259,7 @@ class SimCrawl:
                 pass
 
     def _take(self, grant: m.Grant) -> None:
-        pages = [self.site.pages[page_of(body)] for body in grant.bodies]
+        pages = [self.site.pages[b.number_of(body)] for body in grant.bodies]
         if self._closing:
             self._say(m.Release(**self._ids, requests=grant.requests))
             return
@@ -385,7 +379,7 @@ class SimCrawl:
         self._flush_at = math.inf
         commits, self._commits = tuple(self._commits), []
         if commits:
-            self._say(m.Commits(**self._ids, commits=commits))
+            self._say(b.commits(self.start.process, *commits, job=self.start.job))
 
     def _say(self, message: m.FromProcess) -> None:
         self._said.append(message)

@@ -20,10 +20,10 @@ from tests.doubles.storage import MemoryStorage, PowerCut
 from tests.doubles.wire import End
 from tests.shell.master_in_memory import MasterInMemory
 from tests.shell.worker_in_memory import config_of, worker_of
-from tests.sim.books import BookedJournal
 from tests.sim.checker import BookedMachine, BookedSessions
 from tests.sim.crawl import SimCrawl
-from tests.sim.hosts import Program
+from tests.sim.killable_programs import Program
+from tests.sim.ledger import BookedJournal
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -171,7 +171,7 @@ class SimMaster:
             storage, segment_bytes_max=settings.segment_bytes_max
         )
         assert isinstance(journal, BookedJournal)
-        journal.books = checker.books
+        journal.ledger = checker.ledger
         master = MasterInMemory(
             storage,
             machine=machine,
@@ -187,15 +187,15 @@ class SimMaster:
         master.server.connections_max = 1000
         if journal.snapshot is not None:
             world.count("master started from a snapshot")
-        left_behind = checker.books.left_behind(storage)
+        left_behind = checker.ledger.left_behind(storage)
         master.committer.replay()
         if left_behind:
             world.count("removal that was cut short, ended at a start")
         if journal.torn is not None:
             world.count("torn tail put aside")
         world.count("master started")
-        checker.books.check_state(machine.state)
-        checker.books.check_files(storage)
+        checker.ledger.check_state(machine.state)
+        checker.ledger.check_files(storage)
         checker.machine, checker.master_at = machine, trio.current_time()
         checker.epoch = machine.state.epoch + 1
         self.running = master

@@ -13,7 +13,7 @@ from dscrapy import messages as m
 from dscrapy.client import Client
 from dscrapy.errors import RefusedError, UnreachableError
 from dscrapy.keep import Keep
-from tests.sim.hosts import wait_until
+from tests.sim.killable_programs import wait_until
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -63,11 +63,11 @@ class Removals:
     async def at_last(self) -> None:
         """With nothing else failing: remove two of the jobs while the master dies."""
         world = self.world
-        jobs = list(world.checker.books.shadow.jobs)
+        jobs = list(world.checker.ledger.shadow.jobs)
         async with world.clients.client("last remover") as client:
             for job in self.rng.sample(jobs, min(len(jobs), 2)):
                 self._let_master_die()
-                while job in world.checker.books.shadow.jobs:
+                while job in world.checker.ledger.shadow.jobs:
                     await self._try(client, job)
         world.master.storage.calls_left = None
         await wait_until(lambda: world.master.running is not None)
@@ -83,7 +83,7 @@ class Removals:
                 self.world.checker.broken("a removal is refused", str(error))
 
     async def _remove_some(self, client: Client) -> None:
-        clients, jobs = self.world.clients, self.world.checker.books.shadow.jobs
+        clients, jobs = self.world.clients, self.world.checker.ledger.shadow.jobs
         # One whose submission may come once more would be there again.
         known = [job for job in jobs if job.partition("-")[0] in clients.accepted]
         try:
@@ -130,5 +130,5 @@ class Removals:
 
     def _require_gone(self, job: str) -> None:
         self.world.trace.note("answer", "removed", job)
-        if job in self.world.checker.books.shadow.jobs:
+        if job in self.world.checker.ledger.shadow.jobs:
             self.world.checker.broken("a removal is acknowledged and not durable", job)

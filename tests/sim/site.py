@@ -15,6 +15,7 @@ import msgspec
 
 from dscrapy import messages as m
 from dscrapy.control.item_lines import line_of
+from tests import builders as b
 
 HOSTS = ("h0", "h1", "h2")
 # Of so many sites one page kills its process.
@@ -145,21 +146,12 @@ def _slice(text: bytes, number: int, count: int) -> bytes:
 def children(*refs: Ref, start: bool = False) -> m.Children:
     """Return the requests of these pages."""
     kind = m.START_REQUEST if start else 0
-    return m.Children(
-        fingerprints=b"".join(
-            ref.page.to_bytes(m.FINGERPRINT_BYTES, "big") for ref in refs
-        ),
-        hosts=HOSTS if refs else (),
-        host_of=tuple(ref.page % len(HOSTS) for ref in refs),
-        priorities=tuple(ref.priority for ref in refs),
-        flags=tuple(kind | (m.DONT_FILTER if ref.dont_filter else 0) for ref in refs),
-        bodies=tuple(msgspec.Raw(b'{"page":%d}' % ref.page) for ref in refs),
+    return b.children(
+        *(ref.page for ref in refs),
+        hosts=[HOSTS[ref.page % len(HOSTS)] for ref in refs],
+        priorities=[ref.priority for ref in refs],
+        flags=[kind | (m.DONT_FILTER if ref.dont_filter else 0) for ref in refs],
     )
-
-
-def page_of(body: msgspec.Raw) -> int:
-    """Return which page a request is for."""
-    return int(bytes(body).removeprefix(b'{"page":').removesuffix(b"}"))
 
 
 def draw_site(rng: random.Random) -> Site:

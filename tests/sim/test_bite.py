@@ -7,7 +7,7 @@ import pytest
 
 from tests.sim.bite import hunt
 from tests.sim.bugs import BUGS, SIX, Bug, bug_of
-from tests.sim.many import report
+from tests.sim.parallel_seeds import report
 from tests.sim.planting import Edit
 from tests.sim.world import simulate
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.many import report
+from tests.sim.parallel_seeds import report
 from tests.sim.world import simulate
 
 SEEDS = 100

@@ -17,11 +17,11 @@ import trio.testing
 
 from dscrapy.control.state.jobs import Job
 from tests.doubles.storage import MemoryStorage
-from tests.sim.books import Books
 from tests.sim.checker import Checker, Trace, Violation
 from tests.sim.clients import Clients
 from tests.sim.faults import Faults
-from tests.sim.hosts import deterministic, know_programs, wait_until
+from tests.sim.killable_programs import deterministic, know_programs, wait_until
+from tests.sim.ledger import Ledger
 from tests.sim.machines import Machine, SimMaster, project_config
 from tests.sim.network import SimNetwork
 from tests.sim.removals import Removals
@@ -70,7 +70,7 @@ class World:
             counts=self.counts,
             stop=self.stop,
         )
-        self.checker.books = Books(
+        self.checker.ledger = Ledger(
             broken=self.checker.broken,
             site_of=self.site_of,
             ended=self.checker.ended,
@@ -159,7 +159,7 @@ class World:
         self.clients.is_calm = True
         self.faults.heal()
         await self._finish()
-        self.counts["jobs removed"] += len(self.checker.books.removed)
+        self.counts["jobs removed"] += len(self.checker.ledger.removed)
         self.nursery.cancel_scope.cancel()
 
     async def _finish(self) -> None:
@@ -200,18 +200,18 @@ class World:
         master.start()
         await wait_until(lambda: master.running is not None)
         assert master.running is not None
-        books, state = self.checker.books, master.running.committer.machine.state
+        ledger, state = self.checker.ledger, master.running.committer.machine.state
         for job in state.order:
             self._check_job(job)
-        if state.processes or books.shadow.processes:
+        if state.processes or ledger.shadow.processes:
             self.checker.broken("processes are left", str(state.processes))
         for crawl in state.crawls.values():
             if crawl.frontier.leased_count or crawl.stored:
                 self.checker.broken("leases or parts are left", str(crawl.stored))
 
     def _check_job(self, job: Job) -> None:
-        book = self.checker.books.book(job.id)
-        site, state = self.site_of(job.id), self.checker.books.shadow
+        book = self.checker.ledger.book(job.id)
+        site, state = self.site_of(job.id), self.checker.ledger.shadow
         asked = self.clients.asked[job.id]
         crawl = state.crawls.get(job.id)
         poisoned = {} if crawl is None else crawl.frontier.poisoned

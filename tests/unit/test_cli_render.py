@@ -12,24 +12,7 @@ from rich.console import Console
 
 from dscrapy import messages as m
 from dscrapy.cli.fleet import RateMeter
-from dscrapy.cli.terminal.render import (
-    cell,
-    dump,
-    ended_line,
-    iso,
-    job_json,
-    jobs_table,
-    plural,
-    progress_line,
-    result_line,
-    shown_json,
-    shown_text,
-    span,
-    stats_values,
-    status_blocks,
-    status_json,
-    written_text,
-)
+from dscrapy.cli.terminal import render
 from dscrapy.cli.terminal.screen import Block, decorated, plain
 from dscrapy.model import (
     FeedFiles,
@@ -150,7 +133,7 @@ def shown(**changes: object) -> m.Shown:
 
 def test_status_json_is_the_contract() -> None:
     """The three keys and the fields that scripts rely on are there, times in UTC."""
-    whole = json.loads(dump(status_json(status(), [JOB, job(id="b")])))
+    whole = json.loads(render.dump(render.status_json(status(), [JOB, job(id="b")])))
     assert list(whole) == ["master", "workers", "jobs"]
     assert [one["id"] for one in whole["jobs"]] == [JOB.id, "b"]
     assert set(JOB_FIELDS) <= set(whole["jobs"][0])
@@ -168,7 +151,9 @@ def test_show_json_has_everything() -> None:
         "sum": {"pages": msgspec.Raw(b"3")},
         "min": {"start_time": msgspec.Raw(b'{"$dt":["2026-01-02T03:04:05",0,0]}')},
     }
-    whole = json.loads(dump(shown_json(shown(stats=stats, traceback="Trace"))))
+    whole = json.loads(
+        render.dump(render.shown_json(shown(stats=stats, traceback="Trace")))
+    )
     assert whole["id"] == JOB.id
     assert whole["kind"] == "job"
     assert whole["spec"]["parallelism"] == 1
@@ -189,7 +174,7 @@ def test_stats_as_scrapy_has_them() -> None:
         "sum": {"c": msgspec.Raw(b"1.5")},
     }
     zone = timezone(timedelta(hours=1))
-    assert list(stats_values(stats).items()) == [
+    assert list(render.stats_values(stats).items()) == [
         ("a", datetime(2026, 1, 2, 3, 4, 5)),  # noqa: DTZ001 - naive, as it was written
         ("b", datetime(2026, 1, 2, 3, 4, 5, 6, zone, fold=1)),
         ("c", 1.5),
@@ -209,7 +194,7 @@ def test_nothing_that_a_terminal_obeys_gets_through(text: str) -> None:
 @given(st.text(max_size=300))
 def test_a_cell_is_one_line(text: str) -> None:
     """Whatever a job says stays on its row and within bounds."""
-    shown_text = cell(text)
+    shown_text = render.cell(text)
     assert shown_text.isprintable()
     assert len(shown_text) <= 200
 
@@ -239,11 +224,11 @@ def test_text_of_jobs_is_escaped_everywhere() -> None:
         jobs={EVIL: 3},
     )
     texts = [
-        plain(status_blocks(everything, {}, 0.0)),
-        plain([jobs_table([evil], NOW)]),
-        shown_text(shown(job=evil, spec=spec, stats=stats, traceback=EVIL)),
-        result_line(evil),
-        ended_line(evil),
+        plain(render.status_blocks(everything, {}, 0.0)),
+        plain([render.jobs_table([evil], NOW)]),
+        render.shown_text(shown(job=evil, spec=spec, stats=stats, traceback=EVIL)),
+        render.result_line(evil),
+        render.ended_line(evil),
     ]
     for text in texts:
         assert "bad\\x1b[2J" in text
@@ -252,7 +237,7 @@ def test_text_of_jobs_is_escaped_everywhere() -> None:
 
 def test_status_for_people() -> None:
     """Master, workers, counts, running jobs, schedules and failures are all there."""
-    text = plain(status_blocks(status(), {JOB.id: 2.5}, 1767323050.0))
+    text = plain(render.status_blocks(status(), {JOB.id: 2.5}, 1767323050.0))
     for part in (
         "Master 127.0.0.1:7411",
         "up 1 m 15 s",
@@ -265,26 +250,28 @@ def test_status_for_people() -> None:
     ):
         assert part in text
     quiet = status(jobs={}, running=(), failed=(), schedules=(), workers=())
-    text = plain(status_blocks(quiet, {}, 0.0))
+    text = plain(render.status_blocks(quiet, {}, 0.0))
     assert "dscrapy worker" in text
     assert "Jobs: none." in text
     many = status(jobs={"running": 101})
-    assert "100 more running" in plain(status_blocks(many, {}, 0.0))
+    assert "100 more running" in plain(render.status_blocks(many, {}, 0.0))
 
 
 def test_processes_are_shown_where_people_look() -> None:
     """How many crawl a job now; none of a job that nothing works at."""
     tables = [
-        plain([jobs_table([JOB, job(processes=0)], NOW)]),
-        plain(status_blocks(status(running=(JOB, job(processes=0))), {}, 0.0)[3:4]),
+        plain([render.jobs_table([JOB, job(processes=0)], NOW)]),
+        plain(
+            render.status_blocks(status(running=(JOB, job(processes=0))), {}, 0.0)[3:4]
+        ),
     ]
     for text in tables:
         header, several, none = text.splitlines()[:3]
         cells = [line[: header.index("PROCS") + 5].split() for line in (several, none)]
         assert cells == [[JOB.id, "running", "3"], [JOB.id, "running"]]
-    assert "processes     3 now, 1 started so far" in shown_text(shown())
-    assert json.loads(dump(shown_json(shown())))["processes"] == 3
-    assert [plural(n, "process") for n in (1, 3)] == ["1 process", "3 processes"]
+    assert "processes     3 now, 1 started so far" in render.shown_text(shown())
+    assert json.loads(render.dump(render.shown_json(shown())))["processes"] == 3
+    assert [render.plural(n, "process") for n in (1, 3)] == ["1 process", "3 processes"]
 
 
 def test_errors_are_shown_where_people_look() -> None:
@@ -292,8 +279,8 @@ def test_errors_are_shown_where_people_look() -> None:
     bad = job(state="succeeded", reason="finished", items=0, errors=40)
     unknown = job(errors=None)
     tables = [
-        plain([jobs_table([bad, unknown], NOW)]),
-        plain(status_blocks(status(running=(bad, unknown)), {}, 0.0)[3:4]),
+        plain([render.jobs_table([bad, unknown], NOW)]),
+        plain(render.status_blocks(status(running=(bad, unknown)), {}, 0.0)[3:4]),
     ]
     for text in tables:
         header, told, untold = text.splitlines()[:3]
@@ -301,21 +288,21 @@ def test_errors_are_shown_where_people_look() -> None:
         assert header[:end].split()[-2:] == ["ITEMS", "ERRORS"]
         assert told[:end].split()[-2:] == ["0", "40"]
         assert untold[:end].endswith("      ")
-    assert "\nerrors        40\n" in shown_text(shown(job=bad))
-    assert "errors" not in shown_text(shown(job=unknown))
-    assert json.loads(dump(shown_json(shown(job=bad))))["errors"] == 40
-    assert job_json(bad)["errors"] == 40
-    assert job_json(unknown)["errors"] is None
+    assert "\nerrors        40\n" in render.shown_text(shown(job=bad))
+    assert "errors" not in render.shown_text(shown(job=unknown))
+    assert json.loads(render.dump(render.shown_json(shown(job=bad))))["errors"] == 40
+    assert render.job_json(bad)["errors"] == 40
+    assert render.job_json(unknown)["errors"] is None
     line = f"{JOB.id} succeeded finished: 10 pages, 0 items, 40 errors"
-    assert ended_line(bad) == line
-    assert ended_line(job(reason="", errors=None)) == (
+    assert render.ended_line(bad) == line
+    assert render.ended_line(job(reason="", errors=None)) == (
         f"{JOB.id} running: 10 pages, 7 items"
     )
 
 
 def test_tables_are_aligned_and_never_cut() -> None:
     """Off a terminal columns line up and long text stays whole."""
-    table = plain([jobs_table([job(name="n" * 200), job(pages=12345)], NOW)])
+    table = plain([render.jobs_table([job(name="n" * 200), job(pages=12345)], NOW)])
     header, first, second = table.splitlines()
     assert "n" * 200 in first
     assert header.index("PAGES") + len("PAGES") == second.index("12345") + 5
@@ -337,8 +324,8 @@ def test_a_terminal_cuts_reasons_and_nothing_else(width: int) -> None:
     )
     everything = status(running=(wordy,), failed=(wordy,))
     views: tuple[tuple[list[Block], tuple[str, ...]], ...] = (
-        ([jobs_table([wordy], NOW)], ()),
-        (status_blocks(everything, {}, 0.0), ("p" * 30,)),
+        ([render.jobs_table([wordy], NOW)], ()),
+        (render.status_blocks(everything, {}, 0.0), ("p" * 30,)),
     )
     for blocks, missing in views:
         shown_text = _on_terminal(blocks, width)
@@ -353,13 +340,15 @@ def test_a_terminal_cuts_reasons_and_nothing_else(width: int) -> None:
 def test_an_ordinary_job_is_one_line(width: int) -> None:
     """A column without content takes no room; an empty table has all headers."""
     plain_job = job(processes=0, name="", state="failed", reason="r" * 90)
-    header, row = _on_terminal([jobs_table([plain_job], NOW)], width).splitlines()
+    header, row = _on_terminal(
+        [render.jobs_table([plain_job], NOW)], width
+    ).splitlines()
     assert "PROCS" not in header
     assert row.split()[:5] == [JOB.id, "failed", "10", "7", "4"]
-    header, row = _on_terminal([jobs_table([job()], NOW)], width).splitlines()
+    header, row = _on_terminal([render.jobs_table([job()], NOW)], width).splitlines()
     for word in ("PROCS", "PROJECT", "SPIDER", "NAME"):
         assert word in header
-    assert "ERRORS" in _on_terminal([jobs_table([], NOW)], width)
+    assert "ERRORS" in _on_terminal([render.jobs_table([], NOW)], width)
 
 
 def _on_terminal(blocks: list[Block], width: int) -> str:
@@ -375,11 +364,11 @@ def test_show_breaks_long_texts_between_words() -> None:
     """At a terminal they go on below their beginning; what can be copied is whole."""
     reason = "no worker that is connected can run it: start one"
     folder = "/srv/" + "p" * 60
-    text = shown_text(shown(job=job(reason=reason, project=folder)), 50)
+    text = render.shown_text(shown(job=job(reason=reason, project=folder)), 50)
     assert f"project       {folder}\n" in text
     assert "\nreason        no worker that is connected can run\n" in text
     assert "\n              it: start one\n" in text
-    assert reason in shown_text(shown(job=job(reason=reason)))
+    assert reason in render.shown_text(shown(job=job(reason=reason)))
 
 
 def test_progress_starts_with_numbers() -> None:
@@ -390,15 +379,15 @@ def test_progress_starts_with_numbers() -> None:
     busy = job(pages=12345, items=23456, reason="r" * 90)
     long = "12345 pages, 23456 items, 4 errors, 12.3/s, 85 pending, 3 m 5 s"
     line = f"{long}, 3 processes: prices"
-    assert progress_line(busy, 12.34, 185, None) == f"{line} ({'r' * 90})"
-    assert progress_line(job(state="ready"), None, None, None) == (
+    assert render.progress_line(busy, 12.34, 185, None) == f"{line} ({'r' * 90})"
+    assert render.progress_line(job(state="ready"), None, None, None) == (
         "10 pages, 7 items, 4 errors, 85 pending, 3 processes: prices ready"
     )
-    assert progress_line(busy, 12.34, 185, 200).startswith(f"{line} (rrr")
-    assert progress_line(busy, 12.34, 185, 100) == f"{line} ({'r' * 13}…"
-    assert progress_line(busy, 12.34, 185, 79) == f"{long}, 3 processes"
+    assert render.progress_line(busy, 12.34, 185, 200).startswith(f"{line} (rrr")
+    assert render.progress_line(busy, 12.34, 185, 100) == f"{line} ({'r' * 13}…"
+    assert render.progress_line(busy, 12.34, 185, 79) == f"{long}, 3 processes"
     small = job(pages=1234, items=2345)
-    assert progress_line(small, 12.3, 185, 49) == (
+    assert render.progress_line(small, 12.3, 185, 49) == (
         "1234 pg, 2345 it, 4 err, 12.3/s, 85 left, 3 m 5 s"
     )
 
@@ -418,13 +407,13 @@ def test_progress_starts_with_numbers() -> None:
 )
 def test_spans(seconds: float, text: str) -> None:
     """Spans read well at every size."""
-    assert span(seconds) == text
+    assert render.span(seconds) == text
 
 
 def test_iso_is_utc() -> None:
     """Instants are whole seconds in UTC; none stays none."""
-    assert iso(None) is None
-    assert iso(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()) == (
+    assert render.iso(None) is None
+    assert render.iso(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()) == (
         "2026-01-02T03:04:05Z"
     )
 
@@ -448,20 +437,20 @@ def test_rates_follow_what_is_seen() -> None:
 def test_jobs_that_wait_say_why() -> None:
     """The first of them; the others are counted."""
     waiting = [job(id="b", state="paused", reason="since noon")]
-    blocks = status_blocks(
+    blocks = render.status_blocks(
         status(jobs={"ready": 3, "paused": 1}), {}, NOW, waiting=waiting
     )
     text = plain(blocks)
     assert "since noon" in text
     assert "... and 3 more waiting: `dscrapy jobs` lists them." in text
-    assert "WHY" not in plain(status_blocks(status(), {}, NOW))
+    assert "WHY" not in plain(render.status_blocks(status(), {}, NOW))
 
 
 def test_a_job_has_its_start_and_how_long_it_took() -> None:
     """So far, while it runs; nothing before it has started."""
     ended = job(id="e", started_at=NOW - 90000.0, finished_at=NOW - 89000.0)
     ready = job(id="r", started_at=None, state="ready")
-    table = jobs_table([JOB, ended, ready], NOW)
+    table = render.jobs_table([JOB, ended, ready], NOW)
     started, took = (table.headers.index(name) for name in ("STARTED", "TOOK"))
     assert [row[took] for row in table.rows] == ["1 m 0 s", "16 m 40 s", ""]
     assert table.rows[2][started] == ""
@@ -489,11 +478,11 @@ def test_what_feeds_wrote_is_one_line(
         feed="f", first="/d/1", last="/d/9.csv", workers=("w", "v"), **counts
     )
     end = f": {wrong} could not be stored, see the log" if wrong else ""
-    assert written_text(one) == told + end
+    assert render.written_text(one) == told + end
     spec = JobSpec(project="p", spider="s")
     shown = m.Shown(call=0, job=JOB, schedule=None, spec=spec, feeds=(one,))
-    assert f"wrote         {told} on w, v{end}" in shown_text(shown).splitlines()
-    (row,) = shown_json(shown)["feeds"]
+    assert f"wrote         {told} on w, v{end}" in render.shown_text(shown).splitlines()
+    (row,) = render.shown_json(shown)["feeds"]
     assert {key: row[key] for key in counts} == counts
     assert set(row) == set(FeedFiles.__struct_fields__)
-    assert all(len(line) <= 80 for line in shown_text(shown, 80).splitlines())
+    assert all(len(line) <= 80 for line in render.shown_text(shown, 80).splitlines())

@@ -21,7 +21,7 @@ from dscrapy.crawl.codec.tags import (
     tag,
     untag,
 )
-from tests.unit.crawl_values import (
+from tests.unit.project_classes import (
     Attr,
     Color,
     Data,
@@ -33,8 +33,8 @@ from tests.unit.crawl_values import (
     Trap,
 )
 
-find = class_finder(lambda module: module == "tests.unit.crawl_values")
-HERE = "tests.unit.crawl_values"
+find = class_finder(lambda module: module == "tests.unit.project_classes")
+HERE = "tests.unit.project_classes"
 
 
 class Untaggable:

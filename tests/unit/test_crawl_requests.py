@@ -23,7 +23,7 @@ from dscrapy.crawl.codec.request_bodies import (
     wire_fingerprint,
 )
 from dscrapy.crawl.codec.tags import LEAF_BYTES_MAX, UndecodableError, UnencodableError
-from tests.unit.crawl_values import (
+from tests.unit.project_classes import (
     Color,
     Data,
     Declared,
@@ -180,7 +180,6 @@ def test_large_values_stand_beside_the_body() -> None:
     assert all(len(data) > LEAF_BYTES_MAX for data in one.values.values())
     for request_, encoded in ((first, one), (second, two)):
         same(codec.decode(encoded.body, encoded.values), request_)
-        same(codec.decode(encoded.inlined()), request_)
     for left_out in one.values:
         rest = {key: data for key, data in one.values.items() if key != left_out}
         with pytest.raises(UndecodableError):
@@ -195,7 +194,6 @@ def test_a_value_within_a_value_comes_along() -> None:
     assert len(encoded.values) == 2
     assert len(encoded.body) < 100
     same(codec.decode(encoded.body, encoded.values), request_)
-    same(codec.decode(encoded.inlined()), request_)
 
 
 def test_values_that_multiply_have_an_end() -> None:
@@ -221,7 +219,6 @@ def test_what_looks_like_a_reference_is_none() -> None:
     request_ = Request(URL, meta={"x": fake, "y": text, "z": [text, "x" * 20_000]})
     encoded = codec.encode(request_)
     same(codec.decode(encoded.body, encoded.values), request_)
-    same(codec.decode(encoded.inlined()), request_)
 
 
 def test_a_body_is_short() -> None:
@@ -296,15 +293,15 @@ def test_only_the_automatic_slot_of_the_parent_is_left_out() -> None:
         b'{"url":"http://a","callback":"name"}',
         b'{"url":"http://a","callback":"static"}',
         b'{"url":"http://a","callback":{"$g":"os:system"}}',
-        b'{"url":"http://a","callback":{"$g":"tests.unit.crawl_values:attrs"}}',
-        b'{"url":"http://a","callback":{"$g":"tests.unit.crawl_values:dataclass"}}',
+        b'{"url":"http://a","callback":{"$g":"tests.unit.project_classes:attrs"}}',
+        b'{"url":"http://a","callback":{"$g":"tests.unit.project_classes:dataclass"}}',
         b'{"url":"http://a","callback":{"$g":"tests.unit.nowhere:x"}}',
         b'{"url":"http://a","callback":{"$g":"eval"}}',
         b'{"url":"http://a","callback":{"$g":7}}',
         b'{"url":"http://a","callback":{"$m":"static"}}',
         b'{"url":"http://a","callback":{"$pa":["found",[],{}]}}',
         b'{"url":"http://a","callback":{"$t":[]}}',
-        b'{"url":"http://a","class":{"$g":"tests.unit.crawl_values:Data"}}',
+        b'{"url":"http://a","class":{"$g":"tests.unit.project_classes:Data"}}',
         b'{"url":"http://a","class":{"$g":"list"}}',
         b'{"url":"http://a","state":[1]}',
         b'{"url":"http://a","state":{"a":1}}',
@@ -313,7 +310,7 @@ def test_only_the_automatic_slot_of_the_parent_is_left_out() -> None:
         b'{"url":"http://a","callback":"from_crawler"}',
         b'{"url":"http://a","errback":"update_settings"}',
         b'{"url":"http://a","class":"subprocess:Popen"}',
-        b'{"url":"http://a","class":"tests.unit.crawl_values:Data"}',
+        b'{"url":"http://a","class":"tests.unit.project_classes:Data"}',
         b'{"url":"http://a","class":"scrapy.settings:Settings"}',
         b'{"url":"http://a","class":7}',
         b'{"url":"http://a","headers":[1]}',

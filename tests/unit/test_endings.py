@@ -23,33 +23,11 @@ from dscrapy.model import (
     WORKER_DRAINS,
     Outcome,
 )
-from tests.unit.frontier_values import (
-    ID,
-    ITEM,
-    NOW,
-    SPEC,
-    WORKER,
-    ask,
-    carry_out,
-    change,
-    children,
-    commit,
-    crawling,
-    ended,
-    opened,
-    page,
-    register,
-    registration,
-    restarted,
-    running,
-    started,
-    told,
-    unit,
-    wide,
-)
+from tests import builders as b
+from tests.unit import machine_driver as d
 
 DOCS = Path(__file__).parents[2] / "docs" / "reliability.md"
-ONCE = msgspec.structs.replace(SPEC, retries=0)
+ONCE = msgspec.structs.replace(d.SPEC, retries=0)
 
 
 # ---- the table -----------------------------------------------------------------------
@@ -83,39 +61,41 @@ def test_the_reasons_of_processes_are_rows() -> None:
 
 def crawled(retries: int = 0) -> tuple[Machine, int]:
     """Return a machine whose job has a committed item, an open process and feeds."""
-    spec = msgspec.structs.replace(SPEC, retries=retries)
-    machine, start = crawling(3, spec, has_feeds=True)
-    commit(machine, start.process, page(1, items=ITEM))
+    spec = msgspec.structs.replace(d.SPEC, retries=retries)
+    machine, start = d.crawling(3, spec, has_feeds=True)
+    d.commit(machine, start.process, b.page(1, items=b.ITEM))
     return machine, start.process
 
 
 def close(machine: Machine, process: int, unit_number: int, **end: Any) -> Decision:
     """Let a process commit its last, and exit."""
-    decision = commit(machine, process, unit(unit_number, "closed", end=Outcome(**end)))
-    exited = ask(machine, ended(process), WORKER)
+    decision = d.commit(
+        machine, process, b.unit(unit_number, "closed", end=Outcome(**end))
+    )
+    exited = d.ask(machine, b.ended(process), d.WORKER)
     decision.sends += exited.sends
     return decision
 
 
 def do_rest(machine: Machine, process: int) -> None:
     """Let the pages under way be done."""
-    commit(machine, process, page(2), page(3))
+    d.commit(machine, process, b.page(2), b.page(3))
 
 
 def closes(retries: int) -> Machine:
     machine, process = crawled(retries)
-    closing = m.Closing(job=ID, process=process, reason="enough")
-    ask(machine, closing, WORKER)
+    closing = m.Closing(job=b.ID, process=process, reason="enough")
+    d.ask(machine, closing, d.WORKER)
     close(machine, process, 3, finish_reason="enough")
     return machine
 
 
 def start_raises(retries: int) -> Machine:
-    spec = msgspec.structs.replace(SPEC, retries=retries)
-    machine, start = running(spec, has_feeds=True)
+    spec = msgspec.structs.replace(d.SPEC, retries=retries)
+    machine, start = d.running(spec, has_feeds=True)
     failure = Outcome(failure="start_error", text="why")
-    given = unit(1, "late", items=ITEM)
-    commit(machine, start.process, given, unit(2, "started", end=failure))
+    given = b.unit(1, "late", items=b.ITEM)
+    d.commit(machine, start.process, given, b.unit(2, "started", end=failure))
     end = {"finish_reason": "start_error", "failure": "start_error", "text": "why"}
     close(machine, start.process, 3, **end)
     return machine
@@ -126,11 +106,11 @@ def page_kills(retries: int) -> Machine:
     for alone in (False, False, True, True):
         # The isolator has it alone.
         under_way = (m.UnderWay(request=2, url="http://2"),)
-        died = ended(process, counted=True, text="bang", under_way=under_way)
+        died = b.ended(process, counted=True, text="bang", under_way=under_way)
         said = msgspec.structs.replace(died, alone=alone)
-        process = started(ask(machine, said, WORKER)).process
-        ask(machine, opened(process, has_feeds=True), WORKER)
-    commit(machine, process, page(3))
+        process = d.started(d.ask(machine, said, d.WORKER)).process
+        d.ask(machine, b.opened(process, has_feeds=True), d.WORKER)
+    d.commit(machine, process, b.page(3))
     close(machine, process, 1, finish_reason="finished")
     return machine
 
@@ -138,26 +118,26 @@ def page_kills(retries: int) -> Machine:
 def feeds_fail(retries: int) -> Machine:
     machine, process = crawled(retries)
     do_rest(machine, process)
-    export = started(close(machine, process, 3, finish_reason="finished"))
+    export = d.started(close(machine, process, 3, finish_reason="finished"))
     assert export.role == "export"
     close(machine, export.process, 1, failure="spider_error", text="no such format")
     return machine
 
 
 def end_dies(retries: int) -> Machine:
-    spec = msgspec.structs.replace(SPEC, retries=retries)
-    machine, start = crawling(0, spec, has_feeds=True, has_once=True)
+    spec = msgspec.structs.replace(d.SPEC, retries=retries)
+    machine, start = d.crawling(0, spec, has_feeds=True, has_once=True)
     process, units = start.process, 2
     end = Outcome(finish_reason="enough")
     for count in range(machine.policy.start_deaths_max):
-        commit(machine, process, unit(units + 1, "ending", end=end))
+        d.commit(machine, process, b.unit(units + 1, "ending", end=end))
         if count == 0:
-            export = machine.state.processes_of(ID)[-1]
+            export = machine.state.processes_of(b.ID)[-1]
             close(machine, export.number, 1, finish_reason="feeds written")
-        died = ask(machine, ended(process, counted=True, text="bang"), WORKER)
+        died = d.ask(machine, b.ended(process, counted=True, text="bang"), d.WORKER)
         if count + 1 < machine.policy.start_deaths_max:
-            process, units = started(died).process, 0
-            ask(machine, opened(process, has_feeds=True, has_once=True), WORKER)
+            process, units = d.started(died).process, 0
+            d.ask(machine, b.opened(process, has_feeds=True, has_once=True), d.WORKER)
     return machine
 
 
@@ -175,27 +155,27 @@ def fails(code: str) -> Callable[[int], Machine]:
 def dies(retries: int) -> Machine:
     machine, process = crawled(retries)
     for count in range(machine.policy.start_deaths_max):
-        decision = ask(machine, ended(process, counted=True, text="bang"), WORKER)
+        decision = d.ask(machine, b.ended(process, counted=True, text="bang"), d.WORKER)
         if count + 1 < machine.policy.start_deaths_max:
-            process = started(decision).process
-            ask(machine, opened(process, has_feeds=True), WORKER)
+            process = d.started(decision).process
+            d.ask(machine, b.opened(process, has_feeds=True), d.WORKER)
     return machine
 
 
 def all_pages_kill(retries: int) -> Machine:
     machine, process = crawled(retries)
-    course = machine.state.jobs[ID].begin()
+    course = machine.state.jobs[b.ID].begin()
     course.poisoned_streak = 2
     for alone in (False, False, True, True):
         under_way = (m.UnderWay(request=2, url="http://2"),)
-        died = ended(
+        died = b.ended(
             process, counted=True, text="bang", under_way=under_way, alone=alone
         )
-        decision = ask(machine, died, WORKER)
-        if machine.state.jobs[ID].begin().closing:
+        decision = d.ask(machine, died, d.WORKER)
+        if machine.state.jobs[b.ID].begin().closing:
             break
-        process = started(decision).process
-        ask(machine, opened(process, has_feeds=True), WORKER)
+        process = d.started(decision).process
+        d.ask(machine, b.opened(process, has_feeds=True), d.WORKER)
     return machine
 
 
@@ -203,16 +183,16 @@ def master_fails(retries: int) -> Machine:
     machine, process = crawled(retries)
     fallbacks = Fallbacks()
     for _ in range(TIMES_MAX):
-        decision = machine.decision(NOW)
-        fallbacks.for_job(decision, "reconcile", ID)
-        carry_out(machine, decision)
+        decision = machine.decision(d.NOW)
+        fallbacks.for_job(decision, "reconcile", b.ID)
+        d.carry_out(machine, decision)
     close(machine, process, 3, finish_reason="failed")
     return machine
 
 
 def cancel(retries: int) -> Machine:
     machine, process = crawled(retries)
-    change(machine, "cancel")
+    d.change(machine, "cancel")
     close(machine, process, 3, finish_reason="cancelled")
     return machine
 
@@ -241,15 +221,15 @@ JOBS: dict[str, Callable[[int], Machine]] = {
 def test_a_job_ends_as_its_row_says(row: Ending) -> None:
     """State, feeds (written, or beside older ones), and whether it came to its end."""
     machine = JOBS[row.code](0)
-    job = machine.state.jobs[ID]
-    exports = [one for one in machine.state.processes_of(ID) if one.role == "export"]
+    job = machine.state.jobs[b.ID]
+    exports = [one for one in machine.state.processes_of(b.ID) if one.role == "export"]
     # Of those two they are written, or given up, already.
     wants = row.files != "kept" and row.code not in ("feeds_error", "end_error")
     assert [job.is_final, len(exports)] == ([False, 1] if wants else [True, 0])
     if wants:
         (export,) = exports
         # The worker is told again what it was told: an export that died starts anew.
-        again = started(ask(machine, ended(export.number), WORKER))
+        again = d.started(d.ask(machine, b.ended(export.number), d.WORKER))
         assert (again.role, again.came_to_end) == ("export", row.files == "written")
         close(machine, again.process, 1, finish_reason="feeds written")
     view = view_job(machine.state, job)
@@ -262,27 +242,27 @@ def test_a_job_ends_as_its_row_says(row: Ending) -> None:
 def test_a_retry_comes_first_where_it_may_help(row: Ending) -> None:
     """It goes on with the crawl; nothing is written before that."""
     machine = JOBS[row.code](1)
-    job = machine.state.jobs[ID]
+    job = machine.state.jobs[b.ID]
     is_again = job.retries_left == 0
     assert is_again == row.retry_helps
     if is_again:
         assert not job.is_final
-        roles = {one.role for one in machine.state.processes_of(ID)}
+        roles = {one.role for one in machine.state.processes_of(b.ID)}
         assert roles == {"crawl"}
 
 
 def test_a_failed_crawl_without_items_writes_nothing() -> None:
     """There is nothing to put beside older files."""
-    machine, start = crawling(0, ONCE, has_feeds=True)
+    machine, start = d.crawling(0, ONCE, has_feeds=True)
     close(machine, start.process, 3, failure="unsupported", text="why")
-    assert machine.state.jobs[ID].status == "failed"
+    assert machine.state.jobs[b.ID].status == "failed"
 
 
 def test_a_code_that_is_no_failure_is_one_all_the_same() -> None:
     """A process of another version cannot make a failure read as success."""
     for code in ("closed", "cancelled", "unheard_of"):
         machine = fails(code)(1)
-        verdict = verdict_of(machine.state.jobs[ID].begin(), {})
+        verdict = verdict_of(machine.state.jobs[b.ID].begin(), {})
         assert verdict is not None
         assert (verdict.ending.state, verdict.ending.code) == ("failed", "unsupported")
 
@@ -291,14 +271,14 @@ def test_a_code_that_is_no_failure_is_one_all_the_same() -> None:
 
 
 def pauses(machine: Machine, second: int) -> None:
-    change(machine, "pause")
-    change(machine, "resume")
+    d.change(machine, "pause")
+    d.change(machine, "resume")
     assert second
 
 
 def drains(machine: Machine, second: int) -> None:
     machine.state.workers["v"].draining = True
-    ask(machine, m.Draining(), 6)
+    d.ask(machine, m.Draining(), 6)
     assert second
 
 
@@ -320,12 +300,12 @@ def test_what_stops_a_process_decides_nothing_of_its_job(
     reason: str, failure: str
 ) -> None:
     """But a failure that comes to light meanwhile is the job's."""
-    machine, _, second = wide()
-    register(machine, 6, "v")
+    machine, _, second = d.wide()
+    d.register(machine, 6, "v")
     STOPS[reason](machine, second.process)
-    ask(machine, m.Closing(job=ID, process=second.process, reason=reason), WORKER)
+    d.ask(machine, m.Closing(job=b.ID, process=second.process, reason=reason), d.WORKER)
     close(machine, second.process, 1, finish_reason=reason, failure=failure)
-    job = machine.state.jobs[ID]
+    job = machine.state.jobs[b.ID]
     course = job.begin()
     assert course.closing == failure
     assert (course.failure is not None) == bool(failure)
@@ -337,11 +317,11 @@ def unfit(machine: Machine, process: int) -> None:
 
 
 def lost(machine: Machine, process: int) -> None:
-    ask(machine, ended(process), WORKER)
+    d.ask(machine, b.ended(process), d.WORKER)
 
 
 def crashed(machine: Machine, process: int) -> None:
-    ask(machine, ended(process, counted=True, text="bang"), WORKER)
+    d.ask(machine, b.ended(process, counted=True, text="bang"), d.WORKER)
 
 
 @pytest.mark.parametrize("end", [unfit, lost, crashed], ids=lambda one: one.__name__)
@@ -349,11 +329,11 @@ def test_a_process_ends_and_its_job_goes_on(
     end: Callable[[Machine, int], None],
 ) -> None:
     """Beside one that runs, before it was open."""
-    machine, _, second = wide()
+    machine, _, second = d.wide()
     machine.state.processes[second.process].opened = None
     end(machine, second.process)
     assert end.__name__ in ENDINGS
-    assert machine.state.jobs[ID].is_crawling
+    assert machine.state.jobs[b.ID].is_crawling
 
 
 def test_every_row_of_a_process_is_met() -> None:
@@ -370,15 +350,15 @@ def two_that_start() -> Machine:
     """Return a machine whose job has a process on each of two workers, 1 on w and 2 on
     v; neither is open."""
     spec = msgspec.structs.replace(ONCE, parallelism=2)
-    machine, first = running(spec)
-    register(machine, 6, "v")
+    machine, first = d.running(spec)
+    d.register(machine, 6, "v")
     given = [
-        unit(number, "start", children=children(number, host=f"h{number}"))
+        b.unit(number, "start", children=b.children(number, host=f"h{number}"))
         for number in range(1, 40)
     ]
-    second = started(commit(machine, first.process, *given))
+    second = d.started(d.commit(machine, first.process, *given))
     assert (first.process, second.process) == (1, 2)
-    for process in machine.state.processes_of(ID):
+    for process in machine.state.processes_of(b.ID):
         process.opened = None
     return machine
 
@@ -389,25 +369,28 @@ def test_one_that_opens_disproves_a_failure_to_open(order: tuple[str, ...]) -> N
     machine = two_that_start()
     for event in order:
         if event == "opens":
-            ask(machine, opened(1), WORKER)
+            d.ask(machine, b.opened(1), d.WORKER)
         else:
             end = Outcome(failure="bad_arguments", text="why")
-            commit(machine, 2, unit(1, "closed", end=end), session=6)
-            ask(machine, ended(2), 6)
-    assert machine.state.jobs[ID].is_crawling
-    assert list(machine.state.workers["v"].barred) == [ID]
+            d.commit(machine, 2, b.unit(1, "closed", end=end), session=6)
+            d.ask(machine, b.ended(2), 6)
+    assert machine.state.jobs[b.ID].is_crawling
+    assert list(machine.state.workers["v"].barred) == [b.ID]
 
 
 def test_a_worker_that_takes_only_one_process_gets_the_next_first_one() -> None:
     """A second one beside the first did not open there; when the first is killed the
     job does not wait for ever."""
-    machine, first, second = wide()
+    machine, first, second = d.wide()
     machine.state.processes[second.process].opened = None
     close(machine, second.process, 1, failure="open_error", text="locked")
-    assert list(machine.state.workers["w"].barred) == [ID]
-    again = started(ask(machine, ended(first.process), WORKER))
+    assert list(machine.state.workers["w"].barred) == [b.ID]
+    again = d.started(d.ask(machine, b.ended(first.process), d.WORKER))
     # And with that open no second one is tried there.
-    assert told(ask(machine, opened(again.process, window=2), WORKER), m.Start) == []
+    assert (
+        d.told(d.ask(machine, b.opened(again.process, window=2), d.WORKER), m.Start)
+        == []
+    )
 
 
 class Event(NamedTuple):
@@ -443,17 +426,19 @@ def play(machine: Machine, events: list[Event], unit_of: dict[int, int]) -> bool
     for event in events:
         if event.what == "closing":
             reason = event.end.finish_reason
-            ask(
-                machine, m.Closing(job=ID, process=event.process, reason=reason), WORKER
+            d.ask(
+                machine,
+                m.Closing(job=b.ID, process=event.process, reason=reason),
+                d.WORKER,
             )
         elif event.what == "closed":
             number = unit_of[event.process]
-            commit(machine, event.process, unit(number, "closed", end=event.end))
+            d.commit(machine, event.process, b.unit(number, "closed", end=event.end))
         elif event.what == "ends":
-            ask(machine, ended(event.process), WORKER)
+            d.ask(machine, b.ended(event.process), d.WORKER)
         else:
-            is_cancelled = not machine.state.jobs[ID].is_final
-            change(machine, "cancel")
+            is_cancelled = not machine.state.jobs[b.ID].is_final
+            d.change(machine, "cancel")
     return is_cancelled
 
 
@@ -496,10 +481,10 @@ def test_no_order_changes_the_end(
     ]
     for first, other in lives:
         for order in interleaved(first, tuple(other), *more):
-            machine, *_ = wide()
+            machine, *_ = d.wide()
             if not is_open:
                 machine.state.processes[2].opened = None
-            job = machine.state.jobs[ID]
+            job = machine.state.jobs[b.ID]
             job.retries_left = 0
             ends_first = order[0].what == "ends"
             was_cancelled = play(machine, order, {1: 6, 2: 1})
@@ -514,26 +499,23 @@ def test_no_order_changes_the_end(
 
 def test_a_failure_survives_the_master() -> None:
     """It came after the reason to close, and the master died before the end."""
-    machine, *_ = wide()
-    machine.state.jobs[ID].retries_left = 0
+    machine, *_ = d.wide()
+    machine.state.jobs[b.ID].retries_left = 0
     play(machine, list(ENOUGH[:1]), {})
     bad = life(2, finish_reason="x", failure="unsupported", text="why")
     play(machine, list(bad[1:2]), {2: 1})
-    held = tuple(
-        m.Held(job=ID, process=number, opened=opened(number), closing="enough")
-        for number in (1, 2)
-    )
-    machine = restarted(machine)
-    ask(machine, registration(slots=2, held=held), WORKER)
+    held = tuple(b.held(number, closing="enough") for number in (1, 2))
+    machine = d.restarted(machine)
+    d.ask(machine, b.registration(slots=2, held=held), d.WORKER)
     play(machine, [*ENOUGH[1:], bad[2]], {1: 6})
-    job = machine.state.jobs[ID]
+    job = machine.state.jobs[b.ID]
     assert (job.status, job.begin().reason) == ("failed", "why")
 
 
 def test_a_paused_job_that_is_retried_stays_paused() -> None:
     """A retry of the job's own does not resume it."""
-    machine, start = crawling(2)
-    change(machine, "pause")
+    machine, start = d.crawling(2)
+    d.change(machine, "pause")
     close(machine, start.process, 3, finish_reason=JOB_PAUSES, failure="spider_error")
-    job = machine.state.jobs[ID]
+    job = machine.state.jobs[b.ID]
     assert (job.state, job.retries_left) == ("paused", 0)

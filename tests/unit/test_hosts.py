@@ -8,7 +8,7 @@ from dscrapy.frontier.politeness import DELAYED_PREFETCH, Rests, at_once
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.messages import START_REQUEST, Share
 from dscrapy.model import HostLimits
-from tests.unit.request_values import children, opened
+from tests import builders as b
 
 
 def with_hosts(*names: str, each: int = 2) -> Frontier:
@@ -16,7 +16,7 @@ def with_hosts(*names: str, each: int = 2) -> Frontier:
     frontier = Frontier()
     for name in names:
         urls = [f"{name}{number}" for number in range(each)]
-        frontier.add(children(*urls, hosts=[name] * each))
+        frontier.add(b.children(*urls, hosts=[name] * each))
     return frontier
 
 
@@ -36,14 +36,14 @@ def test_order_is_priority_then_scrapys_queues() -> None:
     """Over all hosts: priority, ordinary before start, each by its own end."""
     frontier = Frontier()
     frontier.add(
-        children(
+        b.children(
             *"abcdefg",
             hosts=("h", "g", "h", "g", "h", "g", "h"),
             priorities=(0, 0, 0, 0, 1, 0, -1),
             flags=(START_REQUEST, 0, 0, START_REQUEST, 0, 0, 0),
         )
     )
-    frontier.leases.open_process(1, opened(lifo=True))
+    frontier.leases.open_process(1, b.opened(lifo=True))
     assert frontier.lease(1, 9, 0.0).requests == (5, 6, 3, 2, 1, 4, 7)
 
 
@@ -56,31 +56,31 @@ def test_places_are_those_of_the_downloader(concurrency: int) -> None:
 def test_spare_places_are_of_all_open_processes_less_what_is_pending() -> None:
     """Leased or pending is the same."""
     frontier = with_hosts("a", each=3)
-    frontier.leases.open_process(1, opened(window=6))
-    frontier.leases.open_process(2, opened(window=3))
+    frontier.leases.open_process(1, b.opened(window=6))
+    frontier.leases.open_process(2, b.opened(window=3))
     assert frontier.capacity.spare_places() == 4 + 2 - 3
     frontier.lease(1, 2, 0.0)
     assert frontier.capacity.spare_places() == 3
     frontier.leases.close_process(2)
     assert frontier.capacity.spare_places() == 1
-    frontier.add(children("b0", "b1", hosts=["b", "b"]))
+    frontier.add(b.children("b0", "b1", hosts=["b", "b"]))
     assert frontier.capacity.spare_places() == -1
 
 
 def test_suspects_take_no_place() -> None:
     """Who consumes start() cannot have them, so it must come to its end without."""
     frontier = with_hosts("a", each=1)
-    frontier.leases.open_process(1, opened(window=1))
+    frontier.leases.open_process(1, b.opened(window=1))
     assert frontier.lease(1, 1, 0.0).requests == (1,)
     frontier.count_death((1,), alone=False)
     frontier.count_death((1,), alone=False)
     frontier.leases.end_process(1, 0.0)
-    frontier.leases.open_process(2, opened(window=6))
+    frontier.leases.open_process(2, b.opened(window=6))
     assert frontier.quarantine.wants_isolator
     assert frontier.capacity.spare_places() == 4
     frontier.quarantine.isolate(2)
     # The isolator takes nothing else.
-    frontier.leases.open_process(3, opened(window=3))
+    frontier.leases.open_process(3, b.opened(window=3))
     assert frontier.capacity.spare_places() == 2
 
 
@@ -88,14 +88,14 @@ def test_places_are_free_and_what_is_pending_waits_for_others() -> None:
     """Not where a host is free, nor where it waits for a host of the process's own,
     which knows by itself whether that is busy."""
     frontier = with_hosts("a", each=9)
-    frontier.leases.open_process(1, opened(window=6, concurrency=1, delay_s=9.0))
-    frontier.leases.open_process(2, opened(2, window=6, concurrency=1, delay_s=9.0))
+    frontier.leases.open_process(1, b.opened(window=6, concurrency=1, delay_s=9.0))
+    frontier.leases.open_process(2, b.opened(2, window=6, concurrency=1, delay_s=9.0))
     assert not frontier.capacity.waits_for_others(2)
     assert len(frontier.lease(1, 6, 0.0).requests) == 1 + DELAYED_PREFETCH
     assert [frontier.capacity.waits_for_others(one) for one in (1, 2)] == [False, True]
-    frontier.add(children("b0", hosts=["b"]))
+    frontier.add(b.children("b0", hosts=["b"]))
     assert not frontier.capacity.waits_for_others(2)
-    frontier.add(children(*"cdef", hosts=[*"cdef"]))
+    frontier.add(b.children(*"cdef", hosts=[*"cdef"]))
     assert len(frontier.lease(2, 4, 0.0).requests) == 4
     frontier.lease(1, 6, 0.0)
     # All its places are taken.
@@ -105,9 +105,9 @@ def test_places_are_free_and_what_is_pending_waits_for_others() -> None:
 def test_other_rules_count_from_when_they_are_told() -> None:
     """A process that asks for another order gets all that is left in it."""
     frontier = with_hosts("a", "b")
-    frontier.leases.open_process(1, opened())
+    frontier.leases.open_process(1, b.opened())
     assert frontier.lease(1, 1, 0.0).requests == (1,)
-    frontier.leases.open_process(1, opened(lifo=True))
+    frontier.leases.open_process(1, b.opened(lifo=True))
     assert frontier.lease(1, 9, 0.0).requests == (4, 3, 2)
 
 
@@ -129,7 +129,7 @@ def test_leases_of_a_host_are_bounded(
 ) -> None:
     """Concurrency and a prefetch, or a few with a delay, never over the window."""
     frontier = with_hosts("a", each=30)
-    told = opened(window=window, concurrency=concurrency, delay_s=delay_s)
+    told = b.opened(window=window, concurrency=concurrency, delay_s=delay_s)
     frontier.leases.open_process(1, told)
     assert frontier.lease(1, 1000, 0.0).requests == tuple(range(1, bound + 1))
     assert frontier.lease(1, 1000, 0.0).requests == ()
@@ -141,25 +141,25 @@ def test_a_host_may_have_limits_of_its_own() -> None:
     """They stand in place of the default, also when they come later."""
     frontier = with_hosts("a", "b", each=9)
     slow = {"a": HostLimits(concurrency=1, delay_s=0.5)}
-    frontier.leases.open_process(1, opened(concurrency=1, hosts=slow))
+    frontier.leases.open_process(1, b.opened(concurrency=1, hosts=slow))
     assert frontier.lease(1, 99, 0.0).requests == (1, 2, 3, 10, 11, 12, 13, 14)
-    frontier.leases.open_process(1, opened(concurrency=1))
+    frontier.leases.open_process(1, b.opened(concurrency=1))
     assert frontier.lease(1, 99, 0.0).requests == (4, 5)
 
 
 def test_a_wider_window_widens_the_bound() -> None:
     """A process that opens again with another window gets what that allows."""
     frontier = with_hosts("a", each=9)
-    frontier.leases.open_process(1, opened(window=1))
+    frontier.leases.open_process(1, b.opened(window=1))
     assert frontier.lease(1, 9, 0.0).requests == (1,)
-    frontier.leases.open_process(1, opened(window=3))
+    frontier.leases.open_process(1, b.opened(window=3))
     assert frontier.lease(1, 9, 0.0).requests == (2, 3)
 
 
 def test_room_is_given_below_the_low_water_mark() -> None:
     """None above three quarters of the window, then all of what is missing."""
     frontier = with_hosts(*"abcdefghij")
-    frontier.leases.open_process(1, opened(window=8))
+    frontier.leases.open_process(1, b.opened(window=8))
     assert frontier.capacity.room(1) == 8
     frontier.lease(1, 7, 0.0)
     assert (frontier.capacity.room(1), frontier.leases.count_of(1)) == (0, 7)
@@ -168,7 +168,7 @@ def test_room_is_given_below_the_low_water_mark() -> None:
     frontier.leases.close_process(1)
     assert frontier.capacity.room(1) == 0
     for window in (1, 2, 3):
-        frontier.leases.open_process(2, opened(2, window=window))
+        frontier.leases.open_process(2, b.opened(2, window=window))
         assert frontier.capacity.room(2) == window
 
 
@@ -176,7 +176,7 @@ def test_a_host_has_one_owner() -> None:
     """Another process gets nothing of it, and takes what is free."""
     frontier = with_hosts("a", "b", each=3)
     for process in (1, 2):
-        frontier.leases.open_process(process, opened(process))
+        frontier.leases.open_process(process, b.opened(process))
     first = frontier.lease(1, 1, 0.0)
     assert (first.requests, first.shares) == ((1,), {"a": Share()})
     second = frontier.lease(2, 9, 0.0)
@@ -190,14 +190,14 @@ def test_a_host_without_requests_has_no_owner() -> None:
     """Then anybody may take it; with work left it stays where it is."""
     frontier = with_hosts("a", each=2)
     for process in (1, 2):
-        frontier.leases.open_process(process, opened(process))
+        frontier.leases.open_process(process, b.opened(process))
     frontier.lease(1, 1, 0.0)
     frontier.done(1, 1.0)
     assert frontier.lease(2, 9, 1.0).requests == ()
     frontier.lease(1, 1, 1.0)
     frontier.done(2, 2.0)
     assert frontier.lease(2, 9, 2.0).requests == ()
-    frontier.add(children("n", hosts=["a"]))
+    frontier.add(b.children("n", hosts=["a"]))
     got = frontier.lease(2, 9, 2.0)
     assert (got.requests, got.shares) == ((3,), {"a": Share()})
 
@@ -206,7 +206,7 @@ def test_the_next_owner_waits_what_is_left_of_the_delay() -> None:
     """Counted from the end of a process that had a lease; never more than it."""
     frontier = with_hosts("a", "b", "c", each=9)
     for process in (1, 2, 3):
-        frontier.leases.open_process(process, opened(process, delay_s=10.0))
+        frontier.leases.open_process(process, b.opened(process, delay_s=10.0))
     frontier.lease(1, 1, 0.0)
     frontier.leases.end_process(1, 100.0)
     got = frontier.lease(2, 1, 104.0)
@@ -216,11 +216,11 @@ def test_the_next_owner_waits_what_is_left_of_the_delay() -> None:
     # Process 2 released all: what counts is still the end of process 1.
     assert frontier.lease(3, 1, 105.0).shares == {"a": Share(wait_s=5.0)}
     frontier.leases.end_process(3, 106.0)
-    frontier.leases.open_process(4, opened(4, delay_s=10.0))
+    frontier.leases.open_process(4, b.opened(4, delay_s=10.0))
     # A clock that another part reads a little late makes no wait longer.
     assert frontier.lease(4, 1, 105.5).shares == {"a": Share(wait_s=10.0)}
     frontier.leases.end_process(4, 107.0)
-    frontier.leases.open_process(5, opened(5, delay_s=10.0))
+    frontier.leases.open_process(5, b.opened(5, delay_s=10.0))
     assert frontier.lease(5, 1, 300.0).shares == {"a": Share(wait_s=0.0)}
 
 
@@ -228,16 +228,16 @@ def test_a_forgotten_hosts_delay_is_remembered() -> None:
     """Only as long as it lasts, and not for the process that had it."""
     frontier = with_hosts("a", "b", each=1)
     for process in (1, 2):
-        frontier.leases.open_process(process, opened(process, delay_s=10.0))
+        frontier.leases.open_process(process, b.opened(process, delay_s=10.0))
     frontier.lease(1, 9, 0.0)
     for request in (1, 2):
         frontier.done(request, 5.0)
     assert frontier.lease(2, 9, 5.0).requests == ()
-    frontier.add(children("n", hosts=["a"]))
+    frontier.add(b.children("n", hosts=["a"]))
     assert frontier.lease(1, 9, 6.0).shares == {"a": Share()}
     frontier.done(3, 6.5)
     frontier.lease(1, 9, 6.5)
-    frontier.add(children("m", "k", hosts=["a", "b"]))
+    frontier.add(b.children("m", "k", hosts=["a", "b"]))
     assert frontier.lease(2, 9, 7.0).shares == {
         "a": Share(wait_s=9.5),
         "b": Share(wait_s=8.0),
@@ -264,12 +264,12 @@ def test_what_comes_back_goes_out_first() -> None:
     """Before others of its priority, in the order of its queue, by any process."""
     for lifo in (False, True):
         frontier = with_hosts("a", each=9)
-        frontier.leases.open_process(1, opened(lifo=lifo))
+        frontier.leases.open_process(1, b.opened(lifo=lifo))
         took = frontier.lease(1, 3, 0.0).requests
-        frontier.add(children("n", "top", hosts=["a", "a"], priorities=[0, 1]))
+        frontier.add(b.children("n", "top", hosts=["a", "a"], priorities=[0, 1]))
         frontier.leases.release(1, took[:2], 0.0)
         frontier.leases.end_process(1, 0.0)
-        frontier.leases.open_process(2, opened(2, lifo=lifo))
+        frontier.leases.open_process(2, b.opened(2, lifo=lifo))
         assert frontier.lease(2, 4, 0.0).requests == (11, *took)
 
 
@@ -277,7 +277,7 @@ def test_released_are_only_the_processs_own() -> None:
     """Numbers that are unknown, done or another's are ignored."""
     frontier = with_hosts("a", "b")
     for process in (1, 2):
-        frontier.leases.open_process(process, opened(process))
+        frontier.leases.open_process(process, b.opened(process))
     frontier.lease(1, 2, 0.0)
     frontier.lease(2, 2, 0.0)
     frontier.leases.release(1, (2, 3, 77), 1.0)
@@ -289,7 +289,7 @@ def test_a_closing_process_keeps_its_leases_alone() -> None:
     """It gets none any more; its hosts are free when it has none of them."""
     frontier = with_hosts("a", "b", each=3)
     for process in (1, 2):
-        frontier.leases.open_process(process, opened(process, delay_s=4.0))
+        frontier.leases.open_process(process, b.opened(process, delay_s=4.0))
     frontier.lease(1, 1, 0.0)
     frontier.lease(2, 1, 0.0)
     frontier.leases.close_process(1)
@@ -303,7 +303,7 @@ def test_a_closing_process_keeps_its_leases_alone() -> None:
     frontier.leases.release(2, got.requests, 2.0)
     frontier.leases.close_process(2)
     frontier.leases.close_process(2)
-    frontier.leases.open_process(3, opened(3))
+    frontier.leases.open_process(3, b.opened(3))
     assert frontier.lease(3, 9, 9.0).requests == (2, 3)
 
 
@@ -314,10 +314,10 @@ def test_hold_takes_what_is_pending_and_gives_the_rest_back() -> None:
     assert frontier.leases.count_of(1) == 2
     frontier.leases.hold(1, (2, 5), 4.0)
     assert frontier.leases.count_of(1) == 2
-    frontier.leases.open_process(2, opened(2), 4.0)
+    frontier.leases.open_process(2, b.opened(2), 4.0)
     assert frontier.capacity.room(1) == 0
     assert frontier.lease(2, 9, 4.0).requests == (7, 8, 9)
-    frontier.leases.open_process(1, opened(1), 4.0)
+    frontier.leases.open_process(1, b.opened(1), 4.0)
     frontier.done(2)
     frontier.leases.hold(1, (2, 7, 4), 5.0)
     got = frontier.lease(1, 9, 5.0)
@@ -329,7 +329,7 @@ def test_a_lease_on_anothers_host_keeps_it_until_it_is_settled() -> None:
     """Nobody becomes owner of a host while requests of others are under way there."""
     frontier = with_hosts("a", each=4)
     for process in (1, 2, 3):
-        frontier.leases.open_process(process, opened(process))
+        frontier.leases.open_process(process, b.opened(process))
     frontier.lease(1, 1, 0.0)
     frontier.leases.hold(2, (2,), 0.0)
     assert frontier.lease(2, 9, 0.0).requests == ()
@@ -342,10 +342,10 @@ def test_a_lease_on_anothers_host_keeps_it_until_it_is_settled() -> None:
 def test_a_closing_process_that_holds_owns_nothing_new() -> None:
     """Its host is free once what it holds is settled."""
     frontier = with_hosts("a")
-    frontier.leases.open_process(1, opened(1))
+    frontier.leases.open_process(1, b.opened(1))
     frontier.leases.close_process(1)
     frontier.leases.hold(1, (1,), 0.0)
-    frontier.leases.open_process(2, opened(2))
+    frontier.leases.open_process(2, b.opened(2))
     assert frontier.lease(2, 9, 0.0).requests == ()
     frontier.done(1, 1.0)
     assert frontier.lease(2, 9, 1.0).requests == (2,)
@@ -354,10 +354,10 @@ def test_a_closing_process_that_holds_owns_nothing_new() -> None:
 def test_a_host_changes_hands_for_a_process_without_work() -> None:
     """The owner of two gives one up, keeps its leases, and cannot take it back."""
     frontier = with_hosts("a", "b", each=9)
-    frontier.leases.open_process(1, opened(1, concurrency=2, delay_s=2.0))
+    frontier.leases.open_process(1, b.opened(1, concurrency=2, delay_s=2.0))
     assert frontier.lease(1, 6, 0.0).requests == (1, 2, 3, 10, 11, 12)
     assert frontier.capacity.wants_process()
-    frontier.leases.open_process(2, opened(2, concurrency=2, delay_s=2.0))
+    frontier.leases.open_process(2, b.opened(2, concurrency=2, delay_s=2.0))
     assert frontier.lease(2, 9, 0.0).requests == ()
     assert not frontier.capacity.wants_process()
     for request in (10, 11, 12):
@@ -374,25 +374,25 @@ def test_a_host_changes_hands_for_a_process_without_work() -> None:
 def test_a_host_without_leases_changes_hands_at_once() -> None:
     """The process that asked gets requests in the same call."""
     frontier = with_hosts("a", "b", each=2)
-    frontier.leases.open_process(1, opened(1))
+    frontier.leases.open_process(1, b.opened(1))
     frontier.lease(1, 4, 0.0)
     frontier.leases.release(1, (1, 2, 3, 4), 0.0)
-    frontier.leases.open_process(2, opened(2))
+    frontier.leases.open_process(2, b.opened(2))
     assert frontier.lease(2, 1, 1.0).requests == (3,)
     assert frontier.lease(1, 1, 1.0).requests == (1,)
     assert frontier.lease(2, 9, 1.0).requests == (4,)
     # Without room it asks for nothing.
-    frontier.leases.open_process(3, opened(3, window=1))
+    frontier.leases.open_process(3, b.opened(3, window=1))
     assert frontier.lease(3, 0, 1.0).requests == ()
 
 
 def test_a_host_without_leases_waits_for_the_process_it_is_reserved_for() -> None:
     """Its last owner gets nothing there any more."""
     frontier = with_hosts("a", "b", each=2)
-    frontier.leases.open_process(1, opened(1))
+    frontier.leases.open_process(1, b.opened(1))
     frontier.lease(1, 4, 0.0)
     frontier.leases.release(1, (1, 2, 3), 0.0)
-    frontier.leases.open_process(2, opened(2))
+    frontier.leases.open_process(2, b.opened(2))
     assert frontier.lease(2, 9, 1.0).requests == ()
     frontier.leases.release(1, (4,), 1.0)
     assert frontier.lease(1, 1, 1.0).requests == (1,)
@@ -403,10 +403,10 @@ def test_a_reserved_host_is_free_when_the_other_goes() -> None:
     """Also when it closes, or when somebody turns out to hold a lease there."""
     for way in ("close", "end", "hold", "done"):
         frontier = with_hosts("a", "b", each=2)
-        frontier.leases.open_process(1, opened(1))
+        frontier.leases.open_process(1, b.opened(1))
         frontier.lease(1, 4, 0.0)
         frontier.leases.release(1, (1, 3), 0.0)
-        frontier.leases.open_process(2, opened(2))
+        frontier.leases.open_process(2, b.opened(2))
         # Its owner still has a lease there, so nobody gets anything of it yet.
         assert frontier.lease(2, 9, 1.0).requests == ()
         frontier.leases.release(1, (4,), 1.0)
@@ -431,10 +431,10 @@ def test_a_reserved_host_is_free_when_the_other_goes() -> None:
 def test_a_process_whose_reserved_host_is_done_is_given_another() -> None:
     """It does not wait for what is not there any more."""
     frontier = with_hosts("a", "b", "c", each=2)
-    frontier.leases.open_process(1, opened(1))
+    frontier.leases.open_process(1, b.opened(1))
     frontier.lease(1, 6, 0.0)
     frontier.leases.release(1, (1, 3, 5), 0.0)
-    frontier.leases.open_process(2, opened(2))
+    frontier.leases.open_process(2, b.opened(2))
     assert frontier.lease(2, 9, 1.0).requests == ()
     for request in (5, 6):
         frontier.done(request, 1.0)
@@ -446,19 +446,19 @@ def test_a_process_whose_reserved_host_is_done_is_given_another() -> None:
 def test_one_more_process_is_wanted_where_it_finds_work() -> None:
     """A free host that nobody has room for, or a second busy one of one owner."""
     frontier = with_hosts("a", "b", each=4)
-    frontier.leases.open_process(1, opened(1, window=2, concurrency=4))
+    frontier.leases.open_process(1, b.opened(1, window=2, concurrency=4))
     # It has room for the free hosts itself.
     assert not frontier.capacity.wants_process()
     assert frontier.lease(1, 2, 0.0).requests == (1, 2)
     assert frontier.capacity.wants_process()
-    frontier.leases.open_process(2, opened(2, window=2, concurrency=4))
+    frontier.leases.open_process(2, b.opened(2, window=2, concurrency=4))
     assert not frontier.capacity.wants_process()
     assert frontier.lease(2, 2, 0.0).requests == (5, 6)
     assert not frontier.capacity.wants_process()
     frontier.leases.end_process(2, 0.0)
     frontier.done(1, 0.0)
     frontier.done(2, 0.0)
-    frontier.leases.open_process(1, opened(1, window=9, concurrency=4))
+    frontier.leases.open_process(1, b.opened(1, window=9, concurrency=4))
     assert frontier.lease(1, 3, 0.0).requests == (5, 6, 3)
     assert frontier.capacity.wants_process()
     for request in (3, 4):
@@ -470,7 +470,7 @@ def test_hosts_that_can_be_worked_on_are_counted() -> None:
     """Free ones and those that an owner may lease from, at their bound or not."""
     frontier = with_hosts("a", "b", "c", each=9)
     assert frontier.capacity.workable_count() == 0
-    frontier.leases.open_process(1, opened(1, window=2, concurrency=1))
+    frontier.leases.open_process(1, b.opened(1, window=2, concurrency=1))
     assert frontier.capacity.workable_count() == 3
     frontier.lease(1, 2, 0.0)
     assert frontier.capacity.workable_count() == 3
@@ -482,7 +482,7 @@ def test_hosts_that_can_be_worked_on_are_counted() -> None:
 def test_a_change_does_not_look_at_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each change places the hosts that it touched, and only these."""
     frontier = with_hosts(*map(str, range(1000)), each=1)
-    frontier.leases.open_process(1, opened(1, window=10_000))
+    frontier.leases.open_process(1, b.opened(1, window=10_000))
     frontier.lease(1, 1, 0.0)
     placed: list[str] = []
     place = PriorityIndex.place
@@ -492,7 +492,7 @@ def test_a_change_does_not_look_at_all_hosts(monkeypatch: pytest.MonkeyPatch) ->
         place(index, host)
 
     monkeypatch.setattr(PriorityIndex, "place", noted)
-    frontier.add(children("n", hosts=["5"]))
+    frontier.add(b.children("n", hosts=["5"]))
     assert set(placed) == {"5"}
     frontier.done(1, 0.0)
     assert set(placed) == {"5", "0"}
@@ -509,8 +509,8 @@ def test_hosts_are_forgotten_with_their_last_request() -> None:
         frontier.done(request)
     assert not frontier._owners.hosts
     assert not frontier._owners.touched
-    frontier.leases.open_process(1, opened(1))
-    frontier.add(children("n"))
+    frontier.leases.open_process(1, b.opened(1))
+    frontier.add(b.children("n"))
     frontier.lease(1, 1, 0.0)
     frontier.done(5, 1.0)
     frontier.lease(1, 1, 2.0)

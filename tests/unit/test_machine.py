@@ -13,62 +13,33 @@ from dscrapy.control.machine import Machine
 from dscrapy.control.state.jobs import Schedule
 from dscrapy.endings import FAILURES
 from dscrapy.model import JobSpec, Outcome, Submission
-from tests.unit.frontier_values import (
-    CLIENT,
-    ID,
-    ITEM,
-    NOW,
-    OTHER,
-    SPEC,
-    WORKER,
-    answers,
-    ask,
-    change,
-    children,
-    commit,
-    crawling,
-    ended,
-    finish,
-    leases,
-    new_machine,
-    opened,
-    page,
-    register,
-    registration,
-    results,
-    running,
-    started,
-    submit,
-    submit_other,
-    succeed,
-    told,
-    unit,
-)
+from tests import builders as b
+from tests.unit import machine_driver as d
 
 # ---- schedules and clocks ------------------------------------------------------------
 
 
 def test_a_tick_makes_no_second_run_while_one_goes_on() -> None:
     """Whatever the tick was for."""
-    machine = new_machine()
-    ask(machine, submit(every_s=10.0))
-    ask(machine, OnTick())
+    machine = d.new_machine()
+    d.ask(machine, d.submit(every_s=10.0))
+    d.ask(machine, OnTick())
     assert len(machine.state.jobs) == 1
-    later = Now(run=NOW.run, wall=NOW.wall + 100)
+    later = Now(run=d.NOW.run, wall=d.NOW.wall + 100)
     assert machine.decide(0, OnTick(), later).records == []
 
 
 def test_a_cancelled_schedule_makes_no_run_and_its_run_goes_on() -> None:
     """Cancelling the schedule and cancelling the run are two things."""
-    machine = new_machine()
-    ask(machine, submit(every_s=10.0))
-    ask(machine, OnTick())
-    change(machine, "cancel")
+    machine = d.new_machine()
+    d.ask(machine, d.submit(every_s=10.0))
+    d.ask(machine, OnTick())
+    d.change(machine, "cancel")
     (run,) = machine.state.jobs
     assert machine.state.jobs[run].status == "ready"
-    change(machine, "cancel", run)
+    d.change(machine, "cancel", run)
     assert machine.state.jobs[run].state == "cancelled"
-    later = Now(run=NOW.run, wall=NOW.wall + 100)
+    later = Now(run=d.NOW.run, wall=d.NOW.wall + 100)
     assert machine.decide(0, OnTick(), later).records == []
 
 
@@ -80,7 +51,7 @@ def test_a_schedule_is_due_at_its_time_or_when_the_clock_was_set_back(
     wall: float, due: bool
 ) -> None:
     """A clock set back by a year must not hold it up for a year."""
-    schedule = Schedule(id=ID, spec=b"{}", every_s=10.0, next_at=100.0)
+    schedule = Schedule(id=b.ID, spec=b"{}", every_s=10.0, next_at=100.0)
     assert schedule.is_due(wall) is due
 
 
@@ -89,7 +60,7 @@ def test_a_schedule_is_due_at_its_time_or_when_the_clock_was_set_back(
 )
 def test_missed_runs_collapse_and_the_rhythm_stays(wall: float, after: float) -> None:
     """The next run is due at the next beat of the first one's time."""
-    schedule = Schedule(id=ID, spec=b"{}", every_s=10.0, next_at=100.0)
+    schedule = Schedule(id=b.ID, spec=b"{}", every_s=10.0, next_at=100.0)
     assert schedule.next_after(wall) == after
 
 
@@ -107,8 +78,8 @@ def test_time_not_run_is_left_out_of_the_run_clock() -> None:
 def fail_to_open(machine: Machine, process: int, failure: str) -> None:
     """Let a process commit that it cannot run, and end."""
     end = Outcome(failure=failure, text="why", traceback="where")
-    commit(machine, process, unit(1, "closed", end=end))
-    ask(machine, ended(process), WORKER)
+    d.commit(machine, process, b.unit(1, "closed", end=end))
+    d.ask(machine, b.ended(process), d.WORKER)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -118,81 +89,74 @@ def test_a_job_that_does_not_open_fails_or_costs_a_retry(
 ) -> None:
     """Said by the process or by its worker: where a retry may help it is run again,
     else it fails at once with reason and traceback."""
-    machine = new_machine()
-    ask(machine, submit())
-    start = started(register(machine))
-    job = machine.state.jobs[ID]
+    machine = d.new_machine()
+    d.ask(machine, d.submit())
+    start = d.started(d.register(machine))
+    job = machine.state.jobs[b.ID]
     for retries_left in (1, 0):
         assert (job.status, job.retries_left) == ("running", retries_left)
         if by_worker:
             outcome = Outcome(failure=failure, text="why", traceback="where")
-            said = ended(start.process, how="failed", outcome=outcome)
-            ask(machine, said, WORKER)
+            said = b.ended(start.process, how="failed", outcome=outcome)
+            d.ask(machine, said, d.WORKER)
         else:
             fail_to_open(machine, start.process, failure)
         if not FAILURES[failure]:
             break
-        start = m.Start(
-            job=ID,
-            process=start.process + 1,
-            role="crawl",
-            spec=SPEC,
-            digest="",
-            hash_seed=0,
-        )
+        start = b.start(start.process + 1)
     assert job.status == "failed"
     assert job.retries_left == (0 if FAILURES[failure] else 1)
     assert (job.begin().reason, job.begin().traceback) == ("why", "where")
-    assert list(machine.state.failed) == [ID]
+    assert list(machine.state.failed) == [b.ID]
 
 
 def test_a_failed_job_waits_for_its_process_before_it_runs_again() -> None:
     """Two processes of a run would be two runs at once."""
-    machine = new_machine()
-    ask(machine, submit())
-    start = started(register(machine, slots=2))
+    machine = d.new_machine()
+    d.ask(machine, d.submit())
+    start = d.started(d.register(machine, slots=2))
     end = Outcome(failure="import_error", text="why")
-    decision = commit(machine, start.process, unit(1, "closed", end=end))
-    assert told(decision, m.Done) == [
-        m.Done(job=ID, process=start.process, stats=told(decision, m.Done)[0].stats)
+    decision = d.commit(machine, start.process, b.unit(1, "closed", end=end))
+    assert d.told(decision, m.Done) == [
+        m.Done(job=b.ID, process=start.process, stats=d.told(decision, m.Done)[0].stats)
     ]
-    job = machine.state.jobs[ID]
+    job = machine.state.jobs[b.ID]
     assert (job.status, job.retries_left, job.processes) == ("ready", 0, 1)
-    assert machine.settle(NOW) == []
-    assert started(ask(machine, ended(start.process), WORKER)).process == 2
+    assert machine.settle(d.NOW) == []
+    assert d.started(d.ask(machine, b.ended(start.process), d.WORKER)).process == 2
 
 
 def test_a_start_that_raises_fails_the_job_when_all_else_is_done() -> None:
     """What it gave before is crawled to its end; the retry runs ``start()`` again but
     for what is committed."""
-    machine, start = running(msgspec.structs.replace(SPEC, retries=1))
+    machine, start = d.running(msgspec.structs.replace(d.SPEC, retries=1))
     end = Outcome(failure="start_error", text="boom")
-    first = unit(1, "start", children=children(1))
-    decision = commit(machine, start.process, first, unit(2, "started", end=end))
-    assert told(decision, m.Finish) == []
-    decision = commit(machine, start.process, page(1, items=ITEM))
-    assert told(decision, m.Finish) == [m.Finish(job=ID, process=1, number=1)]
-    again = started(finish(machine, start.process, 2))
-    job = machine.state.jobs[ID]
+    first = b.unit(1, "start", children=b.children(1))
+    decision = d.commit(machine, start.process, first, b.unit(2, "started", end=end))
+    assert d.told(decision, m.Finish) == []
+    decision = d.commit(machine, start.process, b.page(1, items=b.ITEM))
+    assert d.told(decision, m.Finish) == [m.Finish(job=b.ID, process=1, number=1)]
+    again = d.started(d.finish(machine, start.process, 2))
+    job = machine.state.jobs[b.ID]
     assert (job.status, job.retries_left, job.begin().items) == ("running", 0, 1)
-    decision = ask(machine, opened(again.process), WORKER)
-    (skip,), (lead,) = told(decision, m.Skip), told(decision, m.Lead)
+    decision = d.ask(machine, b.opened(again.process), d.WORKER)
+    (skip,), (lead,) = d.told(decision, m.Skip), d.told(decision, m.Lead)
     assert (skip.digests, skip.part) == (first.digest, 0)
     assert (lead.start, lead.opened) == (True, True)
-    commit(machine, again.process, unit(1, "started", end=end))
-    finish(machine, again.process, 1)
+    d.commit(machine, again.process, b.unit(1, "started", end=end))
+    d.finish(machine, again.process, 1)
     assert (job.status, job.begin().reason, job.begin().items) == ("failed", "boom", 1)
 
 
 def test_a_start_that_ran_through_the_second_time_mends_the_job() -> None:
     """The failure of the first run is not the second one's."""
-    machine, start = running()
+    machine, start = d.running()
     end = Outcome(failure="start_error", text="boom")
-    commit(machine, start.process, unit(1, "started", end=end))
-    again = started(finish(machine, start.process, 1))
-    ask(machine, opened(again.process), WORKER)
-    succeed(machine, again)
-    assert machine.state.jobs[ID].status == "succeeded"
+    d.commit(machine, start.process, b.unit(1, "started", end=end))
+    again = d.started(d.finish(machine, start.process, 1))
+    d.ask(machine, b.opened(again.process), d.WORKER)
+    d.succeed(machine, again)
+    assert machine.state.jobs[b.ID].status == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -203,13 +167,15 @@ def test_deaths_of_its_own_doing_fail_a_job_and_kills_from_outside_never(
     counted: bool, retries: int, state: str
 ) -> None:
     """``start_deaths_max`` deaths; a retry starts the count anew."""
-    machine = new_machine()
-    ask(machine, submit(spec=msgspec.structs.replace(SPEC, retries=retries)))
-    decision = register(machine)
+    machine = d.new_machine()
+    d.ask(machine, d.submit(spec=msgspec.structs.replace(d.SPEC, retries=retries)))
+    decision = d.register(machine)
     for _ in range(machine.policy.start_deaths_max):
-        number = started(decision).process
-        decision = ask(machine, ended(number, counted=counted, text="died"), WORKER)
-    job = machine.state.jobs[ID]
+        number = d.started(decision).process
+        decision = d.ask(
+            machine, b.ended(number, counted=counted, text="died"), d.WORKER
+        )
+    job = machine.state.jobs[b.ID]
     assert job.state == state
     assert job.retries_left == 0
     assert ("died 3 times" in job.begin().reason) == (state == "failed")
@@ -217,29 +183,29 @@ def test_deaths_of_its_own_doing_fail_a_job_and_kills_from_outside_never(
 
 def test_a_commit_between_deaths_shows_that_the_job_gets_on() -> None:
     """Only deaths without one commit between them fail it: its pages may be many."""
-    machine, start = crawling(5, msgspec.structs.replace(SPEC, retries=0))
+    machine, start = d.crawling(5, msgspec.structs.replace(d.SPEC, retries=0))
     for request in (1, 2, 3, 4):
-        commit(machine, start.process, page(request))
+        d.commit(machine, start.process, b.page(request))
         for _ in range(machine.policy.start_deaths_max - 1):
-            decision = ask(machine, ended(start.process, counted=True), WORKER)
-            start = started(decision)
-            decision = ask(machine, opened(start.process), WORKER)
-            assert leases(decision)[start.process] == list(range(request + 1, 6))
-    assert machine.state.jobs[ID].status == "running"
+            decision = d.ask(machine, b.ended(start.process, counted=True), d.WORKER)
+            start = d.started(decision)
+            decision = d.ask(machine, b.opened(start.process), d.WORKER)
+            assert d.leases(decision)[start.process] == list(range(request + 1, 6))
+    assert machine.state.jobs[b.ID].status == "running"
 
 
 def test_a_death_after_the_last_commit_is_none() -> None:
     """The process had said its last: whatever kills it then, all is there."""
-    machine, start = running(msgspec.structs.replace(SPEC, retries=0))
-    commit(machine, start.process, unit(1, "started"))
-    decision = commit(machine, start.process, unit(2, "closed"))
-    assert told(decision, m.Done)[0].stats is not None
+    machine, start = d.running(msgspec.structs.replace(d.SPEC, retries=0))
+    d.commit(machine, start.process, b.unit(1, "started"))
+    decision = d.commit(machine, start.process, b.unit(2, "closed"))
+    assert d.told(decision, m.Done)[0].stats is not None
     outcome = Outcome(failure="unknown_spider")
     for how in ("exited", "failed"):
-        said = ended(start.process, how=how, counted=True, outcome=outcome)
-        decision = ask(machine, said, WORKER)
-        assert told(decision, m.EndedSeen) == [m.EndedSeen(process=start.process)]
-    job = machine.state.jobs[ID]
+        said = b.ended(start.process, how=how, counted=True, outcome=outcome)
+        decision = d.ask(machine, said, d.WORKER)
+        assert d.told(decision, m.EndedSeen) == [m.EndedSeen(process=start.process)]
+    job = machine.state.jobs[b.ID]
     assert (job.status, job.begin().deaths) == ("succeeded", 0)
 
 
@@ -248,38 +214,38 @@ def test_a_death_after_the_last_commit_is_none() -> None:
 
 def test_a_worker_with_other_code_gets_nothing_more_of_that_job() -> None:
     """The job waits for another worker, and says why."""
-    machine = new_machine()
-    ask(machine, submit())
-    start = started(register(machine))
-    said = ended(start.process, how="other_code", text="differs")
-    assert told(ask(machine, said, WORKER), m.Start) == []
-    (shown,) = answers(ask(machine, m.ShowJob(call=1, job=ID)), CLIENT)
+    machine = d.new_machine()
+    d.ask(machine, d.submit())
+    start = d.started(d.register(machine))
+    said = b.ended(start.process, how="other_code", text="differs")
+    assert d.told(d.ask(machine, said, d.WORKER), m.Start) == []
+    (shown,) = d.answers(d.ask(machine, m.ShowJob(call=1, job=b.ID)), d.CLIENT)
     assert "differs" in shown.job.reason
-    assert started(register(machine, 6, "v")).process == start.process + 1
+    assert d.started(d.register(machine, 6, "v")).process == start.process + 1
 
 
 def test_all_processes_of_a_job_have_one_hash_seed_and_jobs_differ() -> None:
     """``start()`` that iterates a set gives the same order each time it runs."""
-    machine = new_machine()
-    ask(machine, submit())
-    ask(machine, submit_other())
-    first = started(register(machine))
-    again = started(ask(machine, ended(first.process), WORKER))
-    other = started(register(machine, 6, "v"))
-    assert (first.job, again.job, other.job) == (ID, ID, OTHER)
+    machine = d.new_machine()
+    d.ask(machine, d.submit())
+    d.ask(machine, b.submit(b.OTHER))
+    first = d.started(d.register(machine))
+    again = d.started(d.ask(machine, b.ended(first.process), d.WORKER))
+    other = d.started(d.register(machine, 6, "v"))
+    assert (first.job, again.job, other.job) == (b.ID, b.ID, b.OTHER)
     assert first.hash_seed == again.hash_seed != other.hash_seed
     assert 0 <= first.hash_seed < 2**32
 
 
 def test_retry_lets_mended_code_run() -> None:
     """Whoever retries a job may have changed its code: any copy may begin it."""
-    machine = new_machine()
-    ask(machine, submit())
-    start = started(register(machine))
-    ask(machine, m.Started(job=ID, process=start.process, digest="d1"), WORKER)
+    machine = d.new_machine()
+    d.ask(machine, d.submit())
+    start = d.started(d.register(machine))
+    d.ask(machine, m.Started(job=b.ID, process=start.process, digest="d1"), d.WORKER)
     fail_to_open(machine, start.process, "unknown_spider")
-    machine.state.workers["w"].barred[ID] = "other code"
-    assert started(change(machine, "retry")).digest == ""
+    machine.state.workers["w"].barred[b.ID] = "other code"
+    assert d.started(d.change(machine, "retry")).digest == ""
 
 
 # ---- a job's life, changed by people -------------------------------------------------
@@ -298,10 +264,10 @@ def test_retry_lets_mended_code_run() -> None:
 )
 def test_what_cannot_be_is_refused_in_one_line(verbs: list[str], text: str) -> None:
     """The state decides, and stays."""
-    machine = new_machine()
-    ask(machine, submit())
+    machine = d.new_machine()
+    d.ask(machine, d.submit())
     for verb in verbs:
-        (answer,) = answers(change(machine, verb), CLIENT)
+        (answer,) = d.answers(d.change(machine, verb), d.CLIENT)
     assert isinstance(answer, m.Refused)
     assert text in answer.text
     assert "\n" not in answer.text
@@ -309,68 +275,70 @@ def test_what_cannot_be_is_refused_in_one_line(verbs: list[str], text: str) -> N
 
 def test_cancelling_a_running_job_tells_its_process_once() -> None:
     """What is committed on the way counts; its end is the job's end."""
-    machine, start = crawling(2)
-    stop = m.Stop(job=ID, process=start.process, reason="cancelled")
-    assert answers(change(machine, "cancel"), WORKER) == [stop]
-    (again,) = answers(change(machine, "cancel"), CLIENT)
+    machine, start = d.crawling(2)
+    stop = m.Stop(job=b.ID, process=start.process, reason="cancelled")
+    assert d.answers(d.change(machine, "cancel"), d.WORKER) == [stop]
+    (again,) = d.answers(d.change(machine, "cancel"), d.CLIENT)
     assert "already being cancelled" in again.text
-    assert results(commit(machine, start.process, page(1, items=ITEM))) == ["published"]
-    closed = unit(3, "closed", end=Outcome(finish_reason="cancelled"))
-    (done,) = told(commit(machine, start.process, closed), m.Done)
+    assert d.results(d.commit(machine, start.process, b.page(1, items=b.ITEM))) == [
+        "published"
+    ]
+    closed = b.unit(3, "closed", end=Outcome(finish_reason="cancelled"))
+    (done,) = d.told(d.commit(machine, start.process, closed), m.Done)
     assert b'"cancelled"' in bytes(done.stats["last"]["finish_reason"])
-    job = machine.state.jobs[ID]
+    job = machine.state.jobs[b.ID]
     assert (job.status, job.begin().items) == ("cancelled", 1)
-    ask(machine, ended(start.process), WORKER)
+    d.ask(machine, b.ended(start.process), d.WORKER)
     # It goes on where it was when it is retried.
-    again = started(change(machine, "retry"))
-    decision = ask(machine, opened(again.process), WORKER)
-    assert leases(decision) == {again.process: [2]}
+    again = d.started(d.change(machine, "retry"))
+    decision = d.ask(machine, b.opened(again.process), d.WORKER)
+    assert d.leases(decision) == {again.process: [2]}
 
 
 def test_retry_never_undoes_what_was_committed_and_fresh_numbers_anew() -> None:
     """Items stay unless ``--fresh`` says otherwise; no request number is used twice,
     so what an old process commits late is settled."""
-    machine, start = crawling(3)
-    commit(machine, start.process, *map(page, (1, 2, 3)))
-    finish(machine, start.process, 2)
-    job = machine.state.jobs[ID]
+    machine, start = d.crawling(3)
+    d.commit(machine, start.process, *map(b.page, (1, 2, 3)))
+    d.finish(machine, start.process, 2)
+    job = machine.state.jobs[b.ID]
     assert job.status == "succeeded"
-    (refused,) = answers(change(machine, "retry"), CLIENT)
+    (refused,) = d.answers(d.change(machine, "retry"), d.CLIENT)
     assert "--fresh" in refused.text
-    again = started(change(machine, "retry", fresh=True))
+    again = d.started(d.change(machine, "retry", fresh=True))
     assert (job.begin().items, job.begin().processes_count) == (0, 2)
-    lead = told(ask(machine, opened(again.process), WORKER), m.Lead)
-    assert lead == [m.Lead(job=ID, process=again.process, start=True, opened=True)]
-    decision = commit(machine, again.process, unit(1, "start", children=children(1, 2)))
-    assert leases(decision) == {again.process: [4, 5]}
-    assert results(commit(machine, start.process, page(2))) == ["settled"]
-    assert results(commit(machine, again.process, page(4))) == ["published"]
+    lead = d.told(d.ask(machine, b.opened(again.process), d.WORKER), m.Lead)
+    assert lead == [m.Lead(job=b.ID, process=again.process, start=True, opened=True)]
+    decision = d.commit(
+        machine, again.process, b.unit(1, "start", children=b.children(1, 2))
+    )
+    assert d.leases(decision) == {again.process: [4, 5]}
+    assert d.results(d.commit(machine, start.process, b.page(2))) == ["settled"]
+    assert d.results(d.commit(machine, again.process, b.page(4))) == ["published"]
 
 
 def test_a_fresh_run_waits_for_the_process_of_the_old_one() -> None:
     """It has committed its last and may take its time to end; nothing that is asked
     meanwhile trips over it."""
-    machine, start = running()
-    commit(machine, start.process, unit(1, "started"))
-    commit(machine, start.process, unit(2, "closed"))
-    assert machine.state.jobs[ID].status == "succeeded"
-    assert machine.next_deadline_s(NOW) > 0
-    assert told(change(machine, "retry", fresh=True), m.Start) == []
-    assert machine.next_deadline_s(NOW) > 0
+    machine, start = d.running()
+    d.commit(machine, start.process, b.unit(1, "started"))
+    d.commit(machine, start.process, b.unit(2, "closed"))
+    assert machine.state.jobs[b.ID].status == "succeeded"
+    assert machine.next_deadline_s(d.NOW) > 0
+    assert d.told(d.change(machine, "retry", fresh=True), m.Start) == []
+    assert machine.next_deadline_s(d.NOW) > 0
     for verb in ("pause", "resume"):
-        assert isinstance(answers(change(machine, verb), CLIENT)[0], m.Shown)
-    held = m.Held(
-        job=ID, process=start.process, opened=opened(start.process), leads=True
-    )
-    ask(machine, registration(held=(held,)), 6)
+        assert isinstance(d.answers(d.change(machine, verb), d.CLIENT)[0], m.Shown)
+    held = b.held(start.process, leads=True)
+    d.ask(machine, b.registration(held=(held,)), 6)
     outcome = Outcome(failure="unknown_spider")
-    said = ended(start.process, how="failed", outcome=outcome)
-    assert results(commit(machine, start.process, unit(3, "late"), session=6)) == [
-        "settled"
-    ]
-    decision = ask(machine, said, 6)
-    assert told(decision, m.EndedSeen)
-    assert started(decision).process == start.process + 1
+    said = b.ended(start.process, how="failed", outcome=outcome)
+    assert d.results(
+        d.commit(machine, start.process, b.unit(3, "late"), session=6)
+    ) == ["settled"]
+    decision = d.ask(machine, said, 6)
+    assert d.told(decision, m.EndedSeen)
+    assert d.started(decision).process == start.process + 1
 
 
 # ---- submissions ---------------------------------------------------------------------
@@ -379,47 +347,47 @@ def test_a_fresh_run_waits_for_the_process_of_the_old_one() -> None:
 @pytest.mark.parametrize(
     "submission",
     [
-        Submission(id="short", spec=SPEC),
-        Submission(id=ID + "-1", spec=SPEC),
-        Submission(id=ID, spec=JobSpec(spider="s")),
-        Submission(id=ID, spec=JobSpec(project="../p", spider="s")),
-        Submission(id=ID, spec=JobSpec(project="p", spider="")),
-        Submission(id=ID, spec=JobSpec(project="p", spider="s", parallelism=-1)),
-        Submission(id=ID, spec=SPEC, every_s=0.0),
-        Submission(id=ID, spec=SPEC, every_s=float("nan")),
+        Submission(id="short", spec=d.SPEC),
+        Submission(id=b.ID + "-1", spec=d.SPEC),
+        Submission(id=b.ID, spec=JobSpec(spider="s")),
+        Submission(id=b.ID, spec=JobSpec(project="../p", spider="s")),
+        Submission(id=b.ID, spec=JobSpec(project="p", spider="")),
+        Submission(id=b.ID, spec=JobSpec(project="p", spider="s", parallelism=-1)),
+        Submission(id=b.ID, spec=d.SPEC, every_s=0.0),
+        Submission(id=b.ID, spec=d.SPEC, every_s=float("nan")),
     ],
 )
 def test_a_bad_submission_is_refused_whole(submission: Submission) -> None:
     """One bad job in many: none is submitted."""
-    machine = new_machine()
-    good = Submission(id="f" * 16, spec=SPEC)
-    both = m.Submit(call=1, part=0, last=True, submissions=(good, submission))
-    (answer,) = answers(ask(machine, both), CLIENT)
+    machine = d.new_machine()
+    good = Submission(id="f" * 16, spec=d.SPEC)
+    both = b.submission(good, submission)
+    (answer,) = d.answers(d.ask(machine, both), d.CLIENT)
     assert isinstance(answer, m.Refused)
     assert not machine.state.jobs
 
 
 def test_an_id_of_another_job_is_refused() -> None:
     """The same id with the same content is the same job; with other content none."""
-    machine = new_machine()
-    ask(machine, submit())
+    machine = d.new_machine()
+    d.ask(machine, d.submit())
 
     def answer(call: m.Submit) -> Any:
-        return answers(ask(machine, call), CLIENT)[0]
+        return d.answers(d.ask(machine, call), d.CLIENT)[0]
 
-    assert isinstance(answer(submit()), m.Accepted)
-    other = submit(spec=msgspec.structs.replace(SPEC, spider="other"))
+    assert isinstance(answer(d.submit()), m.Accepted)
+    other = d.submit(spec=msgspec.structs.replace(d.SPEC, spider="other"))
     assert isinstance(answer(other), m.Refused)
-    assert isinstance(answer(submit(every_s=5.0)), m.Refused)
+    assert isinstance(answer(d.submit(every_s=5.0)), m.Refused)
 
 
 def test_records_survive_the_journals_encoding() -> None:
     """A group read back is the group that was written."""
-    machine, start = running()
+    machine, start = d.running()
     facts: list[r.Record] = []
     for decision in (
-        commit(machine, start.process, unit(1, "start", children=children(1, 2))),
-        change(machine, "pause"),
+        d.commit(machine, start.process, b.unit(1, "start", children=b.children(1, 2))),
+        d.change(machine, "pause"),
     ):
         facts += [one for one in decision.records if isinstance(one, r.Record)]
     assert r.decode_group(r.encode_group(facts)) == tuple(facts)

@@ -1,26 +1,22 @@
 """What stands for a job: its id, the beginning of it, its name; and what does not."""
 
-import msgspec
 import pytest
 
 from dscrapy import messages as m
 from dscrapy.control.machine import Machine
 from dscrapy.control.naming import Unknown, find
-from dscrapy.model import JobSpec, Submission
-from tests.unit.frontier_values import CLIENT, SPEC, answers, ask, new_machine
+from tests import builders as b
+from tests.unit import machine_driver as d
 
 A, B, C = "a" * 16, "ab" + "0" * 14, "c" * 16
 
 
 def with_jobs(*jobs: tuple[str, str], every: tuple[str, ...] = ()) -> Machine:
     """Return a machine with jobs of these ids and names; some are schedules."""
-    machine = new_machine()
+    machine = d.new_machine()
     for identity, name in jobs:
-        spec: JobSpec = msgspec.structs.replace(SPEC, name=name)
-        one = Submission(
-            id=identity, spec=spec, every_s=60.0 if identity in every else None
-        )
-        ask(machine, m.Submit(call=1, part=0, last=True, submissions=(one,)))
+        every_s = 60.0 if identity in every else None
+        d.ask(machine, b.submit(identity, every_s=every_s, retries=1, name=name))
     return machine
 
 
@@ -94,5 +90,5 @@ def test_calls_take_what_stands_for_a_job() -> None:
         m.WaitJob(call=1, job="a"),
     )
     for call in calls:
-        (shown,) = answers(ask(machine, call), CLIENT)
+        (shown,) = d.answers(d.ask(machine, call), d.CLIENT)
         assert shown.job.id == A

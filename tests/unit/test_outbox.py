@@ -20,8 +20,9 @@ from dscrapy.worker.outbox import (
     LOG_WAITING_BYTES_MAX,
     Outbox,
 )
+from tests import builders as b
 
-JOB = f"{1:016x}"
+JOB = b.ID
 DECODER: Decoder[Any] = Decoder(m.FromWorker)
 
 
@@ -29,12 +30,12 @@ def commit(process: int, *requests: int, size: int = 1) -> m.Commits:
     """Return whole commits of these requests, each with an item of ``size`` bytes."""
     item = msgspec.Raw(b'"%s"' % (b"x" * size))
     commits = tuple(m.Commit(request=number, items=(item,)) for number in requests)
-    return m.Commits(job=JOB, process=process, commits=commits)
+    return b.commits(process, *commits)
 
 
 def end(process: int) -> m.Ended:
     """Return the end of a process."""
-    return m.Ended(job=JOB, process=process, how="exited")
+    return b.ended(process)
 
 
 def seen(
@@ -142,11 +143,7 @@ def test_an_answer_forgets_the_part_it_names_and_no_other(
         m.Commit(request=2),
         m.Commit(unit=1, kind="start"),
     ]
-    batches = [
-        m.Commits(job=JOB, process=process, commits=(part,))
-        for process in (1, 2)
-        for part in parts
-    ]
+    batches = [b.commits(process, part) for process in (1, 2) for part in parts]
     for at, batch in enumerate(batches):
         for other in batches[at:]:
             add(outbox, other)
@@ -235,7 +232,7 @@ def test_the_requests_of_a_process_are_those_without_an_answer() -> None:
     add(outbox, commit(1, 1, 2))
     add(outbox, commit(2, 3))
     unit = m.Commit(unit=9, kind="closed")
-    add(outbox, m.Commits(job=JOB, process=1, commits=(unit,)))
+    add(outbox, b.commits(1, unit))
     outbox.hear(seen(commit(1, 1)))
     assert outbox.requests_of(1) == {2}
     assert outbox.requests_of(2) == {3}
@@ -383,7 +380,7 @@ def test_the_master_misses_nothing_whatever_happens_on_the_way(
     def batch(count: int) -> m.Commits:
         numbers = range(units + 1, units + 1 + count)
         commits = tuple(m.Commit(unit=number, kind="late") for number in numbers)
-        return m.Commits(job=JOB, process=1, commits=commits)
+        return b.commits(1, *commits)
 
     def take(bytes_max: int) -> None:
         for message in messages_of(outbox.take(bytes_max)):

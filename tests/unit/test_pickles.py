@@ -16,9 +16,8 @@ from scrapy.settings import Settings
 from dscrapy.crawl.codec.pickles import Pickles
 from dscrapy.crawl.codec.request_bodies import RequestCodec
 from dscrapy.crawl.codec.tags import UndecodableError, UnencodableError, UnreadableError
-from tests.unit import crawl_values
-from tests.unit.crawl_values import NotAnItem, OwnHtml, luggage, page
-from tests.unit.luggage import (
+from tests.unit import project_classes
+from tests.unit.body_round_trip import (
     KEY,
     URL,
     OwnSpider,
@@ -28,6 +27,7 @@ from tests.unit.luggage import (
     spider,
     through,
 )
+from tests.unit.project_classes import NotAnItem, OwnHtml, luggage, page
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ from tests.unit.luggage import (
         datetime(2024, 10, 27, 2, 30, fold=1, tzinfo=dateutil.tz.gettz("Europe/Paris")),
         datetime(2024, 1, 1, tzinfo=dateutil.tz.tzoffset("x", 3600)).timetz(),
         HTTPMethod.GET,
-        crawl_values.Odd(a=1),
+        project_classes.Odd(a=1),
         OwnHtml(URL, body=b"<p>a"),
         NotAnItem.__dict__,
         Exception("x"),
@@ -137,11 +137,11 @@ def test_what_belongs_to_this_process_stays(value: Any) -> None:
 def test_a_request_class_of_a_package_travels() -> None:
     """By a pickle of the class, with all that its instances hold."""
     codec = RequestCodec(spider, lambda module: False, Pickles(KEY))
-    request = crawl_values.PoorRequest(URL, needed={1}, callback=spider.found)
+    request = project_classes.PoorRequest(URL, needed={1}, callback=spider.found)
     sent = codec.encode(request)
     assert sent.kind > 0
     arrived = codec.decode(sent.body)
-    assert type(arrived) is crawl_values.PoorRequest
+    assert type(arrived) is project_classes.PoorRequest
     assert arrived.needed == {1}
     assert arrived.callback == spider.found
     with pytest.raises(UnencodableError):
@@ -193,7 +193,7 @@ def test_what_is_not_here_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None
     sent = encoded(NotAnItem())
     with pytest.raises(UnreadableError):
         codec_of(b"").decode(sent.body)
-    monkeypatch.delattr(crawl_values, "NotAnItem")
+    monkeypatch.delattr(project_classes, "NotAnItem")
     with pytest.raises(UnreadableError, match="NotAnItem"):
         codec_of().decode(sent.body)
 

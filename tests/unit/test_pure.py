@@ -14,16 +14,16 @@ from dscrapy.control.decide.reconcile import JobReconciler
 from dscrapy.control.decision import Decision, OnPrune, OnTick
 from dscrapy.control.machine import Machine
 from dscrapy.keep import Keep
+from tests import builders as b
 from tests.doubles.watched import ImpureError, WatchedMachine, unchanged
-from tests.unit import frontier_values as values
-from tests.unit.frontier_values import CLIENT, ID, NOW, ask, later
-from tests.unit.test_frontier_state import eventful
+from tests.unit import machine_driver as d
+from tests.unit.test_state import eventful
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine that has been through much, each of its steps watched."""
-    monkeypatch.setattr(values, "Machine", WatchedMachine)
+    monkeypatch.setattr(d, "Machine", WatchedMachine)
     watched, _ = eventful()
     assert isinstance(watched, WatchedMachine)
     assert watched._steps > 50
@@ -33,14 +33,14 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 def test_what_is_due_and_what_is_asked_changes_nothing(machine: Machine) -> None:
     """Ticks at every deadline, and calls that change, refuse or only look."""
     for seconds in (0.0, 11.0, 61.0, 1000.0):
-        ask(machine, OnTick(), 0, later(seconds))
-        machine.next_deadline_s(later(seconds))
+        d.ask(machine, OnTick(), 0, d.later(seconds))
+        machine.next_deadline_s(d.later(seconds))
     for verb in ("pause", "resume", "parallelism", "retry", "cancel"):
-        change = m.ChangeJob(call=1, verb=verb, job=ID)
-        ask(machine, change, CLIENT)
-    ask(machine, m.Prune(call=1, keep_jobs=0, dry_run=True), CLIENT)
+        change = m.ChangeJob(call=1, verb=verb, job=b.ID)
+        d.ask(machine, change, d.CLIENT)
+    d.ask(machine, m.Prune(call=1, keep_jobs=0, dry_run=True), d.CLIENT)
     machine.policy = attrs.evolve(machine.policy, keep=Keep(jobs=0))
-    ask(machine, OnPrune(), 0, later(10_000.0))
+    d.ask(machine, OnPrune(), 0, d.later(10_000.0))
 
 
 def test_views_change_nothing(machine: Machine) -> None:
@@ -50,17 +50,17 @@ def test_views_change_nothing(machine: Machine) -> None:
         for identity in (*state.jobs, *state.schedules, "unknown"):
             views.show(state, 1, identity)
         for worker in state.workers.values():
-            views.view_worker(worker, machine.policy.spans, NOW)
+            views.view_worker(worker, machine.policy.spans, d.NOW)
         views.list_jobs(state, m.ListJobs(call=1, limit=100))
         views.status(
             state,
             machine.policy.spans,
-            NOW,
+            d.NOW,
             call=1,
             host="h",
             port=1,
             uptime_s=0.0,
-            versions=values.VERSIONS,
+            versions=b.VERSIONS,
             note="",
         )
 
@@ -81,11 +81,11 @@ def test_a_step_that_changes_the_state_is_found(
     if planted == "reconciling":
         monkeypatch.setattr(JobReconciler, "reconcile", reconcile)
         with pytest.raises(ImpureError):
-            machine.reconcile(ID, NOW)
+            machine.reconcile(b.ID, d.NOW)
     else:
         monkeypatch.setattr(deadlines, "next_deadline_s", deadline)
         with pytest.raises(ImpureError):
-            machine.next_deadline_s(NOW)
+            machine.next_deadline_s(d.NOW)
 
 
 def test_every_record_has_one_handler() -> None:

@@ -4,8 +4,8 @@ import msgspec
 
 from dscrapy import messages as m
 from dscrapy.frontier.frontier import Frontier
-from tests.unit import frontier_values as f
-from tests.unit.request_values import children, opened
+from tests import builders as b
+from tests.unit import machine_driver as d
 
 CLASSES = 7
 
@@ -13,11 +13,11 @@ CLASSES = 7
 def frontier_of(*hosts: str, kinds: tuple[int, ...] = ()) -> Frontier:
     """Return a frontier with three open processes and a request of each host."""
     frontier = Frontier()
-    given = children(*(f"u{at}" for at in range(len(hosts))), hosts=hosts)
+    given = b.children(*(f"u{at}" for at in range(len(hosts))), hosts=hosts)
     every = kinds or (CLASSES,) * len(hosts)
     frontier.add(msgspec.structs.replace(given, kinds=every))
     for process in (1, 2, 3):
-        frontier.leases.open_process(process, opened(process, window=4))
+        frontier.leases.open_process(process, b.opened(process, window=4))
     return frontier
 
 
@@ -69,7 +69,7 @@ def test_a_writer_that_closes_is_none_any_more() -> None:
     frontier.leases.close_process(2)
     frontier.leases.end_process(3, 0.0)
     assert frontier.leases.unreadable() == {1: "why"}
-    frontier.leases.open_process(4, opened(4, window=4))
+    frontier.leases.open_process(4, b.opened(4, window=4))
     assert frontier.leases.unreadable() == {}
     assert frontier.lease(4, 4, 1.0).requests == (1,)
 
@@ -117,7 +117,7 @@ def test_kinds_survive_a_snapshot_and_refusals_do_not() -> None:
     other = Frontier.decode(frontier.encode())
     assert other.encode() == frontier.encode()
     for process in (1, 2):
-        other.leases.open_process(process, opened(process, window=4))
+        other.leases.open_process(process, b.opened(process, window=4))
     other.leases.wrote(2, {CLASSES})
     assert other.lease(1, 1, 0.0).requests == (1,)
     other.leases.refuse(1, (1,), "why", 0.0)
@@ -130,42 +130,42 @@ def test_kinds_survive_a_snapshot_and_refusals_do_not() -> None:
 
 def test_a_request_that_no_process_can_read_fails_and_the_job_goes_on() -> None:
     """It is done, an error of the job's, and never given out again."""
-    machine, start = f.crawling(2)
+    machine, start = d.crawling(2)
     release = m.Release(
-        job=f.ID, process=start.process, requests=(1,), unreadable="no module x"
+        job=b.ID, process=start.process, requests=(1,), unreadable="no module x"
     )
-    decision = f.ask(machine, release, f.WORKER)
-    assert f.leases(decision) == {}
-    crawl = machine.state.crawls[f.ID]
+    decision = d.ask(machine, release, d.WORKER)
+    assert d.leases(decision) == {}
+    crawl = machine.state.crawls[b.ID]
     assert not crawl.frontier.is_open(1)
-    assert machine.state.jobs[f.ID].begin().errors == 1
+    assert machine.state.jobs[b.ID].begin().errors == 1
     assert crawl.totals.count("dscrapy/unreadable_requests") == 1
-    assert f.told(f.commit(machine, start.process, f.page(2)), m.Finish)
+    assert d.told(d.commit(machine, start.process, b.page(2)), m.Finish)
 
 
 def test_the_writer_gets_what_another_cannot_read() -> None:
     """Requests that one process wrote come back to it from the one that leased them."""
-    machine, first, second = f.wide(2)
+    machine, first, second = d.wide(2)
     # A host of each: the first holds h1 and h2, the second h3 and h4.
-    given = msgspec.structs.replace(f.children(9, host="h3"), kinds=(CLASSES,))
-    f.commit(machine, first.process, f.page(1, children=given))
-    decision = f.commit(machine, second.process, f.page(3))
-    (request,) = f.leases(decision)[second.process]
+    given = msgspec.structs.replace(b.children(9, host="h3"), kinds=(CLASSES,))
+    d.commit(machine, first.process, b.page(1, children=given))
+    decision = d.commit(machine, second.process, b.page(3))
+    (request,) = d.leases(decision)[second.process]
     release = m.Release(
-        job=f.ID, process=second.process, requests=(request,), unreadable="why"
+        job=b.ID, process=second.process, requests=(request,), unreadable="why"
     )
-    decision = f.ask(machine, release, f.WORKER)
-    assert f.leases(decision) == {first.process: [request]}
+    decision = d.ask(machine, release, d.WORKER)
+    assert d.leases(decision) == {first.process: [request]}
 
 
 def test_a_suspect_that_cannot_be_read_fails() -> None:
     """No other process is tried for what is wrong twice."""
-    machine, start = f.crawling(1)
-    crawl = machine.state.crawls[f.ID]
+    machine, start = d.crawling(1)
+    crawl = machine.state.crawls[b.ID]
     for _ in range(2):
         crawl.frontier.count_death((1,), alone=False)
     release = m.Release(
-        job=f.ID, process=start.process, requests=(1,), unreadable="why"
+        job=b.ID, process=start.process, requests=(1,), unreadable="why"
     )
-    f.ask(machine, release, f.WORKER)
+    d.ask(machine, release, d.WORKER)
     assert not crawl.frontier.is_open(1)

@@ -18,7 +18,7 @@ from dscrapy.journal.segment import (
     Scanner,
     TornTail,
 )
-from tests.unit.heads import segment_head_of_version
+from tests.unit.old_journal_heads import segment_head_of_version
 
 PAYLOADS = [b'{"a":1}', b"", b'{"b":"longer than the others"}']
 FIRST = 11

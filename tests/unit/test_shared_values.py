@@ -13,7 +13,8 @@ from dscrapy.crawl.outgoing.child_requests import Child
 from dscrapy.crawl.outgoing.commit_parts import PART_BYTES_MAX, Sender, Work
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import JobSpec
-from tests.unit import frontier_values as f
+from tests import builders as b
+from tests.unit import machine_driver as d
 
 
 def sharing(
@@ -21,7 +22,7 @@ def sharing(
 ) -> m.Children:
     """Return requests of which each refers to these values of its commit."""
     return msgspec.structs.replace(
-        f.children(*numbers),
+        b.children(*numbers),
         uses=(uses,) * len(numbers),
         values=tuple(map(msgspec.Raw, values)),
     )
@@ -29,15 +30,15 @@ def sharing(
 
 def test_values_of_an_earlier_part_are_granted_with_their_requests() -> None:
     """They travel once in a commit, and stand once in the file of bodies."""
-    machine, start = f.crawling(1, window=4)
-    frontier = machine.state.crawls[f.ID].frontier
+    machine, start = d.crawling(1, window=4)
+    frontier = machine.state.crawls[b.ID].frontier
     before = frontier.body_bytes
-    first = f.page(
+    first = b.page(
         1, part=0, last=False, children=sharing(11, uses=(0,), values=(b'"one"',))
     )
-    second = f.page(1, part=1, children=sharing(12, 11, uses=(1, 0), values=(b"22",)))
-    f.commit(machine, start.process, first)
-    decision = f.commit(machine, start.process, second)
+    second = b.page(1, part=1, children=sharing(12, 11, uses=(1, 0), values=(b"22",)))
+    d.commit(machine, start.process, first)
+    decision = d.commit(machine, start.process, second)
     ((_, _, granted),) = decision.grants
     bodies = [before, before + 15]
     one, two = (before + 9, 5), (before + 33, 2)
@@ -49,32 +50,32 @@ def test_values_of_an_earlier_part_are_granted_with_their_requests() -> None:
 
 def test_values_survive_a_snapshot() -> None:
     """The next master hands them on."""
-    machine, start = f.crawling(1, window=4)
+    machine, start = d.crawling(1, window=4)
     given = sharing(11, uses=(0,), values=(b'"one"',))
-    f.commit(machine, start.process, f.page(1, children=given))
-    crawl = machine.state.crawls[f.ID].snapshot()
+    d.commit(machine, start.process, b.page(1, children=given))
+    crawl = machine.state.crawls[b.ID].snapshot()
     state = State.decode_snapshot(machine.state.encode_snapshot())
-    assert state.crawls[f.ID].snapshot() == crawl
+    assert state.crawls[b.ID].snapshot() == crawl
     assert list(crawl.frontier.values) == [2]
 
 
 def test_a_request_whose_value_never_came_ends_the_session() -> None:
     """Nothing of the commit has effect."""
-    machine, start = f.crawling(1)
+    machine, start = d.crawling(1)
     for uses in ((0,), (-1,)):
-        commit = f.page(1, children=sharing(11, uses=uses))
+        commit = b.page(1, children=sharing(11, uses=uses))
         with pytest.raises(RemoteProtocolError, match="without its values"):
-            f.commit(machine, start.process, commit)
-    assert machine.state.crawls[f.ID].frontier.is_open(1)
+            d.commit(machine, start.process, commit)
+    assert machine.state.crawls[b.ID].frontier.is_open(1)
 
 
 def test_values_that_nobody_needs_are_not_kept() -> None:
     """All its requests are seen already."""
-    machine, start = f.crawling(1)
-    before = machine.state.crawls[f.ID].frontier.body_bytes
+    machine, start = d.crawling(1)
+    before = machine.state.crawls[b.ID].frontier.body_bytes
     given = sharing(1, uses=(0,), values=(b'"one"',))
-    f.commit(machine, start.process, f.page(1, children=given))
-    assert machine.state.crawls[f.ID].frontier.body_bytes == before
+    d.commit(machine, start.process, b.page(1, children=given))
+    assert machine.state.crawls[b.ID].frontier.body_bytes == before
 
 
 # ---- from the crawl process -------------------------------------------------------
@@ -91,7 +92,7 @@ def test_a_value_leaves_once_however_many_parts_there_are() -> None:
         answers.append(m.CommitsSeen(job=run.job, process=1, seen=seen))
 
     answers: list[m.CommitsSeen] = []
-    run = m.Run(job=f.ID, process=1, role="crawl", spec=JobSpec(spider="s"))
+    run = m.Run(job=b.ID, process=1, role="crawl", spec=JobSpec(spider="s"))
     sender = Sender(run, send, lambda: None, lambda work: None)
     work = Work("page", request=1)
     every = {

@@ -2,15 +2,15 @@
 
 from dscrapy.frontier.frontier import Frontier
 from dscrapy.frontier.quarantine import Poisoned
-from tests.unit.request_values import children, opened
+from tests import builders as b
 
 
 def frontier_of(*hosts: str) -> Frontier:
     """Return a frontier with two open processes and a request of each host."""
     frontier = Frontier()
-    frontier.add(children(*(f"u{at}" for at in range(len(hosts))), hosts=hosts))
+    frontier.add(b.children(*(f"u{at}" for at in range(len(hosts))), hosts=hosts))
     for process in (1, 2):
-        frontier.leases.open_process(process, opened(process, window=4))
+        frontier.leases.open_process(process, b.opened(process, window=4))
     return frontier
 
 
@@ -58,7 +58,7 @@ def test_a_host_that_is_given_up_for_another_process_already_is_waited_for() -> 
     assert frontier.lease(1, 4, 0.0).requests == (1, 2, 3, 4)
     # The second process has nothing: it is given a host of the first one's two.
     assert frontier.lease(2, 1, 0.0).requests == ()
-    frontier.leases.open_process(3, opened(3, window=4))
+    frontier.leases.open_process(3, b.opened(3, window=4))
     suspect(frontier, 5)
     frontier.quarantine.isolate(3)
     assert frontier.lease(3, 4, 0.0).requests == ()
@@ -94,7 +94,7 @@ def test_a_host_that_an_isolator_waited_for_is_free_when_its_suspects_are_gone()
     assert frontier.lease(2, 4, 1.0).requests == ()
     assert frontier.done(3)
     assert frontier.quarantine.isolator is None
-    frontier.add(children("n", hosts=["a"]))
+    frontier.add(b.children("n", hosts=["a"]))
     for request in (1, 2):
         frontier.done(request, 2.0)
     assert frontier.lease(1, 4, 2.0).requests == (4,)

@@ -18,22 +18,8 @@ from dscrapy.control.state.jobs import Course
 from dscrapy.control.state.state import State
 from dscrapy.model import FeedFiles
 from dscrapy.text import without_password
-from tests.unit.frontier_values import (
-    ID,
-    ITEM,
-    WORKER,
-    WRITTEN,
-    ask,
-    commit,
-    let_be,
-    opened,
-    restarted,
-    results,
-    running,
-    started,
-    succeed,
-    unit,
-)
+from tests import builders as b
+from tests.unit import machine_driver as d
 
 FEED = "b-%(batch_id)d"
 
@@ -59,7 +45,7 @@ def batch(number: int, before: FeedFiles | None = None) -> m.Batch:
 
 def shown(machine: Machine) -> list[FeedFiles]:
     """Return what people see."""
-    answer = views.show(machine.state, 0, ID)
+    answer = views.show(machine.state, 0, b.ID)
     assert answer is not None
     return list(answer.feeds)
 
@@ -67,35 +53,37 @@ def shown(machine: Machine) -> list[FeedFiles]:
 def test_files_are_told_when_the_job_has_ended() -> None:
     """With who wrote them; a restart knows them still, from the journal's facts as from
     a snapshot, and a retry that begins anew forgets them."""
-    machine, start = running(has_feeds=True)
-    export = started(succeed(machine, start))
+    machine, start = d.running(has_feeds=True)
+    export = d.started(d.succeed(machine, start))
     written = (files(1), FeedFiles(feed="f", first="x", last="x", failed=1))
-    done = unit(1, "closed", end=WRITTEN, written=written)
-    assert results(commit(machine, export.process, done)) == ["published"]
+    done = b.unit(1, "closed", end=b.WRITTEN, written=written)
+    assert d.results(d.commit(machine, export.process, done)) == ["published"]
     with_workers = [msgspec.structs.replace(one, workers=("w",)) for one in written]
-    assert machine.state.jobs[ID].status == "succeeded"
-    assert shown(machine) == shown(restarted(machine)) == with_workers
-    commit(machine, export.process, done)
+    assert machine.state.jobs[b.ID].status == "succeeded"
+    assert shown(machine) == shown(d.restarted(machine)) == with_workers
+    d.commit(machine, export.process, done)
     assert shown(machine) == with_workers
-    again = r.JobAgain(job=ID, at=0.0, fresh=True, automatic=False, reason="")
-    let_be(machine, again)
+    again = r.JobAgain(job=b.ID, at=0.0, fresh=True, automatic=False, reason="")
+    d.let_be(machine, again)
     assert shown(machine) == []
 
 
 def test_batches_are_told_while_the_crawl_goes_on() -> None:
     """All before the one that is written now; what is told twice counts once."""
-    machine, _ = running(slots=2, has_feeds=True, batch_items=2)
-    export = started(commit(machine, 1, unit(1, items=ITEM * 2)))
-    commit(machine, export.process, unit(1, "batch", batches=(batch(1),)))
+    machine, _ = d.running(slots=2, has_feeds=True, batch_items=2)
+    export = d.started(d.commit(machine, 1, b.unit(1, items=b.ITEM * 2)))
+    d.commit(machine, export.process, b.unit(1, "batch", batches=(batch(1),)))
     assert shown(machine) == []
     for number in (2, 3):
         told = (batch(number, files(number - 1)),)
-        commit(machine, export.process, unit(number, "batch", batches=told))
+        d.commit(machine, export.process, b.unit(number, "batch", batches=told))
         assert [one.files for one in shown(machine)] == [number - 1]
     # The next one learns it, tells it again and goes on behind it.
-    let_be(
+    d.let_be(
         machine,
-        r.Published(job=ID, process=export.process, unit=4, kind="batch", batches=told),
+        r.Published(
+            job=b.ID, process=export.process, unit=4, kind="batch", batches=told
+        ),
     )
     assert [(one.files, one.workers) for one in shown(machine)] == [(2, ("w",))]
 
@@ -103,13 +91,13 @@ def test_batches_are_told_while_the_crawl_goes_on() -> None:
 def test_that_lines_are_the_projects_own_is_handed_on() -> None:
     """To whoever writes files of them; a restart knows it, and a process that finds it
     changed says so."""
-    machine, _ = running(slots=2, own_lines=True)
-    for one in (machine, restarted(machine)):
-        answer = views.show(one.state, 0, ID)
+    machine, _ = d.running(slots=2, own_lines=True)
+    for one in (machine, d.restarted(machine)):
+        answer = views.show(one.state, 0, b.ID)
         assert answer is not None
         assert answer.own_lines
-    ask(machine, opened(1), WORKER)
-    answer = views.show(machine.state, 0, ID)
+    d.ask(machine, b.opened(1), d.WORKER)
+    answer = views.show(machine.state, 0, b.ID)
     assert answer is not None
     assert not answer.own_lines
 
@@ -119,7 +107,7 @@ def test_that_lines_are_the_projects_own_is_handed_on() -> None:
 
 def publish(course: Course, worker: str, *batches: m.Batch, **fields: Any) -> None:
     """Let an export process on this worker commit."""
-    record = r.Published(job=ID, process=1, unit=1, batches=batches, **fields)
+    record = r.Published(job=b.ID, process=1, unit=1, batches=batches, **fields)
     note_written(record, course, worker)
 
 
@@ -157,14 +145,14 @@ def test_a_file_that_is_written_again_is_where_it_was_written_last() -> None:
 
 def test_states_of_before_know_of_no_files() -> None:
     """A snapshot and a record that were written without them are read."""
-    machine, start = running(has_feeds=True)
-    succeed(machine, start)
+    machine, start = d.running(has_feeds=True)
+    d.succeed(machine, start)
     snapshot = msgspec.json.decode(machine.state.encode_snapshot())
     (job,) = snapshot["jobs"]
     del job["course"]["written"]
     old = State.decode_snapshot(msgspec.json.encode(snapshot))
     assert old.encode_snapshot() == machine.state.encode_snapshot()
-    record = r.Published(job=ID, process=1, batches=(batch(1),))
+    record = r.Published(job=b.ID, process=1, batches=(batch(1),))
     assert b"written" not in msgspec.json.encode(record)
     assert b"before" not in msgspec.json.encode(record)
 

@@ -36,10 +36,6 @@ class EncodedRequest(NamedTuple):
     values: dict[bytes, bytes]
     kind: int
 
-    def inlined(self) -> bytes:
-        """Return one body that refers to nothing."""
-        return _inline(self.body, self.values) if self.values else self.body
-
 
 class Remembered:
     """Encoded forms of text and bytes, which never change, by the object itself."""
@@ -101,15 +97,3 @@ def dumps(tree: Any) -> bytes:
     """Return a tree as it travels; ``ValueError`` for numbers that are none."""
     text = json.dumps(tree, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode()
-
-
-def _inline(data: bytes, values: Mapping[bytes, bytes]) -> bytes:
-    # In a string of JSON the quotes of a reference would be escaped: what looks like
-    # one is one.
-    head, *parts = data.split(b'{"$v":"')
-    out = [head]
-    for part in parts:
-        digest, tail = part[: 2 * VALUE_DIGEST_BYTES], part[2 * VALUE_DIGEST_BYTES :]
-        assert tail.startswith(b'"}')
-        out += (_inline(values[bytes.fromhex(digest.decode())], values), tail[2:])
-    return b"".join(out)

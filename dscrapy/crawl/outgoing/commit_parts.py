@@ -109,7 +109,6 @@ class Work:
         "local_count",
         "next_part",
         "open",
-        "outcome",
         "request",
         "sent_last",
         "unit",
@@ -130,7 +129,6 @@ class Work:
         self.digest = digest
         self.finish = finish
         self.end = end
-        self.outcome = ""
         self.delta = Delta()
         # What has to end before the work is settled; and how many of its requests
         # never left this process.
@@ -398,7 +396,6 @@ class Sender:
                 kind=work.kind,
                 digest=work.digest,
                 finish=work.finish,
-                outcome=work.outcome if is_last else "",
                 end=work.end if is_last else None,
                 **fields,
             ),

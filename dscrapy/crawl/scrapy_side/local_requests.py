@@ -88,7 +88,7 @@ class Locals:
             self._closed(work)
             return True
         self._tracker.hold(work)
-        local = Local(request, Hop(work, host, is_local=True), fingerprint)
+        local = Local(request, Hop(work, host), fingerprint)
         if work is self._tracker.opened:
             self._opened.append(local)
         else:

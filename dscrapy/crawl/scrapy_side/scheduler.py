@@ -289,7 +289,6 @@ class JobScheduler(BaseScheduler):
             _logger.error("Request %d cannot be read: %s", lease.request, error)
             self._crawler.stats.inc_value("dscrapy/undecodable_requests")
             CURRENT.set(None)
-            work.outcome = "UndecodableError"
             self._tracker.release(work)
             return None
         work = self._tracker.begin(Work("page", request=lease.request))

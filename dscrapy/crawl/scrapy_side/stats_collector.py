@@ -25,7 +25,7 @@ from dscrapy.model import Stats
 
 _logger = logging.getLogger(__name__)
 
-# Stats travel in one message with the outcome. Scrapy's own are 40 numbers; these
+# Stats travel in one message with the end of a page. Scrapy's own are 40 numbers; these
 # leave room for a hundred thousand of a project that counts by page or host.
 VALUE_BYTES_MAX = 64 * 1024
 STATS_BYTES_MAX = 6 * 1024 * 1024

@@ -48,21 +48,19 @@ class Hop:
         "holds_item",
         "host",
         "is_handed",
-        "is_local",
         "stage",
         "work",
     )
 
-    def __init__(self, work: Work, host: str = "", *, is_local: bool = False) -> None:
+    def __init__(self, work: Work, host: str = "") -> None:
         self.work = work
         self.host = host
-        self.is_local = is_local
         self.is_handed = False
         self.automatic_slot: str | None = None
         self.element: Any = None
         self.holds_item = False
-        # Until the response or failure goes to the scraper a request that comes
-        # from here is a redirect or retry.
+        # While its response or failure is with the scraper, a request that ends is
+        # one that its callback downloads once more.
         self.stage: Literal["download", "scrape", "scraped"] = "download"
         self._page: ref[Response] | None = None
 
@@ -222,8 +220,6 @@ class Tracker:
             hop.stage = "scrape"
             if isinstance(result, Response):
                 hop.page = result
-            if not hop.is_local:
-                hop.work.outcome = _outcome(result)
         return hop
 
     def _removed(self, request: Request) -> None:
@@ -233,8 +229,6 @@ class Tracker:
             return
         del self._hops[id(request)]
         self._unhand(hop)
-        if hop.stage == "download" and not hop.is_local:
-            hop.work.outcome = "request"
         self.release(hop.work)
 
     # ---- Scrapy -----------------------------------------------------------------
@@ -333,10 +327,3 @@ def check_engine(engine: Any) -> None:
             f"Scrapy {scrapy.__version__} is not supported: its engine has no "
             f"{', '.join(missing)}; install the Scrapy that dscrapy asks for"
         )
-
-
-def _outcome(result: Any) -> str:
-    if isinstance(result, Response):
-        return str(result.status)
-    kind = getattr(result, "type", None)
-    return kind.__name__ if isinstance(kind, type) else type(result).__name__

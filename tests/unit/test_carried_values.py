@@ -19,16 +19,8 @@ from twisted.internet.ssl import Certificate
 
 from dscrapy.crawl.codec.request_bodies import OWN_BYTES_MAX
 from dscrapy.crawl.codec.tags import UndecodableError, UnencodableError
-from tests.unit import crawl_values
-from tests.unit.crawl_values import (
-    Declared,
-    NotAnItem,
-    OwnLoader,
-    Point,
-    page,
-    top_level,
-)
-from tests.unit.luggage import (
+from tests.unit import project_classes
+from tests.unit.body_round_trip import (
     KEY,
     URL,
     codec_of,
@@ -36,6 +28,14 @@ from tests.unit.luggage import (
     same_response,
     spider,
     through,
+)
+from tests.unit.project_classes import (
+    Declared,
+    NotAnItem,
+    OwnLoader,
+    Point,
+    page,
+    top_level,
 )
 
 # ---- Scrapy's types ---------------------------------------------------------------
@@ -102,7 +102,7 @@ def test_a_link_comes_back() -> None:
 # ---- selectors --------------------------------------------------------------------
 
 TEXTS = {
-    "plain": crawl_values.PAGE,
+    "plain": project_classes.PAGE,
     "no body": "just text &amp; <b>bold",
     "nested": "<p><div>a</div>b<p>c<form><form>d</form>e<td>f</p></form>",
     "xhtml": '<?xml version="1.0"?><!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0'
@@ -210,7 +210,7 @@ def test_selectors_of_xml_keep_their_namespaces() -> None:
         JsonResponse(URL, body=b'{"a": {"b": [1, 2]}}').selector.jmespath("a.b"),
         page().css("td"),
         page().css("nothing"),
-        parsel.Selector(text=crawl_values.PAGE).css("td"),
+        parsel.Selector(text=project_classes.PAGE).css("td"),
     ],
     ids=repr,
 )

@@ -10,14 +10,9 @@ from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import WORKER_DRAINS
 from dscrapy.worker.crawl_process import MESSAGES_WAITING_MAX
-from tests.shell.dictator import JOB, LEAD, grant, ordered, seen, start, stop
+from tests import builders as b
+from tests.shell.manual_master import LEAD, ordered
 from tests.shell.worker_in_memory import Crawl, Crawls, Slow
-
-
-def commits(*some: m.Commit) -> m.Commits:
-    """Return a message of process 1."""
-    return m.Commits(job=JOB, process=1, commits=some)
-
 
 # ---- what a process may say ----------------------------------------------------------
 
@@ -25,18 +20,18 @@ def commits(*some: m.Commit) -> m.Commits:
 @pytest.mark.parametrize(
     ("said", "code"),
     [
-        (commits(m.Commit(unit=1, kind="late"), m.Commit(request=7)), "not_held"),
+        (b.commits(1, m.Commit(unit=1, kind="late"), m.Commit(request=7)), "not_held"),
         # Given back, and committed whole.
-        (commits(m.Commit(request=3)), "not_held"),
-        (commits(m.Commit(request=1, part=1)), "not_held"),
-        (commits(m.Commit()), "bad_commit"),
-        (commits(m.Commit(request=2, unit=1)), "bad_commit"),
-        (commits(), "bad_commit"),
+        (b.commits(1, m.Commit(request=3)), "not_held"),
+        (b.commits(1, m.Commit(request=1, part=1)), "not_held"),
+        (b.commits(1, m.Commit()), "bad_commit"),
+        (b.commits(1, m.Commit(request=2, unit=1)), "bad_commit"),
+        (b.commits(1), "bad_commit"),
         # Units follow one another.
-        (commits(m.Commit(unit=2, kind="late")), "bad_commit"),
-        (commits(m.Commit(unit=10**12, kind="late")), "bad_commit"),
-        (m.Release(job=JOB, process=1, requests=(2, 7)), "not_held"),
-        (m.Release(job=JOB, process=1, requests=(1,)), "not_held"),
+        (b.commits(1, m.Commit(unit=2, kind="late")), "bad_commit"),
+        (b.commits(1, m.Commit(unit=10**12, kind="late")), "bad_commit"),
+        (m.Release(job=b.ID, process=1, requests=(2, 7)), "not_held"),
+        (m.Release(job=b.ID, process=1, requests=(1,)), "not_held"),
     ],
 )
 async def test_a_process_says_nothing_about_a_request_that_it_does_not_hold(
@@ -44,10 +39,10 @@ async def test_a_process_says_nothing_about_a_request_that_it_does_not_hold(
 ) -> None:
     """Nothing of the message reaches the master."""
     async with ordered(tmp_path) as (master, _, _, crawls):
-        await master.say(start(), grant(1, 2, 3))
+        await master.say(b.start(), b.grant(1, 2, 3))
         await trio.sleep(1)
         (crawl,) = crawls.started
-        crawl.say(m.Release(job=JOB, process=1, requests=(3,)))
+        crawl.say(m.Release(job=b.ID, process=1, requests=(3,)))
         await trio.sleep(0.1)
         told = len(master.told(m.Commits, m.Release))
         with pytest.raises(RemoteProtocolError) as raised:
@@ -63,10 +58,10 @@ async def test_units_are_free_and_parts_keep_their_request(
     """A process commits units without a lease; the parts of a large commit need the
     lease until the last of them."""
     async with ordered(tmp_path) as (master, worker, _, crawls):
-        await master.say(start())
+        await master.say(b.start())
         (crawl,) = crawls.started
         crawl.commit_unit("late")
-        await master.say(grant(5))
+        await master.say(b.grant(5))
         crawl.commit(m.Commit(request=5, last=False))
         crawl.commit(m.Commit(request=5, part=1, last=False))
         assert worker.held[1].leased == {5}
@@ -79,15 +74,15 @@ async def test_units_are_free_and_parts_keep_their_request(
 # ---- what is held when the worker comes back -----------------------------------------
 
 
-CLOSING = m.Closing(job=JOB, process=1, reason="enough")
+CLOSING = m.Closing(job=b.ID, process=1, reason="enough")
 # What a process says that has leases of 1, 2 and 3; which of them it holds then, alive
 # and dead.
 STATES: dict[str, tuple[list[m.FromProcess], tuple[int, ...], tuple[int, ...]]] = {
     "leases": ([], (1, 2, 3), ()),
-    "a commit": ([commits(m.Commit(request=2))], (1, 2, 3), (2,)),
-    "a part": ([commits(m.Commit(request=3, last=False))], (1, 2, 3), (3,)),
-    "a unit": ([commits(m.Commit(unit=1, kind="late"))], (1, 2, 3), ()),
-    "given back": ([m.Release(job=JOB, process=1, requests=(2, 3))], (1,), ()),
+    "a commit": ([b.commits(1, m.Commit(request=2))], (1, 2, 3), (2,)),
+    "a part": ([b.commits(1, m.Commit(request=3, last=False))], (1, 2, 3), (3,)),
+    "a unit": ([b.commits(1, m.Commit(unit=1, kind="late"))], (1, 2, 3), ()),
+    "given back": ([m.Release(job=b.ID, process=1, requests=(2, 3))], (1,), ()),
     "closing": ([CLOSING], (1, 2, 3), ()),
 }
 
@@ -104,17 +99,16 @@ async def test_a_registration_says_what_is_held(
     said, alive, dead = STATES[state]
     crawls = Crawls(page_s=99)
     async with ordered(tmp_path, crawls) as (master, worker, network, _):
-        await master.say(start(), *([LEAD] if leads else []), grant(1, 2, 3))
+        await master.say(b.start(), *([LEAD] if leads else []), b.grant(1, 2, 3))
         (opened,) = master.told(m.Opened)
         for message in said:
             crawls.started[0].say(message)
         if is_dead:
             worker.held[1].scope.cancel()
             await trio.sleep(1)
-        expected = m.Held(
-            job=JOB,
-            process=1,
-            requests=dead if is_dead else alive,
+        expected = b.held(
+            1,
+            *(dead if is_dead else alive),
             opened=opened,
             leads=leads,
             closing="enough" if CLOSING in said else "",
@@ -131,13 +125,13 @@ async def test_a_batch_that_was_answered_in_part_is_held_for_the_rest(
     """The master hears the whole batch again, but of the answered request it is not
     said that it is held."""
     async with ordered(tmp_path, Crawls(page_s=99)) as (master, _, network, crawls):
-        await master.say(start(), grant(1, 2, 3))
+        await master.say(b.start(), b.grant(1, 2, 3))
         crawls.started[0].commit(m.Commit(request=2), m.Commit(request=3))
         await trio.sleep(0.1)
         (batch,) = master.told(m.Commits)
-        await master.say(seen(2))
+        await master.say(b.commits_seen(2))
         if is_answered:
-            await master.say(seen(3))
+            await master.say(b.commits_seen(3))
         register = await master.comes_back(network)
         assert register.held[0].requests == ((1,) if is_answered else (1, 3))
         assert master.told(m.Commits) == ([] if is_answered else [batch])
@@ -150,9 +144,9 @@ async def test_a_process_that_begins_is_held_without_a_word(
     slow = Slow()
     crawls = Crawls(deaths=[0])
     async with ordered(tmp_path, crawls, in_thread=slow) as (master, _, network, _):
-        await master.say(start())
+        await master.say(b.start())
         register = await master.comes_back(network)
-        assert register.held == (m.Held(job=JOB, process=1),)
+        assert register.held == (m.Held(job=b.ID, process=1),)
         slow.go.set()
         await trio.sleep(0.5)
         await master.say(m.EndedSeen(process=1))
@@ -169,12 +163,12 @@ async def test_what_comes_before_its_process_is_not_lost(
     slow = Slow()
     async with ordered(tmp_path, in_thread=slow) as (master, _, _, crawls):
         early = [
-            m.Skip(job=JOB, process=1, part=0, digests=b"d" * 8),
+            m.Skip(job=b.ID, process=1, part=0, digests=b"d" * 8),
             LEAD,
-            m.StartMay(job=JOB, process=1, upto=5, upto_free=5),
-            stop(),
+            m.StartMay(job=b.ID, process=1, upto=5, upto_free=5),
+            b.stop(),
         ]
-        await master.say(start(), *early)
+        await master.say(b.start(), *early)
         slow.go.set()
         await trio.sleep(0.1)
         (crawl,) = crawls.started
@@ -190,10 +184,10 @@ async def test_a_process_that_never_begins_is_given_up_when_too_much_waits(
     slow = Slow()
     async with ordered(tmp_path, in_thread=slow) as (master, _, _, crawls):
         may = [
-            m.StartMay(job=JOB, process=1, upto=number, upto_free=number)
+            m.StartMay(job=b.ID, process=1, upto=number, upto_free=number)
             for number in range(MESSAGES_WAITING_MAX + 1)
         ]
-        await master.say(start(), *may[:-1])
+        await master.say(b.start(), *may[:-1])
         await trio.sleep(1)
         assert master.ends() == []
         await master.say(may[-1])
@@ -211,12 +205,12 @@ async def test_an_export_gets_its_answers_whatever_happens_on_the_way(
     """Its role is told, and what it asks is asked again on every session until the
     answer has come, which it hears."""
     async with ordered(tmp_path) as (master, _, network, crawls):
-        await master.say(start(role="export"))
+        await master.say(b.start(role="export"))
         (crawl,) = crawls.started
         assert crawl.start.role == "export"
         asked: list[m.FromProcess] = [
-            m.Feeds(job=JOB, process=1, lengths={"a.csv": 3}),
-            m.Read(job=JOB, process=1, file="items", offset=0, limit=10),
+            m.Feeds(job=b.ID, process=1, lengths={"a.csv": 3}),
+            m.Read(job=b.ID, process=1, file="items", offset=0, limit=10),
         ]
         for question in asked:
             crawl.say(question)
@@ -224,16 +218,16 @@ async def test_an_export_gets_its_answers_whatever_happens_on_the_way(
             await master.comes_back(network)
             assert master.told(m.Feeds, m.Read) == asked
         answers = [
-            m.FeedsSeen(job=JOB, process=1, lengths={"a.csv": 3}),
-            m.ReadSeen(job=JOB, process=1, file="items", offset=0, data=b"{}\n"),
+            m.FeedsSeen(job=b.ID, process=1, lengths={"a.csv": 3}),
+            m.ReadSeen(job=b.ID, process=1, file="items", offset=0, data=b"{}\n"),
         ]
         await master.say(*answers)
         assert crawl.told[-2:] == answers
         await master.comes_back(network)
         assert master.told(m.Feeds, m.Read) == []
         crawl.commit_unit("closed")
-        await master.say(m.Done(job=JOB, process=1, stats=None))
-        crawl.stop(stop())
+        await master.say(m.Done(job=b.ID, process=1, stats=None))
+        crawl.stop(b.stop())
         await trio.sleep(1)
         assert crawl.end == "exited"
         assert len(master.ends()) == 1
@@ -252,7 +246,7 @@ async def test_a_drain_without_a_master_stops_the_processes(
 ) -> None:
     """Nobody else would: they finish what they started and give the rest back."""
     async with ordered(tmp_path, slots=2) as (master, worker, network, crawls):
-        await master.say(start(), start(2), grant(1, 2, 3))
+        await master.say(b.start(), b.start(2), b.grant(1, 2, 3))
         await network.down()
         await trio.sleep(0.5)
         worker.drain()
@@ -269,9 +263,9 @@ async def test_a_draining_worker_that_loses_its_master_stops_its_processes(
 ) -> None:
     """The master would have told them, or has: those are not told twice."""
     async with ordered(tmp_path, slots=2) as (master, worker, network, crawls):
-        await master.say(start(), start(2))
+        await master.say(b.start(), b.start(2))
         worker.drain()
-        await master.say(stop(WORKER_DRAINS))
+        await master.say(b.stop(WORKER_DRAINS))
         assert list(map(stops_of, crawls.started)) == [[WORKER_DRAINS], []]
         await network.down()
         await trio.sleep(1)

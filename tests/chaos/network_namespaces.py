@@ -223,7 +223,7 @@ async def cut_links(folder: Path, seed: int, minutes: float) -> str:
     """Run the experiment in a network namespace of its own, if that is allowed."""
     del minutes
     _check_allowed()
-    words = ["unshare", "--net", sys.executable, "-m", "tests.chaos.spaces"]
+    words = ["unshare", "--net", sys.executable, "-m", "tests.chaos.network_namespaces"]
     words += ["--seed", str(seed), "--folder", str(folder)]
     done = await trio.run_process(words, check=False, cwd=ROOT)
     result = folder / "result.txt"

@@ -9,10 +9,10 @@ from tests.chaos.deaths import out_of_memory, outside_kills, own_deaths, poisone
 from tests.chaos.disk import full_disk
 from tests.chaos.kills import long_stops, random_kills
 from tests.chaos.network import bad_network
+from tests.chaos.network_namespaces import cut_links
 from tests.chaos.peer import against_scrapy_redis
 from tests.chaos.recovery import how_soon
 from tests.chaos.restarts import early_worker, other_settings, same_name
-from tests.chaos.spaces import cut_links
 
 
 @attrs.frozen

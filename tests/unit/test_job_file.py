@@ -5,8 +5,6 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dscrapy.conf.job_file import (
     SPEC_BYTES_MAX,
@@ -16,11 +14,12 @@ from dscrapy.conf.job_file import (
 )
 from dscrapy.errors import ConfigError, UsageError
 from dscrapy.model import JobSpec, Submission
+from tests import builders as b
 
 
 def _ids() -> Callable[[], str]:
     numbers = count(1)
-    return lambda: f"{next(numbers):016x}"
+    return lambda: b.job_id(next(numbers))
 
 
 def _parse(name: str, text: str | bytes, *, names: bool = False) -> list[Submission]:
@@ -49,7 +48,7 @@ FULL = {
     "every": "1h30m",
 }
 FULL_SUBMISSION = Submission(
-    id=f"{1:016x}",
+    id=b.job_id(1),
     spec=JobSpec(
         project="shop",
         spider="items",
@@ -89,7 +88,7 @@ def test_defaults_order_and_blank_lines() -> None:
     assert first.spec == JobSpec(project="p", spider="b")
     assert first.every_s is None
     assert second.spec == JobSpec(project_dir="/x", spider="a.py")
-    assert (first.id, second.id) == (f"{1:016x}", f"{2:016x}")
+    assert (first.id, second.id) == (b.job_id(1), b.job_id(2))
     assert _parse("none.toml", "") == _parse("none.jsonl", "") == []
 
 
@@ -207,30 +206,3 @@ def test_check_spec_is_the_same_check() -> None:
         check_spec(JobSpec(project="p", spider="s", args={"a": "\udcff"}))
     with pytest.raises(UsageError, match=r"^every: must be from"):
         check_every(0.0)
-
-
-_json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
-)
-_entries = st.dictionaries(st.sampled_from(sorted(FULL)) | st.text(), _json).map(
-    lambda changes: json.dumps({"project": "p", "spider": "s"} | changes).encode()
-)
-
-
-@given(
-    data=st.binary() | _entries | st.lists(_entries).map(b"\n".join),
-    ending=st.sampled_from([".toml", ".jsonl", ".json", ""]),
-    names=st.booleans(),
-)
-def test_any_bytes_give_jobs_or_our_error(
-    data: bytes, ending: str, names: bool
-) -> None:
-    """Whatever a file holds: submissions that pass the check, or a ConfigError."""
-    try:
-        submissions = parse_job_file(f"j{ending}", data, _ids(), require_names=names)
-    except ConfigError:
-        return
-    for submission in submissions:
-        check_spec(submission.spec)

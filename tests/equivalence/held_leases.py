@@ -8,15 +8,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from dscrapy.messages import (
-    Commits,
-    CommitsSeen,
-    Ended,
-    Grant,
-    Register,
-    Release,
-    Start,
-)
+from dscrapy import messages as m
 
 # Number of the request and of the unit of a commit, one of which is 0.
 Commit = tuple[int, int]
@@ -38,7 +30,7 @@ class Held:
 
 
 @attrs.define
-class Books:
+class HeldLeases:
     """All crawl processes by number."""
 
     processes: dict[int, Held] = attrs.Factory(dict)
@@ -46,36 +38,36 @@ class Books:
     def from_worker(self, worker: str, message: object) -> None:
         """Note what a worker said."""
         match message:
-            case Register():
+            case m.Register():
                 self._registered(worker, message)
-            case Commits():
+            case m.Commits():
                 held = self._held(worker, message.job, message.process)
                 for one in message.commits:
                     held.unanswered[one.request, one.unit] = one.kind
                     if one.last:
                         held.leases.discard(one.request)
-            case Release():
+            case m.Release():
                 held = self._held(worker, message.job, message.process)
                 held.leases.difference_update(message.requests)
-            case Ended():
+            case m.Ended():
                 self.processes.pop(message.process, None)
 
     def from_master(self, worker: str, message: object) -> None:
         """Note what the master said to a worker."""
         match message:
-            case Start(role="crawl"):
+            case m.Start(role="crawl"):
                 self._held(worker, message.job, message.process)
-            case Grant():
+            case m.Grant():
                 held = self._held(worker, message.job, message.process)
                 held.leases.update(message.requests)
-            case CommitsSeen() if message.process in self.processes:
+            case m.CommitsSeen() if message.process in self.processes:
                 unanswered = self.processes[message.process].unanswered
                 for one in message.seen:
                     # "stored" answers a part; the last one is still to come.
                     if one.result != "stored":
                         unanswered.pop((one.request, one.unit), None)
 
-    def kinds(self, message: CommitsSeen) -> set[str]:
+    def kinds(self, message: m.CommitsSeen) -> set[str]:
         """Return the kinds of the commits that an answer is about."""
         held = self.processes.get(message.process)
         known = held.unanswered if held is not None else {}
@@ -110,7 +102,7 @@ class Books:
     def _held(self, worker: str, job: str, process: int) -> Held:
         return self.processes.setdefault(process, Held(job, worker))
 
-    def _registered(self, worker: str, message: Register) -> None:
+    def _registered(self, worker: str, message: m.Register) -> None:
         self.worker_died(worker)
         for one in message.held:
             held = self._held(worker, one.job, one.process)

@@ -1,69 +1,24 @@
-"""A master that plays a script with one real worker, and the messages it sends."""
+"""A master that says to one real worker what a test says, when it says so."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import trio
 
 from dscrapy import messages as m
-from dscrapy.model import JobSpec
 from dscrapy.net.connection import Connection
 from dscrapy.worker.agent import Worker
-from tests.shell.worker_in_memory import Crawls, Network, body_of, serving, worker_of
+from tests import builders as b
+from tests.shell.worker_in_memory import Crawls, Network, serving, worker_of
 
-JOB = f"{1:016x}"
-
-
-def start(
-    process: int = 1,
-    *,
-    digest: str = "",
-    role: Literal["crawl", "export"] = "crawl",
-    **spec: Any,
-) -> m.Start:
-    """Return an assignment of the project ``p``, or of what ``spec`` says."""
-    fields: dict[str, Any] = spec or {"project": "p"}
-    return m.Start(
-        job=JOB,
-        process=process,
-        role=role,
-        spec=JobSpec(spider="s", **fields),
-        digest=digest,
-        hash_seed=1,
-    )
-
-
-def grant(*requests: int, process: int = 1) -> m.Grant:
-    """Return leases of these requests."""
-    return m.Grant(
-        job=JOB,
-        process=process,
-        requests=requests,
-        hosts=("h",),
-        host_of=(0,) * len(requests),
-        bodies=tuple(map(body_of, requests)),
-    )
-
-
-def seen(*requests: int, result: Any = "published") -> m.CommitsSeen:
-    """Return the answer to whole commits of these requests."""
-    answers = tuple(m.Seen(request, 0, 0, result) for request in requests)
-    return m.CommitsSeen(job=JOB, process=1, seen=answers)
-
-
-def stop(reason: str = "cancelled") -> m.Stop:
-    """Return the order to close."""
-    return m.Stop(job=JOB, process=1, reason=reason)
-
-
-LEAD = m.Lead(job=JOB, process=1, start=False, opened=False)
+LEAD = m.Lead(job=b.ID, process=1, start=False, opened=False)
 
 
 @attrs.define(eq=False)
-class Dictator:
+class ManualMaster:
     """A master that says what a test says; ``heard`` has what each session told.
 
     It answers registrations (after ``late_s``) and heartbeats, nothing else.
@@ -81,15 +36,7 @@ class Dictator:
         heard: list[Any] = []
         self.heard.append(heard)
         await trio.sleep(self.late_s)
-        await connection.send(
-            m.Registered(
-                epoch=1,
-                heartbeat_s=2.0,
-                die_after_s=20.0,
-                reconnect_grace_s=5.0,
-                drop=self.drop,
-            )
-        )
+        await connection.send(b.registered(*self.drop))
         self.connection = connection
         while (message := await connection.receive()) is not None:
             if isinstance(message, m.Heartbeat):
@@ -123,10 +70,10 @@ class Dictator:
 @asynccontextmanager
 async def ordered(
     folder: Path, crawls: Crawls | None = None, **fields: Any
-) -> AsyncIterator[tuple[Dictator, Worker, Network, Crawls]]:
+) -> AsyncIterator[tuple[ManualMaster, Worker, Network, Crawls]]:
     """A worker that is registered at a master by script."""
     crawls = crawls or Crawls()
-    master = Dictator()
+    master = ManualMaster()
     async with trio.open_nursery() as nursery:
         network = Network(nursery, serving(master.play))
         worker = worker_of(network, crawls, folder, **fields)

@@ -1,7 +1,7 @@
-"""The checker's own books of what is durable, kept apart from the master's.
+"""The checker's own ledger of what is durable, kept apart from the master's.
 
 A group counts as durable when ``Journal.append`` has returned: that is its promise.
-From the records the books know which commits have effect and which lines every job's
+From the records it knows which commits have effect and which lines every job's
 files must hold, in order, without asking the state; beside them a shadow of the state
 takes each durable group from the first one on, and never a snapshot.
 """
@@ -22,7 +22,7 @@ from dscrapy.master.journal import Journal
 from dscrapy.master.storage import Storage
 from tests.sim.site import Line, Site
 
-# Groups after which the master's state is compared with that of the books.
+# Groups after which the master's state is compared with the ledger.
 LIVE_CHECKED_ONE_IN = 12
 
 Broken = Callable[[str, str], None]
@@ -44,7 +44,7 @@ class JobBook:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Books:
+class Ledger:
     """See the module; ``site_of`` gives the site of a job by its id, ``ended`` is
     told of each end of a process, ``poisoned`` of each request that is set aside,
     ``live`` gives the state of the running master, and ``may_go`` tells whether
@@ -240,36 +240,38 @@ def _difference(state: State, shadow: State) -> str:
 
 
 class BookedJournal(Journal):
-    """The master's journal, with the books beside it."""
+    """The master's journal, with the ledger beside it."""
 
-    books: Books
+    ledger: Ledger
 
     def append(self, payload: bytes) -> None:
-        self.books.under_way = payload
+        self.ledger.under_way = payload
         try:
             super().append(payload)
         except JournalFullError:
-            self.books.under_way = None
+            self.ledger.under_way = None
             raise
-        books = self.books
-        books.under_way = None
-        books.take(payload)
-        state = books.live()
-        if state is not None and len(books.payloads) % LIVE_CHECKED_ONE_IN == 0:
+        ledger = self.ledger
+        ledger.under_way = None
+        ledger.take(payload)
+        state = ledger.live()
+        if state is not None and len(ledger.payloads) % LIVE_CHECKED_ONE_IN == 0:
             # All of the group was applied before it was appended.
-            books.check_state(state)
+            ledger.check_state(state)
 
     def groups(self) -> Iterator[bytes]:
-        books = self.books
+        ledger = self.ledger
         for payload in super().groups():
             number = self.next_sequence - 1
-            if number == len(books.payloads) + 1 and payload == books.under_way:
+            if number == len(ledger.payloads) + 1 and payload == ledger.under_way:
                 # Its sync never returned, yet the disk has it.
-                books.take(payload)
-            elif number > len(books.payloads) or books.payloads[number - 1] != payload:
-                books.broken("the journal holds another group", f"group {number}")
+                ledger.take(payload)
+            elif (
+                number > len(ledger.payloads) or ledger.payloads[number - 1] != payload
+            ):
+                ledger.broken("the journal holds another group", f"group {number}")
             yield payload
-        if self.next_sequence - 1 < len(books.payloads):
-            text = f"{self.next_sequence - 1} of {len(books.payloads)} are there"
-            books.broken("durable groups are lost", text)
-        books.under_way = None
+        if self.next_sequence - 1 < len(ledger.payloads):
+            text = f"{self.next_sequence - 1} of {len(ledger.payloads)} are there"
+            ledger.broken("durable groups are lost", text)
+        ledger.under_way = None

@@ -13,38 +13,9 @@ from dscrapy.control.decision import Decision, OnClosed, OnTick
 from dscrapy.control.item_lines import lines_of
 from dscrapy.control.machine import Machine
 from dscrapy.control.state.state import FAILED_SHOWN_MAX, State
-from dscrapy.model import JobView, Outcome, Stats, Submission, Versions
-from tests.unit.frontier_values import (
-    CLIENT,
-    ID,
-    ITEM,
-    NOW,
-    OTHER,
-    SPEC,
-    WORKER,
-    ask,
-    carry_out,
-    change,
-    children,
-    commit,
-    commits,
-    crawling,
-    decision_of,
-    ended,
-    later,
-    leases,
-    let_be,
-    new_machine,
-    opened,
-    page,
-    registration,
-    restarted,
-    results,
-    started,
-    submit,
-    submit_other,
-    unit,
-)
+from dscrapy.model import JobView, Outcome, Stats, Versions
+from tests import builders as b
+from tests.unit import machine_driver as d
 
 # ---- files that are derived --------------------------------------------------------
 
@@ -53,65 +24,65 @@ LINE = b'{"a":1}\n'
 
 def writes(machine: Machine, command: object, session: int) -> list[effects.Write]:
     """Return a command's writes as the committer asks for them; carry it out."""
-    return ask(machine, command, session).effects.writes
+    return d.ask(machine, command, session).effects.writes
 
 
 def part(number: int, *, last: bool = False, **fields: object) -> m.Commit:
     """Return one of several parts of request 1."""
     return msgspec.structs.replace(
-        page(1, part=number, last=last, items=ITEM), **fields
+        b.page(1, part=number, last=last, items=b.ITEM), **fields
     )
 
 
 def test_parts_go_to_a_spool_and_are_moved_when_published() -> None:
     """Every write names its place; bodies go to their file with their part."""
-    machine, start = crawling(1)
+    machine, start = d.crawling(1)
     body = b'{"n":1}\n'
 
     def said(commit: m.Commit) -> list[effects.Write]:
-        return writes(machine, commits(start.process, commit), WORKER)
+        return writes(machine, b.commits(start.process, commit), d.WORKER)
 
     items, tagged = projections.spool_names(start.process, "r1")
     assert said(part(0)) == [
         effects.Append(items, 0, LINE),
         effects.Append(tagged, 0, b"null\n"),
     ]
-    forms = part(1, tagged=(msgspec.Raw(b'{"$i":1}'),), children=children(7))
+    forms = part(1, tagged=(msgspec.Raw(b'{"$i":1}'),), children=b.children(7))
     assert said(forms) == [
         effects.Append(items, 8, LINE),
         effects.Append(tagged, 5, b'{"$i":1}\n'),
-        effects.Append(projections.requests_name(ID), len(body), b'{"n":7}\n'),
+        effects.Append(projections.requests_name(b.ID), len(body), b'{"n":7}\n'),
     ]
-    assert said(part(2, last=True, children=children(8, 9))) == [
-        effects.Move(projections.items_name(ID), 0, items, 16),
+    assert said(part(2, last=True, children=b.children(8, 9))) == [
+        effects.Move(projections.items_name(b.ID), 0, items, 16),
         effects.Discard(items),
-        effects.Append(projections.items_name(ID), 16, LINE),
-        effects.Move(projections.tagged_name(ID), 0, tagged, 14),
+        effects.Append(projections.items_name(b.ID), 16, LINE),
+        effects.Move(projections.tagged_name(b.ID), 0, tagged, 14),
         effects.Discard(tagged),
-        effects.Append(projections.tagged_name(ID), 14, b"null\n"),
+        effects.Append(projections.tagged_name(b.ID), 14, b"null\n"),
         effects.Append(
-            projections.requests_name(ID), 2 * len(body), b'{"n":8}\n{"n":9}\n'
+            projections.requests_name(b.ID), 2 * len(body), b'{"n":8}\n{"n":9}\n'
         ),
     ]
-    course = machine.state.jobs[ID].begin()
+    course = machine.state.jobs[b.ID].begin()
     assert (course.items, course.items_bytes, course.tagged_bytes) == (3, 24, 19)
-    assert machine.state.crawls[ID].frontier.body_bytes == 4 * len(body)
+    assert machine.state.crawls[b.ID].frontier.body_bytes == 4 * len(body)
 
 
 def test_spools_of_units_and_of_requests_are_apart() -> None:
     """Two commits in parts at a time, each with spools of its own; what a process
     leaves unfinished goes with it."""
-    machine, start = crawling(2)
+    machine, start = d.crawling(2)
     names = []
     for said in (
         part(0),
-        page(2, last=False, items=ITEM),
-        unit(3, last=False, items=ITEM),
+        b.page(2, last=False, items=b.ITEM),
+        b.unit(3, last=False, items=b.ITEM),
     ):
-        done = writes(machine, commits(start.process, said), WORKER)
+        done = writes(machine, b.commits(start.process, said), d.WORKER)
         names += [one.name for one in done if isinstance(one, effects.Append)]
     assert len(set(names)) == len(names) == 6
-    done = writes(machine, ended(start.process), WORKER)
+    done = writes(machine, b.ended(start.process), d.WORKER)
     assert [one.name for one in done] == names
     assert all(isinstance(one, effects.Discard) for one in done)
 
@@ -119,16 +90,16 @@ def test_spools_of_units_and_of_requests_are_apart() -> None:
 def test_a_job_that_ran_has_its_files_though_they_are_empty() -> None:
     """``items`` of it are none, which is not the same as unknown; what is left of its
     requests goes when it has succeeded, and with a fresh run."""
-    machine, start = crawling(1)
-    ask(machine, m.Closing(job=ID, process=1, reason="enough"), WORKER)
-    assert writes(machine, commits(1, unit(3, "closed")), WORKER) == [
-        effects.Append(projections.items_name(ID), 0, b""),
-        effects.Append(projections.tagged_name(ID), 0, b""),
-        effects.Discard(projections.requests_name(ID)),
+    machine, start = d.crawling(1)
+    d.ask(machine, m.Closing(job=b.ID, process=1, reason="enough"), d.WORKER)
+    assert writes(machine, b.commits(1, b.unit(3, "closed")), d.WORKER) == [
+        effects.Append(projections.items_name(b.ID), 0, b""),
+        effects.Append(projections.tagged_name(b.ID), 0, b""),
+        effects.Discard(projections.requests_name(b.ID)),
     ]
-    fresh = m.ChangeJob(call=1, verb="retry", job=ID, fresh=True)
-    assert writes(machine, fresh, CLIENT) == [
-        effects.Append(name(ID), 0, b"")
+    fresh = m.ChangeJob(call=1, verb="retry", job=b.ID, fresh=True)
+    assert writes(machine, fresh, d.CLIENT) == [
+        effects.Append(name(b.ID), 0, b"")
         for name in (
             projections.items_name,
             projections.tagged_name,
@@ -140,38 +111,41 @@ def test_a_job_that_ran_has_its_files_though_they_are_empty() -> None:
 
 def test_a_failed_job_keeps_its_requests() -> None:
     """A retry goes on with them."""
-    machine, start = crawling(1, msgspec.structs.replace(SPEC, retries=0))
+    machine, start = d.crawling(1, msgspec.structs.replace(d.SPEC, retries=0))
     end = Outcome(failure="spider_error", text="why")
-    done = writes(machine, commits(start.process, unit(3, "closed", end=end)), WORKER)
-    assert effects.Discard(projections.requests_name(ID)) not in done
-    assert machine.state.jobs[ID].status == "failed"
+    done = writes(
+        machine, b.commits(start.process, b.unit(3, "closed", end=end)), d.WORKER
+    )
+    assert effects.Discard(projections.requests_name(b.ID)) not in done
+    assert machine.state.jobs[b.ID].status == "failed"
 
 
 def test_writes_that_continue_each_other_are_one() -> None:
     """Same bytes at the same places; a move sees what its spool held then."""
-    a, b, move = "a", "b", effects.Move("a", 5, "b", 2)
+    file, spool = "file", "spool"
+    move = effects.Move(file, 5, spool, 2)
     given: list[effects.Write] = [
-        effects.Append(a, 0, b"xx"),
-        effects.Append(b, 0, b"y"),
-        effects.Append(a, 2, b"x"),
-        effects.Append(b, 1, b"z"),
-        effects.Append(a, 3, b""),
-        effects.Append(a, 5, b"gap"),
+        effects.Append(file, 0, b"xx"),
+        effects.Append(spool, 0, b"y"),
+        effects.Append(file, 2, b"x"),
+        effects.Append(spool, 1, b"z"),
+        effects.Append(file, 3, b""),
+        effects.Append(file, 5, b"gap"),
         move,
-        effects.Append(a, 7, b"w"),
-        effects.Append(b, 2, b"v"),
-        effects.Discard(b),
-        effects.Append(b, 0, b"u"),
+        effects.Append(file, 7, b"w"),
+        effects.Append(spool, 2, b"v"),
+        effects.Discard(spool),
+        effects.Append(spool, 0, b"u"),
     ]
     assert effects.coalesced(given) == [
-        effects.Append(a, 0, b"xxx"),
-        effects.Append(b, 0, b"yz"),
-        effects.Append(a, 5, b"gap"),
+        effects.Append(file, 0, b"xxx"),
+        effects.Append(spool, 0, b"yz"),
+        effects.Append(file, 5, b"gap"),
         move,
-        effects.Append(a, 7, b"w"),
-        effects.Append(b, 2, b"v"),
-        effects.Discard(b),
-        effects.Append(b, 0, b"u"),
+        effects.Append(file, 7, b"w"),
+        effects.Append(spool, 2, b"v"),
+        effects.Discard(spool),
+        effects.Append(spool, 0, b"u"),
     ]
 
 
@@ -199,7 +173,7 @@ def test_spools_are_known_by_the_names_they_are_given(key: str) -> None:
             projections.SPOOL_FOLDER,
             31,
         )
-    assert projections.log_name(ID).startswith(f"{projections.JOBS_FOLDER}/{ID}/")
+    assert projections.log_name(b.ID).startswith(f"{projections.JOBS_FOLDER}/{b.ID}/")
 
 
 # ---- state and views ---------------------------------------------------------------
@@ -213,42 +187,48 @@ def test_an_item_that_is_no_json_is_its_string() -> None:
 
 def eventful() -> tuple[Machine, list[r.Record]]:
     """Return a machine that has been through much, and what was journalled of it."""
-    machine, journal = new_machine(), list[r.Record]()
+    machine, journal = d.new_machine(), list[r.Record]()
 
-    def say(command: object, session: int = CLIENT, seconds: float = 0.0) -> Decision:
-        decision = ask(machine, command, session, later(seconds))
+    def say(command: object, session: int = d.CLIENT, seconds: float = 0.0) -> Decision:
+        decision = d.ask(machine, command, session, d.later(seconds))
         journal.extend(one for one in decision.records if isinstance(one, r.Record))
         return decision
 
-    say(submit(spec=msgspec.structs.replace(SPEC, parallelism=2)))
-    first = started(say(registration(slots=2), WORKER))
-    say(opened(first.process, window=4, has_feeds=True), WORKER)
+    say(d.submit(spec=msgspec.structs.replace(d.SPEC, parallelism=2)))
+    first = d.started(say(b.registration(slots=2), d.WORKER))
+    say(b.opened(first.process, window=4, has_feeds=True), d.WORKER)
     given = [
-        unit(
-            number, "start", children=children(number, 100 + number, host=f"h{number}")
+        b.unit(
+            number,
+            "start",
+            children=b.children(number, 100 + number, host=f"h{number}"),
         )
         for number in range(1, 6)
     ]
-    second = started(say(commits(1, unit(6, "opened"), *given), WORKER))
-    say(opened(second.process, window=4), WORKER)
-    say(m.Started(job=ID, process=first.process, digest="d"), WORKER)
-    say(commits(1, part(0, children=children(50)), page(2, items=ITEM)), WORKER)
-    say(commits(2, unit(2, last=False, items=ITEM), unit(3)), WORKER)
-    say(commits(1, part(1, last=True, children=children(50, 51))), WORKER)
+    second = d.started(say(b.commits(1, b.unit(6, "opened"), *given), d.WORKER))
+    say(b.opened(second.process, window=4), d.WORKER)
+    say(m.Started(job=b.ID, process=first.process, digest="d"), d.WORKER)
+    say(
+        b.commits(1, part(0, children=b.children(50)), b.page(2, items=b.ITEM)),
+        d.WORKER,
+    )
+    say(b.commits(2, b.unit(2, last=False, items=b.ITEM), b.unit(3)), d.WORKER)
+    say(b.commits(1, part(1, last=True, children=b.children(50, 51))), d.WORKER)
     stats = {"sum": {"n": msgspec.Raw(b"2")}, "last": {"t": msgspec.Raw(b'"x"')}}
-    say(commits(2, page(3, stats=stats, seen=children(77).fingerprints)), WORKER)
-    say(m.Release(job=ID, process=1, requests=(4,)), WORKER)
-    say(ended(second.process, counted=True), WORKER)
-    ids = [f"{number:016x}" for number in range(10, 14)]
-    say(submit_other(*ids))
+    say(
+        b.commits(2, b.page(3, stats=stats, seen=b.children(77).fingerprints)), d.WORKER
+    )
+    say(m.Release(job=b.ID, process=1, requests=(4,)), d.WORKER)
+    say(b.ended(second.process, counted=True), d.WORKER)
+    ids = [b.job_id(number) for number in range(10, 14)]
+    say(b.submit(*ids))
     for verb, job in (("pause", ids[0]), ("cancel", ids[1])):
         say(m.ChangeJob(call=2, verb=verb, job=job))  # type: ignore[arg-type]  # from a table
-    schedule = Submission(id=OTHER, spec=SPEC, every_s=60.0)
-    say(m.Submit(call=1, part=0, last=True, submissions=(schedule,)))
+    say(b.submit(b.OTHER, every_s=60.0, retries=1))
     say(OnTick(), 0)
     failed = r.JobEnded(job=ids[2], state="failed", reason="x", traceback="y", at=1.0)
     journal.append(failed)
-    carry_out(machine, decision_of(machine, failed))
+    d.carry_out(machine, d.decision_of(machine, failed))
     return machine, journal
 
 
@@ -283,30 +263,30 @@ def test_errors_are_counted_in_snapshots_of_older_masters() -> None:
     """Of a job that is under way and of one whose crawl is gone; what is new counts
     on."""
     errors: Stats = {"sum": {"log_count/ERROR": msgspec.Raw(b"3")}}
-    machine, start = crawling(2)
-    commit(machine, start.process, page(1, stats=errors))
+    machine, start = d.crawling(2)
+    d.commit(machine, start.process, b.page(1, stats=errors))
     assert view(machine).errors == 3
     old = _older(machine)
     assert view(old).errors == 3
-    old.state.crawls[ID].set_aside(
-        r.RequestPoisoned(job=ID, request=2, url="u", text="t"),
-        old.state.jobs[ID].begin(),
+    old.state.crawls[b.ID].set_aside(
+        r.RequestPoisoned(job=b.ID, request=2, url="u", text="t"),
+        old.state.jobs[b.ID].begin(),
     )
     assert view(old).errors == 4
-    commit(machine, start.process, page(2), unit(3, "started"))
-    commit(machine, start.process, unit(4, "closed", stats=errors))
-    ask(machine, ended(start.process), WORKER)
-    carry_out(machine, decision_of(machine, _succeeded()))
-    assert ID not in machine.state.crawls
+    d.commit(machine, start.process, b.page(2), b.unit(3, "started"))
+    d.commit(machine, start.process, b.unit(4, "closed", stats=errors))
+    d.ask(machine, b.ended(start.process), d.WORKER)
+    d.carry_out(machine, d.decision_of(machine, _succeeded()))
+    assert b.ID not in machine.state.crawls
     assert (view(machine).errors, view(_older(machine)).errors) == (6, 6)
-    again = r.JobAgain(job=ID, fresh=True, automatic=False, reason="", at=1.0)
-    carry_out(machine, decision_of(machine, again))
+    again = r.JobAgain(job=b.ID, fresh=True, automatic=False, reason="", at=1.0)
+    d.carry_out(machine, d.decision_of(machine, again))
     assert view(machine).errors == 0
 
 
 def view(machine: Machine) -> JobView:
     """Return what people see of the job."""
-    return views.view_job(machine.state, machine.state.jobs[ID])
+    return views.view_job(machine.state, machine.state.jobs[b.ID])
 
 
 def _older(machine: Machine) -> Machine:
@@ -319,27 +299,21 @@ def _older(machine: Machine) -> Machine:
 
 def _succeeded() -> r.JobEnded:
     return r.JobEnded(
-        job=ID, state="succeeded", reason="finished", traceback="", at=1.0
+        job=b.ID, state="succeeded", reason="finished", traceback="", at=1.0
     )
 
 
 def test_stored_parts_are_in_a_snapshot() -> None:
     """The rest of them comes after the restart."""
-    machine, start = crawling(1)
-    commit(machine, start.process, part(0, children=children(7)))
-    other = restarted(machine)
-    entry = m.Held(
-        job=ID,
-        process=start.process,
-        requests=(1,),
-        opened=opened(start.process),
-        leads=True,
-    )
-    ask(other, registration(held=(entry,)), WORKER)
-    decision = commit(other, start.process, part(1, last=True))
-    assert results(decision) == ["published"]
-    assert leases(decision) == {start.process: [2]}
-    assert other.state.jobs[ID].begin().items == 2
+    machine, start = d.crawling(1)
+    d.commit(machine, start.process, part(0, children=b.children(7)))
+    other = d.restarted(machine)
+    entry = b.held(start.process, 1, leads=True)
+    d.ask(other, b.registration(held=(entry,)), d.WORKER)
+    decision = d.commit(other, start.process, part(1, last=True))
+    assert d.results(decision) == ["published"]
+    assert d.leases(decision) == {start.process: [2]}
+    assert other.state.jobs[b.ID].begin().items == 2
 
 
 def test_a_replay_needs_no_workers() -> None:
@@ -356,19 +330,19 @@ def test_a_replay_needs_no_workers() -> None:
 
 def test_status_names_the_latest_failures_and_no_more() -> None:
     """Five of them; a job that is run again is none of them."""
-    machine = new_machine()
-    ids = [f"{number:016x}" for number in range(FAILED_SHOWN_MAX + 2)]
-    ask(machine, submit_other(*ids), CLIENT)
+    machine = d.new_machine()
+    ids = [b.job_id(number) for number in range(FAILED_SHOWN_MAX + 2)]
+    d.ask(machine, b.submit(*ids), d.CLIENT)
     for one in ids:
-        let_be(
+        d.let_be(
             machine,
             r.JobEnded(job=one, state="failed", reason="x", traceback="", at=1.0),
         )
-    change(machine, "retry", ids[-1])
+    d.change(machine, "retry", ids[-1])
     status = views.status(
         machine.state,
         machine.policy.spans,
-        NOW,
+        d.NOW,
         call=1,
         host="h",
         port=1,
@@ -382,40 +356,40 @@ def test_status_names_the_latest_failures_and_no_more() -> None:
 
 def test_a_job_says_why_it_waits() -> None:
     """Nobody there to run it, nobody who takes anything new, or somebody paused it."""
-    machine = new_machine()
-    ask(machine, submit(), CLIENT)
+    machine = d.new_machine()
+    d.ask(machine, d.submit(), d.CLIENT)
 
     def reason() -> str:
-        return views.view_job(machine.state, machine.state.jobs[ID]).reason
+        return views.view_job(machine.state, machine.state.jobs[b.ID]).reason
 
     assert reason() == "no worker is connected"
-    change(machine, "pause")
+    d.change(machine, "pause")
     assert reason() == "since 1970-01-12 13:46:40 UTC"
-    change(machine, "resume")
-    drains = msgspec.structs.replace(registration(), draining=True)
-    ask(machine, drains, WORKER)
+    d.change(machine, "resume")
+    drains = msgspec.structs.replace(b.registration(), draining=True)
+    d.ask(machine, drains, d.WORKER)
     assert reason() == "all workers that are connected are draining"
-    ask(machine, OnClosed(), WORKER)
+    d.ask(machine, OnClosed(), d.WORKER)
     assert reason() == "no worker is connected"
 
 
 def test_nothing_is_shown_of_what_is_not_there() -> None:
     """The caller decides what to say of it."""
-    assert views.show(State(), 1, ID) is None
+    assert views.show(State(), 1, b.ID) is None
 
 
 def test_a_tick_passes_over_a_schedule_that_is_not_due() -> None:
     """Its run has ended; the next one comes at its time, not before."""
-    machine = new_machine()
-    ask(machine, submit(every_s=60.0), CLIENT)
-    ask(machine, OnTick())
+    machine = d.new_machine()
+    d.ask(machine, d.submit(every_s=60.0), d.CLIENT)
+    d.ask(machine, OnTick())
     (run,) = machine.state.jobs
-    change(machine, "cancel", run)
-    assert machine.next_deadline_s(later(59.0)) == pytest.approx(1.0)
-    assert machine.decide(0, OnTick(), later(59.0)).records == []
-    (added,) = machine.decide(0, OnTick(), later(60.0)).records
+    d.change(machine, "cancel", run)
+    assert machine.next_deadline_s(d.later(59.0)) == pytest.approx(1.0)
+    assert machine.decide(0, OnTick(), d.later(59.0)).records == []
+    (added,) = machine.decide(0, OnTick(), d.later(60.0)).records
     assert isinstance(added, r.JobAdded)
-    assert (added.id, added.schedule) == (f"{ID}-2", ID)
+    assert (added.id, added.schedule) == (f"{b.ID}-2", b.ID)
 
 
 def test_a_fact_that_nobody_knows_is_our_own_bug() -> None:
@@ -428,7 +402,7 @@ def test_a_fact_that_nobody_knows_is_our_own_bug() -> None:
 
 def test_a_snapshot_that_contradicts_itself_is_no_state() -> None:
     """A process of a job that is not there, bytes that are no text."""
-    machine, _ = crawling(1)
+    machine, _ = d.crawling(1)
     payload = machine.state.encode_snapshot()
     for damaged in (payload.replace(b'"id":"0', b'"id":"1', 1), b'{"epoch":"\xff"}'):
         with pytest.raises(msgspec.DecodeError):
