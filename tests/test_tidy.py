@@ -176,15 +176,16 @@ class Source:
         """Yield (line, dotted name) of every call."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Call):
-                yield node.lineno, _dotted(node.func)
+                yield node.lineno, dotted(node.func)
 
 
-def _dotted(node: ast.expr) -> str:
+def dotted(node: ast.expr) -> str:
+    """Return ``a.b.c`` as it stands there, without what is computed."""
     match node:
         case ast.Name(id=name):
             return name
         case ast.Attribute(value=value, attr=name):
-            return f"{_dotted(value)}.{name}"
+            return f"{dotted(value)}.{name}"
     return ""
 
 
@@ -375,7 +376,8 @@ def circles(sources: Iterable[Source]) -> Iterator[str]:
         yield " -> ".join(error.args[1])
 
 
-def _sources() -> list[Source]:
+def all_sources() -> list[Source]:
+    """Return every file of the project."""
     folders = ("dscrapy", "tests", "benchmarks", "docs")
     paths = (path for name in folders for path in (ROOT / name).rglob("*.py"))
     return [Source(p.relative_to(ROOT), p.read_text()) for p in sorted(paths)]
@@ -384,7 +386,7 @@ def _sources() -> list[Source]:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_file_keeps_the_rule(rule: Rule) -> None:
     """No file of the project breaks the rule."""
-    sources = _sources()
+    sources = all_sources()
     assert len(sources) > 10
     broken = [f"{one.path}:{what}" for one in sources for what in rule(one)]
     assert not broken, "\n".join(["", *broken])
@@ -480,7 +482,7 @@ WHOLE_RULES: tuple[WholeRule, ...] = (layout, circles)
 @pytest.mark.parametrize("rule", WHOLE_RULES, ids=lambda rule: rule.__name__)
 def test_the_package_keeps_the_rule(rule: WholeRule) -> None:
     """The package as a whole does not break the rule."""
-    assert list(rule(_sources())) == []
+    assert list(rule(all_sources())) == []
 
 
 PLANTED_TOGETHER: tuple[tuple[WholeRule, dict[str, str]], ...] = (
