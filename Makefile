@@ -14,7 +14,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 SEEDS ?= 1000
 
 .PHONY: help demo picture check test long equivalence sim sim-bite chaos chaos-tools fuzz \
-	foreign bench lock clean setup
+	foreign bench lock clean setup test-unit test-rest
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -38,7 +38,15 @@ test: $(READY) ## the same, and the tests with real processes
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not long" -n 3 --dist loadfile --no-loadscope-reorder
+	@$(MAKE) --no-print-directory -j 2 test-unit test-rest
+
+# Measured, and beside the others: it waits for nothing, they mostly do.
+test-unit: $(READY)
+	@$(BIN)/python -m tests.floor
+
+test-rest: $(READY)
+	$(BIN)/python -m pytest -q -m "not long" --ignore tests/unit \
+		-n 3 --dist loadfile --no-loadscope-reorder
 
 long: $(READY) ## tests of more kills, sizes and spiders than every run needs: minutes
 	$(BIN)/python -m pytest -q -m long -n 3 --dist loadfile --no-loadscope-reorder
