@@ -317,7 +317,10 @@ def _process_opened(state: State, record: r.ProcessOpened, effects: Effects) -> 
 def _process_stops(
     state: State, record: r.ProcessCloses | r.ProcessStops, effects: Effects
 ) -> None:
-    state.crawls[record.job].stop(state.processes[record.process])
+    process = state.processes.get(record.process)
+    # One tick may give a worker up, and after that stop a process of its.
+    if process is not None:
+        state.crawls[record.job].stop(process)
     effects.touched.append(record.job)
 
 
@@ -359,7 +362,10 @@ def _finish_sent(state: State, record: r.FinishSent, _: Effects) -> None:
 
 
 def _time_runs(state: State, record: r.TimeRuns, _: Effects) -> None:
-    state.crawls[record.job].runs_since = record.since
+    crawl = state.crawls.get(record.job)
+    # The decision that ends a job lets its time stand after that.
+    if crawl is not None:
+        crawl.runs_since = record.since
 
 
 def _leases_wanted(state: State, record: r.LeasesWanted, effects: Effects) -> None:

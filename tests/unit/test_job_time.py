@@ -64,3 +64,12 @@ def test_a_job_without_limits_of_time_journals_none() -> None:
     machine.heard(d.WORKER, d.later(59.0))
     assert d.ask(machine, OnTick(), 0, d.later(59.0)).records == []
     assert machine.state.crawls[b.ID].runs_since is None
+
+
+def test_time_may_be_up_when_the_worker_is_given_up() -> None:
+    """In one tick: its process is gone when it is to be stopped, and the job ends."""
+    machine, _ = d.running(limits=CloseLimits(timeout_s=60.0))
+    d.ask(machine, OnTick(), 0, d.later(1000.0))
+    assert machine.state.workers == {}
+    assert machine.state.jobs[b.ID].status == "succeeded"
+    assert machine.state.jobs[b.ID].begin().closing == "closespider_timeout"
