@@ -59,6 +59,10 @@ class RefusedError(UserError):
         self.code = code
 
 
+class UnsupportedError(UserError):
+    """This project or this Scrapy cannot be run here; the text says why."""
+
+
 class LocalProtocolError(DscrapyError):
     """This side broke the protocol: our own bug."""
 

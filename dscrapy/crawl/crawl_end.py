@@ -6,7 +6,7 @@ from scrapy import Spider
 
 from dscrapy.crawl.codec.request_bodies import clean_text
 from dscrapy.crawl.outcomes import TEXT_CHARS_MAX, Failed, describe, outcome_of
-from dscrapy.crawl.scrapy_side.tracking import UnsupportedError
+from dscrapy.errors import UnsupportedError
 from dscrapy.model import PROCESS_REASONS, WORKER_DRAINS, Outcome
 
 # What Scrapy calls it when its process is told to end. The spider, its log and its

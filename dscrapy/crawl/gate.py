@@ -7,10 +7,10 @@ Three places ask: the scheduler gives nothing out, the downloader's handlers wai
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
-from scrapy import Request
 from scrapy.crawler import Crawler
+
+from dscrapy.crawl.insides.probes import hold_downloads
 
 
 class Gate:
@@ -45,15 +45,4 @@ class Gate:
 
 def gate_downloads(crawler: Crawler, gate: Gate) -> None:
     """Let the downloader's handlers wait while the gate is closed."""
-    # A downloader of the project's own may keep its handlers elsewhere; then the
-    # scheduler alone is gated.
-    handlers = getattr(crawler.engine.downloader, "handlers", None)
-    download = getattr(handlers, "download_request_async", None)
-    if handlers is None or download is None:
-        return
-
-    async def gated_download(request: Request) -> Any:
-        await gate.wait_until(lambda: gate.is_valid)
-        return await download(request)
-
-    handlers.download_request_async = gated_download
+    hold_downloads(crawler, lambda: gate.wait_until(lambda: gate.is_valid))

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from dscrapy.crawl.crawl_end import CrawlEnd, reason_text
 from dscrapy.crawl.error_counts import count_errors
 from dscrapy.crawl.gate import Gate
+from dscrapy.crawl.insides.probes import wake
 from dscrapy.crawl.outgoing.commit_parts import Sender, Work
 from dscrapy.crawl.outgoing.scraped_items import ScrapedItems
 from dscrapy.crawl.phases import Do, Event, Life
@@ -37,7 +38,7 @@ from dscrapy.crawl.scrapy_side.leaving import (
     take_over,
 )
 from dscrapy.crawl.scrapy_side.stats_collector import merged, note_changed
-from dscrapy.crawl.scrapy_side.tracking import Tracker, wake
+from dscrapy.crawl.scrapy_side.tracking import Tracker
 from dscrapy.crawl.worker_side.in_flight_table import Marks
 from dscrapy.crawl.worker_side.lifeline import ignore_signals
 from dscrapy.crawl.worker_side.worker_link import Link

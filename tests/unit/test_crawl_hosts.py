@@ -12,10 +12,11 @@ from scrapy.settings import Settings
 from scrapy.utils.misc import load_object
 from twisted.internet.defer import Deferred
 
+from dscrapy.crawl.insides.patches import mended_downloader
+from dscrapy.crawl.insides.probes import check_engine
 from dscrapy.crawl.scrapy_side.crawl_settings import WINDOW_UNLIMITED, Demands, window
 from dscrapy.crawl.scrapy_side.download_slots import Rooms, Waiting
-from dscrapy.crawl.scrapy_side.patches import mended_downloader
-from dscrapy.crawl.scrapy_side.tracking import UnsupportedError, check_engine
+from dscrapy.errors import UnsupportedError
 from dscrapy.model import CloseLimits
 
 PATH = "scrapy.extensions.closespider.CloseSpider"

@@ -31,6 +31,7 @@ from twisted.internet.ssl import Certificate
 from dscrapy.crawl.codec import tags
 from dscrapy.crawl.codec.stdlib_types import Down
 from dscrapy.crawl.codec.tags import UndecodableError
+from dscrapy.crawl.insides.probes import declared_encoding
 
 RESPONSES: Mapping[str, type[Response]] = {
     cls.__name__: cls
@@ -113,7 +114,7 @@ def _response_fields(value: Response, down: Down) -> dict[str, Any]:
     if value.body:
         fields["body"] = down(value.body)
     # What was declared, not what is guessed from the body: the guess is made again.
-    encoding = getattr(value, "_encoding", None)
+    encoding = declared_encoding(value)
     for name, held in (
         ("flags", value.flags or None),
         ("request", value.request),

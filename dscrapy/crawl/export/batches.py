@@ -6,7 +6,6 @@ each slot is known with the first item that it has not been given, so that it ca
 anywhere in the job's items, under a number and a URI that an earlier process has told.
 """
 
-import asyncio
 import logging
 from typing import Any
 
@@ -15,6 +14,7 @@ from scrapy import Spider
 from scrapy.extensions.feedexport import FeedExporter, FeedSlot
 
 from dscrapy.crawl.export.export_tally import Written
+from dscrapy.crawl.insides.probes import batches_closed, has_batches, start_batch
 from dscrapy.messages import Batch
 from dscrapy.model import FeedFiles
 
@@ -122,13 +122,8 @@ class Feeds:
 
     def _take_up(self, feed: Feed, batch: Batch, *, is_whole: bool) -> None:
         template = feed.slot.uri_template
-        slot = self._exporter._start_new_batch(
-            batch_id=batch.number,
-            uri=batch.uri if is_whole else batch.uri + FAILED_SUFFIX,
-            feed_options=self._exporter.feeds[template],
-            spider=self._spider,
-            uri_template=template,
-        )
+        uri = batch.uri if is_whole else batch.uri + FAILED_SUFFIX
+        slot = start_batch(self._exporter, self._spider, template, batch.number, uri)
         place = Place(batch.item, batch.items_at, batch.tagged_at)
         feed.begin_batch(slot, place)
         feed.full_at = max(feed.full_at, batch.full_at)
@@ -180,9 +175,7 @@ class Feeds:
 
     async def delivered(self) -> None:
         """Wait until all batches that are full are where they go."""
-        tasks = list(self._exporter._pending_close_tasks)
-        if tasks:
-            await asyncio.wait(tasks)
+        await batches_closed(self._exporter)
         for feed in self.batched:
             feed.before = self._written.of(feed.slot.uri_template)
 
@@ -202,11 +195,7 @@ class Feeds:
 def _can_begin_anywhere(exporter: FeedExporter) -> bool:
     """Whether the exporter is what this module knows, else its batches are begun anew
     by whoever writes them: no version of Scrapy promises it."""
-    has_all = callable(getattr(exporter, "_start_new_batch", None))
-    has_all &= isinstance(getattr(exporter, "_pending_close_tasks", None), list)
-    for name in ("batch_id", "uri", "uri_template", "itemcount"):
-        has_all &= all(hasattr(slot, name) for slot in exporter.slots)
-    if has_all:
+    if has_batches(exporter):
         return True
     _logger.warning(
         "Batches of feeds are written when the crawl is over: the feed exporter of "

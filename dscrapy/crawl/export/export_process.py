@@ -33,6 +33,7 @@ from dscrapy.crawl.export.export_tally import Written, watched
 from dscrapy.crawl.export.feed_files import FeedFiles, PartStorage
 from dscrapy.crawl.export.feed_items import FeedItems
 from dscrapy.crawl.export.whole_items import whole_items
+from dscrapy.crawl.insides.probes import prepare
 from dscrapy.crawl.outcomes import Failed, describe, outcome_of
 from dscrapy.crawl.project_loader import Loaded, code_folder, project_modules
 from dscrapy.crawl.project_runner import leave, run_project
@@ -75,10 +76,7 @@ class ExportCrawler(Crawler):
 
     def build(self, *args: Any, **kwargs: Any) -> None:
         """Make the spider and what settings ask for, as Scrapy does for a crawl."""
-        self.crawling = self._started = True
-        self.spider = self._create_spider(*args, **kwargs)
-        self._apply_settings()
-        self._update_root_log_handler()
+        prepare(self, *args, **kwargs)
 
 
 class Export:

@@ -10,13 +10,13 @@ imported.
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import msgspec
 from scrapy.crawler import Crawler
 from scrapy.settings import BaseSettings
 from scrapy.utils.misc import load_object
 
+from dscrapy.crawl.insides.probes import component_managers
 from dscrapy.crawl.project_checks.class_sources import Sources, is_library
 from dscrapy.crawl.project_checks.once_per_job import SETTING, listed
 from dscrapy.crawl.project_checks.stateful import Kept, scan
@@ -66,14 +66,7 @@ def told(classes: Iterable[type], is_once: Callable[[type], bool]) -> list[str]:
 
 def running(crawler: Crawler) -> Iterator[type]:
     """Yield the classes of the components that Scrapy has made for a crawl."""
-    engine: Any = crawler.engine
-    managers = (
-        getattr(engine.scraper, "itemproc", None),
-        getattr(engine.scraper, "spidermw", None),
-        getattr(engine.downloader, "middleware", None),
-        crawler.extensions,
-    )
-    for manager in managers:
+    for manager in component_managers(crawler):
         for component in getattr(manager, "middlewares", ()):
             yield type(component)
 

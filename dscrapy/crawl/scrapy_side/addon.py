@@ -12,9 +12,13 @@ from scrapy.crawler import Crawler
 from scrapy.settings import BaseSettings
 from scrapy.utils.misc import load_object
 
+from dscrapy.crawl.insides.patches import (
+    mend_limits,
+    mend_robots,
+    mended_downloader,
+)
 from dscrapy.crawl.project_loader import check_reactor
 from dscrapy.crawl.scrapy_side.crawl_settings import Demands
-from dscrapy.crawl.scrapy_side.patches import mend_robots, mended_downloader
 from dscrapy.crawl.scrapy_side.scheduler import JobScheduler
 from dscrapy.crawl.scrapy_side.start import StartMiddleware
 from dscrapy.crawl.scrapy_side.stats_collector import Delta, recording
@@ -46,6 +50,7 @@ def install_addon(crawler: Crawler, overlay: Overlay) -> None:
     class CrawlProcessAddon:
         def update_settings(self, settings: BaseSettings) -> None:
             check_reactor(settings)
+            mend_limits(crawler, settings)
             overlay.configure(settings)
 
     addons = dict(crawler.settings.getdict("ADDONS"))

@@ -13,7 +13,7 @@ from scrapy.utils.misc import load_object
 
 from dscrapy.crawl.codec.items import is_lines, item_bytes_max
 from dscrapy.crawl.project_checks.once_per_job import listed
-from dscrapy.crawl.scrapy_side.tracking import UnsupportedError
+from dscrapy.errors import UnsupportedError
 from dscrapy.lines import LINES_FORMATS
 from dscrapy.messages import Opened, Run
 from dscrapy.model import CloseLimits, HostLimits

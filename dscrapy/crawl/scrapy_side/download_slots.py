@@ -8,10 +8,11 @@ what is on its way to it through the downloader's middlewares.
 import heapq
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from scrapy.crawler import Crawler
 
+from dscrapy.crawl.insides.probes import download_slots, room_in
 from dscrapy.crawl.scrapy_side.crawl_settings import host_limits
 
 T = TypeVar("T")
@@ -33,8 +34,7 @@ class Rooms:
     """How much more each download slot can take now."""
 
     def __init__(self, crawler: Crawler, clock: Callable[[], float]) -> None:
-        # A downloader of the project's own may have no slots.
-        self._slots: dict[str, Any] = getattr(crawler.engine.downloader, "slots", {})
+        self._slots = download_slots(crawler)
         self._clock = clock
         self._default, self._limits = host_limits(crawler.settings)
         self._handed: dict[str, int] = {}
@@ -55,7 +55,7 @@ class Rooms:
         slot = self._slots.get(host)
         if slot is None:
             return handed < self._limits.get(host, self._default).concurrency
-        return bool(slot.free_transfer_slots() - len(slot.queue) > handed)
+        return room_in(slot) > handed
 
     def hand(self, host: str) -> None:
         """Note that a request is on its way to the host's slot."""

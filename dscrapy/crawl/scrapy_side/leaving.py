@@ -5,9 +5,7 @@ the components that are called once in a job; the last one does so with the job'
 """
 
 import logging
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from pydispatch import dispatcher  # type: ignore[import-untyped]  # Scrapy's own
@@ -15,6 +13,7 @@ from scrapy import signals
 from scrapy.crawler import Crawler
 from scrapy.extensions.corestats import CoreStats
 
+from dscrapy.crawl.insides.probes import set_start
 from dscrapy.crawl.scrapy_side.stats_collector import merged
 from dscrapy.model import Stats
 
@@ -40,13 +39,9 @@ def begin_at(crawler: Crawler, opened_at: float) -> None:
 
     To be called after Scrapy's own handler of ``spider_opened``.
     """
-    core: Any = crawler.get_extension(CoreStats)
-    if core is None:
-        return
-    core.start_time = datetime.fromtimestamp(opened_at, UTC)
-    # What the time elapsed is counted from.
-    core._start_time_mono = time.monotonic() - max(time.time() - opened_at, 0.0)
-    crawler.stats.set_value("start_time", core.start_time)
+    core = crawler.get_extension(CoreStats)
+    if core is not None:
+        crawler.stats.set_value("start_time", set_start(core, opened_at))
 
 
 def take_over(crawler: Crawler, stats: Stats, *, again: bool) -> None:

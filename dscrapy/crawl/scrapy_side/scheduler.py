@@ -24,14 +24,15 @@ from dscrapy.crawl.codec.request_bodies import (
 from dscrapy.crawl.codec.shared_values import value_digest
 from dscrapy.crawl.codec.tags import UndecodableError, UnencodableError, UnreadableError
 from dscrapy.crawl.gate import gate_downloads
+from dscrapy.crawl.insides.patches import mend_close
+from dscrapy.crawl.insides.probes import wake
 from dscrapy.crawl.outcomes import TEXT_CHARS_MAX
 from dscrapy.crawl.outgoing.child_requests import Child
 from dscrapy.crawl.outgoing.commit_parts import Work
 from dscrapy.crawl.scrapy_side.download_slots import Lease, Rooms, Waiting
 from dscrapy.crawl.scrapy_side.job import Job
 from dscrapy.crawl.scrapy_side.local_requests import Locals
-from dscrapy.crawl.scrapy_side.patches import mend_close
-from dscrapy.crawl.scrapy_side.tracking import CURRENT, Hop, wake
+from dscrapy.crawl.scrapy_side.tracking import CURRENT, Hop
 from dscrapy.messages import (
     DONT_FILTER,
     FINGERPRINT_BYTES,

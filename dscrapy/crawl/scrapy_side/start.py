@@ -17,6 +17,7 @@ from scrapy.crawler import Crawler
 from scrapy.exceptions import CloseSpider
 
 from dscrapy.crawl.codec.request_bodies import short_digest
+from dscrapy.crawl.insides.probes import closes_from_start
 from dscrapy.crawl.outcomes import describe, outcome_of
 from dscrapy.crawl.outgoing.commit_parts import Work
 from dscrapy.crawl.scrapy_side.job import Job
@@ -60,11 +61,10 @@ class StartMiddleware:
                 element = await anext(start)
             except StopAsyncIteration:
                 break
-            except CloseSpider:
-                # The job closes; whoever goes on with it runs start() again.
-                raise
             except Exception as error:
-                await self._exhausted(error)
+                # Where the job closes, whoever goes on with it runs start() again.
+                if not (isinstance(error, CloseSpider) and closes_from_start()):
+                    await self._exhausted(error)
                 raise
             digest = self._digest(element)
             if not leading.skips(digest):

@@ -21,6 +21,7 @@ from scrapy.statscollectors import StatsCollector
 
 from dscrapy.crawl.codec import tags
 from dscrapy.crawl.codec.items import is_wire_json, lossy
+from dscrapy.crawl.insides.probes import COLLECTED
 from dscrapy.model import Stats
 
 _logger = logging.getLogger(__name__)
@@ -224,7 +225,7 @@ def _is_number(value: Any) -> bool:
 def _held(collector: Any) -> RecordedStats | None:
     # Scrapy's own __getattribute__ is slow, and this is asked at each write.
     try:
-        stats = object.__getattribute__(collector, "_stats")
+        stats = object.__getattribute__(collector, COLLECTED)
     except AttributeError:
         return None
     return stats if type(stats) is RecordedStats else None
@@ -317,9 +318,9 @@ def recording(base: type[Any], delta_now: Callable[[], Delta]) -> type[Any]:
             self._record()
 
         def _record(self) -> None:
-            held = getattr(self, "_stats", None)
+            held = getattr(self, COLLECTED, None)
             if type(held) is dict:
-                self._stats = RecordedStats(held, delta_now)
+                setattr(self, COLLECTED, RecordedStats(held, delta_now))
 
         def get_stats(self, *args: Any, **kwargs: Any) -> Any:
             stats = super().get_stats(*args, **kwargs)

@@ -9,8 +9,7 @@ settled when nothing holds it open any more; what its code does after that (task
 that outlive their callback) belongs to no lease, as does what handlers of
 ``spider_opened`` and ``spider_idle`` ask for: that makes a unit for each loop turn.
 
-Scrapy has no public hooks for this; ``attach`` names the four private places that it
-touches, and refuses a Scrapy without them.
+Scrapy has no public hooks for this: ``attach`` uses those of ``insides.probes``.
 """
 
 import asyncio
@@ -19,18 +18,13 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any, Literal
 from weakref import ref
 
-import scrapy
 from scrapy import Request
 from scrapy.crawler import Crawler
 from scrapy.http import Response
-from twisted.internet.defer import Deferred
 
+from dscrapy.crawl.insides import probes
 from dscrapy.crawl.outgoing.commit_parts import Sender, Work
 from dscrapy.crawl.scrapy_side.stats_collector import Delta
-
-
-class UnsupportedError(Exception):
-    """This project or this Scrapy cannot be run here; the text says why."""
 
 
 class Hop:
@@ -239,91 +233,32 @@ class Tracker:
         ``arrived`` is called with the host of each request that was handed to Scrapy,
         when it has come to its download slot, or never will.
         """
-        engine: Any = crawler.engine
-        check_engine(engine)
+        engine = crawler.engine
+        probes.check_engine(engine)
         self._arrived = arrived
-        self._hook_removal(engine._slot)
-        self._hook_scraper(engine.scraper)
-        close = engine.close_spider_async
+        probes.watch_removals(engine, self._removed)
+        probes.watch_scraping(engine, self._begins_scraping)
+        probes.watch_items(engine, self._begins_item)
+        probes.watch_closing(engine, self._closing)
 
-        async def close_spider_async(*, reason: str = "cancelled") -> None:
-            self._closing(reason)
-            await close(reason=reason)
+    def _begins_scraping(self, result: Any, request: Request) -> probes.Ended:
+        hop = self._scrapes(result, request)
+        if hop is None:
+            return None
 
-        engine.close_spider_async = close_spider_async
+        def scraped() -> None:
+            hop.stage = "scraped"
 
-    def _hook_removal(self, slot: Any) -> None:
-        remove = slot.remove_request
+        return scraped
 
-        def remove_request(request: Request) -> None:
-            try:
-                remove(request)
-            finally:
-                self._removed(request)
+    def _begins_item(self, item: Any) -> probes.Ended:
+        hop = CURRENT.get()
+        if hop is None:
+            return None
 
-        slot.remove_request = remove_request
+        def ended() -> None:
+            if hop.holds_item and hop.element is item:
+                hop.holds_item = False
+                self.release(hop.work)
 
-    def _hook_scraper(self, scraper: Any) -> None:
-        enqueue = scraper.enqueue_scrape
-        process_item = scraper.start_itemproc_async
-
-        def enqueue_scrape(result: Any, request: Request) -> Deferred[Any]:
-            hop = self._scrapes(result, request)
-            done: Deferred[Any] = enqueue(result, request)
-            if hop is None:
-                return done
-
-            def scraped(value: Any) -> Any:
-                hop.stage = "scraped"
-                return value
-
-            return done.addBoth(scraped)
-
-        async def start_itemproc_async(item: Any, *, response: Any) -> None:
-            hop = CURRENT.get()
-            try:
-                await process_item(item, response=response)
-            finally:
-                if hop is not None and hop.holds_item and hop.element is item:
-                    hop.holds_item = False
-                    self.release(hop.work)
-
-        scraper.enqueue_scrape = enqueue_scrape
-        scraper.start_itemproc_async = start_itemproc_async
-
-
-def wake(crawler: Crawler) -> None:
-    """Let the engine ask its scheduler now, not at its next heartbeat (5 s)."""
-    engine = getattr(crawler, "_engine", None)
-    slot = getattr(engine, "_slot", None)
-    # No slot: the spider is not open yet, or closed; the engine asks by itself.
-    if slot is not None and slot.closing is None:
-        slot.nextcall.schedule()
-
-
-def check_engine(engine: Any) -> None:
-    """Raise ``UnsupportedError`` unless the engine has what is touched here."""
-    slot = getattr(engine, "_slot", None)
-    scraper = getattr(engine, "scraper", None)
-    nextcall = getattr(slot, "nextcall", None)
-    missing = [
-        name
-        for name, found in (
-            ("_slot.remove_request", getattr(slot, "remove_request", None)),
-            ("_slot.nextcall.schedule", getattr(nextcall, "schedule", None)),
-            ("scraper.enqueue_scrape", getattr(scraper, "enqueue_scrape", None)),
-            (
-                "scraper.start_itemproc_async",
-                getattr(scraper, "start_itemproc_async", None),
-            ),
-            ("close_spider_async", getattr(engine, "close_spider_async", None)),
-        )
-        if not callable(found)
-    ]
-    if not hasattr(slot, "closing"):
-        missing.append("_slot.closing")
-    if missing:
-        raise UnsupportedError(
-            f"Scrapy {scrapy.__version__} is not supported: its engine has no "
-            f"{', '.join(missing)}; install the Scrapy that dscrapy asks for"
-        )
+        return ended

@@ -1,18 +1,16 @@
-"""Three errors of Scrapy 2.19 that would show in many crawls, mended from outside.
+"""Errors of Scrapy that would show in many crawls, mended from outside.
 
 With asyncio the downloader takes all of a slot's queue when one transfer ends, since
 a transfer counts only once its task has begun: a host then sees far more connections
-than ``CONCURRENT_REQUESTS_PER_DOMAIN``. And of the requests that wait for a host's
-robots.txt only the first is told what it says; the others are let through. A spider
-that closes while an item that came from no page is in the pipelines never closes.
+than ``CONCURRENT_REQUESTS_PER_DOMAIN``. Of the requests that wait for a host's
+robots.txt only the first is told what it says; the others are let through. And a spider
+that closes while an item that came from no page is in the pipelines closes them under
+it, or never closes. A probe says whether the Scrapy that is installed has the error.
 """
 
 import asyncio
-import inspect
-from collections.abc import Coroutine
 from typing import Any
 
-import scrapy
 from scrapy import Request
 from scrapy.crawler import Crawler
 from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
@@ -20,60 +18,41 @@ from scrapy.settings import BaseSettings
 from scrapy.utils.httpobj import urlparse_cached
 from scrapy.utils.misc import load_object
 
-# The versions with these errors.
-_MENDED_VERSION = (2, 19)
+from dscrapy.crawl.insides import probes
+
 # Where Scrapy has its robots.txt middleware; ours stands just before it.
 _ROBOTS_ORDER = 100
 
 
-def needs_mending() -> bool:
-    """Whether this Scrapy has the errors."""
-    return scrapy.version_info[:2] == _MENDED_VERSION
-
-
 def mended_downloader(base: type[Any]) -> type[Any]:
-    """Return a subclass of the project's downloader that counts transfers at once."""
-    transfer = getattr(base, "_wait_for_download", None)
-    if not needs_mending() or not inspect.iscoroutinefunction(transfer):
+    """Return the project's downloader, or a subclass that counts transfers at once."""
+    if not probes.counts_transfers_late(base):
         return base
-
-    class MendedDownloader(base):  # type: ignore[misc]  # a base of run time
-        # No coroutine function: its first line runs when the downloader calls it,
-        # before it looks for the next free place.
-        def _wait_for_download(
-            self, slot: Any, request: Request, *args: Any
-        ) -> Coroutine[Any, Any, None]:
-            slot.transferring.add(request)
-            waiting: Coroutine[Any, Any, None] = super()._wait_for_download(
-                slot, request, *args
-            )
-            return waiting
-
-    return MendedDownloader
+    return probes.counting_at_once(base)
 
 
 def mend_close(crawler: Crawler) -> None:
-    """Let the scraper close when the last item that came from no page is through."""
-    scraper: Any = crawler.engine.scraper
-    process_item = scraper.start_itemproc_async
-    if not needs_mending():
+    """Let a closing spider wait for items that came from no page, and close then."""
+    if probes.forgets_items_at_close():
+        probes.wait_for_items(crawler.engine)
+
+
+def mend_limits(crawler: Crawler, settings: BaseSettings) -> None:
+    """Let the settings have the limits that older Scrapys read of the spider."""
+    if not probes.reads_limits_of_spider():
         return
-
-    async def start_itemproc_async(item: Any, *, response: Any) -> None:
-        try:
-            await process_item(item, response=response)
-        finally:
-            slot = scraper.slot
-            closing = getattr(slot, "closing", None)
-            if closing is not None and not closing.called and slot.is_idle():
-                closing.callback(crawler.spider)
-
-    scraper.start_itemproc_async = start_itemproc_async
+    for attribute, name in (
+        ("download_delay", "DOWNLOAD_DELAY"),
+        ("max_concurrent_requests", "CONCURRENT_REQUESTS_PER_DOMAIN"),
+    ):
+        limit = getattr(crawler.spider, attribute, None)
+        if limit is not None:
+            settings.set(name, limit, "cmdline")
 
 
 def mend_robots(settings: BaseSettings) -> None:
     """Put ``RobotsGate`` before Scrapy's robots.txt middleware, if that is on."""
-    if not needs_mending() or not settings.getbool("ROBOTSTXT_OBEY"):
+    if not probes.forgets_robots_waiters() or not settings.getbool("ROBOTSTXT_OBEY"):
         return
     order = _ROBOTS_ORDER
     placed = settings.get_component_priority_dict_with_base("DOWNLOADER_MIDDLEWARES")

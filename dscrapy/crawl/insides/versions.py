@@ -1,0 +1,29 @@
+"""Which versions of Scrapy there are to be, asked before any of it is imported."""
+
+from importlib import metadata
+
+from dscrapy.errors import UnsupportedError
+
+# What pyproject.toml asks for. Nothing is refused for being newer: what a newer Scrapy
+# lacks, the probes name.
+OLDEST = (2, 16)
+SUPPORTED = "Scrapy 2.16 to 2.19"
+
+
+def check_version() -> None:
+    """Raise ``UnsupportedError`` where the installed Scrapy is too old, or none is."""
+    try:
+        version = metadata.version("scrapy")
+    except metadata.PackageNotFoundError:
+        raise UnsupportedError(f"Scrapy is not installed: {_needed()}") from None
+    if _minor(version) < OLDEST:
+        raise UnsupportedError(f"Scrapy {version} is too old: {_needed()}")
+
+
+def _needed() -> str:
+    return f"dscrapy needs {SUPPORTED} (pip install 'scrapy>={OLDEST[0]}.{OLDEST[1]}')"
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    # "2.16.0rc1": the first two are numbers in every version that Scrapy has had.
+    return tuple(int(part) for part in version.split(".")[:2])
