@@ -55,6 +55,7 @@ from dscrapy.cli.terminal.screen import (
 from dscrapy.client import Client
 from dscrapy.conf.config import Config, expanded, parse_duration
 from dscrapy.conf.job_file import check_every, check_spec
+from dscrapy.crawl.insides.versions import check_version
 from dscrapy.errors import UsageError, UserError
 from dscrapy.messages import ChangeJob, Shown
 from dscrapy.model import FINAL_STATES, JobSpec, JobView, Submission
@@ -70,6 +71,7 @@ PROGRESS_S = 1.0
 
 def submit(options: Namespace) -> int:
     """Submit one job, a schedule or a file of them; print the ids."""
+    check_version()
     if options.file is not None:
         path = None if options.file == "-" else expanded(options.file)
         submissions = _with_variables(read_jobs(path))

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dscrapy.crawl.insides.versions import check_version
+from dscrapy.crawl.outgoing.early_end import report
 from dscrapy.crawl.worker_side.in_flight_table import Marks
 from dscrapy.crawl.worker_side.lifeline import ignore_signals, watch_lifeline
 from dscrapy.crawl.worker_side.stdin import say_empty, take_stdin
 from dscrapy.crawl.worker_side.worker_link import Link
-from dscrapy.errors import RemoteProtocolError
+from dscrapy.errors import RemoteProtocolError, UnsupportedError
 from dscrapy.messages import Local, Run
+from dscrapy.model import Outcome
 
 
 def main(argv: list[str]) -> int:
@@ -41,6 +44,11 @@ def main(argv: list[str]) -> int:
         take_stdin(local.stdin, local.stdin_at, marks.await_stdin)
     elif run.no_stdin:
         say_empty(run.no_stdin)
+    try:
+        check_version()
+    except UnsupportedError as error:
+        outcome = Outcome(failure="unsupported", text=str(error))
+        return report(link, run, outcome)
     with profiled(local.profile):
         # Scrapy takes a second to import; the lifeline is watched meanwhile. An export
         # loads exporters that a crawl does not need.

@@ -2,19 +2,17 @@
 
 import logging
 import os
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from scrapy.crawler import Crawler
 
 from dscrapy.crawl.outcomes import Failed, describe, outcome_of
+from dscrapy.crawl.outgoing.early_end import report
 from dscrapy.crawl.project_loader import Loaded, load
 from dscrapy.crawl.scrapy_side.addon import Overlay, install_addon
-from dscrapy.crawl.traces import failure_log
 from dscrapy.crawl.worker_side.worker_link import Link
-from dscrapy.messages import Alive, Commit, Commits, Done, Probe, Run
-from dscrapy.model import Outcome
+from dscrapy.messages import Run
 
 
 def run_project(
@@ -30,9 +28,9 @@ def run_project(
         install_addon(crawler, overlay)
         loaded.process.crawl(crawler, **loaded.arguments)
     except Failed as failed:
-        return _report(link, run, failed.outcome)
+        return report(link, run, failed.outcome)
     except Exception as error:  # noqa: BLE001 - the project's classes are user code
-        return _report(link, run, outcome_of("spider_error", describe(error), error))
+        return report(link, run, outcome_of("spider_error", describe(error), error))
     loaded.process.start()
     # Somebody stopped the reactor under the crawl: that is a death, not an end.
     return 0 if overlay.is_finished else 1
@@ -43,20 +41,3 @@ def leave(*, is_over: bool) -> NoReturn:
     logging.shutdown()
     # Nobody waits for what is left: no clean-up of the project's may hold it.
     os._exit(0 if is_over else 1)
-
-
-def _report(link: Link, run: Run, outcome: Outcome) -> int:
-    """Commit a failure before there is an event loop, and wait for the answer."""
-    sys.stderr.write(failure_log(outcome))
-    sys.stderr.flush()
-    commit = Commit(unit=1, kind="closed", end=outcome)
-    link.send(Commits(job=run.job, process=run.process, commits=(commit,)))
-    while True:
-        match link.receive():
-            case None | Done():
-                return 0
-            case Probe(number=number):
-                link.send(Alive(number=number))
-            case _:
-                # Answers, stops and spans of a crawl that never was.
-                continue

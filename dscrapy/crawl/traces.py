@@ -6,7 +6,6 @@ mistake in a project. An error that our own code raised is shown whole: it is ou
 
 import os
 import sysconfig
-import time
 import traceback
 from collections.abc import Iterator
 
@@ -14,7 +13,6 @@ import scrapy
 import twisted
 
 import dscrapy
-from dscrapy.model import Outcome
 
 
 def _folder(file: str | None) -> str:
@@ -37,15 +35,6 @@ def user_trace(error: BaseException) -> str:
         # An error without frames is its last line alone.
         one.stack = traceback.StackSummary.from_list(frames) if frames else None  # type: ignore[assignment] # as `format` expects it
     return "".join(whole.format())
-
-
-def failure_log(outcome: Outcome) -> str:
-    """Return a failure as Scrapy would log it, for when there is no log yet."""
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    return (
-        f"{stamp} [dscrapy] ERROR: The crawl failed: {outcome.text}\n"
-        f"{outcome.traceback}"
-    )
 
 
 def _chained(

@@ -9,8 +9,9 @@ import pytest
 from scrapy.utils.misc import load_object, walk_modules_iter
 
 from dscrapy.crawl.outcomes import outcome_of
+from dscrapy.crawl.outgoing.early_end import failure_log
 from dscrapy.crawl.scrapy_side.stats_collector import merged
-from dscrapy.crawl.traces import failure_log, user_trace
+from dscrapy.crawl.traces import user_trace
 from dscrapy.model import Outcome
 
 

@@ -58,6 +58,7 @@ from dscrapy.cli.terminal.screen import Bytes, Ticker, is_decorated, note, write
 from dscrapy.client import Client, Target
 from dscrapy.conf.config import Config, Endpoint, expanded, find_token, load, override
 from dscrapy.conf.job_file import check_spec
+from dscrapy.crawl.insides.versions import check_version
 from dscrapy.errors import RefusedError
 from dscrapy.lines import HEADING, LineCutter
 from dscrapy.messages import ChangeJob, Shown
@@ -109,6 +110,7 @@ class _Run:
 def crawl(options: Namespace) -> int:
     """Run a spider here, to its end; 0 if it succeeded."""
     started = time.monotonic()
+    check_version()
     config = override(
         load(_path(options.conf), os.environ), "master", state=_path(options.state)
     )
