@@ -14,7 +14,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 SEEDS ?= 1000
 
 .PHONY: help demo picture check test long equivalence sim sim-bite chaos chaos-tools fuzz \
-	foreign bench lock clean setup test-unit test-rest
+	foreign compat bench lock clean setup test-unit test-rest
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -92,6 +92,9 @@ foreign: $(READY) ## Scrapy's own test spiders, plain and here; SCRAPY=folder of
 		exit 1; }
 	$(BIN)/python -m tests.foreign $(SCRAPY) $(ARGS)
 
+compat: $(READY) ## the fast equivalence suite on other versions of Scrapy and Python
+	@$(BIN)/python -m tests.compat $(ARGS)
+
 bench: $(READY) ## measure; prints machine, versions, command and result
 	$(BIN)/python -m benchmarks
 
@@ -104,7 +107,7 @@ lock: ## write constraints.txt anew from what the newest versions are
 	mv "$$folder/out" constraints.txt
 
 clean: ## remove the environment and whatever tools left behind
-	rm -rf $(VENV) $(PEER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(PEER) .compat build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .coverage demo-out fuzz-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -28,6 +28,7 @@ from scrapy.utils.serialize import ScrapyJSONEncoder
 
 from dscrapy.crawl.codec import tags
 from dscrapy.crawl.codec.deep_recursion import deeply
+from dscrapy.crawl.insides.probes import serialized_fields
 
 # Items nest no deeper: the deepest that any of Scrapy's formats writes (marshal). It
 # ends cycles, too. What requests hold nests less deep (``codec.DEPTH_MAX``).
@@ -143,7 +144,7 @@ class ItemEncoder:
         fields: Iterable[tuple[Any, Any]] = adapter.items()
         if all(isinstance(name, str) for name in adapter):
             with contextlib.suppress(Exception):
-                fields = list(self._exporter.get_serialized_fields(item))
+                fields = serialized_fields(self._exporter, item)
         return {_lossy_key(name): lossy(value) for name, value in fields}
 
 

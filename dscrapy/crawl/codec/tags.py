@@ -44,6 +44,7 @@ from scrapy.item import ItemMeta
 
 from dscrapy.crawl.codec import stdlib_types
 from dscrapy.crawl.codec.stdlib_types import NO_TAG, Down, read_zone, zone_tag
+from dscrapy.crawl.insides.probes import exporters_order_fields
 
 # Trees nest no deeper: the wire's decoder and every reader of the lines recurse.
 # Nobody nests data like this by hand; a cycle ends here too.
@@ -52,6 +53,7 @@ DEPTH_MAX = 100
 # Longer text and bytes are offered to ``write`` first: it may say them by digest.
 LEAF_BYTES_MAX = 16 * 1024
 _PATH_TYPE = type(Path())
+_IS_ORDERED = exporters_order_fields()
 
 # Name of a class on the wire -> the class, or None where it may not be used.
 FindClass = Callable[[str], type | None]
@@ -289,9 +291,9 @@ def _tag_item(value: Any, down: Down) -> Any:
     if path is None:
         return NO_TAG
     adapter = ItemAdapter(value)
-    # Values stand in the order of declaration, which is the order of exporters.
+    # Values stand in the order of exporters.
     values = {}
-    for name in adapter.field_names():
+    for name in adapter.field_names() if _IS_ORDERED else list(adapter):
         try:
             value = adapter[name]
         except (KeyError, AttributeError):
