@@ -6,23 +6,27 @@ These run on every version of Scrapy that is supported: ``make compat`` does tha
 import ast
 import asyncio
 import inspect
+import json
 import re
 import tomllib
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import scrapy
-from scrapy import Request, Spider
+from scrapy import Field, Item, Request, Spider
 from scrapy.core.downloader import Downloader
 from scrapy.core.scraper import Slot
 from scrapy.crawler import Crawler
+from scrapy.exporters import JsonLinesItemExporter
 from scrapy.extensions.feedexport import FeedExporter
 from scrapy.settings import Settings
 from scrapy.utils.defer import _schedule_coro
 
+from dscrapy.crawl.codec import tags
 from dscrapy.crawl.insides import probes, versions
 from dscrapy.crawl.insides.patches import mend_limits
 from dscrapy.errors import UnsupportedError
@@ -305,6 +309,41 @@ def test_there_is_no_engine_before_the_crawl() -> None:
     crawler = Crawler(Spider)
     assert probes.engine_of(crawler) is None
     probes.wake(crawler)
+
+
+@pytest.mark.parametrize(("closing", "count"), [(None, 1), (object(), 0)])
+def test_an_engine_is_woken_until_it_closes(closing: object, count: int) -> None:
+    """Wherever this Scrapy's crawler keeps it."""
+    woken: list[bool] = []
+    nextcall = SimpleNamespace(schedule=lambda: woken.append(True))
+    crawler = Crawler(Spider)
+    crawler.engine = SimpleNamespace(  # type: ignore[assignment]  # all that is asked of it
+        _slot=SimpleNamespace(closing=closing, nextcall=nextcall)
+    )
+    probes.wake(crawler)
+    assert len(woken) == count
+
+
+class Declared(Item):
+    """An item whose fields are set in another order."""
+
+    a = Field()
+    b = Field()
+
+
+def test_an_item_travels_in_the_order_in_which_it_is_written() -> None:
+    """Its tagged form and an exporter's line have one order of fields."""
+    item = Declared(b=1, a=2)
+    file = BytesIO()
+    JsonLinesItemExporter(file).export_item(item)
+    tree = tags.tag(item)
+    assert list(tree["$i"][2]) == list(json.loads(file.getvalue()))
+
+
+def test_fields_are_known_where_an_exporter_fails() -> None:
+    """Under whichever name this Scrapy has them."""
+    exporter = JsonLinesItemExporter(BytesIO(), fields_to_export={"a": "A"})
+    assert probes.serialized_fields(exporter, {"a": 1, "b": 2}) == [("A", 1)]
 
 
 def test_an_encoding_is_known_where_it_was_declared() -> None:
