@@ -35,9 +35,10 @@ from dscrapy.errors import UnsupportedError
 Ended = Callable[[], None] | None
 
 
-def _names_in(function: Any) -> frozenset[str]:
-    """Return the attributes and globals that a function's code uses."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
+def _names_in(owner: type[Any], method: str) -> frozenset[str]:
+    """Return the attributes and globals that a method's code uses; none without it."""
+    function = inspect.unwrap(getattr(owner, method, None))  # type: ignore[arg-type]  # None has no code
+    code = getattr(function, "__code__", None)
     return frozenset() if code is None else frozenset(code.co_names)
 
 
@@ -203,8 +204,7 @@ def closes_from_start() -> bool:
     Found: 2.18 and 2.19 close; 2.16 and 2.17 log an error.
     Else: it counts as an error that ``start()`` raised.
     """
-    method = getattr(ExecutionEngine, "_process_start_next", None)
-    return "CloseSpider" in _names_in(method)
+    return "CloseSpider" in _names_in(ExecutionEngine, "_process_start_next")
 
 
 def component_managers(crawler: Crawler) -> Iterable[Any]:
@@ -281,7 +281,7 @@ def counts_transfers_late(downloader: type[Any]) -> bool:
     Else: nothing is mended.
     """
     transfer = getattr(downloader, "_wait_for_download", None)
-    starts = _names_in(getattr(downloader, "_process_queue", None))
+    starts = _names_in(downloader, "_process_queue")
     return (
         inspect.iscoroutinefunction(transfer)
         and "_wait_for_download" in starts
@@ -323,7 +323,7 @@ def reads_limits_of_spider() -> bool:
     settings.
     Else: the settings count alone.
     """
-    takes = "_get_concurrency_delay" in _names_in(Downloader._get_slot)
+    takes = "_get_concurrency_delay" in _names_in(Downloader, "_get_slot")
     return takes and not hasattr(Crawler, "_apply_deprecated_spider_attr")
 
 
@@ -335,7 +335,7 @@ def forgets_robots_waiters() -> bool:
     Found: 2.16 to 2.19 have it.
     Else: nothing is mended.
     """
-    return "maybe_deferred_to_future" in _names_in(RobotsTxtMiddleware.robot_parser)
+    return "maybe_deferred_to_future" in _names_in(RobotsTxtMiddleware, "robot_parser")
 
 
 # ---- the end -------------------------------------------------------------------------
@@ -349,8 +349,8 @@ def forgets_items_at_close() -> bool:
     Found: 2.16 and 2.17 do not wait; 2.18 and 2.19 wait and are not told of its end.
     Else: nothing is mended.
     """
-    counts = "itemproc_size" in _names_in(Slot.is_idle)
-    tells = "_check_if_closing" in _names_in(Scraper.start_itemproc_async)
+    counts = "itemproc_size" in _names_in(Slot, "is_idle")
+    tells = "_check_if_closing" in _names_in(Scraper, "start_itemproc_async")
     return not (counts and tells)
 
 
@@ -414,9 +414,9 @@ def prepare(crawler: Crawler, *args: Any, **kwargs: Any) -> None:
 
     Touches: ``Crawler._create_spider``, ``_apply_settings``, ``_started`` and
     ``_update_root_log_handler``.
-    Why: an export process has all of a project's crawl but the crawl.
+    Why: an export process has all that a project's crawl has, but no engine.
     Found: 2.16 to 2.19.
-    Else: the job fails as unsupported; the line names what is missing.
+    Else: the feeds fail; the line names what is missing.
     """
     names = ("_create_spider", "_apply_settings", "_update_root_log_handler")
     missing = [name for name in names if not callable(getattr(crawler, name, None))]
