@@ -32,7 +32,7 @@ connect_timeout_s = 1000
 heartbeat_s = 15
 reconnect_grace_s = 200
 die_after_s = 200
-handshake_timeout_s = 1000
+handshake_timeout_s = 600
 """
 # Short ones, for tests that wait until the dead are given up. On a busy machine the
 # living may be, too: what such a test asserts holds all the same.
@@ -44,7 +44,7 @@ connect_timeout_s = 1000
 heartbeat_s = 0.2
 reconnect_grace_s = 1.0
 die_after_s = 4.0
-handshake_timeout_s = 1000
+handshake_timeout_s = 600
 """
 
 
