@@ -23,16 +23,16 @@ class Ending(NamedTuple):
     """
 
     code: str
-    told: str
+    meaning: str
     state: Literal["", "succeeded", "failed", "cancelled"] = ""
     retry_helps: bool = False
     came_to_end: bool = False
     files: Files = "kept"
 
 
-def _failed(code: str, told: str, *, retry_helps: bool) -> Ending:
+def _failed(code: str, meaning: str, *, retry_helps: bool) -> Ending:
     """Return a row of a crawl that did not do its work."""
-    return Ending(code, told, "failed", retry_helps=retry_helps, files="failed")
+    return Ending(code, meaning, "failed", retry_helps=retry_helps, files="failed")
 
 
 _ROWS = (

@@ -92,7 +92,7 @@ def submission(*every: Submission) -> m.Submit:
 def registration(
     name: str = "w",
     slots: int = 1,
-    held: tuple[m.Held, ...] = (),
+    held: tuple[m.HeldProcess, ...] = (),
     instance: str = "1",
 ) -> m.Register:
     """Return what a worker registers with."""
@@ -108,10 +108,10 @@ def registration(
     )
 
 
-def held(process: int, *requests: int, job: str = ID, **fields: Any) -> m.Held:
+def held(process: int, *requests: int, job: str = ID, **fields: Any) -> m.HeldProcess:
     """Return what a worker says of a process that is open."""
     values: dict[str, Any] = {"opened": opened(process, job)} | fields
-    return m.Held(job=job, process=process, requests=requests, **values)
+    return m.HeldProcess(job=job, process=process, requests=requests, **values)
 
 
 def ended(process: int, job: str = ID, how: Any = "exited", **fields: Any) -> m.Ended:

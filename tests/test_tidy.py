@@ -310,7 +310,18 @@ def reasons(source: Source) -> Iterator[str]:
                 yield f"{line}: no reason given: {token.string}"
 
 
+def words(source: Source) -> Iterator[str]:
+    """A local name says what it holds, not that something was said."""
+    if source.room is not None:
+        for node in ast.walk(source.tree):
+            match node:
+                case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                    if name in EMPTY_WORDS:
+                        yield f"{node.lineno}: {name} does not say what it is"
+
+
 RULES: tuple[Rule, ...] = (
+    words,
     import_directions,
     purity,
     scrapy_and_trio,
@@ -321,6 +332,8 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+# Names that tell nobody what is in a variable.
+EMPTY_WORDS = frozenset({"told", "said", "its"})
 # Names that tell nobody what is in a file.
 RIDDLES = frozenset(
     {
@@ -429,6 +442,8 @@ PLANTED: tuple[tuple[Rule, str, str], ...] = (
     (module_state, "net/x.py", "sessions = {}\n"),
     (module_state, "net/x.py", "_sessions: list[int] = []\n"),
     (module_state, "net/x.py", "def f():\n    global x\n"),
+    (words, "net/x.py", "def f(said):\n    pass\n"),
+    (words, "net/x.py", "told = [one for one in (1, 2)]\n"),
     (reasons, "net/x.py", "x = 1  # noqa: E501\n"),
     (reasons, "net/x.py", "x = 1  # noqa\n"),
     (reasons, "net/x.py", "x = 1  # type: ignore[no-any-return]\n"),

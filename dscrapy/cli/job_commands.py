@@ -137,14 +137,14 @@ def _with_variables(submissions: Iterable[Submission]) -> tuple[Submission, ...]
     """Let our variables choose the settings of jobs that do not name theirs."""
     chosen = chosen_settings(os.environ)
     replace = msgspec.structs.replace
-    told = []
+    lines = []
     for submission in submissions:
         spec = submission.spec
         if not spec.scrapy_project and not spec.settings_module:
             submission = replace(submission, spec=replace(spec, **chosen))
             check_spec(submission.spec)
-        told.append(submission)
-    return tuple(told)
+        lines.append(submission)
+    return tuple(lines)
 
 
 def place_of(spider: str, project: str | None) -> tuple[str, str, str]:

@@ -355,7 +355,7 @@ def write_results(
     """
     with fetched.lines.open("rb") as lines:
         is_empty = not lines.read(1)
-    said = []
+    parts = []
     for feed in feeds:
         why = ""
         if undone and not _has_no_past(feed):
@@ -363,13 +363,13 @@ def write_results(
             stands = f"{feed.name} {'is as it was' if is_there else 'was not written'}"
             how = f"the job {undone if undone == 'failed' else f'was {undone}'}"
             if is_empty:
-                said.append(f"{how} without items: {stands}")
+                parts.append(f"{how} without items: {stands}")
                 continue
             feed, why = feed.beside(), f": {how}, {stands}"
         count = write_feed(feed, fetched, folder, spec, project)
         if count is not None and not feed.is_stdout:
-            said.append(f"wrote {plural(count, 'item')} to {feed.name}{why}")
-    return said
+            parts.append(f"wrote {plural(count, 'item')} to {feed.name}{why}")
+    return parts
 
 
 def _has_no_past(feed: Feed) -> bool:

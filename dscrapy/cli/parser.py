@@ -556,9 +556,13 @@ def _check_submit(parser: Parser, options: argparse.Namespace) -> None:
             if value
         ]
         if given:
-            parser.error(f"--file excludes {', '.join(given)}: the file says it")
+            parser.error(
+                f"--file cannot be combined with {', '.join(given)}: the file has it"
+            )
     if options.every and (options.wait or options.append_to or options.overwrite):
-        parser.error("--every excludes --wait, -o and -O: a schedule does not end")
+        parser.error(
+            "--every cannot be combined with --wait, -o or -O: a schedule does not end"
+        )
     if (options.append_to or options.overwrite) and not options.wait:
         parser.error("-o and -O need --wait: this command writes the file")
 

@@ -148,7 +148,7 @@ def _begin_again(state: State, job: Job, record: r.JobAgain) -> None:
     else:
         job.paused = False
     if record.fresh:
-        # The next process begins another, or one that has not gone yet needs it.
+        # The next process begins a new crawl; one that is still there needs it now.
         state.crawls.pop(job.id, None)
         job.course = Course(
             processes_count=course.processes_count,

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from dscrapy.messages import CommitFields, Held, Opened, PartFields, Register
+from dscrapy.messages import CommitFields, HeldProcess, Opened, PartFields, Register
 from dscrapy.model import JobSpec, Outcome
 
 
@@ -411,7 +411,7 @@ class ProcessKnown(_Fact, kw_only=True, frozen=True):
     What it does not hold of its leases is pending again.
     """
 
-    held: Held
+    held: HeldProcess
     at: float
 
 

@@ -109,8 +109,8 @@ class Fallbacks:
         self.refuse_all(
             decision, [one for one in broken.all_shows if one[:2] not in answered]
         )
-        told = {id(granted) for _, _, granted in broken.grants}
-        lost = [one for one in broken.effects.granted if id(one[1]) not in told]
+        sent = {id(granted) for _, _, granted in broken.grants}
+        lost = [one for one in broken.effects.granted if id(one[1]) not in sent]
         for process in {one.number: one for one, _ in lost}.values():
             worker = decision.state.workers.get(process.worker)
             if worker is not None and worker.session is not None:

@@ -79,13 +79,13 @@ def _paused(job: Job) -> str:
     """Say since when a job is paused, and what of it still runs."""
     if job.state != "paused":
         return ""
-    said = []
+    parts = []
     if job.paused_at:
         at = datetime.fromtimestamp(job.paused_at, UTC)
-        said.append(f"since {at:%Y-%m-%d %H:%M:%S} UTC")
+        parts.append(f"since {at:%Y-%m-%d %H:%M:%S} UTC")
     if job.processes:
-        said.append("its crawl processes finish the pages that they have begun")
-    return "; ".join(said)
+        parts.append("its crawl processes finish the pages that they have begun")
+    return "; ".join(parts)
 
 
 def _why_waiting(state: State, job: Job) -> str:
@@ -186,13 +186,13 @@ def _note(worker: Worker, now: Now, gone: Container[str]) -> str:
     """Name the jobs that the worker cannot run, the newest first, as far as a line
     goes."""
     newest = [one for one in reversed(worker.barred) if one not in gone]
-    told = [
-        f"gets no more of job {job} ({_ago(now.run - worker.barred_at[job])} ago): "
-        f"{worker.barred[job]}"
+    notes = [
+        f"gets no more processes of job {job} "
+        f"({_ago(now.run - worker.barred_at[job])} ago): {worker.barred[job]}"
         for job in newest[:BARRED_SHOWN_MAX]
     ]
-    left = len(newest) - len(told)
-    return "; ".join([*told, *([f"and of {left} more"] if left > 0 else [])])
+    left = len(newest) - len(notes)
+    return "; ".join([*notes, *([f"and of {left} more"] if left > 0 else [])])
 
 
 def _ago(seconds: float) -> str:

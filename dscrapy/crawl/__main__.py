@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from dscrapy.crawl.insides.versions import check_version
 from dscrapy.crawl.outgoing.early_end import report
-from dscrapy.crawl.worker_side.in_flight_table import Marks
+from dscrapy.crawl.worker_side.in_flight_table import InFlightTable
 from dscrapy.crawl.worker_side.lifeline import ignore_signals, watch_lifeline
 from dscrapy.crawl.worker_side.stdin import say_empty, take_stdin
 from dscrapy.crawl.worker_side.worker_link import Link
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("The worker asked for no run\n")
         return 1
     local = run.local or Local(settings={})
-    marks = Marks(marks_fd)
+    marks = InFlightTable(marks_fd)
     # Before any module of the project is imported, for that may read.
     if local.stdin:
         take_stdin(local.stdin, local.stdin_at, marks.await_stdin)

@@ -25,11 +25,11 @@ from dscrapy.crawl.insides.probes import wake
 from dscrapy.crawl.outgoing.commit_parts import Sender, Work
 from dscrapy.crawl.outgoing.scraped_items import ScrapedItems
 from dscrapy.crawl.phases import Do, Event, Life
-from dscrapy.crawl.project_checks.components import running, told
+from dscrapy.crawl.project_checks.components import running, warnings_of
 from dscrapy.crawl.project_loader import Loaded, code_folder, project_modules
 from dscrapy.crawl.project_runner import leave, run_project
 from dscrapy.crawl.scrapy_side.addon import Overlay, lay_over, lay_over_each
-from dscrapy.crawl.scrapy_side.crawl_settings import Demands
+from dscrapy.crawl.scrapy_side.crawl_settings import CrawlSettings
 from dscrapy.crawl.scrapy_side.job import Leading, Scheduler
 from dscrapy.crawl.scrapy_side.leaving import (
     begin_at,
@@ -39,7 +39,7 @@ from dscrapy.crawl.scrapy_side.leaving import (
 )
 from dscrapy.crawl.scrapy_side.stats_collector import merged, note_changed
 from dscrapy.crawl.scrapy_side.tracking import Tracker
-from dscrapy.crawl.worker_side.in_flight_table import Marks
+from dscrapy.crawl.worker_side.in_flight_table import InFlightTable
 from dscrapy.crawl.worker_side.lifeline import ignore_signals
 from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.messages import (
@@ -76,7 +76,7 @@ COMMIT_DELAY_S = 0.003
 STOP_LOCAL_S = 30.0
 
 
-def run_job(link: Link, run: Run, marks: Marks) -> int:
+def run_job(link: Link, run: Run, marks: InFlightTable) -> int:
     """Run the job to its end and return the process's exit code."""
 
     def make(loaded: Loaded) -> tuple[Crawler, Overlay]:
@@ -94,7 +94,9 @@ def boottime() -> float:
 class JobCrawler(Crawler):
     """A crawler whose crawl is done when its last commit is answered."""
 
-    def __init__(self, loaded: Loaded, link: Link, run: Run, marks: Marks) -> None:
+    def __init__(
+        self, loaded: Loaded, link: Link, run: Run, marks: InFlightTable
+    ) -> None:
         super().__init__(loaded.spider_class, loaded.process.settings)
         self.job = CrawlRun(self, link, run, marks)
 
@@ -109,7 +111,9 @@ class CrawlRun:
     Where it stands is its ``Life``; what happens goes through ``_on``.
     """
 
-    def __init__(self, crawler: Crawler, link: Link, run: Run, marks: Marks) -> None:
+    def __init__(
+        self, crawler: Crawler, link: Link, run: Run, marks: InFlightTable
+    ) -> None:
         self.link = link
         self.run = run
         self.marks = marks
@@ -124,7 +128,7 @@ class CrawlRun:
         self._end = CrawlEnd()
         # Scrapy makes its components by and by: the settings are known first, if they
         # are not refused; the scheduler is there from its opening on.
-        self._demands: Demands | None = None
+        self._crawl_settings: CrawlSettings | None = None
         self._scheduler: Scheduler | None = None
         # What the master says of the end: how, and that it is done.
         self._order: Retire | Conclude | None = None
@@ -137,10 +141,10 @@ class CrawlRun:
         return self._done is not None
 
     @property
-    def demands(self) -> Demands:
+    def crawl_settings(self) -> CrawlSettings:
         """What the project's settings ask for: known when components are made."""
-        assert self._demands is not None
-        return self._demands
+        assert self._crawl_settings is not None
+        return self._crawl_settings
 
     @property
     def scheduler(self) -> Scheduler:
@@ -170,8 +174,8 @@ class CrawlRun:
         except Exception as error:  # noqa: BLE001 - the project's components are user code
             spider, is_opening = self._crawler.spider, self._life.is_opening
             failure = self._end.failure(error, spider, is_opening=is_opening)
-            told = f"{failure.text}\n{failure.traceback}".rstrip()
-            _logger.error("The crawl failed: %s", told)
+            text = f"{failure.text}\n{failure.traceback}".rstrip()
+            _logger.error("The crawl failed: %s", text)
         self.tracker.end_gathering()
         self._on(Event.CRAWL_ENDED)
         # Where the spider cannot be made there are no stats yet.
@@ -219,9 +223,9 @@ class CrawlRun:
 
     def _tell_opened(self) -> None:
         """Tell the master that leases can be taken."""
-        crawler, demands = self._crawler, self.demands
-        once = has_once(crawler, demands.is_once)
-        self.link.send(demands.opened(self.run, crawler.settings, has_once=once))
+        crawler, crawl_settings = self._crawler, self.crawl_settings
+        once = has_once(crawler, crawl_settings.is_once)
+        self.link.send(crawl_settings.opened(self.run, crawler.settings, has_once=once))
 
     async def _close_engine(self) -> None:
         # What has begun is finished, also where it is not in Scrapy's hands.
@@ -243,7 +247,7 @@ class CrawlRun:
 
     def configure(self, settings: BaseSettings) -> None:
         """Lay ours over the settings, offer the job's URLs, connect signals."""
-        self._demands = lay_over(settings)
+        self._crawl_settings = lay_over(settings)
         urls = self.run.spec.urls
         lay_over_each(self._crawler, settings, urls, self.tracker.delta_now)
         connect = self._crawler.signals.connect
@@ -316,7 +320,7 @@ class CrawlRun:
         """
         if self.run.spec.parallelism == 1:
             return
-        for line in told(running(self._crawler), self.demands.is_once):
+        for line in warnings_of(running(self._crawler), self.crawl_settings.is_once):
             _logger.warning("%s", line[0].upper() + line[1:])
 
     # ---- commits --------------------------------------------------------------
@@ -408,7 +412,7 @@ class CrawlRun:
         if isinstance(order, Conclude):
             take_over(crawler, order.stats, again=order.again)
         else:
-            leave_out_once(crawler, self.demands.is_once)
+            leave_out_once(crawler, self.crawl_settings.is_once)
 
     async def _wait_unless_done(self, condition: Callable[[], bool]) -> None:
         # A job that is over has no orders any more.
@@ -416,7 +420,7 @@ class CrawlRun:
 
     def _dump(self, stats: dict[str, Any]) -> None:
         # A crawl whose settings are refused has none to print.
-        if self._demands is None or not self._demands.dumps_stats:
+        if self._crawl_settings is None or not self._crawl_settings.dumps_stats:
             return
         logging.getLogger("scrapy.statscollectors").info(
             "Dumping Scrapy stats:\n%s",

@@ -170,9 +170,9 @@ async def run(command: Sequence[str], folder: Path, environ: Environ) -> str:
         start_new_session=True,
     )
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
+        complaint = done.stderr.decode(errors="replace").strip()
         what = " ".join(command[2:4])
-        raise DemoError(f"{what} ended with status {done.returncode}: {said}")
+        raise DemoError(f"{what} ended with status {done.returncode}: {complaint}")
     return done.stdout.decode(errors="replace").strip()
 
 

@@ -85,13 +85,13 @@ async def end(process: trio.Process, grace_s: float) -> int:
 
 async def _address(output: trio.abc.ReceiveStream) -> str:
     """Return the address that pydoc prints, nothing if it ends without."""
-    said = b""
-    while len(said) < GREETING_BYTES_MAX:
+    answer = b""
+    while len(answer) < GREETING_BYTES_MAX:
         data = await output.receive_some()
         if not data:
             return ""
-        said += data
+        answer += data
         # Only with the end of its line is the number complete.
-        if match := ADDRESS.search(said):
+        if match := ADDRESS.search(answer):
             return match[0].decode()
     return ""

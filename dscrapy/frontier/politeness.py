@@ -60,7 +60,7 @@ class Rules:
 
 
 @attrs.define(eq=False)
-class Rests:
+class Cooldowns:
     """The last owners of forgotten hosts, for as long as the next owner would wait."""
 
     _last: dict[str, tuple[int, float, float]] = attrs.field(init=False, factory=dict)
@@ -99,7 +99,7 @@ class Politeness:
 
     rules: Rules | None = None
     now: float | None = None
-    rests: Rests = attrs.field(init=False, factory=Rests)
+    rests: Cooldowns = attrs.field(init=False, factory=Cooldowns)
 
     def tick(self, now: float | None) -> None:
         """Take the instant of a call; a call without one is at the latest known."""

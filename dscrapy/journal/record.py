@@ -143,8 +143,8 @@ def _record_checksum(length: int, sequence: int, payload: bytes) -> int:
 
 
 def _encode_head(magic: bytes, number: int, sequence: int, payload: bytes) -> bytes:
-    told = struct.pack(">IQQ", FORMAT_VERSION, number, sequence)
-    digest = xxhash.xxh3_64(told)
+    covered = struct.pack(">IQQ", FORMAT_VERSION, number, sequence)
+    digest = xxhash.xxh3_64(covered)
     digest.update(payload)
     checksum = digest.intdigest()
     return _HEAD.pack(magic, checksum, FORMAT_VERSION, number, sequence) + payload

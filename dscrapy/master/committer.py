@@ -479,7 +479,9 @@ def _log(record: r.Record | r.Volatile) -> None:
             what = f"request {request} is not done, no process can read it"
             logger.warning("job %s: %s: %s", job, what, show(text))
         case r.WorkerBarred(name=name, job=job, why=why):
-            logger.warning("worker %s gets no more of job %s: %s", name, job, show(why))
+            logger.warning(
+                "worker %s gets no more processes of job %s: %s", name, job, show(why)
+            )
         case _:
             pass
 

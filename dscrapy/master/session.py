@@ -22,7 +22,7 @@ from dscrapy.master.committer import Committer
 from dscrapy.master.files import JobFiles
 from dscrapy.master.process_reads import ProcessReads
 from dscrapy.master.pruner import measure
-from dscrapy.net.admission import NEWCOMERS_MAX, Entrance
+from dscrapy.net.admission import NEWCOMERS_MAX, Admission
 from dscrapy.net.byte_budget import Room, weight_of
 from dscrapy.net.connection import Connection
 from dscrapy.proto.codec import encode
@@ -191,7 +191,7 @@ class SessionServer:
     newcomers_max: int = NEWCOMERS_MAX
     connections: int = 0
     submitting_bytes: int = 0
-    entrance: Entrance = attrs.field(init=False)
+    entrance: Admission = attrs.field(init=False)
     frames: dict[Role, Room] = attrs.field(
         factory=lambda: {
             "client": Room(CLIENTS_FRAMES_BYTES_MAX),
@@ -206,7 +206,7 @@ class SessionServer:
     )
 
     def __attrs_post_init__(self) -> None:
-        self.entrance = Entrance(
+        self.entrance = Admission(
             incoming=_INCOMING,
             handshake_timeout_s=self.handshake_timeout_s,
             logger=logger,

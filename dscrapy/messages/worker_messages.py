@@ -9,7 +9,7 @@ from dscrapy.model import JobSpec, Outcome, Value, Versions
 # ---- worker to master ----------------------------------------------------------
 
 
-class Held(Message, kw_only=True, frozen=True, omit_defaults=True):
+class HeldProcess(Message, kw_only=True, frozen=True, omit_defaults=True):
     """A crawl process that a worker still has something to say about.
 
     ``requests`` are those leased to it, or with a commit that is not acknowledged.
@@ -38,7 +38,7 @@ class Register(Message, tag="register", kw_only=True, frozen=True):
     slots: int
     draining: bool
     versions: Versions
-    held: tuple[Held, ...]
+    held: tuple[HeldProcess, ...]
 
 
 class Heartbeat(Message, tag="heartbeat", kw_only=True, frozen=True):

@@ -29,7 +29,7 @@ TOLD_S = 60.0
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-class Entrance:
+class Admission:
     """Shakes hands with whoever dials; ``incoming`` gives a union by role."""
 
     def __init__(
@@ -84,14 +84,18 @@ class Entrance:
         finally:
             self._newcomers.pop(scope, None)
         late = trio.current_time() >= scope.deadline
-        why = "no proof in time" if late else "it gave way to newer ones"
+        why = (
+            "no proof in time" if late else "closed to make room for newer connections"
+        )
         self.tell(address, why)
         return None
 
     def _make_room(self) -> None:
         counts = Counter(self._newcomers.values())
         most = max(counts, key=lambda address: counts[address])
-        oldest = next(one for one, its in self._newcomers.items() if its == most)
+        oldest = next(
+            scope for scope, address in self._newcomers.items() if address == most
+        )
         # It counts no longer, so the next one does not choose it again.
         del self._newcomers[oldest]
         oldest.cancel()

@@ -29,8 +29,8 @@ class Decoder(Generic[T]):
 
     def __init__(self, union: Any) -> None:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(union)
-        # The message inside as many arrays of one element; any other length is
-        # refused, so a frame cannot close them.
+        # The message stands inside as many arrays of one element. Arrays of any other
+        # length are refused, so no frame can end them early.
         inside = union
         for _ in range(NESTING_SPARE):
             inside = GenericAlias(tuple, (inside,))

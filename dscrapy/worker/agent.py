@@ -32,8 +32,8 @@ from dscrapy.worker.caller_streams import Caller
 from dscrapy.worker.crawl_process import CrawlProcess
 from dscrapy.worker.master_link import Dial, Link
 from dscrapy.worker.outbox import Outbox
-from dscrapy.worker.process_view import Held, Process
-from dscrapy.worker.status_port import Door
+from dscrapy.worker.process_view import Process, ProcessView
+from dscrapy.worker.status_port import StatusPort
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ async def serve(
             await nursery.start(worker.watch_signals)
         if drain is not None:
             nursery.start_soon(worker.drain_when, drain)
-        door = Door(config=config, worker=worker)
+        door = StatusPort(config=config, worker=worker)
         nursery.start_soon(trio.serve_listeners, door.serve, listeners)
         logger.info(
             "worker %s with %d slots on %s", worker.name, worker.slots, worker.endpoint
@@ -125,7 +125,7 @@ class Worker:
     dial: Dial = dial
     instant: Callable[[], float] = boot_instant
     instance: str = attrs.field(factory=lambda: secrets.token_hex(8))
-    held: dict[int, Held] = attrs.field(factory=dict)
+    held: dict[int, ProcessView] = attrs.field(factory=dict)
     draining: bool = False
     forced: bool = False
     failure: UserError | None = None
@@ -255,7 +255,7 @@ class Worker:
             draining=self.draining,
             versions=own_versions(),
             held=tuple(
-                held.told(self.outbox.requests_of(number))
+                held.report(self.outbox.requests_of(number))
                 for number, held in self.held.items()
             ),
         )
@@ -315,11 +315,11 @@ class Worker:
     def _start(self, start: m.Start) -> None:
         if start.process in self.held:
             return
-        held = Held(start=start)
+        held = ProcessView(start=start)
         self.held[start.process] = held
         self._nursery.start_soon(self._run, held)
 
-    async def _run(self, held: Held) -> None:
+    async def _run(self, held: ProcessView) -> None:
         start = held.start
         logger.info(
             "job %s: spider %s, process %d, to %s",
@@ -348,11 +348,11 @@ class Worker:
         self.link.wake()
         self._changed.set()
 
-    async def _run_to_end(self, held: Held) -> m.Ended:
+    async def _run_to_end(self, held: ProcessView) -> m.Ended:
         start = held.start
         ended = partial(m.Ended, job=start.job, process=start.process)
         if self.draining:
-            return ended(how="refused", text="the worker drains")
+            return ended(how="refused", text="the worker is draining")
         if start.role == "crawl" and self.busy > self.slots:
             return ended(how="refused", text="no free slot")
         found = await self.in_thread(
@@ -405,7 +405,7 @@ class Worker:
             for held in self.held.values()
         )
 
-    def _tell_started(self, held: Held) -> None:
+    def _tell_started(self, held: ProcessView) -> None:
         if held.digest:
             start = held.start
             self.outbox.add_soon(
@@ -415,7 +415,9 @@ class Worker:
 
     # ---- what crawl processes say ------------------------------------------------
 
-    def _on_message(self, held: Held, message: m.FromProcess, frame: bytes) -> None:
+    def _on_message(
+        self, held: ProcessView, message: m.FromProcess, frame: bytes
+    ) -> None:
         held.hear(message)
         if isinstance(message, m.Opened | m.Release | m.Closing):
             # On another session the registration says the same.

@@ -205,7 +205,8 @@ class CrawlProcess:
             self._process = await self._spawn(
                 (its_link.fileno(), lifeline, marks), log_write
             )
-            # Its ends are its own now: when it closes them, ours must show it.
+            # The child has copies of its ends; ours have to go, or the other side would
+            # not see when the child closes them.
             theirs.close()
             try:
                 async with trio.lowlevel.FdStream(log_read) as log:

@@ -27,7 +27,7 @@ class Process(Protocol):
 
 
 @attrs.define(kw_only=True, eq=False)
-class Held:
+class ProcessView:
     """A process of ours that the master may still be told about.
 
     ``leased`` are the requests granted to it that it has neither given back nor
@@ -145,10 +145,10 @@ class Held:
 
     # ---- at registration --------------------------------------------------------
 
-    def told(self, unanswered: Iterable[int]) -> m.Held:
+    def report(self, unanswered: Iterable[int]) -> m.HeldProcess:
         """Return what a registration says; ``unanswered`` requests have a commit that
         the master has not answered."""
-        return m.Held(
+        return m.HeldProcess(
             job=self.start.job,
             process=self.start.process,
             requests=tuple(sorted(self.leased.union(unanswered))),

@@ -11,11 +11,11 @@ from dscrapy import messages as m
 from dscrapy.conf.config import Config, Endpoint, find_token
 from dscrapy.errors import RemoteProtocolError, UnauthorisedError
 from dscrapy.model import JobView, WorkerView
-from dscrapy.net.admission import Entrance, address_of
+from dscrapy.net.admission import Admission, address_of
 from dscrapy.net.connection import Connection
 from dscrapy.net.host import boot_instant, own_versions
 from dscrapy.worker.master_link import Link
-from dscrapy.worker.process_view import Held
+from dscrapy.worker.process_view import ProcessView
 
 logger = logging.getLogger(__name__)
 
@@ -44,22 +44,22 @@ class Served(Protocol):
         """How many of its slots are taken."""
 
     @property
-    def held(self) -> Mapping[int, Held]:
+    def held(self) -> Mapping[int, ProcessView]:
         """Its processes by their number."""
 
 
 @attrs.define(kw_only=True)
-class Door:
+class StatusPort:
     """Serves connections to the worker's own port."""
 
     config: Config
     worker: Served
     started_at: float = attrs.field(factory=boot_instant)
     _connections: int = 0
-    _entrance: Entrance = attrs.field(init=False)
+    _entrance: Admission = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._entrance = Entrance(
+        self._entrance = Admission(
             incoming={"client": m.ClientCall},
             handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
             logger=logger,
@@ -105,7 +105,7 @@ class Door:
 
     def _status(self, call: int) -> m.Status:
         worker = self.worker
-        jobs: dict[str, list[Held]] = {}
+        jobs: dict[str, list[ProcessView]] = {}
         for held in worker.held.values():
             jobs.setdefault(held.start.job, []).append(held)
         running = tuple(_view(worker, processes) for processes in jobs.values())
@@ -141,7 +141,7 @@ class Door:
         )
 
 
-def _view(worker: Served, processes: Sequence[Held]) -> JobView:
+def _view(worker: Served, processes: Sequence[ProcessView]) -> JobView:
     """Return what this worker knows of a job that it has processes of."""
     start = processes[0].start
     spec = start.spec

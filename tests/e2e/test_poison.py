@@ -111,8 +111,8 @@ def test_a_worker_with_a_broken_environment_gets_no_more_of_the_job(
     assert cluster.items(job).total() == 9
     assert workers["whole"] == ""
     note = workers["broken"]
-    assert note.startswith(f"gets no more of job {job} (")
-    assert " ago): its processes died there at once" in note
+    assert note.startswith(f"gets no more processes of job {job} (")
+    assert " ago): its processes died there before they had started" in note
 
 
 def notes_of(cluster: Cluster) -> dict[str, str]:

@@ -62,7 +62,7 @@ def test_a_worker_that_comes_back_says_what_it_holds() -> None:
     leases = HeldLeases()
     leases.from_master("w", b.grant(1, 2))
     leases.from_worker(
-        "w", b.registration(held=(m.Held(job=b.ID, process=1, requests=(2,)),))
+        "w", b.registration(held=(m.HeldProcess(job=b.ID, process=1, requests=(2,)),))
     )
     assert leases.processes[1].leases == {2}
     leases.from_worker("w", b.registration())

@@ -22,7 +22,7 @@ from dscrapy.proto.codec import encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.handshake import Handshake, Phase, Role, proof_of
 from dscrapy.worker.agent import Worker
-from dscrapy.worker.status_port import Door
+from dscrapy.worker.status_port import StatusPort
 from tests import builders as b
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import Draw
@@ -177,7 +177,7 @@ async def _at_worker(data: bytes, tally: Tally) -> None:
     config = Config(state=Path("/nowhere"), projects_root=Path("/nowhere"), token=TOKEN)
     endpoint = Endpoint("127.0.0.1", 1)
     worker = Worker(config=config, name="w", endpoint=endpoint, slots=1)
-    door = Door(config=config, worker=worker, started_at=0.0)
+    door = StatusPort(config=config, worker=worker, started_at=0.0)
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(door.serve, theirs)

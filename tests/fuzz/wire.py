@@ -19,7 +19,7 @@ from dscrapy.proto.framing import (
 )
 from dscrapy.proto.handshake import HANDSHAKE_FRAME_BYTES_MAX
 from dscrapy.worker.crawl_process import CrawlProcess
-from dscrapy.worker.process_view import Held as HeldProcess
+from dscrapy.worker.process_view import ProcessView
 from tests import builders as b
 from tests.fuzz.catalogue import Tally, Target
 from tests.fuzz.draw import JOBS, Draw
@@ -136,9 +136,9 @@ def as_stream(data: bytes) -> bytes:
     return b"".join(map(encode_frame, data.split(b"\n")))
 
 
-def held_process() -> HeldProcess:
+def held_process() -> ProcessView:
     """Return what a worker knows of a process that has some leases."""
-    held = HeldProcess(start=START)
+    held = ProcessView(start=START)
     held.hand_on(b.grant(1, 2, 3, 4, job=START.job))
     return held
 
@@ -179,7 +179,7 @@ async def _worker_hears(stream: bytes) -> None:
     # What is handed on to the master is what came, and what the master can read.
     for frame in passed:
         DECODERS["FromWorker"].decode(frame[LENGTH_BYTES:])
-    DECODERS["FromWorker"].decode(encode(b.registration(held=(held.told(()),))))
+    DECODERS["FromWorker"].decode(encode(b.registration(held=(held.report(()),))))
 
 
 def _process_hears(stream: bytes) -> None:
@@ -223,7 +223,7 @@ TOLD = get_args(m.ToProcess)
 def _held(data: bytes, tally: Tally) -> None:
     """Any order of words: a process commits and gives back what it holds, no more."""
     draw = Draw(data)
-    held = HeldProcess(start=START)
+    held = ProcessView(start=START)
     granted: set[int] = set()
     while not draw.is_empty:
         tally.frames += 1

@@ -128,7 +128,7 @@ class Crawl:
             has_once=True,
         )
 
-    def as_held(self) -> m.Held:
+    def as_held(self) -> m.HeldProcess:
         """Return what its worker says of it."""
         waiting = {one.request for one in self.unacked if one.request}
         return b.held(

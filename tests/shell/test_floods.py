@@ -83,7 +83,7 @@ async def test_strangers_keep_nobody_out(
 
 async def test_a_flood_from_one_address_costs_others_nothing() -> None:
     """The one that must give way is of the address that has most."""
-    entrance = admission.Entrance(
+    entrance = admission.Admission(
         incoming={"client": m.ClientCall},
         handshake_timeout_s=HANG_S,
         logger=logging.getLogger("test"),
@@ -125,7 +125,7 @@ async def _until(holds: Callable[[], bool]) -> None:
 
 async def test_a_stranger_costs_some_kilobytes() -> None:
     """With its task, its stream and what it has said, on a real socket."""
-    entrance = admission.Entrance(
+    entrance = admission.Admission(
         incoming={"client": m.ClientCall},
         handshake_timeout_s=HANG_S,
         logger=logging.getLogger("test"),
@@ -261,12 +261,15 @@ def test_connections_leave_files_to_the_journal(
 @asynccontextmanager
 async def door(
     token: str | None = TOKEN,
-) -> AsyncIterator[tuple[status_port.Door, trio.Nursery]]:
+) -> AsyncIterator[tuple[status_port.StatusPort, trio.Nursery]]:
     """A worker's own port."""
     config = Config(state=Path("/nowhere"), projects_root=Path("/nowhere"), token=token)
     worker = Worker(config=config, name="w", endpoint=Endpoint("127.0.0.1", 1), slots=1)
     async with trio.open_nursery() as nursery:
-        yield status_port.Door(config=config, worker=worker, started_at=0.0), nursery
+        yield (
+            status_port.StatusPort(config=config, worker=worker, started_at=0.0),
+            nursery,
+        )
         nursery.cancel_scope.cancel()
 
 
@@ -456,7 +459,7 @@ async def test_a_registration_of_many_processes_is_borne(
 ) -> None:
     """A worker that claims a hundred thousand processes is told to drop them; nothing
     is kept of them."""
-    held = tuple(m.Held(job=JOB, process=number) for number in range(1, 100_001))
+    held = tuple(m.HeldProcess(job=JOB, process=number) for number in range(1, 100_001))
     async with running() as master:
         worker = await master.connect("worker")
         await worker.send(b.registration("w", slots=10_000, held=held))

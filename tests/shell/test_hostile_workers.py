@@ -176,7 +176,7 @@ async def test_a_commit_that_cannot_be_costs_its_process_alone(
         assert frontier.is_open(1)
         assert frontier.is_open(2)
         again = await master.connect("worker")
-        held = m.Held(job=crawl.job, process=crawl.process, requests=(1, 2))
+        held = m.HeldProcess(job=crawl.job, process=crawl.process, requests=(1, 2))
         await again.send(b.registration("owner", held=(held,)))
         registered = await receive(again, m.Registered)
         assert registered.drop == (crawl.process,)
@@ -305,9 +305,9 @@ async def test_a_worker_that_holds_everything_holds_its_own(
         process = crawl.process
         robber = await master.connect("worker")
         held = (
-            m.Held(job=crawl.job, process=process, requests=(1, 2), leads=True),
-            m.Held(job="../x", process=99, requests=(1,), closing="finished"),
-            m.Held(job=crawl.job, process=-HUGE),
+            m.HeldProcess(job=crawl.job, process=process, requests=(1, 2), leads=True),
+            m.HeldProcess(job="../x", process=99, requests=(1,), closing="finished"),
+            m.HeldProcess(job=crawl.job, process=-HUGE),
         )
         await robber.send(b.registration("robber", held=held))
         registered = await receive(robber, m.Registered)
@@ -316,9 +316,9 @@ async def test_a_worker_that_holds_everything_holds_its_own(
         assert state.crawls[crawl.job].frontier.leased_count == 2
         again = await master.connect("worker")
         held = (
-            m.Held(job="e" * 16, process=process, requests=(1, 2)),
-            m.Held(job=crawl.job, process=process, requests=(1, 2), leads=True),
-            m.Held(job=crawl.job, process=process, requests=(1,)),
+            m.HeldProcess(job="e" * 16, process=process, requests=(1, 2)),
+            m.HeldProcess(job=crawl.job, process=process, requests=(1, 2), leads=True),
+            m.HeldProcess(job=crawl.job, process=process, requests=(1,)),
         )
         await again.send(b.registration("owner", held=held))
         await receive(again, m.Registered)

@@ -119,7 +119,7 @@ async def test_a_broken_connection_costs_the_grace_only(
         await worker.aclose()
         await trio.sleep(SPANS.reconnect_grace_s - 1)
         again = await master.connect("worker")
-        held = (m.Held(job=start.job, process=start.process),)
+        held = (m.HeldProcess(job=start.job, process=start.process),)
         await again.send(b.registration("w", held=held))
         registered = await receive(again, m.Registered)
         assert registered.drop == ()

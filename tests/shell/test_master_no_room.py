@@ -96,7 +96,7 @@ async def test_who_comes_again_while_there_is_no_room_is_not_reaped(
         await master.connect("client")
         storage.room = storage.used_bytes()
         # The second process is gone: that has to be written before the answer leaves.
-        held = m.Held(job=crawls[0].job, process=crawls[0].process)
+        held = m.HeldProcess(job=crawls[0].job, process=crawls[0].process)
         again = b.registration("w", slots=2, held=(held,))
         first = await master.connect("worker")
         await first.send(again)

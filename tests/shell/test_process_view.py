@@ -146,7 +146,7 @@ async def test_a_process_that_begins_is_held_without_a_word(
     async with ordered(tmp_path, crawls, in_thread=slow) as (master, _, network, _):
         await master.say(b.start())
         register = await master.comes_back(network)
-        assert register.held == (m.Held(job=b.ID, process=1),)
+        assert register.held == (m.HeldProcess(job=b.ID, process=1),)
         slow.go.set()
         await trio.sleep(0.5)
         await master.say(m.EndedSeen(process=1))

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from dscrapy import messages as m
-from dscrapy.crawl.worker_side.in_flight_table import Marks
+from dscrapy.crawl.worker_side.in_flight_table import InFlightTable
 from dscrapy.proto.codec import Decoder
 from dscrapy.worker.crawl_process import DUMP_S, PROBES, CrawlProcess, marks_file
 from tests import builders as b
@@ -140,7 +140,7 @@ async def test_waiting_for_the_callers_input_is_no_silence(
     """However long: it is not even asked. A loop that goes on and hangs is silent."""
     probed = Probed(monkeypatch)
     probed.process._marks = fd = marks_file()
-    marks = Marks(fd)
+    marks = InFlightTable(fd)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(probed.process._probe)
         await trio.sleep(SILENT_S - 1.5 * STEP_S)

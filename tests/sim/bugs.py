@@ -460,7 +460,7 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "unanswered commits not held",
         "a registration leaves out what has a commit under way",
-        (AGENT, "held.told(self.outbox.requests_of(number))", "held.told(())"),
+        (AGENT, "held.report(self.outbox.requests_of(number))", "held.report(())"),
     ),
     _bug(
         "leases not told",

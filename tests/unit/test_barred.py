@@ -142,7 +142,7 @@ def test_a_note_names_the_newest_and_leaves_out_what_is_gone() -> None:
     assert note.endswith(f"; and of {len(newest) - 3} more")
     gone = set(newest) - {b.ID}
     note = views.view_worker(worker, machine.policy.spans, d.NOW, gone).note
-    assert note == f"gets no more of job {b.ID} (0 s ago): the code differs"
+    assert note == f"gets no more processes of job {b.ID} (0 s ago): the code differs"
 
 
 def test_a_job_that_waits_for_a_slot_says_so() -> None:

@@ -234,7 +234,7 @@ def test_that_all_items_are_there_is_told_once_all_have_closed() -> None:
     assert d.told(d.ask(machine, b.ended(first.process), d.WORKER), m.ItemsEnd) == []
     d.ask(machine, b.ended(second.process), d.WORKER)
     d.ask(machine, OnClosed(), d.WORKER)
-    held = (m.Held(job=b.ID, process=export.process),)
+    held = (m.HeldProcess(job=b.ID, process=export.process),)
     for one in (machine, d.restarted(machine)):
         decision = d.ask(one, b.registration(slots=2, held=held))
         assert d.told(decision, m.ItemsEnd) == [told_end]

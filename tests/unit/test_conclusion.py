@@ -234,7 +234,7 @@ def test_one_that_cannot_open_to_end_the_job_is_counted() -> None:
     assert machine.state.workers["w"].barred == {}
 
 
-def held(process: int, *, leads: bool = False) -> m.Held:
+def held(process: int, *, leads: bool = False) -> m.HeldProcess:
     """Return what a worker says of an open process that closes."""
     opened = b.opened(process, window=2, **ONCE)
     return b.held(process, opened=opened, leads=leads, closing="enough")

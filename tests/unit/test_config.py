@@ -330,7 +330,7 @@ def test_endpoint_file(place: Place) -> None:
     assert endpoint == Endpoint("::1", 7)
     for bad in ("", "[]", "{", "[" * 5000, '{"host": "h", "port": "7", "pid": 5}'):
         place.write("state/endpoint.json", bad)
-        with pytest.raises(ConfigError, match="no master wrote this"):
+        with pytest.raises(ConfigError, match="not a file of a master"):
             read_endpoint(state)
     place.write("state/endpoint.json", json.dumps(good | {"version": 1}))
     assert read_endpoint(state) == endpoint
@@ -339,7 +339,7 @@ def test_endpoint_file(place: Place) -> None:
         read_endpoint(state)
     for port in (0, 65536):
         place.write("state/endpoint.json", json.dumps(good | {"port": port}))
-        with pytest.raises(ConfigError, match="no master wrote this"):
+        with pytest.raises(ConfigError, match="not a file of a master"):
             read_endpoint(state)
 
 

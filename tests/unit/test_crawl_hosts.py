@@ -14,8 +14,12 @@ from twisted.internet.defer import Deferred
 
 from dscrapy.crawl.insides.patches import mended_downloader
 from dscrapy.crawl.insides.probes import check_engine
-from dscrapy.crawl.scrapy_side.crawl_settings import WINDOW_UNLIMITED, Demands, window
-from dscrapy.crawl.scrapy_side.download_slots import Rooms, Waiting
+from dscrapy.crawl.scrapy_side.crawl_settings import (
+    WINDOW_UNLIMITED,
+    CrawlSettings,
+    window,
+)
+from dscrapy.crawl.scrapy_side.download_slots import SlotCapacity, Waiting
 from dscrapy.errors import UnsupportedError
 from dscrapy.model import CloseLimits
 
@@ -35,10 +39,10 @@ class Clock:
         return self.now
 
 
-def rooms_of(slots: dict[str, Slot], clock: Clock, **settings: Any) -> Rooms:
+def rooms_of(slots: dict[str, Slot], clock: Clock, **settings: Any) -> SlotCapacity:
     crawler = Crawler(Spider, settings)
     crawler.engine = SimpleNamespace(downloader=SimpleNamespace(slots=slots))  # type: ignore[assignment]  # all that is asked of it
-    return Rooms(crawler, clock)
+    return SlotCapacity(crawler, clock)
 
 
 def test_what_waits_is_taken_in_order_where_there_is_room() -> None:
@@ -152,10 +156,10 @@ def test_the_ends_of_queues(
     settings: dict[str, Any], lifo: bool, start_is_apart: bool, start_lifo: bool
 ) -> None:
     """Scrapy's queue classes say it; one that is not Scrapy's counts as LIFO."""
-    demands = Demands(Settings(settings))
-    assert demands.lifo is lifo
-    assert demands.start_is_apart is start_is_apart
-    assert demands.start_lifo is start_lifo
+    crawl_settings = CrawlSettings(Settings(settings))
+    assert crawl_settings.lifo is lifo
+    assert crawl_settings.start_is_apart is start_is_apart
+    assert crawl_settings.start_lifo is start_lifo
 
 
 def test_limits_are_read_and_switched_off() -> None:
@@ -169,8 +173,8 @@ def test_limits_are_read_and_switched_off() -> None:
         "ERRORCOUNT",
     )
     settings = Settings({f"CLOSESPIDER_{one}": n + 1 for n, one in enumerate(names)})
-    demands = Demands(settings)
-    assert demands.limits == CloseLimits(
+    crawl_settings = CrawlSettings(settings)
+    assert crawl_settings.limits == CloseLimits(
         timeout_s=1.0,
         timeout_no_item_s=2.0,
         items=3,
@@ -178,7 +182,7 @@ def test_limits_are_read_and_switched_off() -> None:
         pages_no_item=5,
         errors=6,
     )
-    demands.override(settings)
+    crawl_settings.override(settings)
     enabled = settings.get_component_priority_dict_with_base("EXTENSIONS")
     assert STOCK not in map(load_object, enabled)
     # Other components may read them.
@@ -208,9 +212,9 @@ def test_limits_count_where_scrapys_extension_is_enabled(
 ) -> None:
     """By any of Scrapy's ways; a project's own extension stays in force beside."""
     made = Settings({**settings, "CLOSESPIDER_ITEMCOUNT": 3})
-    demands = Demands(made)
-    assert demands.limits == CloseLimits(items=3 if counts else 0)
-    demands.override(made)
+    crawl_settings = CrawlSettings(made)
+    assert crawl_settings.limits == CloseLimits(items=3 if counts else 0)
+    crawl_settings.override(made)
     enabled = made.get_component_priority_dict_with_base("EXTENSIONS")
     classes = list(map(load_object, enabled))
     assert (STOCK in classes, OwnCloser in classes) == (False, own)
@@ -224,7 +228,7 @@ def test_a_scheduler_or_filter_of_the_project_s_own_is_refused(name: str) -> Non
     base: Any = Settings()[name]
     own = type("Own", (load(base),), {})
     with pytest.raises(UnsupportedError, match=f"^{name} is .*Own: .*only Scrapy's"):
-        Demands(Settings({name: own}))
+        CrawlSettings(Settings({name: own}))
 
 
 def load(path: str) -> Any:

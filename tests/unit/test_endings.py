@@ -38,7 +38,7 @@ def row_in_docs(row: Ending) -> str:
     retry = "first" if row.retry_helps else "-"
     yes = "yes" if row.came_to_end else "no"
     files = {"written": "written", "failed": "NAME.failed", "kept": "-"}[row.files]
-    cells = (f"`{row.code}`", row.told, row.state or "goes on", retry, yes, files)
+    cells = (f"`{row.code}`", row.meaning, row.state or "goes on", retry, yes, files)
     return "| " + " | ".join(cells if row.state else (*cells[:3], "-", "-", "-")) + " |"
 
 

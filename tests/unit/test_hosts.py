@@ -4,7 +4,7 @@ import pytest
 
 from dscrapy.frontier.frontier import Frontier
 from dscrapy.frontier.owners import Host
-from dscrapy.frontier.politeness import DELAYED_PREFETCH, Rests, at_once
+from dscrapy.frontier.politeness import DELAYED_PREFETCH, Cooldowns, at_once
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.messages import START_REQUEST, Share
 from dscrapy.model import HostLimits
@@ -246,7 +246,7 @@ def test_a_forgotten_hosts_delay_is_remembered() -> None:
 
 def test_rests_are_forgotten_when_they_are_over() -> None:
     """Memory is bounded by a delay; a host remembered again counts anew."""
-    rests = Rests()
+    rests = Cooldowns()
     rests.remember("a", 1, 0.0, 10.0)
     rests.remember("b", 1, 0.0, 10.0)
     assert rests.take("a") == (1, 0.0)

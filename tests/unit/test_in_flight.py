@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from dscrapy.crawl.worker_side.in_flight_table import Marks
+from dscrapy.crawl.worker_side.in_flight_table import InFlightTable
 from dscrapy.messages import UnderWay
 from dscrapy.proto.in_flight import (
     AWAITS_AT,
@@ -32,7 +32,7 @@ def found(fd: int) -> dict[int, str]:
 
 def test_what_is_marked_is_read_until_it_is_wiped(fd: int) -> None:
     """A second mark of a request changes its URL; a free slot is used again."""
-    marks = Marks(fd)
+    marks = InFlightTable(fd)
     assert found(fd) == {}
     marks.add(5, "")
     marks.add(5, "http://a/ü")
@@ -48,7 +48,7 @@ def test_what_is_marked_is_read_until_it_is_wiped(fd: int) -> None:
 
 def test_a_long_url_is_cut(fd: int) -> None:
     """It is for people; the slot after it stays free."""
-    marks = Marks(fd)
+    marks = InFlightTable(fd)
     marks.add(1, "x" * 1000)
     assert found(fd) == {1: "x" * URL_BYTES_MAX}
     marks.add(2, "\ud800")
@@ -57,7 +57,7 @@ def test_a_long_url_is_cut(fd: int) -> None:
 
 def test_more_than_there_are_slots_are_not_marked(fd: int) -> None:
     """The first ones are; nothing breaks, and a slot that is free again is used."""
-    marks = Marks(fd)
+    marks = InFlightTable(fd)
     for request in range(1, SLOTS_MAX + 3):
         marks.add(request, "u")
     assert len(found(fd)) == SLOTS_MAX
@@ -77,7 +77,7 @@ def test_anything_may_stand_in_the_file(data: bytes) -> None:
 
 def test_who_waits_for_input_says_so_beside_the_marks(fd: int) -> None:
     """With every slot taken, too."""
-    marks = Marks(fd)
+    marks = InFlightTable(fd)
     for request in range(1, SLOTS_MAX + 1):
         marks.add(request, "u")
     assert os.pread(fd, 1, AWAITS_AT) == b"\0"

@@ -120,7 +120,7 @@ def test_a_job_whose_processes_are_given_up_again_and_again_fails(
 def test_a_registration_that_raises_drops_what_it_holds(machine: Machine) -> None:
     """The worker is welcome; its processes are lost and killed."""
     fallbacks = Fallbacks()
-    held = (m.Held(job=b.ID, process=1), m.Held(job=b.ID, process=8))
+    held = (m.HeldProcess(job=b.ID, process=1), m.HeldProcess(job=b.ID, process=8))
     command = b.registration(held=held)
     for session in (6, 7):
         assert raised(machine, fallbacks, command, session).closes == [session]

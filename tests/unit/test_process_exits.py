@@ -228,8 +228,8 @@ def test_a_worker_where_processes_die_at_once_gets_no_more_of_the_job() -> None:
     worker = machine.state.workers["w"]
     note = view_worker(worker, machine.policy.spans, d.NOW).note
     assert note == (
-        f"gets no more of job {b.ID} (0 s ago): its processes died there at once, "
-        "2 times: exited with code 1"
+        f"gets no more processes of job {b.ID} (0 s ago): its processes died there "
+        "before they had started, 2 times: exited with code 1"
     )
     assert "(2 h ago)" in view_worker(worker, machine.policy.spans, d.later(7200)).note
     assert view_worker(worker, machine.policy.spans, d.NOW, {b.ID}).note == ""

@@ -118,7 +118,7 @@ def test_a_worker_that_comes_again_keeps_what_both_sides_know() -> None:
     """Its old session ends; strangers among its processes are to be killed; nothing is
     leased twice, and who leads is told again how far it may go."""
     machine, start = d.crawling(3)
-    stranger = m.Held(job=b.ID, process=99, requests=(1,))
+    stranger = m.HeldProcess(job=b.ID, process=99, requests=(1,))
     said = b.registration(held=(b.held(start.process, 1, 2, 3, leads=True), stranger))
     decision = d.ask(machine, said, 6)
     assert decision.closes == [d.WORKER]
@@ -341,7 +341,7 @@ def test_a_job_runs_where_its_process_is_only_expected() -> None:
     ]
     second = d.started(d.commit(machine, first.process, *given))
     other = d.restarted(machine)
-    entry = m.Held(job=b.ID, process=second.process)
+    entry = m.HeldProcess(job=b.ID, process=second.process)
     d.ask(other, b.registration("v", held=(entry,)), 8)
     end = Outcome(failure="import_error", text="why")
     said = b.ended(second.process, how="failed", outcome=end)

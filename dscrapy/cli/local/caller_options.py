@@ -111,12 +111,12 @@ def make_caller(options: Namespace, crawl: Crawl) -> tuple[Caller, str]:
     stdin = stdin_of_caller()
     kept, part = (crawl.folder / name for name in (STDIN_NAME, STDIN_PART_NAME))
     is_single = options.parallelism == 1
-    said = ""
+    note = ""
     if kept.exists():
         if stdin is not None:
-            said = f"stdin is what the crawl began with ({kept}); --fresh reads yours"
+            note = f"stdin is what the crawl began with ({kept}); --fresh reads yours"
     elif part.exists() and stdin is None:
-        said = f"stdin is what had come of it before ({part}); its end had not"
+        note = f"stdin is what had come of it before ({part}); its end had not"
     elif is_single:
         # The same command again: what it reads begins anew.
         part.unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def make_caller(options: Namespace, crawl: Crawl) -> tuple[Caller, str]:
         stdin=stdin if is_single else None,
         stdin_is_left=stdin is not None and not is_single,
     )
-    return caller, said
+    return caller, note
 
 
 def forget_stdin(crawl: Crawl) -> None:

@@ -98,7 +98,7 @@ class _Run:
     ticker: Ticker = attrs.field(factory=Ticker)
     log_offset: int = 0
     # The last of the log that was shown.
-    told: bytearray = attrs.field(factory=bytearray)
+    log_tail: bytearray = attrs.field(factory=bytearray)
     job_known: bool = False
     stopping: trio.Event = attrs.field(factory=trio.Event)
     forced: bool = False
@@ -149,20 +149,20 @@ def _crawl(
     started: float,
 ) -> int:
     with identity.locked(), tempfile.TemporaryDirectory(prefix="dscrapy-") as folder:
-        record, how, said = choose(
+        record, how, note = choose(
             identity, new_id(), fresh=options.fresh, resume=options.resume
         )
-        if said:
-            _say(said)
+        if note:
+            _say(note)
         elif (
             how == "new"
             and not options.fresh
             and (line := others_line(identity, record))
         ):
             _say(line)
-        caller, said = make_caller(options, identity)
-        if said:
-            _say(said)
+        caller, note = make_caller(options, identity)
+        if note:
+            _say(note)
         run = _Run(
             config=attrs.evolve(config, state=identity.folder),
             crawl=identity,
@@ -392,14 +392,14 @@ async def _tell_log(
     run: _Run,
     client: Callable[[], Client],
     tell: Callable[[bytes], None],
-    told: trio.Event,
+    copied: trio.Event,
 ) -> None:
     """Copy the job's log to stderr until the job has ended."""
     async with client() as calls:
         await copy_file(
             calls, run.record.job, "log", tell, offset=run.log_offset, follow=True
         )
-    told.set()
+    copied.set()
 
 
 class _LogTeller:
@@ -424,8 +424,8 @@ class _LogTeller:
 
     def _show(self, data: bytes) -> None:
         if data:
-            self._run.told += data
-            del self._run.told[:-_TOLD_BYTES]
+            self._run.log_tail += data
+            del self._run.log_tail[:-_TOLD_BYTES]
             with self._run.ticker.aside():
                 self._out.write(data)
 
@@ -494,7 +494,7 @@ def _finish(run: _Run, started: float) -> int:
         return 1
     job = run.shown.job
     trace = run.shown.traceback.strip()
-    if trace and trace.encode(errors="replace") not in run.told:
+    if trace and trace.encode(errors="replace") not in run.log_tail:
         # The log does not have it, or has it in part.
         write_err(clean_lines(trace) + "\n")
     # Stopped, it has the items so far and goes on later.

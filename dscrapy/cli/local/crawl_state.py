@@ -275,12 +275,12 @@ def choose(
         record_how: How = "go on with changed code"
         return record, record_how, "the project's files have changed since"
     place = crawl.set_aside()
-    said = (
+    text = (
         "the project's files have changed since the unfinished crawl: starting "
         f"fresh; the old one is kept in {place}, and once this crawl has ended "
         "--resume goes on with it"
     )
-    return crawl.start_over(new_job, digest), "new", said
+    return crawl.start_over(new_job, digest), "new", text
 
 
 def _lock(handle: int) -> bool:

@@ -223,8 +223,8 @@ def shown_text(shown: Shown, width: int | None = None) -> str:
         if value
     ]
     if shown.poisoned:
-        told = [f"  {clean(one.url)} ({clean(one.reason)})" for one in shown.poisoned]
-        lines += ["poisoned", *told]
+        lines.append("poisoned")
+        lines += [f"  {clean(one.url)} ({clean(one.reason)})" for one in shown.poisoned]
     if shown.traceback:
         body = clean_lines(shown.traceback.rstrip("\n"))
         lines += ["traceback", textwrap.indent(body, "  ")]
@@ -255,18 +255,18 @@ def written_text(one: FeedFiles, *, names: bool = False) -> str:
     With ``names`` the workers are named whose machines have the files.
     """
     if not one.files:
-        said = f"nothing to {one.last}"
+        text = f"nothing to {one.last}"
     elif one.files + one.failed == 1:
-        said = f"{plural(one.items, 'item')} to {one.last}"
+        text = f"{plural(one.items, 'item')} to {one.last}"
     else:
-        said = f"{plural(one.items, 'item')} to {plural(one.files, 'file')}, "
-        said += f"from {one.first} to {one.last}"
+        text = f"{plural(one.items, 'item')} to {plural(one.files, 'file')}, "
+        text += f"from {one.first} to {one.last}"
     if names and one.workers and one.last.startswith("/"):
-        said += f" on {_few(one.workers)}"
+        text += f" on {_few(one.workers)}"
     if not one.failed:
-        return said
+        return text
     what = "it" if one.files + one.failed == 1 else plural(one.failed, "file")
-    return f"{said}: {what} could not be stored, see the log"
+    return f"{text}: {what} could not be stored, see the log"
 
 
 def result_line(job: JobView) -> str:
@@ -281,10 +281,10 @@ def ended_line(job: JobView) -> str:
 
 def counts(job: JobView) -> str:
     """Return ``3 pages, 0 items, 40 errors``."""
-    said = [plural(job.pages, "page"), plural(job.items, "item")]
+    parts = [plural(job.pages, "page"), plural(job.items, "item")]
     if job.errors is not None:
-        said.append(plural(job.errors, "error"))
-    return ", ".join(said)
+        parts.append(plural(job.errors, "error"))
+    return ", ".join(parts)
 
 
 def progress_line(
@@ -310,12 +310,12 @@ def progress_line(
     if job.processes > 1:
         words.append(plural(job.processes, "process"))
     name = clean(job.spider)
-    said: list[str] = [] if job.state == "running" else [job.state]
+    parts: list[str] = [] if job.state == "running" else [job.state]
     if job.reason:
-        said.append(f"({cell(job.reason)})")
+        parts.append(f"({cell(job.reason)})")
     if width is None:
-        return " ".join([f"{', '.join(words)}: {name}", *said])
-    return progress(words, name, " ".join(said), width)
+        return " ".join([f"{', '.join(words)}: {name}", *parts])
+    return progress(words, name, " ".join(parts), width)
 
 
 def stats_values(stats: Stats) -> dict[str, Any]:
@@ -396,8 +396,8 @@ def _head(status: Status) -> str:
 def _counts(counts: Mapping[str, int]) -> str:
     known = [name for name in _STATES if name in counts]
     others = [name for name in counts if name not in _STATES]
-    said = [f"{counts[name]} {clean(name)}" for name in known + others if counts[name]]
-    return ", ".join(said) or "none"
+    parts = [f"{counts[name]} {clean(name)}" for name in known + others if counts[name]]
+    return ", ".join(parts) or "none"
 
 
 def _running_table(jobs: Iterable[JobView], rates: Rates, now: float) -> Table:

@@ -55,7 +55,7 @@ def next_deadline_s(decision: Decision) -> float:
 
 def reap(decision: Decision, worker: Worker) -> None:
     """Give a worker up: its processes are lost, and its session ends."""
-    why = f"worker {worker.name} was lost; goes on"
+    why = f"worker {worker.name} was lost; the job goes on"
     for number in sorted(worker.processes):
         decision.lose(decision.state.processes[number], why, counted=False)
     decision.records.append(r.WorkerGone(name=worker.name))

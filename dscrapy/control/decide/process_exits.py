@@ -36,7 +36,7 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
     course = job.progress
     end_failed = _end_failed(state, process, command)
     where = f"on worker {process.worker}"
-    again = "; goes on" if command.how == "exited" else ""
+    again = "; the job goes on" if command.how == "exited" else ""
     decision.records.append(
         r.ProcessEnded(
             job=job.id,
@@ -86,8 +86,8 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
 
 def _give_up_end(decision: Decision, job: Job, text: str) -> None:
     times = decision.policy.start_deaths_max
-    said = f"processes that were to end the job died {times} times, last: {text}"
-    decision.fail_end(job, Outcome(failure="end_error", text=said))
+    why = f"processes that were to end the job died {times} times, last: {text}"
+    decision.fail_end(job, Outcome(failure="end_error", text=why))
 
 
 def _end_failed(state: State, process: Process, command: m.Ended) -> bool:
@@ -120,8 +120,8 @@ def _poisoned(course: Course, count: int, text: str) -> Outcome | None:
     streak = course.poisoned_streak + count
     if streak < POISONED_IN_A_ROW_MAX:
         return None
-    said = f"{streak} requests in a row killed their process, last: {text}"
-    return Outcome(failure="poisoned", text=said)
+    why = f"{streak} requests in a row killed their process, last: {text}"
+    return Outcome(failure="poisoned", text=why)
 
 
 def _died(decision: Decision, process: Process, text: str) -> Outcome | None:
@@ -134,8 +134,8 @@ def _died(decision: Decision, process: Process, text: str) -> Outcome | None:
     deaths = (course.export_deaths if process.role == "export" else course.deaths) + 1
     if deaths < deaths_max or (is_at_once and _untried(state, process)):
         return None
-    said = f"its processes died {deaths} times, last: {text} on worker {process.worker}"
-    return Outcome(failure="died", text=said)
+    why = f"its processes died {deaths} times, last: {text} on worker {process.worker}"
+    return Outcome(failure="died", text=why)
 
 
 def goes_elsewhere(decision: Decision, process: Process, failure: Outcome) -> bool:
@@ -211,7 +211,7 @@ def _count_at_once(decision: Decision, process: Process, text: str) -> None:
     count = worker.failed.get(process.job, 0) + 1
     job = state.jobs[process.job]
     if count >= AT_ONCE_MAX and any(_others(state, worker.name, job)):
-        why = f"its processes died there at once, {count} times: {text}"
+        why = f"its processes died there before they had started, {count} times: {text}"
         bar(decision, process, why)
 
 

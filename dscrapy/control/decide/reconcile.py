@@ -153,7 +153,7 @@ class JobReconciler:
             )
         count = frontier.capacity.room(number)
         if count and frontier.pending_count:
-            # A lease ends its idleness again.
+            # When it gets a lease it does not idle any more.
             self.decision.records.append(
                 r.LeasesWanted(
                     job=self.job.id, process=number, count=count, at=self.now.wall
@@ -161,7 +161,8 @@ class JobReconciler:
             )
 
     def _isolate(self, processes: list[Process]) -> bool:
-        """Choose who has the suspects alone; who consumes ``start()`` is not alone."""
+        """Choose the process that runs the suspects, and nothing else: not the one that
+        consumes ``start()``."""
         frontier = self.crawl.frontier
         if not frontier.quarantine.wants_isolator:
             return False
@@ -268,8 +269,8 @@ class JobReconciler:
         if self.job.progress.start_done:
             return
         is_new = crawl.leader != process.number
-        told = (0, 0) if is_new else crawl.start_may
-        upto, upto_free = told
+        last_may = (0, 0) if is_new else crawl.start_may
+        upto, upto_free = last_may
         if frontier.pending_count < START_PENDING_MAX:
             upto = process.starts + START_AHEAD
         spare = frontier.capacity.spare_places()
@@ -286,7 +287,7 @@ class JobReconciler:
             and frontier.capacity.waits_for_others(process.number)
         ):
             upto_free = upto
-        if upto - told[0] < START_AHEAD // 2 and upto_free == told[1]:
+        if upto - last_may[0] < START_AHEAD // 2 and upto_free == last_may[1]:
             return
         job = self.job.id
         self.decision.records.append(
@@ -349,22 +350,24 @@ class JobReconciler:
 
     # ---- what comes from outside ------------------------------------------------
 
-    def take_back(self, process: Process, said: Release) -> None:
+    def take_back(self, process: Process, release: Release) -> None:
         """A process gives leases back, perhaps since it cannot read them."""
         frontier = self.crawl.frontier
         # A suspect goes out alone: no other process is tried for what is wrong twice.
         lost = [
-            one for one in said.requests if said.unreadable and frontier.is_suspect(one)
+            one
+            for one in release.requests
+            if release.unreadable and frontier.is_suspect(one)
         ]
         for request in lost:
-            self._fail_request(request, said.unreadable)
+            self._fail_request(request, release.unreadable)
         self.decision.records.append(
             r.Released(
                 job=self.job.id,
                 process=process.number,
-                requests=tuple(one for one in said.requests if one not in lost),
+                requests=tuple(one for one in release.requests if one not in lost),
                 at=self.now.wall,
-                unreadable=said.unreadable,
+                unreadable=release.unreadable,
             )
         )
 
@@ -391,7 +394,7 @@ class JobReconciler:
         worker = self.state.workers.get(process.worker)
         if worker is not None and worker.draining:
             return WORKER_DRAINS
-        # What it was to stop for is not known any more, only that the job goes on.
+        # A master that has restarted knows only that the process was to stop.
         return SLOT_NEEDED if process.stopping else ""
 
     # ---- time -------------------------------------------------------------------

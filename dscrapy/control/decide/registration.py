@@ -66,14 +66,14 @@ def register(
         ),
     )
     for number in sorted(expected - usable.keys()):
-        why = f"worker {name} no longer has it; goes on"
+        why = f"worker {name} no longer has the process; the job goes on"
         decision.lose(state.processes[number], why, counted=False)
     for number, entry in usable.items():
         if number in expected:
             _welcome_back(decision, entry)
 
 
-def _welcome_back(decision: Decision, held: m.Held) -> None:
+def _welcome_back(decision: Decision, held: m.HeldProcess) -> None:
     process = decision.state.processes[held.process]
     job = decision.state.jobs[process.job]
     if job.is_final or held.job != job.id:

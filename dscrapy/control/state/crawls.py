@@ -18,7 +18,7 @@ from dscrapy.control.state.jobs import Course
 from dscrapy.control.state.processes import Process, Spool, spool_key
 from dscrapy.frontier.frontier import Frontier, FrontierSnapshot, Stored
 from dscrapy.frontier.quarantine import Poisoned
-from dscrapy.messages import DIGEST_BYTES, Held, Opened
+from dscrapy.messages import DIGEST_BYTES, HeldProcess, Opened
 from dscrapy.model import Stats
 
 
@@ -174,7 +174,7 @@ class Crawl:
             process.stopping = True
             self.frontier.leases.close_process(process.number)
 
-    def know(self, process: Process, held: Held, at: float) -> None:
+    def know(self, process: Process, held: HeldProcess, at: float) -> None:
         """Take over what a worker says of its process; all else was forgotten."""
         if held.opened is not None:
             self.open_process(process, held.opened)

@@ -56,25 +56,25 @@ class Worker:
 
     @classmethod
     def come(
-        cls, said: Register, session: int, now: float, known: "Worker | None"
+        cls, register: Register, session: int, now: float, known: "Worker | None"
     ) -> Self:
         """Return a worker that has registered; ``known`` is what was known of it.
 
         Its processes may be there in another life of it, too; what a former life could
         not run this one may.
         """
-        known = known or cls(name=said.name, since=now)
-        same = known.instance == said.instance
+        known = known or cls(name=register.name, since=now)
+        same = known.instance == register.instance
         return cls(
-            name=said.name,
+            name=register.name,
             since=now,
             session=session,
-            instance=said.instance,
-            host=said.host,
-            port=said.port,
-            slots=said.slots,
-            draining=said.draining,
-            versions=said.versions,
+            instance=register.instance,
+            host=register.host,
+            port=register.port,
+            slots=register.slots,
+            draining=register.draining,
+            versions=register.versions,
             heard_at=now,
             processes=known.processes,
             exports=known.exports,

@@ -77,13 +77,13 @@ class ExportLink:
         future = self._read(file, offset)
         while True:
             self._told.clear()
-            told = asyncio.ensure_future(self._told.wait())
+            news = asyncio.ensure_future(self._told.wait())
             try:
                 await asyncio.wait(
-                    (future, told), timeout=IDLE_S, return_when="FIRST_COMPLETED"
+                    (future, news), timeout=IDLE_S, return_when="FIRST_COMPLETED"
                 )
             finally:
-                told.cancel()
+                news.cancel()
             if future.done():
                 data: bytes = future.result().data
                 if data:

@@ -73,8 +73,8 @@ class FeedFiles:
         name = str(target)
         length = _length(target)
         async with self._asking:
-            told = {name: length} if not overwrite or length == NO_FILE else {}
-            first = (await self._ask(told)).get(name, NO_FILE) if told else length
+            new = {name: length} if not overwrite or length == NO_FILE else {}
+            first = (await self._ask(new)).get(name, NO_FILE) if new else length
         self._placed.add(name)
         # An append copies, which may take a while.
         await asyncio.to_thread(_place, part, target, None if overwrite else first)

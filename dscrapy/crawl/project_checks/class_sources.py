@@ -189,9 +189,9 @@ class Body:
             for call in calls(function):
                 if last(call.func) != "connect" or not call.args:
                     continue
-                told = [*call.args[1:2], *(word.value for word in call.keywords)]
+                named = [*call.args[1:2], *(word.value for word in call.keywords)]
                 receiver = call.args[0]
-                if signals.intersection(map(last, told)):
+                if signals.intersection(map(last, named)):
                     found.append(last(receiver))
         return found
 

@@ -35,7 +35,7 @@ _SETTINGS = (
 )
 
 
-def told(classes: Iterable[type], is_once: Callable[[type], bool]) -> list[str]:
+def warnings_of(classes: Iterable[type], is_once: Callable[[type], bool]) -> list[str]:
     """Return lines for people about what these classes keep; ``is_once`` are called
     once in a job, whatever they read."""
     sources = Sources()
@@ -98,7 +98,7 @@ def main() -> int:
         settings, spider_class = load_for_export(spec)
         crawler = Crawler(spider_class, settings)
         crawler.addons.load_settings(crawler.settings)
-        lines = told(enabled(crawler.settings), listed(crawler.settings))
+        lines = warnings_of(enabled(crawler.settings), listed(crawler.settings))
     except (Exception, SystemExit):  # noqa: BLE001 - user code
         return 1
     os.write(out, msgspec.json.encode(lines))

@@ -18,7 +18,7 @@ from dscrapy.crawl.insides.patches import (
     mended_downloader,
 )
 from dscrapy.crawl.project_loader import check_reactor
-from dscrapy.crawl.scrapy_side.crawl_settings import Demands
+from dscrapy.crawl.scrapy_side.crawl_settings import CrawlSettings
 from dscrapy.crawl.scrapy_side.scheduler import JobScheduler
 from dscrapy.crawl.scrapy_side.start import StartMiddleware
 from dscrapy.crawl.scrapy_side.stats_collector import Delta, recording
@@ -78,14 +78,14 @@ def lay_over_each(
     settings.set("REMOTE_CONTROL_ENABLED", False, force)
 
 
-def lay_over(settings: BaseSettings) -> Demands:
+def lay_over(settings: BaseSettings) -> CrawlSettings:
     """Put our components in, and switch off what cannot work in a crawl process.
 
     Returns what the project's settings asked for. Raises ``UnsupportedError``.
     """
     force = "cmdline"
-    demands = Demands(settings)
-    demands.override(settings)
+    crawl_settings = CrawlSettings(settings)
+    crawl_settings.override(settings)
     settings.set("SCHEDULER", JobScheduler, force)
     downloader = load_object(settings["DOWNLOADER"])
     settings.set("DOWNLOADER", mended_downloader(downloader), force)
@@ -106,4 +106,4 @@ def lay_over(settings: BaseSettings) -> Demands:
     if settings["JOBDIR"]:
         _logger.info("JOBDIR is not used: the master keeps the state of a job")
         settings.set("JOBDIR", None, force)
-    return demands
+    return crawl_settings

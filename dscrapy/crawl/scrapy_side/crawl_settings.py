@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 WINDOW_UNLIMITED = 100
 
 
-class Demands:
+class CrawlSettings:
     """Read from a project's settings before ours are laid over them.
 
     ``is_once`` says which classes are called once in a job. Raises ``Failed`` or

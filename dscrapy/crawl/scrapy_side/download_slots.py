@@ -30,7 +30,7 @@ class Lease(NamedTuple):
     values: Mapping[bytes, bytes] = MappingProxyType({})
 
 
-class Rooms:
+class SlotCapacity:
     """How much more each download slot can take now."""
 
     def __init__(self, crawler: Crawler, clock: Callable[[], float]) -> None:

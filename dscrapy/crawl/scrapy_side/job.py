@@ -12,10 +12,10 @@ from dscrapy.crawl.codec.request_bodies import RequestCodec
 from dscrapy.crawl.gate import Gate
 from dscrapy.crawl.outgoing.commit_parts import Sender
 from dscrapy.crawl.outgoing.scraped_items import ScrapedItems
-from dscrapy.crawl.scrapy_side.crawl_settings import Demands
+from dscrapy.crawl.scrapy_side.crawl_settings import CrawlSettings
 from dscrapy.crawl.scrapy_side.local_requests import Locals
 from dscrapy.crawl.scrapy_side.tracking import Tracker
-from dscrapy.crawl.worker_side.in_flight_table import Marks
+from dscrapy.crawl.worker_side.in_flight_table import InFlightTable
 from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.messages import DIGEST_BYTES, Grant, Lead, Run, Skip, StartMay
 
@@ -97,7 +97,7 @@ class Job(Protocol):
 
     run: Run
     link: Link
-    marks: Marks
+    marks: InFlightTable
     gate: Gate
     tracker: Tracker
     sender: Sender
@@ -106,7 +106,7 @@ class Job(Protocol):
     is_project: Callable[[str], bool]
 
     @property
-    def demands(self) -> Demands:
+    def crawl_settings(self) -> CrawlSettings:
         """What the project's settings ask for: known when components are made."""
 
     @property

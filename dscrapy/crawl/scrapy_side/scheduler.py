@@ -29,7 +29,7 @@ from dscrapy.crawl.insides.probes import wake
 from dscrapy.crawl.outcomes import TEXT_CHARS_MAX
 from dscrapy.crawl.outgoing.child_requests import Child
 from dscrapy.crawl.outgoing.commit_parts import Work
-from dscrapy.crawl.scrapy_side.download_slots import Lease, Rooms, Waiting
+from dscrapy.crawl.scrapy_side.download_slots import Lease, SlotCapacity, Waiting
 from dscrapy.crawl.scrapy_side.job import Job
 from dscrapy.crawl.scrapy_side.local_requests import Locals
 from dscrapy.crawl.scrapy_side.tracking import CURRENT, Hop
@@ -71,12 +71,12 @@ class JobScheduler(BaseScheduler):
         # since; and whether that is being looked at.
         self._is_busy = False
         self._is_looking = False
-        pickles = Pickles(job.run.key if job.demands.pickles else b"")
+        pickles = Pickles(job.run.key if job.crawl_settings.pickles else b"")
         assert crawler.spider is not None
         self.codec = RequestCodec(crawler.spider, job.is_project, pickles)
-        self._rooms = Rooms(crawler, asyncio.get_running_loop().time)
+        self._rooms = SlotCapacity(crawler, asyncio.get_running_loop().time)
         self.locals = Locals(
-            crawler, job.tracker, job.run, job.link.send, lifo=job.demands.lifo
+            crawler, job.tracker, job.run, job.link.send, lifo=job.crawl_settings.lifo
         )
         job.sender.when_answered(self.locals.answered)
 
@@ -134,7 +134,7 @@ class JobScheduler(BaseScheduler):
         """
         hop = CURRENT.get()
         automatic = None if hop is None else hop.automatic_slot
-        is_compared = self._job.demands.filters and not request.dont_filter
+        is_compared = self._job.crawl_settings.filters and not request.dont_filter
         fingerprint = self._fingerprint(request) if is_compared else None
         host = self._host_of(request, automatic)
         if fingerprint is not None and self._is_idle_duplicate(fingerprint):
@@ -147,7 +147,9 @@ class JobScheduler(BaseScheduler):
             return self.locals.keep(request, host, fingerprint, error)
         work = self._tracker.work_now()
         flags = 0 if is_compared else DONT_FILTER
-        if self._job.demands.start_is_apart and request.meta.get("is_start_request"):
+        if self._job.crawl_settings.start_is_apart and request.meta.get(
+            "is_start_request"
+        ):
             flags |= START_REQUEST
         if fingerprint is not None:
             work.child_fingerprints.add(fingerprint)

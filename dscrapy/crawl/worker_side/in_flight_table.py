@@ -12,7 +12,7 @@ from dscrapy.proto.in_flight import (
 )
 
 
-class Marks:
+class InFlightTable:
     """The marks of ``proto.in_flight`` in the file ``fd``, mapped; see there."""
 
     def __init__(self, fd: int) -> None:
