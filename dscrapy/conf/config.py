@@ -414,7 +414,9 @@ def read_endpoint(state: Path) -> Endpoint | None:
         # A StrictError is a ValueError too.
         written = None
     if written is None or not 1 <= written.port <= 65535 or not written.host:
-        raise ConfigError(path, "", "not a file of a master: delete it, start the master")
+        raise ConfigError(
+            path, "", "not a file of a master: delete it, start the master"
+        )
     return Endpoint(written.host, written.port)
 
 
