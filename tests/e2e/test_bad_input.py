@@ -379,6 +379,7 @@ def fill(cluster: Cluster) -> list[str]:
         printed += done.stdout.split()
 
 
+@pytest.mark.long
 def test_every_printed_id_outlives_a_kill(cluster: Cluster) -> None:
     """SIGKILL of the master between submits: what was printed is there again."""
     printed = []
@@ -393,6 +394,7 @@ def test_every_printed_id_outlives_a_kill(cluster: Cluster) -> None:
 # ---- a job's life, refused ----------------------------------------------------------
 
 
+@pytest.mark.long
 def test_changes_that_cannot_be_are_one_line(
     shared: Cluster, site: str, tmp_path: Path
 ) -> None:

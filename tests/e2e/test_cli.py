@@ -220,6 +220,7 @@ class Flood(scrapy.Spider):
 """
 
 
+@pytest.mark.long
 def test_items_of_a_running_job_are_those_of_one_moment(
     cluster: Cluster, site: str, tmp_path: Path
 ) -> None:

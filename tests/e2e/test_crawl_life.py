@@ -150,11 +150,13 @@ def end_of_link(process: CrawlProcess) -> int:
     return process.process.wait(WAIT_S)
 
 
+@pytest.mark.long
 def test_the_link_ends_while_the_project_loads(start: Start) -> None:
     """The process goes as soon as it can look."""
     assert end_of_link(start("opens.py", FOLDER)) == 1
 
 
+@pytest.mark.long
 def test_the_link_ends_while_the_pipelines_open(start: Start, tmp_path: Path) -> None:
     """The process goes at once, and closes nothing."""
     process = start("opens.py", FOLDER, args={"until": str(tmp_path / "never")})
@@ -163,6 +165,7 @@ def test_the_link_ends_while_the_pipelines_open(start: Start, tmp_path: Path) ->
     assert "Closing spider" not in process.log
 
 
+@pytest.mark.long
 def test_the_link_ends_while_the_spider_closes(start: Start) -> None:
     """What is not answered may be lost, so that is no good end."""
     master = NaiveMaster()
@@ -172,6 +175,7 @@ def test_the_link_ends_while_the_spider_closes(start: Start) -> None:
     assert end_of_link(process) == 1
 
 
+@pytest.mark.long
 def test_the_link_ends_behind_the_last_commit(start: Start) -> None:
     """The worker has it, so the process has done all that it could."""
     master = NaiveMaster()

@@ -301,6 +301,7 @@ def test_once_is_once_whatever_how_many_processes(
     assert stats["item_scraped_count"] == told["items"]
 
 
+@pytest.mark.long
 def test_a_pause_is_no_end(folders: tuple[Path, Path], cluster: Cluster) -> None:
     """Nothing is called once for processes that stop while their job goes on."""
     _, ours = folders

@@ -149,6 +149,7 @@ def test_a_job_of_one_process_is_told_nothing(
     assert KEPT not in cluster.ok("logs", job)
 
 
+@pytest.mark.long
 def test_crawl_tells_it_by_its_log(shop: Path, site: str, tmp_path: Path) -> None:
     """With -p N only, and once."""
     words = ("crawl", "pages", "-a", f"site={site}")
@@ -161,6 +162,7 @@ def test_crawl_tells_it_by_its_log(shop: Path, site: str, tmp_path: Path) -> Non
     assert done.stderr.count(READ) == 1
 
 
+@pytest.mark.long
 def test_a_crawl_goes_on_with_the_processes_of_its_new_p(
     shop: Path, site: str, tmp_path: Path
 ) -> None:

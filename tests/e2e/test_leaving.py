@@ -71,6 +71,7 @@ def test_a_second_ctrl_c_at_a_worker_kills(
     cluster.wait_until(lambda: cluster.job(job)["leased"] == 0)
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_master_wait_and_logs(
     cluster: Cluster, site: str, tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_default_port_that_is_taken_moves_on(cluster: Cluster) -> None:
         assert str(port) in assert_user_error(given, 1)
 
 
+@pytest.mark.long
 def test_a_worker_outlives_its_token_file(
     cluster: Cluster, site: str, tmp_path: Path
 ) -> None:

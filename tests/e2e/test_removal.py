@@ -19,6 +19,7 @@ def site() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.long
 def test_ended_jobs_go_and_stay_gone(site: str, tmp_path: Path) -> None:
     """With their files, by ``rm`` and ``prune``, which print what goes. A job that has
     not ended is refused in one line and goes on, also when the master is killed."""

@@ -166,6 +166,7 @@ def test_the_token_is_in_one_file_alone(site: str, tmp_path: Path, umask: int) -
         assert any(".torn" in name for name in names)
 
 
+@pytest.mark.long
 def test_a_crawl_keeps_its_state_to_itself(
     site: str, tmp_path: Path, umask: int
 ) -> None:
