@@ -167,8 +167,10 @@ def _begin_again(state: State, job: Job, record: r.JobAgain) -> None:
         again.digest = ""
         forgive(state.workers.values(), job.id)
     else:
-        live = [one for one in state.workers.values() if one.session is not None]
-        if not any(one.may_begin(job.id) for one in live):
+        live = [
+            worker for worker in state.workers.values() if worker.session is not None
+        ]
+        if not any(worker.may_begin(job.id) for worker in live):
             # Nobody who is here would try it: that retry would be none.
             forgive(state.workers.values(), job.id)
     again.begin_again(record.reason)
@@ -299,11 +301,13 @@ def _request_failed(state: State, record: r.RequestFailed, effects: Effects) -> 
 
 
 def _process_known(state: State, record: r.ProcessKnown, effects: Effects) -> None:
-    held = record.held
-    state.unknown.discard(held.process)
-    state.crawls[held.job].know(state.processes[held.process], held, record.at)
-    state.note_export_due(state.jobs[held.job])
-    effects.touched.append(held.job)
+    report = record.held
+    state.unknown.discard(report.process)
+    state.crawls[report.job].take_report(
+        state.processes[report.process], report, record.at
+    )
+    state.note_export_due(state.jobs[report.job])
+    effects.touched.append(report.job)
 
 
 def _process_opened(state: State, record: r.ProcessOpened, effects: Effects) -> None:
@@ -401,11 +405,11 @@ def _workers_expected(
 
 def _worker_came(state: State, record: r.WorkerCame, _: Effects) -> None:
     register = record.register
-    known = state.workers.get(register.name)
-    if known is not None and known.session is not None:
-        state.sessions.pop(known.session, None)
+    former = state.workers.get(register.name)
+    if former is not None and former.session is not None:
+        state.sessions.pop(former.session, None)
     state.workers[register.name] = Worker.come(
-        register, record.session, record.now, known
+        register, record.session, record.now, former
     )
     state.sessions[record.session] = register.name
 
@@ -466,14 +470,14 @@ def _logs_measured(state: State, record: r.LogsMeasured, _: Effects) -> None:
 
 def _session_gone(state: State, record: r.SessionGone, _: Effects) -> None:
     for job, waiting in list(state.waiters.items()):
-        left = [entry for entry in waiting if entry[0] != record.session]
-        if left:
-            state.waiters[job] = left
+        remaining = [entry for entry in waiting if entry[0] != record.session]
+        if remaining:
+            state.waiters[job] = remaining
         else:
             del state.waiters[job]
     for job, waiting in state.removing.items():
-        left = [entry for entry in waiting if entry[0] != record.session]
-        state.removing[job] = left
+        remaining = [entry for entry in waiting if entry[0] != record.session]
+        state.removing[job] = remaining
 
 
 _HANDLERS: dict[type, Callable[[State, Any, Effects], None]] = {

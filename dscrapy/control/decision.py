@@ -165,7 +165,7 @@ class Decision:
         """Answer a call with a refusal."""
         self.sends.append((session, Refused(call=call, code=code, text=text)))
 
-    def tell(self, process: Process, message: ToProcess) -> None:
+    def notify(self, process: Process, message: ToProcess) -> None:
         """Tell a process; one that cannot be reached is told when it is back."""
         worker = self.state.workers.get(process.worker)
         session = None if worker is None else worker.session
@@ -177,7 +177,7 @@ class Decision:
         """End a process gracefully; it takes no more leases."""
         self.records.append(r.ProcessStops(job=process.job, process=process.number))
         message = Stop(job=process.job, process=process.number, reason=reason)
-        self.tell(process, message)
+        self.notify(process, message)
 
     def lose(self, process: Process, why: str, *, counted: bool) -> None:
         """Let a process be gone that is beyond reach; ``counted`` if that was its job's
@@ -198,16 +198,16 @@ class Decision:
         job: Job,
         reason: str,
         *,
-        but: int | None = None,
+        exclude: int | None = None,
         exports: bool = True,
     ) -> None:
-        """End all processes of the job but ``but`` that do not end already; those
+        """End all processes of the job but ``exclude`` that do not end already; those
         that write feeds only with ``exports``."""
         for process in self.state.processes_of(job.id):
             is_ending = process.stopping or process.closed
             if process.role == "export" and not exports:
                 continue
-            if not is_ending and process.number != but:
+            if not is_ending and process.number != exclude:
                 self.stop(process, reason)
 
     def close_job(
@@ -216,23 +216,23 @@ class Decision:
         reason: str,
         failure: Outcome | None = None,
         *,
-        but: int | None = None,
+        exclude: int | None = None,
     ) -> None:
         """Let the spider close for this reason in all processes of the job.
 
-        Process ``but`` closes its own already. One that closes may say so more than
+        Process ``exclude`` closes its own already. One that closes may say so more than
         once, also with a ``failure`` that comes to light later.
         """
         has_feeds = job.progress.has_feeds or any(
-            one.opened is not None and one.opened.has_feeds
-            for one in self.state.processes_of(job.id)
+            process.opened is not None and process.opened.has_feeds
+            for process in self.state.processes_of(job.id)
         )
         self.records.append(
             r.Closes(job=job.id, reason=reason, failure=failure, has_feeds=has_feeds)
         )
         # Whoever writes feeds now goes on with what is left of them.
         goes_on = has_feeds and came_to_end(failure)
-        self.stop_all(job, reason, but=but, exports=not goes_on)
+        self.stop_all(job, reason, exclude=exclude, exports=not goes_on)
 
     def fail_feeds(self, job: Job, failure: Outcome) -> None:
         """The job's feeds cannot be written; its crawl is over already."""

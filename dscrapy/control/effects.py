@@ -53,21 +53,21 @@ def coalesced(writes: list[Write]) -> list[Write]:
     """Return the same writes with those that continue each other made one."""
     result: list[Write] = []
     # Appends that may still be continued, by file: their place in the result.
-    open_ones: dict[str, int] = {}
+    open_appends: dict[str, int] = {}
     pieces: dict[int, list[bytes]] = {}
     ends: dict[str, int] = {}
     for write in writes:
         if not isinstance(write, Append):
             # A move reads its spool as it is now.
-            open_ones.clear()
+            open_appends.clear()
             result.append(write)
             continue
-        place = open_ones.get(write.name)
+        place = open_appends.get(write.name)
         if place is not None and ends[write.name] == write.at:
             pieces[place].append(write.data)
             ends[write.name] += len(write.data)
             continue
-        open_ones[write.name] = len(result)
+        open_appends[write.name] = len(result)
         pieces[len(result)] = [write.data]
         ends[write.name] = write.at + len(write.data)
         result.append(write)

@@ -78,8 +78,8 @@ class Machine:
             assert isinstance(command, OnTick)
             decision = self.decision(now, Bug("looking at", str(error), error))
             self._fallbacks.for_tick(decision, error.culprit)
-            rest = OnTick(exclude=command.exclude | {error.culprit})
-            return [self.carry_out(decision), *self.handle(session, rest, now)]
+            remaining = OnTick(exclude=command.exclude | {error.culprit})
+            return [self.carry_out(decision), *self.handle(session, remaining, now)]
         except Exception as error:  # noqa: BLE001 - a bug ends one command, not the master
             if isinstance(command, m.Commits) and len(command.commits) > 1:
                 return [
@@ -102,16 +102,16 @@ class Machine:
         Afterwards nothing is left to reconcile or to place.
         """
         done: list[Decision] = []
-        left_out: set[str] = set()
+        excluded: set[str] = set()
         while True:
             while (job := self._next_touched()) is not None:
                 done.append(self.carry_out(self._reconciled(job, now)))
             try:
-                placed = self.place(now, left_out)
+                placed = self.place(now, excluded)
             except StepError as error:
                 placed = self.decision(now, Bug("placing", str(error), error))
                 self._fallbacks.for_job(placed, "place", error.culprit[1])
-                left_out.add(error.culprit[1])
+                excluded.add(error.culprit[1])
             except Exception as error:  # noqa: BLE001 - tried again with the next command
                 done.append(self.decision(now, Bug("placing", "", error)))
                 return done

@@ -56,15 +56,18 @@ def _beginning(ids: Iterable[str], word: str) -> list[str]:
 
 
 def _are_runs_of(schedule: str, found: list[str]) -> bool:
-    return all(one == schedule or one.startswith(f"{schedule}-") for one in found)
+    return all(
+        identity == schedule or identity.startswith(f"{schedule}-")
+        for identity in found
+    )
 
 
 def _choice(state: State, word: str, found: list[str]) -> str:
     # The newest are the likeliest.
-    named = [_label(state, one) for one in reversed(found[-NAMED_MAX:])]
-    left = len(found) - len(named)
-    more = f" and {left} more" if left else ""
-    return f"{len(found)} ids begin with {word}: {', '.join(named)}{more}"
+    named = [_label(state, identity) for identity in reversed(found[-NAMED_MAX:])]
+    omitted = len(found) - len(named)
+    ending = f" and {omitted} more" if omitted else ""
+    return f"{len(found)} ids begin with {word}: {', '.join(named)}{ending}"
 
 
 def _label(state: State, identity: str) -> str:
@@ -77,7 +80,11 @@ def _label(state: State, identity: str) -> str:
 def _nothing(state: State, word: str) -> str:
     newest = islice(reversed(state.order), COMPARED_MAX)
     names = list(dict.fromkeys(job.name for job in newest if job.name))
-    names += [_name_of(one) for one in state.schedules.values() if _name_of(one)]
+    names += [
+        _name_of(schedule)
+        for schedule in state.schedules.values()
+        if _name_of(schedule)
+    ]
     alike = list(dict.fromkeys(difflib.get_close_matches(word, names, NAMED_MAX)))
     hint = f"; there is {', '.join(alike)}" if alike else ""
     return f"no job {word}, or none any more{hint}: `dscrapy jobs` lists them"

@@ -84,16 +84,16 @@ class Fallbacks:
     def for_job(self, decision: Decision, step: str, job: str) -> None:
         """Let a job fail at which a step has raised ``TIMES_MAX`` times."""
         state = decision.state
-        known = state.jobs.get(job)
-        if known is None or known.is_final:
+        failing = state.jobs.get(job)
+        if failing is None or failing.is_final:
             return
         if self._count((step, job)) >= TIMES_MAX:
-            decision.end_job(known, Verdict(ENDINGS["internal_error"], TEXT))
+            decision.end_job(failing, Verdict(ENDINGS["internal_error"], TEXT))
             crawl = state.crawls.get(job)
             if crawl is not None:
-                decision.stop_all(known, "failed")
+                decision.stop_all(failing, "failed")
                 crawling = state.crawling(job)
-                Conclusion(decision, known, crawl, crawling).retire(crawling)
+                Conclusion(decision, failing, crawl, crawling).retire(crawling)
 
     def for_completion(self, decision: Decision, broken: Decision) -> None:
         """Make up for completing a decision that has been applied.
@@ -107,11 +107,11 @@ class Fallbacks:
             if isinstance(message, m.Shown)
         }
         self.refuse_all(
-            decision, [one for one in broken.all_shows if one[:2] not in answered]
+            decision, [show for show in broken.all_shows if show[:2] not in answered]
         )
         sent = {id(granted) for _, _, granted in broken.grants}
-        lost = [one for one in broken.effects.granted if id(one[1]) not in sent]
-        for process in {one.number: one for one, _ in lost}.values():
+        lost = [lease for lease in broken.effects.granted if id(lease[1]) not in sent]
+        for process in {holder.number: holder for holder, _ in lost}.values():
             worker = decision.state.workers.get(process.worker)
             if worker is not None and worker.session is not None:
                 _end_session(decision, worker.session)
@@ -173,7 +173,7 @@ def _give_up(decision: Decision, process: Process, text: str) -> None:
         if is_export and course.closing:
             decision.fail_feeds(job, failure)
         elif not is_export:
-            decision.close_job(job, "died", failure, but=process.number)
+            decision.close_job(job, "died", failure, exclude=process.number)
 
 
 def _end_session(decision: Decision, session: int) -> None:

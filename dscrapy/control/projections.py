@@ -122,7 +122,7 @@ def _with_bodies(
     if not found:
         return Effects(writes)
     at = state.crawls[record.job].frontier.body_bytes
-    data = b"".join(bytes(one) + b"\n" for one in found)
+    data = b"".join(bytes(payload) + b"\n" for payload in found)
     writes.append(Append(requests_name(record.job), at, data))
     return Effects(writes, [Bodies(record.job, at, found)])
 

@@ -92,17 +92,19 @@ def _why_waiting(state: State, job: Job) -> str:
     """Say why a ready job has no process; nothing where it is about to get one."""
     if job.status != "ready" or not job.is_assignable:
         return ""
-    here = [one for one in state.workers.values() if one.session is not None]
-    if not here:
+    connected = [
+        worker for worker in state.workers.values() if worker.session is not None
+    ]
+    if not connected:
         return "no worker is connected"
-    live = [one for one in here if not one.draining]
+    live = [worker for worker in connected if not worker.draining]
     if not live:
         return "all workers that are connected are draining"
-    free = [one for one in live if one.free]
+    free = [worker for worker in live if worker.free]
     if not free:
-        slots = sum(one.slots for one in live)
+        slots = sum(worker.slots for worker in live)
         return f"no slot is free: all {slots} are taken"
-    barred = [one for one in free if not one.may_begin(job.id)]
+    barred = [worker for worker in free if not worker.may_begin(job.id)]
     if len(barred) == len(free):
         why = barred[0].barred[job.id]
         return f"no slot is free on a worker that can run it; on others: {why}"
@@ -115,11 +117,14 @@ def _why_barred(state: State, job: Job) -> str:
     if not (job.is_assignable or is_export):
         return ""
     live = [
-        one
-        for one in state.workers.values()
-        if one.session is not None and not one.draining
+        worker
+        for worker in state.workers.values()
+        if worker.session is not None and not worker.draining
     ]
-    may = [one.may_take(job.id) if is_export else one.may_begin(job.id) for one in live]
+    may = [
+        worker.may_take(job.id) if is_export else worker.may_begin(job.id)
+        for worker in live
+    ]
     if any(may) or not live:
         return ""
     return (
@@ -134,7 +139,7 @@ def _why_narrow(state: State, job: Job) -> str:
         return ""
     crawl = state.crawls[job.id]
     processes = state.crawling(job.id)
-    is_opening = not processes or any(one.opened is None for one in processes)
+    is_opening = not processes or any(process.opened is None for process in processes)
     if is_opening or crawl.frontier.capacity.wants_process():
         return ""
     ceiling = job.parallelism or "any number"
@@ -164,7 +169,7 @@ def view_schedule(schedule: Schedule) -> ScheduleView:
 
 
 def view_worker(
-    worker: Worker, spans: Spans, now: Now, gone: Container[str] = ()
+    worker: Worker, spans: Spans, now: Now, removed: Container[str] = ()
 ) -> WorkerView:
     """Return the worker as the master sees it now; of jobs that are ``gone`` nothing
     is said any more."""
@@ -178,21 +183,21 @@ def view_worker(
         state=spans.state(worker, now.run),
         last_heartbeat_s=max(now.run - heard_at, 0.0),
         versions=msgspec.to_builtins(worker.versions),
-        note=_note(worker, now, gone),
+        note=_note(worker, now, removed),
     )
 
 
-def _note(worker: Worker, now: Now, gone: Container[str]) -> str:
+def _note(worker: Worker, now: Now, removed: Container[str]) -> str:
     """Name the jobs that the worker cannot run, the newest first, as far as a line
     goes."""
-    newest = [one for one in reversed(worker.barred) if one not in gone]
+    newest = [job for job in reversed(worker.barred) if job not in removed]
     notes = [
         f"gets no more processes of job {job} "
         f"({_ago(now.run - worker.barred_at[job])} ago): {worker.barred[job]}"
         for job in newest[:BARRED_SHOWN_MAX]
     ]
-    left = len(newest) - len(notes)
-    return "; ".join([*notes, *([f"and of {left} more"] if left > 0 else [])])
+    omitted = len(newest) - len(notes)
+    return "; ".join([*notes, *([f"and of {omitted} more"] if omitted > 0 else [])])
 
 
 def _ago(seconds: float) -> str:
@@ -238,9 +243,11 @@ def _poisoned(state: State, job: Job) -> tuple[PoisonedView, ...]:
     first = list(crawl.frontier.poisoned.items())[:POISONED_SHOWN_MAX]
     return tuple(
         PoisonedView(
-            request=request, url=one.url or f"request {request}", reason=one.text
+            request=request,
+            url=poisoned.url or f"request {request}",
+            reason=poisoned.text,
         )
-        for request, one in first
+        for request, poisoned in first
     )
 
 
@@ -283,16 +290,18 @@ def status(
         ),
         failed=tuple(view_job(state, state.jobs[job]) for job in state.failed),
         schedules=tuple(
-            view_schedule(one) for one in state.schedules.values() if not one.cancelled
+            view_schedule(schedule)
+            for schedule in state.schedules.values()
+            if not schedule.cancelled
         ),
         workers=tuple(
-            view_worker(one, spans, now, _gone(state, one))
-            for one in state.workers.values()
+            view_worker(worker, spans, now, _removed_jobs(state, worker))
+            for worker in state.workers.values()
         ),
     )
 
 
-def _gone(state: State, worker: Worker) -> set[str]:
+def _removed_jobs(state: State, worker: Worker) -> set[str]:
     """Return the jobs of the worker's note that are not here any more."""
     return {job for job in worker.barred if job not in state.jobs}
 

@@ -240,16 +240,16 @@ class Frontier:
 
     def unseen(self, children: Children) -> tuple[Children, int]:
         """Return those that ``add`` would take, and how many it would not."""
-        known = self._seen.test_many(children.fingerprints)
+        is_seen = self._seen.test_many(children.fingerprints)
         batch: set[bytes] = set()
         kept: list[int] = []
         for at, fingerprint in enumerate(_split(children.fingerprints)):
             if not children.flags[at] & DONT_FILTER:
-                if known[at] or fingerprint in batch:
+                if is_seen[at] or fingerprint in batch:
                     continue
                 batch.add(fingerprint)
             kept.append(at)
-        filtered = len(known) - len(kept)
+        filtered = len(is_seen) - len(kept)
         return (_select(children, kept) if filtered else children), filtered
 
     def add(self, children: Children) -> int:
@@ -276,8 +276,8 @@ class Frontier:
             uses=children.uses,
             seen=seen,
         )
-        every = (*lengths, *stored.value_lengths)
-        self.body_bytes += sum(every) + len(every)
+        all_lengths = (*lengths, *stored.value_lengths)
+        self.body_bytes += sum(all_lengths) + len(all_lengths)
         return stored
 
     def publish(self, parts: Sequence[Stored], request: int = 0) -> int:

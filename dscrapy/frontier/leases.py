@@ -166,7 +166,7 @@ class Leases:
         """Have a host given up for a process without work, if one can be."""
         if process.busy or process.reserved is not None or self._index.free_count:
             return False
-        donor = max(self._owners.processes.values(), key=lambda other: len(other.busy))
+        donor = max(self._owners.processes.values(), key=lambda owner: len(owner.busy))
         if len(donor.busy) < 2:
             return False
         host = donor.busy[next(reversed(donor.busy))]

@@ -53,8 +53,8 @@ class Readers:
 
     def forget_process(self, process: int) -> None:
         """Forget a process that has ended."""
-        for known in (self._writers, self._unable):
-            for kind, processes in list(known.items()):
+        for by_kind in (self._writers, self._unable):
+            for kind, processes in list(by_kind.items()):
                 processes.discard(process)
                 if not processes:
-                    del known[kind]
+                    del by_kind[kind]

@@ -45,14 +45,14 @@ class Decoder(Generic[T]):
         try:
             if not frame.isascii():
                 frame.decode()
-            held = self._inside.decode(b"".join((_OPEN, frame, _CLOSE)))
+            nested = self._inside.decode(b"".join((_OPEN, frame, _CLOSE)))
         except RecursionError:
             raise RemoteProtocolError("bad_message", "nested too deep") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise RemoteProtocolError("bad_message", self._problem(frame)) from None
         for _ in range(NESTING_SPARE):
-            (held,) = held
-        message: T = held
+            (nested,) = nested
+        message: T = nested
         return message
 
     def _problem(self, frame: bytes) -> str:

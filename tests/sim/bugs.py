@@ -253,7 +253,11 @@ BUGS: tuple[Bug, ...] = (
         "nothing filtered",
         "requests that are seen are taken again",
         (FRONTIER, "new.append(len(table) > before)", "new.append(True)"),
-        (FRONTIER, "if known[at] or fingerprint in batch:", "if fingerprint in batch:"),
+        (
+            FRONTIER,
+            "if is_seen[at] or fingerprint in batch:",
+            "if fingerprint in batch:",
+        ),
     ),
     _bug(
         "parts have effect at once",
@@ -302,8 +306,8 @@ BUGS: tuple[Bug, ...] = (
         "what a process holds is pending again when its worker comes back",
         (
             CRAWLS,
-            "self.frontier.leases.hold(held.process, held.requests, at)",
-            "self.frontier.leases.hold(held.process, (), at)",
+            "self.frontier.leases.hold(report.process, report.requests, at)",
+            "self.frontier.leases.hold(report.process, (), at)",
         ),
     ),
     _bug(
@@ -320,7 +324,7 @@ BUGS: tuple[Bug, ...] = (
         "what was lost with a connection is taken for said",
         (
             CRAWLS,
-            "        if self.leader in (None, held.process):\n"
+            "        if self.leader in (None, report.process):\n"
             "            # Whether these had arrived is not known.\n"
             "            self.start_may, self.finish_sent = (0, 0), 0\n",
             "",
@@ -438,7 +442,7 @@ BUGS: tuple[Bug, ...] = (
         "a second worker takes over the name of one that lives",
         (
             REGISTRATION,
-            "known_instance and known_instance != command.instance",
+            "former_instance and former_instance != command.instance",
             "False",
         ),
     ),

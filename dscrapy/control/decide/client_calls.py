@@ -118,14 +118,14 @@ def _problem_of(
             check_every(submission.every_s)
     except UsageError as error:
         return "bad_spec", str(error)
-    known: Job | None = state.jobs.get(submission.id)
+    job: Job | None = state.jobs.get(submission.id)
     schedule = state.schedules.get(submission.id)
-    stored = known.spec if known else schedule.spec if schedule else None
-    is_other = stored is not None and (
+    stored = job.spec if job else schedule.spec if schedule else None
+    differs = stored is not None and (
         msgspec.json.decode(stored, type=JobSpec) != spec
         or (schedule is not None) != (submission.every_s is not None)
     )
-    if is_other:
+    if differs:
         return "id_taken", f"the id {submission.id} belongs to another job"
     return None
 
@@ -270,8 +270,8 @@ def _drain(decision: Decision, session: int, command: m.DrainWorker) -> None:
     state = decision.state
     worker = state.workers.get(command.worker)
     if worker is None or worker.session is None:
-        here = ", ".join(sorted(state.workers)) or "none"
-        text = f"no worker {command.worker} is connected; workers: {here}"
+        names = ", ".join(sorted(state.workers)) or "none"
+        text = f"no worker {command.worker} is connected; workers: {names}"
         decision.refuse(session, command.call, "no_such_worker", text)
         return
     if worker.draining:

@@ -104,11 +104,15 @@ def _problem_of(commit: m.Commit, process: Process | None) -> str:
         problem = "the columns of its requests differ"
     elif commit.batches and commit.kind not in ("batch", "closed"):
         problem = "it is no batch of a feed"
-    elif any(min(one.number, one.item, one.items_at) < 0 for one in commit.batches):
+    elif any(
+        min(batch.number, batch.item, batch.items_at) < 0 for batch in commit.batches
+    ):
         problem = "a batch begins nowhere"
     elif commit.written and commit.kind != "closed":
         problem = "feeds are complete when the process closes"
-    elif any(min(one.files, one.items, one.failed) < 0 for one in _files_of(commit)):
+    elif any(
+        min(feed.files, feed.items, feed.failed) < 0 for feed in _files_of(commit)
+    ):
         problem = "a feed has less than nothing"
     elif commit.kind == "start" and len(commit.digest) != m.DIGEST_BYTES:
         problem = "an element of start() has a digest"
@@ -118,7 +122,7 @@ def _problem_of(commit: m.Commit, process: Process | None) -> str:
 
 
 def _files_of(commit: m.Commit) -> list[FeedFiles]:
-    before = [one.before for one in commit.batches if one.before is not None]
+    before = [batch.before for batch in commit.batches if batch.before is not None]
     return [*before, *commit.written]
 
 
@@ -189,10 +193,10 @@ def _fields(
 def _check_values(commit: m.Commit, key: str, frame: _Frame) -> None:
     """Raise ``RemoteProtocolError`` for a request whose values have not come."""
     stored = frame.crawl.stored.get(frame.number, {}).get(key, [])
-    known = frame.values.get(key, sum(len(part.value_lengths) for part in stored))
-    known += len(commit.children.values)
-    frame.values[key] = known
-    if not uses_are_sound(commit.children, known):
+    count = frame.values.get(key, sum(len(part.value_lengths) for part in stored))
+    count += len(commit.children.values)
+    frame.values[key] = count
+    if not uses_are_sound(commit.children, count):
         raise RemoteProtocolError("bad_commit", "a request without its values")
 
 

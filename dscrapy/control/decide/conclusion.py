@@ -34,12 +34,12 @@ class Conclusion:
     def reconcile(self) -> None:
         """Decide what those that end are told, and whether the job ends."""
         course = self.job.progress
-        every = self.processes
-        self._dismiss(every)
-        crawling = [one for one in every if one.role == "crawl"]
+        processes = self.processes
+        self._dismiss(processes)
+        crawling = [process for process in processes if process.role == "crawl"]
         if not (course.closing or course.cancelling):
             self.retire(crawling)
-        if all(one.is_through for one in every):
+        if all(process.is_through for process in processes):
             self._conclude(crawling)
 
     def _conclude(self, crawling: list[Process]) -> None:
@@ -60,9 +60,9 @@ class Conclusion:
                 )
             )
             return
-        waiting = [one for one in crawling if not one.closed]
+        waiting = [process for process in crawling if not process.closed]
         chosen = self._choose(waiting)
-        self.retire(one for one in waiting if one is not chosen)
+        self.retire(process for process in waiting if process is not chosen)
         if wants_export(course, verdict.ending):
             return
         if chosen is not None and crawling == [chosen]:
@@ -74,8 +74,16 @@ class Conclusion:
         """Return who ends the job: the one that was told to, else who leads."""
         leader = self.crawl.leader
         return min(
-            (one for one in waiting if one.concludes or not one.ordered),
-            key=lambda one: (not one.concludes, one.number != leader, one.number),
+            (
+                process
+                for process in waiting
+                if process.concludes or not process.ordered
+            ),
+            key=lambda process: (
+                not process.concludes,
+                process.number != leader,
+                process.number,
+            ),
             default=None,
         )
 
@@ -103,14 +111,16 @@ class Conclusion:
         self.decision.records.append(
             r.ProcessOrdered(job=self.job.id, process=process.number)
         )
-        self.decision.tell(process, order)
+        self.decision.notify(process, order)
 
     def _dismiss(self, processes: list[Process]) -> None:
         """Let those end that have committed their last; the last one of a crawl
         that ends gets its stats."""
         course = self.job.progress
         reason = "cancelled" if course.cancelling else course.closing
-        is_open = not all(one.closed for one in processes if one.role == "crawl")
+        is_open = not all(
+            process.closed for process in processes if process.role == "crawl"
+        )
         for process in processes:
             if not process.closed or process.dismissed:
                 continue
@@ -122,4 +132,4 @@ class Conclusion:
                 r.ProcessDismissed(job=self.job.id, process=process.number)
             )
             done = Done(job=self.job.id, process=process.number, stats=stats)
-            self.decision.tell(process, done)
+            self.decision.notify(process, done)

@@ -39,7 +39,7 @@ def damaged(decision: Decision, command: OnDamage) -> None:
     is_beside = not job.progress.closing
     if not job.is_final:
         stop = Stop(job=job.id, process=process.number, reason="feeds_error")
-        decision.tell(process, stop)
+        decision.notify(process, stop)
         decision.lose(process, "", counted=is_beside)
         failure = Outcome(failure="feeds_error", text=command.text)
         if not is_beside:

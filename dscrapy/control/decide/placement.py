@@ -50,13 +50,14 @@ def _export(decision: Decision, exclude: Collection[str]) -> bool:
             beside = not job.progress.closing
             worker = max(
                 (
-                    one
-                    for one in state.workers.values()
-                    if one.free_exports(beside=beside) and one.may_take(identity)
+                    candidate
+                    for candidate in state.workers.values()
+                    if candidate.free_exports(beside=beside)
+                    and candidate.may_take(identity)
                 ),
-                key=lambda one: (
-                    -one.failed.get(identity, 0),
-                    one.free_exports(beside=beside),
+                key=lambda candidate: (
+                    -candidate.failed.get(identity, 0),
+                    candidate.free_exports(beside=beside),
                 ),
                 default=None,
             )
@@ -86,14 +87,14 @@ def _first_process(decision: Decision, exclude: Collection[str]) -> bool:
 
 
 def _free_workers(state: State) -> Iterator[Worker]:
-    return (one for one in state.workers.values() if one.free)
+    return (worker for worker in state.workers.values() if worker.free)
 
 
 def _worker_for(state: State, job: Job) -> Worker | None:
     # Where the job's processes died at once they may do so again.
     return max(
-        (one for one in _free_workers(state) if _may_have(one, job)),
-        key=lambda one: (-one.failed.get(job.id, 0), one.free),
+        (worker for worker in _free_workers(state) if _may_have(worker, job)),
+        key=lambda worker: (-worker.failed.get(job.id, 0), worker.free),
         default=None,
     )
 
@@ -113,18 +114,18 @@ def _make_room(decision: Decision, job: Job) -> bool:
     state = decision.state
     best: list[Process] = []
     for identity in state.wide:
-        other = state.jobs[identity]
+        donor = state.jobs[identity]
         crawl = state.crawls[identity]
-        if any(one.stopping for one in state.crawling(identity)):
+        if any(process.stopping for process in state.crawling(identity)):
             # One is on its way out already.
             return False
-        if other.priority > job.priority or other.processes < 2:
+        if donor.priority > job.priority or donor.processes < 2:
             continue
         useful = [
-            one
-            for one in state.crawling(identity)
-            if one.number != crawl.leader
-            and _could_take(state.workers.get(one.worker), job)
+            process
+            for process in state.crawling(identity)
+            if process.number != crawl.leader
+            and _could_take(state.workers.get(process.worker), job)
         ]
         best = max(best, useful, key=len)
     if best:
@@ -168,10 +169,10 @@ def would_help(state: State, job: Job) -> bool:
     frontier = crawl.frontier
     processes = state.crawling(job.id)
     # Nobody knows the project's rules before a first process is open.
-    open_count = sum(one.opened is not None for one in processes)
+    open_count = sum(process.opened is not None for process in processes)
     if not open_count:
         return False
-    running = sum(not one.stopping for one in processes)
+    running = sum(not process.stopping for process in processes)
     if frontier.quarantine.wants_isolator and open_count == job.processes:
         return True
     if not frontier.capacity.wants_process():

@@ -29,9 +29,9 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
     if counted and crawl is not None:
         frontier = crawl.frontier
         under_way = tuple(
-            one
-            for one in command.under_way
-            if frontier.is_open(one.request) and one.request not in frontier.poisoned
+            page
+            for page in command.under_way
+            if frontier.is_open(page.request) and page.request not in frontier.poisoned
         )
     course = job.progress
     end_failed = _end_failed(state, process, command)
@@ -45,7 +45,7 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
             counted=counted,
             text="" if process.closed else f"{command.text} {where}{again}",
             at=decision.now.wall,
-            blamed=tuple(one.request for one in under_way),
+            blamed=tuple(page.request for page in under_way),
             alone=command.alone,
             end_failed=end_failed,
         )
@@ -58,14 +58,14 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
     if crawl is None or job.is_final or is_spared:
         return
     proven = [
-        one
-        for one in under_way
-        if crawl.frontier.would_prove(one.request, alone=command.alone)
+        page
+        for page in under_way
+        if crawl.frontier.would_prove(page.request, alone=command.alone)
     ]
-    for one in proven:
+    for page in proven:
         decision.records.append(
             r.RequestPoisoned(
-                job=job.id, request=one.request, url=one.url, text=command.text
+                job=job.id, request=page.request, url=page.url, text=command.text
             )
         )
     failure: Outcome | None = None
@@ -81,7 +81,7 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
         decision.fail_feeds(job, failure)
     else:
         reason = failure.failure
-        decision.close_job(job, reason, failure, but=process.number)
+        decision.close_job(job, reason, failure, exclude=process.number)
 
 
 def _give_up_end(decision: Decision, job: Job, text: str) -> None:
@@ -149,7 +149,7 @@ def goes_elsewhere(decision: Decision, process: Process, failure: Outcome) -> bo
         return True
     if failure.failure not in _MAY_HELP_ELSEWHERE or not _untried(state, process):
         return False
-    barred = sum(process.job in one.barred for one in state.workers.values())
+    barred = sum(process.job in worker.barred for worker in state.workers.values())
     return failure.failure == "unknown_project" or barred + 1 < deaths_max
 
 
@@ -160,12 +160,14 @@ def is_disproved(state: State, process: Process) -> bool:
     if course.closing and course.opened_at is not None:
         # It was one process too many: the job was open, and is about to end.
         return True
-    others = [one for one in state.processes_of(process.job) if one is not process]
+    others = [
+        other for other in state.processes_of(process.job) if other is not process
+    ]
     return any(
-        one.opened is not None
-        or one.number in state.unknown
-        or (one.worker != process.worker and not one.closed)
-        for one in others
+        other.opened is not None
+        or other.number in state.unknown
+        or (other.worker != process.worker and not other.closed)
+        for other in others
     )
 
 
@@ -190,8 +192,8 @@ def bar_unfit(decision: Decision, process: Process, why: str) -> None:
         # There is nothing more to run.
         return
     beside = any(
-        one.worker == process.worker and one.opened is not None
-        for one in state.processes_of(process.job)
+        other.worker == process.worker and other.opened is not None
+        for other in state.processes_of(process.job)
     )
     bar(decision, process, why, beside=beside)
 
@@ -210,7 +212,7 @@ def _count_at_once(decision: Decision, process: Process, text: str) -> None:
     decision.records.append(r.WorkerFailed(name=worker.name, job=process.job))
     count = worker.failed.get(process.job, 0) + 1
     job = state.jobs[process.job]
-    if count >= AT_ONCE_MAX and any(_others(state, worker.name, job)):
+    if count >= AT_ONCE_MAX and any(_other_workers(state, worker.name, job)):
         why = f"its processes died there before they had started, {count} times: {text}"
         bar(decision, process, why)
 
@@ -218,13 +220,18 @@ def _count_at_once(decision: Decision, process: Process, text: str) -> None:
 def _untried(state: State, process: Process) -> bool:
     """Whether a live worker is there that has not failed the job yet."""
     job = state.jobs[process.job]
-    return any(job.id not in one.failed for one in _others(state, process.worker, job))
+    return any(
+        job.id not in worker.failed
+        for worker in _other_workers(state, process.worker, job)
+    )
 
 
-def _others(state: State, but: str, job: Job) -> list[Worker]:
+def _other_workers(state: State, excluded: str, job: Job) -> list[Worker]:
     """Return the live workers that may take the job, but one."""
     return [
-        one
-        for one in state.workers.values()
-        if one.name != but and one.session is not None and one.may_take(job.id)
+        worker
+        for worker in state.workers.values()
+        if worker.name != excluded
+        and worker.session is not None
+        and worker.may_take(job.id)
     ]

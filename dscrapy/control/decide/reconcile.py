@@ -78,7 +78,7 @@ class JobReconciler:
     @property
     def crawling(self) -> list[Process]:
         """The job's processes that crawl."""
-        return [one for one in self.processes if one.role == "crawl"]
+        return [process for process in self.processes if process.role == "crawl"]
 
     @property
     def state(self) -> State:
@@ -119,7 +119,7 @@ class JobReconciler:
     def _narrow(self, processes: list[Process]) -> None:
         """Stop the newest processes beyond the job's ceiling, which was lowered."""
         leader = self.crawl.leader
-        staying = [one for one in processes if not one.stopping]
+        staying = [process for process in processes if not process.stopping]
         surplus = len(staying) - self.job.parallelism if self.job.parallelism else 0
         for process in reversed(staying):
             if surplus > 0 and process.number != leader:
@@ -187,8 +187,8 @@ class JobReconciler:
         course = self.job.progress
         for process in self.processes:
             number = process.number
-            is_told = process.closed or process.items_end_sent
-            if not self._may_write(process) or is_told:
+            has_all = process.closed or process.items_end_sent
+            if not self._may_write(process) or has_all:
                 continue
             self.decision.records.append(
                 r.ItemsEndSent(job=self.job.id, process=number)
@@ -200,7 +200,7 @@ class JobReconciler:
                 items_bytes=course.items_bytes,
                 tagged_bytes=course.tagged_bytes,
             )
-            self.decision.tell(process, end)
+            self.decision.notify(process, end)
 
     def _may_write(self, process: Process) -> bool:
         """Whether it may write what is left of the feeds when the crawl is over: one
@@ -219,10 +219,10 @@ class JobReconciler:
         if crawl.leader is None:
             process = next(
                 (
-                    one
-                    for one in self.crawling
-                    if self._may_take(one)
-                    and one.number != crawl.frontier.quarantine.isolator
+                    candidate
+                    for candidate in self.crawling
+                    if self._may_take(candidate)
+                    and candidate.number != crawl.frontier.quarantine.isolator
                 ),
                 None,
             )
@@ -245,7 +245,7 @@ class JobReconciler:
             for part, at in enumerate(range(0, max(len(digests), 1), step)):
                 piece = digests[at : at + step]
                 skip = Skip(job=job, process=process.number, part=part, digests=piece)
-                self.decision.tell(process, skip)
+                self.decision.notify(process, skip)
         lead = Lead(
             job=job,
             process=process.number,
@@ -253,7 +253,7 @@ class JobReconciler:
             opened=not course.opened,
         )
         self.decision.records.append(r.LeadGiven(job=job, process=process.number))
-        self.decision.tell(process, lead)
+        self.decision.notify(process, lead)
 
     def _let_start(self, process: Process) -> None:
         """Raise how far ``start()`` may go, as Scrapy's engine would take it.
@@ -294,17 +294,17 @@ class JobReconciler:
             r.StartMayGiven(job=job, upto=upto, upto_free=upto_free)
         )
         may = StartMay(job=job, process=process.number, upto=upto, upto_free=upto_free)
-        self.decision.tell(process, may)
+        self.decision.notify(process, may)
 
     def _let_finish(self, process: Process) -> None:
         crawl, course = self.crawl, self.job.progress
         number = course.finish + 1
-        is_told = crawl.leader == process.number and crawl.finish_sent == number
-        if is_told or not course.start_done or self._has_work():
+        is_sent = crawl.leader == process.number and crawl.finish_sent == number
+        if is_sent or not course.start_done or self._has_work():
             return
         self.decision.records.append(r.FinishSent(job=self.job.id, number=number))
         finish = Finish(job=self.job.id, process=process.number, number=number)
-        self.decision.tell(process, finish)
+        self.decision.notify(process, finish)
 
     def _has_work(self) -> bool:
         frontier = self.crawl.frontier
@@ -333,9 +333,9 @@ class JobReconciler:
             # Unless work came up since it was told to finish, this is the end.
             if is_leader and not self._has_work() and job.progress.start_done:
                 failure = job.progress.start_failure
-                self.decision.close_job(job, reason, failure, but=process.number)
+                self.decision.close_job(job, reason, failure, exclude=process.number)
             return
-        self.decision.close_job(job, reason, but=process.number)
+        self.decision.close_job(job, reason, exclude=process.number)
 
     def fail_by(self, process: Process, failure: Outcome) -> None:
         """Close the job for a failure of this process that belongs to it, whatever it
@@ -346,7 +346,7 @@ class JobReconciler:
         reason = failure.finish_reason
         if not reason or reason in PROCESS_REASONS:
             reason = failure.failure
-        self.decision.close_job(job, reason, failure, but=process.number)
+        self.decision.close_job(job, reason, failure, exclude=process.number)
 
     # ---- what comes from outside ------------------------------------------------
 
@@ -355,9 +355,9 @@ class JobReconciler:
         frontier = self.crawl.frontier
         # A suspect goes out alone: no other process is tried for what is wrong twice.
         lost = [
-            one
-            for one in release.requests
-            if release.unreadable and frontier.is_suspect(one)
+            request
+            for request in release.requests
+            if release.unreadable and frontier.is_suspect(request)
         ]
         for request in lost:
             self._fail_request(request, release.unreadable)
@@ -365,7 +365,9 @@ class JobReconciler:
             r.Released(
                 job=self.job.id,
                 process=process.number,
-                requests=tuple(one for one in release.requests if one not in lost),
+                requests=tuple(
+                    request for request in release.requests if request not in lost
+                ),
                 at=self.now.wall,
                 unreadable=release.unreadable,
             )
@@ -404,7 +406,7 @@ class JobReconciler:
         if not self.job.is_crawling:
             return math.inf
         waits = [
-            since + PROCESS_IDLE_S - self.now.run for _, since in self._idle_ones()
+            since + PROCESS_IDLE_S - self.now.run for _, since in self._idle_processes()
         ]
         if self.crawl.runs_since is not None:
             watch = self.job.progress.watch
@@ -413,23 +415,23 @@ class JobReconciler:
             waits.append(look_at - self._ran_s(watch))
         return max(min(waits, default=math.inf), 0.0)
 
-    def _idle_ones(self) -> list[tuple[Process, float]]:
+    def _idle_processes(self) -> list[tuple[Process, float]]:
         """Return the processes that hold a slot for nothing, and since when."""
         crawl = self.crawl
         return [
-            (one, one.idle_since)
-            for one in self.crawling
-            if one.idle_since is not None
-            and one.number != crawl.leader
-            and not one.stopping
-            and not crawl.frontier.leases.count_of(one.number)
+            (process, process.idle_since)
+            for process in self.crawling
+            if process.idle_since is not None
+            and process.number != crawl.leader
+            and not process.stopping
+            and not crawl.frontier.leases.count_of(process.number)
         ]
 
     def tick(self) -> None:
         """Stop what has idled for too long, close what has run for too long."""
         if not self.job.is_crawling:
             return
-        for process, since in self._idle_ones():
+        for process, since in self._idle_processes():
             if self.now.run >= since + PROCESS_IDLE_S:
                 self.decision.stop(process, PROCESS_IDLES)
         if self.crawl.runs_since is not None:

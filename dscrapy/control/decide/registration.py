@@ -35,14 +35,14 @@ def register(
         )
     if session in state.sessions:
         raise RemoteProtocolError("bad_worker", "a session registers once")
-    known = state.workers.get(name)
-    known_instance = known and (known.instance or known.expected)
-    if known is not None and known_instance and known_instance != command.instance:
+    former = state.workers.get(name)
+    former_instance = former and (former.instance or former.expected)
+    if former is not None and former_instance and former_instance != command.instance:
         # Its processes may live, and start what they hold, until it is given up.
-        _refuse_name(decision, session, known)
+        _refuse_name(decision, session, former)
         return
-    if known is not None and known.session is not None:
-        decision.closes.append(known.session)
+    if former is not None and former.session is not None:
+        decision.closes.append(former.session)
     decision.records.append(
         r.WorkerCame(session=session, register=command, now=decision.now.run)
     )
@@ -54,7 +54,7 @@ def register(
         for entry in command.held
         if not is_empty and (entry.opened is None or is_sound(entry.opened))
     }
-    expected = set(known.processes) if known is not None else set()
+    expected = set(former.processes) if former is not None else set()
     decision.send(
         session,
         m.Registered(
@@ -73,33 +73,33 @@ def register(
             _welcome_back(decision, entry)
 
 
-def _welcome_back(decision: Decision, held: m.HeldProcess) -> None:
-    process = decision.state.processes[held.process]
+def _welcome_back(decision: Decision, report: m.HeldProcess) -> None:
+    process = decision.state.processes[report.process]
     job = decision.state.jobs[process.job]
-    if job.is_final or held.job != job.id:
+    if job.is_final or report.job != job.id:
         # Its job has ended; so will it.
-        done = m.Done(job=held.job, process=held.process, stats=None)
-        decision.tell(process, done)
+        done = m.Done(job=report.job, process=report.process, stats=None)
+        decision.notify(process, done)
         return
-    reconciler = JobReconciler.of(decision, held.job)
-    if held.closing and not process.closed:
-        reconciler.close_by_itself(process, held.closing)
-    decision.records.append(r.ProcessKnown(held=held, at=decision.now.wall))
-    if not held.closing:
+    reconciler = JobReconciler.of(decision, report.job)
+    if report.closing and not process.closed:
+        reconciler.close_by_itself(process, report.closing)
+    decision.records.append(r.ProcessKnown(held=report, at=decision.now.wall))
+    if not report.closing:
         reconciler.resync(process)
 
 
-def _refuse_name(decision: Decision, session: int, known: Worker) -> None:
-    heard_at = known.heard_at if known.instance else known.since
+def _refuse_name(decision: Decision, session: int, worker: Worker) -> None:
+    heard_at = worker.heard_at if worker.instance else worker.since
     silence_s = decision.now.run - heard_at
     # A worker that is heard is a second one of that name; one that is silent may
     # be this very worker before its restart: the refused one may try again.
-    is_live = known.session is not None and silence_s <= decision.policy.spans.silent_s
+    is_live = worker.session is not None and silence_s <= decision.policy.spans.silent_s
     text = (
-        f"a worker named {known.name} is already here "
-        f"({known.host}:{known.port}): choose another --name"
+        f"a worker named {worker.name} is already here "
+        f"({worker.host}:{worker.port}): choose another --name"
         if is_live
-        else f"a worker named {known.name} was here {silence_s:.0f} s ago and "
+        else f"a worker named {worker.name} was here {silence_s:.0f} s ago and "
         "is not given up yet"
     )
     code = "name_taken" if is_live else "name_silent"

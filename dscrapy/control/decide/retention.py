@@ -149,9 +149,9 @@ def remove_at_last(decision: Decision, job: str) -> None:
 def _remove_all(decision: Decision, jobs: list[Job]) -> None:
     decision.records += [r.JobRemoved(job=job.id) for job in jobs]
     # Of a cancelled schedule nothing is left when its last run is gone.
-    gone = {job.id for job in jobs}
+    removed = {job.id for job in jobs}
     decision.records += [
         r.ScheduleRemoved(id=schedule.id)
         for schedule in decision.state.schedules.values()
-        if schedule.cancelled and schedule.job in gone
+        if schedule.cancelled and schedule.job in removed
     ]

@@ -145,31 +145,31 @@ def _note_opened(decision: Decision, job: Job, command: m.Opened) -> None:
         has_once=command.has_once,
         own_lines=command.own_lines,
     )
-    known = r.CrawlOpened(
+    journalled = r.CrawlOpened(
         job=job.id,
         at=opened.at,
         has_feeds=course.has_feeds,
         has_once=course.has_once,
         own_lines=course.own_lines,
     )
-    if course.opened_at is None or opened != known:
+    if course.opened_at is None or opened != journalled:
         decision.records.append(opened)
 
 
 def _feeds(decision: Decision, session: int, job: Job, command: m.Feeds) -> None:
     """Answer how long the feeds' files were before the job wrote to them."""
-    known = job.progress.feeds or {}
+    earlier = job.progress.feeds or {}
     asked = command.lengths
-    new = {name: asked[name] for name in asked if name not in known}
+    new = {name: asked[name] for name in asked if name not in earlier}
     if new:
         decision.records.append(r.FeedsBegun(job=job.id, lengths=new))
-    lengths = {name: known.get(name, asked[name]) for name in asked}
+    lengths = {name: earlier.get(name, asked[name]) for name in asked}
     decision.send(
         session,
         m.FeedsSeen(
             job=job.id,
             process=command.process,
-            lengths=lengths or known,
+            lengths=lengths or earlier,
             batches=job.progress.batches,
         ),
     )

@@ -174,20 +174,20 @@ class Crawl:
             process.stopping = True
             self.frontier.leases.close_process(process.number)
 
-    def know(self, process: Process, held: HeldProcess, at: float) -> None:
+    def take_report(self, process: Process, report: HeldProcess, at: float) -> None:
         """Take over what a worker says of its process; all else was forgotten."""
-        if held.opened is not None:
-            self.open_process(process, held.opened)
+        if report.opened is not None:
+            self.open_process(process, report.opened)
         process.dismissed = process.items_end_sent = process.ordered = False
-        self.frontier.leases.hold(held.process, held.requests, at)
-        if held.closing:
+        self.frontier.leases.hold(report.process, report.requests, at)
+        if report.closing:
             self.stop(process)
-        if held.leads and self.leader is None:
-            self.leader = held.process
-        elif not held.leads and self.leader == held.process:
+        if report.leads and self.leader is None:
+            self.leader = report.process
+        elif not report.leads and self.leader == report.process:
             # It was never told.
             self.leader = None
-        if self.leader in (None, held.process):
+        if self.leader in (None, report.process):
             # Whether these had arrived is not known.
             self.start_may, self.finish_sent = (0, 0), 0
 

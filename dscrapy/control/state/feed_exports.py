@@ -52,11 +52,13 @@ def _is_batch_due(job: Job, crawling: Callable[[str], list[Process]]) -> bool:
         return False
     if course.export_deaths >= BESIDE_DEATHS_MAX:
         return False
-    opened = (one.opened for one in crawling(job.id))
-    first = next((one.batch_items for one in opened if one is not None), 0)
+    opened = (process.opened for process in crawling(job.id))
+    first = next((message.batch_items for message in opened if message is not None), 0)
     if not first:
         return False
-    return course.items >= min((one.full_at for one in course.batches), default=first)
+    return course.items >= min(
+        (batch.full_at for batch in course.batches), default=first
+    )
 
 
 def note_end(course: Course, end: Outcome) -> None:

@@ -22,22 +22,22 @@ WRITERS_KEPT_MAX = 10
 
 def note_written(record: r.Published, course: Course, worker: str) -> None:
     """Take what an export process on this worker tells."""
-    before = [one.before for one in record.batches if one.before is not None]
-    known = {one.feed: one for one in course.written}
-    for one in (*before, *record.written):
-        if len(one.feed) + len(one.first) + len(one.last) > FEED_CHARS_MAX:
+    before = [batch.before for batch in record.batches if batch.before is not None]
+    by_name = {feed.feed: feed for feed in course.written}
+    for feed in (*before, *record.written):
+        if len(feed.feed) + len(feed.first) + len(feed.last) > FEED_CHARS_MAX:
             continue
-        earlier = known.pop(one.feed, None)
+        earlier = by_name.pop(feed.feed, None)
         workers = () if earlier is None else earlier.workers
-        if one in record.written and _count(one) == 1:
+        if feed in record.written and _count(feed) == 1:
             # It takes the place of what was there.
             workers = ()
-        is_more = earlier is None or _count(one) > _count(earlier)
-        if (is_more or not workers) and worker not in workers:
+        has_grown = earlier is None or _count(feed) > _count(earlier)
+        if (has_grown or not workers) and worker not in workers:
             workers = (*workers, worker)[:WRITERS_KEPT_MAX]
-        known[one.feed] = structs.replace(one, workers=workers)
-    course.written = tuple(known.values())[-FEEDS_KEPT_MAX:]
+        by_name[feed.feed] = structs.replace(feed, workers=workers)
+    course.written = tuple(by_name.values())[-FEEDS_KEPT_MAX:]
 
 
-def _count(one: FeedFiles) -> int:
-    return one.files + one.failed
+def _count(feed: FeedFiles) -> int:
+    return feed.files + feed.failed

@@ -210,14 +210,14 @@ class Totals:
             return True
         if key in self._operations:
             other = self._others.get(key)
-            more = size - (NUMBER_BYTES_MAX if other is None else len(other))
+            growth = size - (NUMBER_BYTES_MAX if other is None else len(other))
             fits = True
         else:
-            more = size + len(key.encode())
+            growth = size + len(key.encode())
             count = len(self._operations) - (DROPPED_KEY in self._operations)
             fits = count < STATS_KEYS_MAX
-        if fits and self._bytes + more <= STATS_BYTES_MAX:
-            self._bytes += more
+        if fits and self._bytes + growth <= STATS_BYTES_MAX:
+            self._bytes += growth
             return True
         self._sum(DROPPED_KEY, 1)
         return False

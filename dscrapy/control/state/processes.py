@@ -101,12 +101,16 @@ class Process(LastingProcess):
 
     def lasting(self) -> LastingProcess:
         """Return what survives a restart."""
-        return LastingProcess(**{one.name: getattr(self, one.name) for one in _LASTING})
+        return LastingProcess(
+            **{field.name: getattr(self, field.name) for field in _LASTING}
+        )
 
     @classmethod
     def restore(cls, lasting: LastingProcess) -> Self:
         """Return the process of which an earlier master left this."""
-        process = cls(**{one.name: getattr(lasting, one.name) for one in _LASTING})
+        process = cls(
+            **{field.name: getattr(lasting, field.name) for field in _LASTING}
+        )
         # Earlier formats had them in the order in which they came.
         process.units_beyond.sort()
         return process
@@ -115,8 +119,8 @@ class Process(LastingProcess):
         """Forget all that was known of it since the master's start: its job begins
         again."""
         fresh = self.restore(self)
-        for one in attrs.fields(Process):
-            setattr(self, one.name, getattr(fresh, one.name))
+        for field in attrs.fields(Process):
+            setattr(self, field.name, getattr(fresh, field.name))
 
 
 _LASTING = attrs.fields(LastingProcess)

@@ -78,7 +78,9 @@ class State:
 
     def crawling(self, job: str) -> list[Process]:
         """Return those of ``processes_of`` that crawl."""
-        return [one for one in self.processes_of(job) if one.role == "crawl"]
+        return [
+            process for process in self.processes_of(job) if process.role == "crawl"
+        ]
 
     # ---- for ``apply`` ------------------------------------------------------
 
@@ -150,7 +152,7 @@ class State:
                 epoch=self.epoch,
                 next_process=self.next_process,
                 jobs=self.order,
-                processes=[one.lasting() for one in self.processes.values()],
+                processes=[process.lasting() for process in self.processes.values()],
                 schedules=list(self.schedules.values()),
                 crawls={job: crawl.snapshot() for job, crawl in self.crawls.items()},
                 next_job=self.next_job,

@@ -42,7 +42,7 @@ def verdict_of(course: Course, poisoned: dict[int, Poisoned]) -> Verdict | None:
     if failure is not None:
         return Verdict(ENDINGS["end_error"], failure.text, failure.traceback)
     if poisoned:
-        return Verdict(ENDINGS["set_aside"], _told(poisoned))
+        return Verdict(ENDINGS["set_aside"], _poisoned_text(poisoned))
     return Verdict(ENDINGS["closed"], course.closing)
 
 
@@ -53,10 +53,10 @@ def wants_export(course: Course, ending: Ending) -> bool:
     return ending.files == "written" or course.items > 0
 
 
-def _told(poisoned: dict[int, Poisoned]) -> str:
+def _poisoned_text(poisoned: dict[int, Poisoned]) -> str:
     request, first = next(iter(poisoned.items()))
-    what = "1 request is poisoned" if len(poisoned) == 1 else "requests are poisoned"
+    summary = "1 request is poisoned" if len(poisoned) == 1 else "requests are poisoned"
     if len(poisoned) > 1:
-        what = f"{len(poisoned)} {what}, the first"
+        summary = f"{len(poisoned)} {summary}, the first"
     url = first.url or f"request {request}"
-    return f"{what}: {url} ({first.text}); the rest is done"
+    return f"{summary}: {url} ({first.text}); the rest is done"

@@ -56,15 +56,15 @@ class Worker:
 
     @classmethod
     def come(
-        cls, register: Register, session: int, now: float, known: "Worker | None"
+        cls, register: Register, session: int, now: float, former: "Worker | None"
     ) -> Self:
         """Return a worker that has registered; ``known`` is what was known of it.
 
         Its processes may be there in another life of it, too; what a former life could
         not run this one may.
         """
-        known = known or cls(name=register.name, since=now)
-        same = known.instance == register.instance
+        former = former or cls(name=register.name, since=now)
+        same = former.instance == register.instance
         return cls(
             name=register.name,
             since=now,
@@ -76,12 +76,12 @@ class Worker:
             draining=register.draining,
             versions=register.versions,
             heard_at=now,
-            processes=known.processes,
-            exports=known.exports,
-            barred=known.barred if same else {},
-            barred_at=known.barred_at if same else {},
-            beside=known.beside if same else set(),
-            failed=known.failed if same else {},
+            processes=former.processes,
+            exports=former.exports,
+            barred=former.barred if same else {},
+            barred_at=former.barred_at if same else {},
+            beside=former.beside if same else set(),
+            failed=former.failed if same else {},
         )
 
     @property
@@ -138,7 +138,7 @@ class Worker:
 
 def is_blamed(workers: Iterable[Worker], job: str) -> bool:
     """Whether some worker gets no more of the job, or gets it last."""
-    return any(job in one.barred or job in one.failed for one in workers)
+    return any(job in worker.barred or job in worker.failed for worker in workers)
 
 
 def forgive(workers: Iterable[Worker], job: str) -> None:
