@@ -8,15 +8,15 @@ from dscrapy.frontier.politeness import at_once
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.frontier.quarantine import Quarantine
 
-# A process gets nothing while more than this part of its window is leased: so grants
-# come in batches, and what is left is more than its downloader takes at a time (two
-# thirds).
+# A process gets no leases while more than this part of its window is leased. So grants
+# come in batches, and the process still has more leases than its downloader takes at a
+# time (two thirds of the window).
 LOW_WATER = 0.75
 
 
 @attrs.define(eq=False)
 class Capacity:
-    """Questions alone; a process is its number."""
+    """Answers questions and changes nothing; a process is named by its number."""
 
     _owners: Owners
     _index: PriorityIndex
@@ -42,18 +42,18 @@ class Capacity:
 
     def spare_places(self) -> int:
         """Return how many requests beyond those that are pending the open processes
-        could start at once; less than 0 where there are more than that.
+        could start at once; less than 0 where more are pending than could be started.
 
-        What is pending counts as what is leased: it may be so a moment later.
+        A pending request counts like a leased one: it may be leased a moment later.
         """
         places = sum(map(self._places, self._owners.processes.values()))
-        # Suspects wait for a process of their own: they take nobody's place.
+        # Suspects wait for the isolator: they take no place of another process.
         pending = self._requests.pending_count - len(self._quarantine.waiting)
         return places - pending
 
     def waits_for_others(self, number: int) -> bool:
-        """Tell whether a process could start more, and all that is pending waits for
-        hosts of others."""
+        """Tell whether a process could start more, but all pending requests wait for
+        hosts of other processes."""
         process = self._owners.processes[number]
         is_able = self._places(process) > 0 and not process.busy
         return is_able and self._index.first(process) is None
@@ -65,7 +65,7 @@ class Capacity:
         return owned + self._index.free_count
 
     def occupied_count(self) -> int:
-        """Return how many processes have leases, and no host of those that count as
+        """Return how many processes have leases, but own no host that counts as
         workable."""
         return sum(
             bool(process.leases) and not process.busy and not process.closing

@@ -1,13 +1,14 @@
-"""The frontier of one job: its requests that are pending or leased, and what is seen.
+"""The frontier of one job: its pending and leased requests, and the fingerprints seen.
 
-A request is its number. Numbers rise from 1 and are never used again, so below the next
-one whatever is not open is done, and done requests cost nothing. Bodies rest in a
-file that is derived from the journal; only their places are known here.
+A request is named by its number. Numbers rise from 1 and are never used again, so every
+number below the next one that is not open is done, and done requests cost nothing.
+Bodies stand in a file that is derived from the journal; the frontier knows their places
+alone.
 
 The *durable* calls, made in the journal's order, give the same frontier again, as does
 a snapshot. The *volatile* ones say which processes are there and what they have
 (``lease`` and the parts ``leases`` and ``quarantine``); a restart forgets them. Calls
-take batches in columns, so that other tables can stand behind them without a change.
+take batches in columns, so that the tables behind them can change and the calls stay.
 """
 
 import struct
@@ -40,8 +41,9 @@ Place = tuple[int, int]
 class Granted:
     """Leases in columns of one length, in the order in which they are to start.
 
-    ``places`` are those of bodies; ``values`` has, for requests that refer to some,
-    the places of these. ``shares`` names the hosts that the process did not own before.
+    ``places`` are those of the bodies; ``values`` has the places of the values that a
+    request refers to, for each request that refers to some. ``shares`` names the hosts
+    that the process did not own before.
     """
 
     requests: tuple[int, ...]
@@ -52,12 +54,12 @@ class Granted:
 
     @property
     def all_places(self) -> tuple[Place, ...]:
-        """Whatever has to be read, once each."""
+        """The places of all bodies and values to read, each once."""
         values = (place for places in self.values.values() for place in places)
         return tuple(dict.fromkeys((*self.places, *values)))
 
     def split(self, missing: Collection[Place]) -> "tuple[Granted, tuple[int, ...]]":
-        """Return the leases of which nothing is missing, and the other requests."""
+        """Return the leases that need no missing place, and the requests that do."""
         if not missing:
             return self, ()
         kept, lacking = list[int](), list[int]()
@@ -81,7 +83,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Their bodies, and then the values of this part, stand in the file from ``offset``
     on, each with a newline behind it that lengths do not count. ``seen`` are
-    fingerprints of requests that never come here themselves.
+    fingerprints of requests that stay in their process and never come here.
     """
 
     fingerprints: bytes
@@ -144,7 +146,7 @@ class Seen:
         return len(self._table)
 
     def add_many(self, fingerprints: bytes) -> list[bool]:
-        """Add them; return for each whether it is new, also within the batch."""
+        """Add fingerprints; return whether each is new, also within the batch."""
         table, new = self._table, []
         for fingerprint in _split(fingerprints):
             before = len(table)
@@ -153,12 +155,12 @@ class Seen:
         return new
 
     def test_many(self, fingerprints: bytes) -> list[bool]:
-        """Return for each whether it is there."""
+        """Return for each fingerprint whether it is in the set."""
         table = self._table
         return [fingerprint in table for fingerprint in _split(fingerprints)]
 
     def dump(self) -> bytes:
-        """Return all that is there, in one piece."""
+        """Return all fingerprints of the set, in one piece."""
         return b"".join(self._table)
 
 
@@ -173,7 +175,7 @@ def _split(fingerprints: bytes) -> list[bytes]:
 def is_sound(children: Children) -> bool:
     """Tell whether all columns have one length and name hosts that are there.
 
-    To be asked of whatever a peer sends; the frontier itself relies on it.
+    Callers check with this what a peer sends; the frontier relies on it.
     """
     count = len(children.bodies)
     return (
@@ -189,12 +191,12 @@ def is_sound(children: Children) -> bool:
 
 
 def uses_are_sound(children: Children, values: int) -> bool:
-    """Tell whether all refer to the first ``values`` values of their commit."""
+    """Tell whether all uses are of the first ``values`` values of their commit."""
     return all(0 <= at < values for use in children.uses for at in use)
 
 
 def payloads(children: Children) -> tuple[msgspec.Raw, ...]:
-    """Return what of them goes to the job's file of bodies, in order."""
+    """Return what the job's file of bodies gets of these requests, in order."""
     return children.bodies + children.values
 
 
@@ -239,7 +241,7 @@ class Frontier:
     # ---- durable -----------------------------------------------------------
 
     def unseen(self, children: Children) -> tuple[Children, int]:
-        """Return those that ``add`` would take, and how many it would not."""
+        """Return the requests that ``add`` would take, and how many it would not."""
         is_seen = self._seen.test_many(children.fingerprints)
         batch: set[bytes] = set()
         kept: list[int] = []
@@ -253,10 +255,10 @@ class Frontier:
         return (_select(children, kept) if filtered else children), filtered
 
     def add(self, children: Children) -> int:
-        """Number those that are not seen and make them pending; return how many the
-        others are.
+        """Number the requests that are not seen and make them pending; return how many
+        were seen.
 
-        The body of each, also of the others, takes its place in the file.
+        The body of each, also of a seen one, takes its place in the file.
         """
         return self.publish([self.store(children)])
 
@@ -282,9 +284,9 @@ class Frontier:
 
     def publish(self, parts: Sequence[Stored], request: int = 0) -> int:
         """Let a commit have effect: number the requests of its parts that are not seen
-        by now and make them pending; return how many the others are.
+        by now and make them pending; return how many are seen.
 
-        ``request`` is the one of which it is the commit, and is done; 0 for none.
+        ``request`` is the request that the commit is of, which is done; 0 for none.
         """
         values: list[Place] = []
         filtered = 0
@@ -339,7 +341,7 @@ class Frontier:
     def count_death(self, requests: Sequence[int], *, alone: bool) -> None:
         """Count the death of a process against open requests that it had under way.
 
-        ``alone``: it had nothing else.
+        ``alone``: the process had no other request.
         """
         for request in requests:
             if request in self._deaths.poisoned or not self.is_open(request):
@@ -363,7 +365,7 @@ class Frontier:
         self._index.refresh()
 
     def pardon(self) -> None:
-        """Give those that are set aside another chance, each alone."""
+        """Give the requests that are set aside another chance, each alone."""
         for request in self._deaths.pardon():
             self._requests.bring_back(request)
         self._index.refresh()
@@ -392,7 +394,7 @@ class Frontier:
         return self._requests.leased_count
 
     def _record(self, stored: Stored) -> list[bool]:
-        """Add to what is seen; return for each whether it is to be taken."""
+        """Mark the fingerprints as seen; return for each request whether to take it."""
         if not any(flags & DONT_FILTER for flags in stored.flags):
             return self._seen.add_many(stored.fingerprints)
         looked_up = b"".join(

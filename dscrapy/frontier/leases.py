@@ -19,7 +19,7 @@ from dscrapy.messages import Opened, Share
 
 @attrs.define(eq=False)
 class Leases:
-    """See the module; a process is its number."""
+    """See the module; a process is named by its number."""
 
     _owners: Owners
     _index: PriorityIndex
@@ -79,8 +79,8 @@ class Leases:
         self._index.refresh()
 
     def hold(self, number: int, requests: Iterable[int], now: float) -> None:
-        """Give a process exactly these leases, less those that it cannot have: what
-        another process has, what is done and what is set aside.
+        """Give a process exactly these leases, without the requests that it cannot
+        have: those leased to another process, those done and those set aside.
 
         For a process that comes back: its worker was cut off, or the master has
         restarted.
@@ -135,7 +135,7 @@ class Leases:
         return requests, shares
 
     def release(self, number: int, requests: Sequence[int], now: float) -> None:
-        """Take back leases of a process; ignore what is not leased to it."""
+        """Take back leases of a process; ignore requests that are not leased to it."""
         self._owners.politeness.tick(now)
         for request in requests:
             if self._requests.holder(request) == number:
@@ -163,7 +163,7 @@ class Leases:
         return abs(signed)
 
     def _give_up_for(self, process: Process) -> bool:
-        """Have a host given up for a process without work, if one can be."""
+        """Have another process give up a host for one without work, if one can."""
         if process.busy or process.reserved is not None or self._index.free_count:
             return False
         donor = max(self._owners.processes.values(), key=lambda owner: len(owner.busy))
@@ -179,7 +179,7 @@ class Leases:
             return 0.0
         return self._owners.politeness.wait_s(host.name, host.rest_at)
 
-    # ---- what a process could not read -----------------------------------------
+    # ---- requests that a process cannot read ------------------------------------
 
     def wrote(self, number: int, kinds: Iterable[int]) -> None:
         """Note that a process has written requests of these kinds."""

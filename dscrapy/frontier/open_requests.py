@@ -1,11 +1,11 @@
 """Where each open request of a job stands: pending, leased, apart or set aside.
 
-Pending ones stand in the queues of their hosts. *Apart*, in no queue, are suspects
-(``quarantine``) and those that a process could not read (``readers``): they wait for a
-process of their own. Set aside are the poisoned ones.
+Pending requests stand in the queues of their hosts. *Apart*, in no queue, are suspects
+(``quarantine``) and requests that a process could not read (``readers``): they wait for
+a certain process. Poisoned requests are set aside.
 
-Here alone a request changes from one to another, so here alone the counts of its host,
-the leases of its process and the places where it waits are kept in step.
+This module alone moves a request from one to another, so it alone keeps the counts of
+its host, the leases of its process and the places where it waits in step.
 """
 
 import attrs
@@ -31,7 +31,7 @@ class OpenRequests:
 
     @property
     def pending_count(self) -> int:
-        """How many are to be leased, apart ones too."""
+        """How many requests wait to be leased, those apart too."""
         return len(self.entries) - self.leased_count - len(self._counts.poisoned)
 
     def host_of(self, request: int) -> Host:
@@ -54,7 +54,7 @@ class OpenRequests:
     def add(self, request: int, host_name: str, rank: int, place: range) -> None:
         """Add a pending request whose body is at ``place``."""
         host = self._owners.host(host_name)
-        # The host's own text: each message brings a copy of its own.
+        # The host object's text is shared: each message brings another copy.
         self.entries[request] = Entry(host.name, rank, place.start, len(place))
         host.queues.push(request, rank)
         host.pending += 1
@@ -92,7 +92,7 @@ class OpenRequests:
             self._put_apart(request, entry, host)
 
     def set_aside(self, request: int) -> None:
-        """Let an open request not go out any more, until it is brought back."""
+        """Let an open request not be leased any more, until it is brought back."""
         entry = self.entries[request]
         host = self._owners.hosts[entry.host]
         if entry.process:

@@ -57,7 +57,7 @@ class Host:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of it can ever go out."""
+        """Whether no request of the host can be leased, now or later."""
         return not (self.pending or self.leased or self.apart)
 
     def is_open_to(self, process: Process) -> bool:

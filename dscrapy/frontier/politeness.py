@@ -8,21 +8,21 @@ from dscrapy.frontier.queues import Order
 from dscrapy.messages import Opened
 from dscrapy.model import HostLimits
 
-# A host has more leases than its concurrency, by this part of it (a half), rounded up,
-# and by this many at least. So the download slot has its next request when a page is
-# done: a commit and the leases that follow it take some 10 ms, in which a near site
+# A host has more leases than its concurrency: more by this part of it (a half, rounded
+# up), and by at least this many. So the download slot has its next request when a page
+# is done: a commit and the leases that follow it take some 10 ms, in which a near site
 # answers often.
 PREFETCH_PART = 2
 PREFETCH_MIN = 4
-# With a delay one request goes out at a time; this many more cover the way to the
-# master.
+# With a delay one request goes out at a time; this many more leases cover the time of
+# the way to the master and back.
 DELAYED_PREFETCH = 2
 
 
 def at_once(window: int) -> int:
     """Return how many of a window's leases a process can have under way.
 
-    It has the others so that it need not wait for the next ones.
+    It holds the other leases so that it need not wait for the next grant.
     """
     return (2 * window + 2) // 3
 
@@ -70,17 +70,17 @@ class Cooldowns:
         return len(self._last)
 
     def remember(self, host: str, owner: int, rest_at: float, until: float) -> None:
-        """Note until when it matters who owned the host and when it had a request."""
+        """Note the host's last owner and request, and until when they matter."""
         self._last[host] = owner, rest_at, until
         heapq.heappush(self._ends, (until, host))
 
     def take(self, host: str) -> tuple[int, float] | None:
-        """Return owner and instant if they are known, and forget them."""
+        """Return the last owner and its request's instant, if known; forget both."""
         last = self._last.pop(host, None)
         return None if last is None else last[:2]
 
     def expire(self, now: float) -> None:
-        """Forget what does not matter any more."""
+        """Forget hosts whose time is over."""
         while self._ends and self._ends[0][0] <= now:
             _, host = heapq.heappop(self._ends)
             last = self._last.get(host)
@@ -123,5 +123,5 @@ class Politeness:
             self.rests.remember(host, owner, rest_at, rest_at + delay_s)
 
     def recall(self, host: str) -> tuple[int, float] | None:
-        """Return owner and instant that were noted for a host, if they still matter."""
+        """Return a host's last owner and its request's instant, if they still matter."""
         return self.rests.take(host)

@@ -2,9 +2,9 @@
 
 A host stands where it may be leased from: with the free ones, with its owner, with the
 process that it is reserved for, or nowhere while it may not be leased from. What
-changes a host marks it as touched, and whoever is called from outside ends with
-``refresh``, which places the touched ones: so questions find all in place and change
-nothing, and a lease costs the logarithm of the number of hosts.
+changes a host marks it as touched, and every public call of the frontier that changes
+something ends with ``refresh``, which places the touched hosts: so questions find all
+hosts in place and change nothing, and a lease costs the logarithm of their number.
 """
 
 import attrs
@@ -28,7 +28,7 @@ class PriorityIndex:
         return len(self._free)
 
     def refresh(self) -> None:
-        """Place every touched host: a change is complete with this.
+        """Place every touched host; this completes a change.
 
         Without rules nothing can be placed: no process is open.
         """
@@ -37,8 +37,8 @@ class PriorityIndex:
                 self.place(host)
 
     def first(self, process: Process) -> tuple[Key, str] | None:
-        """Return the key and the host of what a process should have next, None if
-        there is nothing for it on its own hosts and the free ones."""
+        """Return the key and the host of the request that a process should have next,
+        None if its own hosts and the free ones have nothing for it."""
         own, free = process.heads.first(), self._free.first()
         if own is None or free is None:
             return own or free

@@ -1,4 +1,4 @@
-"""Requests that may have killed their process: suspects, poisoned ones, who runs them.
+"""Requests that may have killed their process, and the process that tries them alone.
 
 When a process dies by the job's own doing, its death counts against the requests that
 it had under way. Two deaths make a request a *suspect*: from now on it goes out alone,
@@ -9,7 +9,7 @@ from outside count against no request.
 
 Suspects stand in no queue. One process at a time, the *isolator*, has them, one after
 another, and nothing beside them; a host that another process owns is reserved for it.
-The counts are durable; who waits, and the isolator, is volatile.
+The counts are durable; the waiting suspects and the isolator are volatile.
 """
 
 import attrs
@@ -25,7 +25,7 @@ ALONE_DEATHS_MAX = 2
 
 
 class Poisoned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A request that was set aside: its URL as far as known, and why, for people."""
+    """A request that was set aside: its URL if known, and why; both are for people."""
 
     url: str
     text: str
@@ -84,7 +84,7 @@ class DeathCounts:
         self.deaths[request] = Deaths(SHARED_DEATHS_MAX, ALONE_DEATHS_MAX)
 
     def pardon(self) -> list[int]:
-        """Make the poisoned ones suspects again; return them."""
+        """Make the poisoned requests suspects again; return them."""
         pardoned = list(self.poisoned)
         for request in pardoned:
             self.deaths[request] = Deaths(SHARED_DEATHS_MAX)
@@ -123,13 +123,13 @@ class Quarantine:
         self.isolator = number
 
     def resume(self, request: int, process: Process) -> None:
-        """Make a process that comes back with a suspect the isolator, if none is."""
+        """Make a process that returns with a suspect the isolator, if there is none."""
         is_able = self.isolator is None and not process.closing
         if is_able and self._counts.is_suspect(request):
             self.isolator = process.number
 
     def put_first(self, request: int, host: Host) -> None:
-        """Let a suspect wait that was leased, before those that were not yet."""
+        """Let a suspect that was leased wait before those that were never leased."""
         self.waiting = {request: host, **self.waiting}
 
     def next_for(self, process: Process) -> int | None:
@@ -144,7 +144,7 @@ class Quarantine:
         return None
 
     def end_isolation(self) -> None:
-        """Let the isolator be a process like others once it has no suspects."""
+        """Make the isolator an ordinary process again once there are no suspects."""
         if self.isolator is None:
             return
         process = self._owners.processes.get(self.isolator)

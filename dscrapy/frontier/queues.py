@@ -1,12 +1,14 @@
 """Pending requests in the order in which they go out: of one host, and over hosts.
 
 A request's *rank* says where it stands: smaller goes first. It holds the priority and
-beside it, as in Scrapy's priority queue, requests of callbacks before those of
-``start()``; before both those that were leased and came back. Within a rank the number
-decides, newest or oldest first. So (rank, number or -number) orders all requests.
+below it, as in Scrapy's priority queue, requests of callbacks go before those of
+``start()``; requests that were leased and came back go before both. Within a rank the
+number decides, newest or oldest first. So (rank, number or -number) orders all
+requests.
 
-Both structures are lazy. A queue may hold numbers that are not pending there any more:
-``entries`` decides, and such a number is dropped when it stands at an end of the queue.
+Both structures are lazy. A queue may hold numbers of requests that are not pending
+there any more: ``entries`` says which are. Such a number is dropped when it comes to an
+end of the queue.
 """
 
 import heapq
@@ -18,28 +20,28 @@ import msgspec
 
 from dscrapy.messages import START_REQUEST
 
-# A rank's lowest bits: of start(), and not leased before.
+# A rank's lowest bits: the request is of start(); it was not leased before.
 _OF_START = 1
 _FIRST_TIME = 2
 _KIND_BITS = 2
 
 # Outdated heads are thrown out when they are more than the valid ones, and not before
-# there are this many: below it, walking over them costs less than a new heap.
+# there are this many: fewer cost less to walk over than a new heap.
 OUTDATED_HEADS_MIN = 64
 
 # (rank, number) or, where the newest goes first, (rank, -number).
 Key = tuple[int, int]
 
-# In place of a process, for requests in no queue; no process has this number.
+# Stands in place of a process for requests in no queue; no process has this number.
 APART = 0
 
 
 class Entry(msgspec.Struct, gc=False):
-    """A request that is not done, of which ``process`` has the lease.
+    """A request that is not done; ``process`` has the lease.
 
-    That is None for a pending request, ``APART`` for those that are apart or set aside
-    (``open_requests``). The body is ``length`` bytes at ``offset`` of the job's file of
-    bodies.
+    ``process`` is None for a pending request, ``APART`` for one that is apart or set
+    aside (``open_requests``). The body is ``length`` bytes at ``offset`` of the job's
+    file of bodies.
     """
 
     host: str
@@ -87,9 +89,9 @@ class Queues:
     _ranks: list[int] = attrs.field(init=False, factory=list)
 
     def push(self, number: int, rank: int) -> None:
-        """Put a request in; numbers that rise cost nothing, others a search.
+        """Put a request in; a number above all others costs nothing, another a search.
 
-        The others come back from a lease, so they are as few as leases.
+        A request that needs a search comes back from a lease, and leases are few.
         """
         queue = self._by_rank.get(rank)
         if queue is None:
@@ -115,7 +117,7 @@ class Queues:
         return None
 
     def trim(self, rank: int, entries: dict[int, Entry]) -> deque[int]:
-        """Drop from both ends what is not pending there; return the queue."""
+        """Drop numbers that are not pending from both ends; return the queue."""
         queue = self._by_rank[rank]
         while queue and not _is_pending(entries.get(queue[0]), rank):
             queue.popleft()
@@ -130,7 +132,7 @@ def _is_pending(entry: Entry | None, rank: int) -> bool:
 
 @attrs.define(eq=False)
 class Heads:
-    """The first request of each of several hosts, the very first at hand."""
+    """The first request of each of several hosts, and the first of all at once."""
 
     _current: dict[str, Key] = attrs.field(init=False, factory=dict)
     _heap: list[tuple[Key, str]] = attrs.field(init=False, factory=list)
@@ -160,7 +162,7 @@ class Heads:
         return self._heap[0] if self._heap else None
 
     def _drop_outdated(self) -> None:
-        """Let what stands first be so by now."""
+        """Drop outdated keys until the heap begins with a valid one."""
         heap, current = self._heap, self._current
         while heap and current.get(heap[0][1]) != heap[0][0]:
             heapq.heappop(heap)

@@ -19,7 +19,7 @@ class Readers:
     """Kinds of open requests, and what is known of processes.
 
     ``kinds`` has the requests whose kind is not 0; ``refused`` those that a process
-    could not read, and why; ``waiting`` those of them that are neither leased nor
+    could not read, and why; ``waiting`` the refused ones that are neither leased nor
     suspects, each with its host.
     """
 

@@ -1,4 +1,4 @@
-"""What clients ask for: jobs, schedules and the fleet.
+"""Decides calls of clients: about jobs, schedules and workers.
 
 Every refusal is one line that says what to do; its code is fixed (docs/protocol.md).
 """
@@ -66,7 +66,7 @@ def _found(decision: Decision, session: int, call: int, word: str) -> str | None
 
 
 def no_job(identity: str) -> str:
-    """Say that the job is not there: nobody remembers those that were removed."""
+    """Return the text for an unknown id; a removed job is unknown, too."""
     return f"no job {identity}, or none any more: `dscrapy jobs` lists them"
 
 
@@ -74,7 +74,7 @@ def no_job(identity: str) -> str:
 
 
 def _submit(decision: Decision, session: int, command: m.Submit) -> None:
-    """All or nothing; a submission that is already here under its id is no new one."""
+    """Add all jobs and schedules or none; skip those whose id has the same spec."""
     state = decision.state
     seen: set[str] = set()
     facts: list[r.Record] = []
@@ -243,7 +243,7 @@ def _retry(decision: Decision, job: Job, command: m.ChangeJob) -> str | None:
         if command.fresh or not is_blamed(state.workers.values(), job.id):
             return f"job {job.id} has not ended: it is {job.state}"
         if not job.has_processes:
-            # Whoever asks may have mended the code; any copy may begin it.
+            # The code may have been mended: the job may begin with any copy of it.
             decision.records.append(r.CodeSeen(job=job.id, digest=""))
         decision.records.append(r.WorkersForgiven(job=job.id))
         return None
@@ -278,6 +278,6 @@ def _drain(decision: Decision, session: int, command: m.DrainWorker) -> None:
         text = f"worker {command.worker} is already draining"
         decision.refuse(session, command.call, "bad_state", text)
         return
-    # It says so itself then, and its processes are stopped.
+    # The worker answers with ``Draining``; its processes are stopped then.
     decision.send(worker.session, m.Drain())
     decision.send(session, m.Accepted(call=command.call))

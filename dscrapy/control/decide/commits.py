@@ -1,9 +1,9 @@
-"""What commits lead to: the first commit of a request that is not done wins.
+"""Decides commits: the first commit of a request that is not done wins.
 
-The commits of one message are decided together, before any of them is applied, so
-what they say of each other is kept in a ``_Frame``. ``apply`` dedupes children once
-more and exactly; here those that are seen are left out so that their bodies are not
-written.
+The commits of one message are decided together, before any of them is applied, so a
+``_Frame`` keeps what the earlier ones mean for the later ones. ``apply`` dedupes
+children once more and exactly; here seen children are left out so that their bodies
+are not written.
 """
 
 from typing import Any, Literal
@@ -28,7 +28,7 @@ _LEADERS = frozenset({"start", "started", "opened", "idle"})
 
 @attrs.define(kw_only=True)
 class _Frame:
-    """Who commits, and what the commits decided so far have made of it."""
+    """The committing process, and what the commits decided so far will change."""
 
     crawl: Crawl
     course: Course
@@ -48,15 +48,15 @@ def decide_commits(
 ) -> m.CommitsSeen:
     """Return the answer to a worker's commits.
 
-    Raises ``RemoteProtocolError`` for what a process that is here may not commit. What
-    one that is gone may not have committed is settled: it cannot be given up again.
+    Raises ``RemoteProtocolError`` for what a known process may not commit. The same of
+    a process that is gone is settled: a lost process cannot be given up again.
     """
     state = decision.state
     job = state.jobs.get(command.job)
     crawl = state.crawls.get(command.job)
     process = state.processes.get(command.process)
     if process is not None and (process.job, process.worker) != (command.job, worker):
-        raise RemoteProtocolError("bad_commit", "a process of another's")
+        raise RemoteProtocolError("bad_commit", "the process is not this worker's")
     problems = [_problem_of(commit, process) for commit in command.commits]
     if process is not None and any(problems):
         raise RemoteProtocolError("bad_commit", next(filter(None, problems)))
@@ -142,7 +142,7 @@ def _decide(decision: Decision, job: str, commit: m.Commit, frame: _Frame) -> Re
     spool = process.spools.get(key) if process is not None else None
     parts = frame.parts.get(key, spool.parts if spool is not None else 0)
     if commit.part < parts:
-        # The answer was lost on the way; what it said still holds.
+        # The part is stored already: the answer to it was lost on the way.
         return "stored"
     if commit.part > parts or (process is None and not commit.last):
         # Earlier parts went with a process that was given up.
@@ -153,7 +153,7 @@ def _decide(decision: Decision, job: str, commit: m.Commit, frame: _Frame) -> Re
     _check_values(commit, key, frame)
     children, filtered = frame.crawl.frontier.unseen(commit.children)
     if commit.last and not children.bodies:
-        # Nobody refers to its values.
+        # Without bodies no request refers to the values.
         children = m.Children()
     if not commit.last:
         frame.open_items[key] = commit.piece is not None and not commit.piece.end
@@ -191,7 +191,7 @@ def _fields(
 
 
 def _check_values(commit: m.Commit, key: str, frame: _Frame) -> None:
-    """Raise ``RemoteProtocolError`` for a request whose values have not come."""
+    """Raise ``RemoteProtocolError`` for a request whose values have not arrived."""
     stored = frame.crawl.stored.get(frame.number, {}).get(key, [])
     count = frame.values.get(key, sum(len(part.value_lengths) for part in stored))
     count += len(commit.children.values)
@@ -201,7 +201,7 @@ def _check_values(commit: m.Commit, key: str, frame: _Frame) -> None:
 
 
 def _is_settled(commit: m.Commit, frame: _Frame) -> bool:
-    """Whether the commit comes too late, or from a process that may not say it."""
+    """Whether the commit comes too late, or from a process that may not make it."""
     if commit.request:
         return not frame.crawl.frontier.is_open(commit.request)
     process = frame.process

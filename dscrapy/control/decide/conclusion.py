@@ -1,11 +1,11 @@
-"""How a job's last processes leave, and who of them ends the job.
+"""How a job's last processes leave, and which of them ends the job.
 
-A process whose pages are committed says *ending* and waits before ``spider_closed``.
-When the job goes on without it, or another one ends it, it is told to retire. The one
-that stays (who leads, if it can) is told to conclude, with the job's stats, once the
-others are gone and the feeds are written; its last commit is the job's. If it dies,
-another process is started for this alone, where the project has what is called once in
-a job.
+A process whose pages are committed commits *ending* and waits before ``spider_closed``.
+When the job goes on without it, or another process ends the job, the master orders it
+to retire. The process that stays (the leader, if it can) is ordered to conclude, with
+the job's stats, once the others are gone and the feeds are written; its last commit is
+the job's. If it dies, another process is started only to conclude, where the project
+has something to call once in a job.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ from dscrapy.model import Stats
 
 @attrs.frozen
 class Conclusion:
-    """Decides for one job; ``decision`` takes what is to be done."""
+    """Decides for one job; adds to ``decision``."""
 
     decision: Decision
     job: Job
@@ -32,7 +32,7 @@ class Conclusion:
     processes: list[Process]
 
     def reconcile(self) -> None:
-        """Decide what those that end are told, and whether the job ends."""
+        """Decide the orders of ending processes, and whether the job ends."""
         course = self.job.progress
         processes = self.processes
         self._dismiss(processes)
@@ -43,7 +43,7 @@ class Conclusion:
             self._conclude(crawling)
 
     def _conclude(self, crawling: list[Process]) -> None:
-        """End a job all of whose processes are through, or let it be: it waits for
+        """End a job all of whose processes are through; do nothing while it waits for
         one of them, for its feeds, or for another process."""
         job, course = self.job, self.job.progress
         verdict = verdict_of(course, self.crawl.frontier.poisoned)
@@ -71,7 +71,7 @@ class Conclusion:
             self.decision.end_job(job, verdict)
 
     def _choose(self, waiting: list[Process]) -> Process | None:
-        """Return who ends the job: the one that was told to, else who leads."""
+        """Return the process that ends the job: one ordered to, else the leader."""
         leader = self.crawl.leader
         return min(
             (
@@ -88,7 +88,7 @@ class Conclusion:
         )
 
     def retire(self, processes: Iterable[Process]) -> None:
-        """Let those of them that wait close without what is called once in a job."""
+        """Let waiting processes close without what is called once in a job."""
         for process in processes:
             if process.ending and not process.closed:
                 self._order(process, Retire(job=self.job.id, process=process.number))
@@ -114,8 +114,8 @@ class Conclusion:
         self.decision.notify(process, order)
 
     def _dismiss(self, processes: list[Process]) -> None:
-        """Let those end that have committed their last; the last one of a crawl
-        that ends gets its stats."""
+        """Let processes end that have made their last commit; the last process of a
+        crawl that ends gets the job's stats."""
         course = self.job.progress
         reason = "cancelled" if course.cancelling else course.closing
         is_open = not all(

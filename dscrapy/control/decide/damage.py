@@ -1,4 +1,4 @@
-"""What comes of derived files that lack bytes: what needs them fails, no more."""
+"""Decides about derived files that lack bytes: only what needs the bytes fails."""
 
 from dscrapy.control import events as r
 from dscrapy.control.decision import Decision, OnDamage, OnMissing
@@ -9,10 +9,10 @@ TEXT = "its body is missing: the job's requests.jsonl lacks bytes"
 
 
 def missing(decision: Decision, command: OnMissing) -> None:
-    """Set requests aside that cannot be told to anybody.
+    """Set requests aside whose bodies are lost.
 
-    The job does the rest and then fails for them. ``retry`` looks again: the file may
-    have been restored.
+    The job does its other requests and then fails for these. ``retry`` looks again: the
+    file may have been restored.
     """
     state = decision.state
     crawl = state.crawls.get(command.job)
@@ -27,10 +27,10 @@ def missing(decision: Decision, command: OnMissing) -> None:
 
 
 def damaged(decision: Decision, command: OnDamage) -> None:
-    """Let the job's feeds fail: without what is missing they would look whole.
+    """Let the job's feeds fail: written without the missing bytes they would look whole.
 
-    The process that writes them is given up with them, and told to stop. Beside a crawl
-    that counts as a death of its own doing: the file may have been restored at the end.
+    The process that writes them is given up, and told to stop. Beside a crawl this
+    counts as a death by its own doing: the file may have been restored at the end.
     """
     process = decision.state.processes.get(command.process)
     if process is None or process.job != command.job or process.role != "export":

@@ -1,4 +1,4 @@
-"""What time brings: silent workers, runs that are due, jobs that ran too long."""
+"""Decides what is due: silent workers, runs of schedules, jobs that ran too long."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from dscrapy.model import JobSpec
 
 
 def tick(decision: Decision, command: OnTick) -> None:
-    """Decide all that is due; raises ``StepError`` for whom it raises at."""
+    """Decide all that is due; raises ``StepError`` that names what deciding raised at."""
     state, now, exclude = decision.state, decision.now, command.exclude
     for worker in state.workers.values():
         if ("worker", worker.name) not in exclude:
@@ -35,7 +35,7 @@ def tick(decision: Decision, command: OnTick) -> None:
 def next_deadline_s(decision: Decision) -> float:
     """Return in how many seconds ``tick`` may have something to do.
 
-    When it raises, ``tick`` finds out for whom.
+    When it raises, ``tick`` will raise too, and name what it raised at.
     """
     state, now = decision.state, decision.now
     waits = [

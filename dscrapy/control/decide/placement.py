@@ -2,8 +2,8 @@
 
 Higher priority first, then first come, to the worker with most free slots. A job's
 first process goes before anybody's second; a second one is started only where it
-would help, and gives its slot back when a job of at least its priority has none.
-Processes that write feeds take no slot, so they wait for nobody's.
+would help, and gives its slot back when a job of at least its priority has no process.
+Processes that write feeds take no slot, so they never wait for one.
 """
 
 import zlib
@@ -22,7 +22,7 @@ from dscrapy.control.state.verdict import verdict_of
 from dscrapy.control.state.workers import Worker
 from dscrapy.model import SLOT_NEEDED, JobSpec
 
-# What keys of jobs are for: those of another purpose would be others.
+# Goes into each key of a job: a key for another purpose must differ.
 KEY_PURPOSE = b"dscrapy pickles"
 
 
@@ -91,7 +91,7 @@ def _free_workers(state: State) -> Iterator[Worker]:
 
 
 def _worker_for(state: State, job: Job) -> Worker | None:
-    # Where the job's processes died at once they may do so again.
+    # Workers where the job's processes died at once come last: they may die again.
     return max(
         (worker for worker in _free_workers(state) if _may_have(worker, job)),
         key=lambda worker: (-worker.failed.get(job.id, 0), worker.free),
@@ -104,20 +104,20 @@ def _may_have(worker: Worker, job: Job) -> bool:
 
 
 def _is_barred(state: State, job: Job) -> bool:
-    """Whether some worker cannot run the job, so that others may get what it cannot."""
+    """Whether some worker cannot run the job, so that other jobs may have its slots."""
     return any(job.id in worker.barred for worker in state.workers.values())
 
 
 def _make_room(decision: Decision, job: Job) -> bool:
-    """Take a slot that the job can use from one of no higher priority that has
-    several; one at a time. Return whether one is taken."""
+    """Take a slot that the job can use from a job of no higher priority with several
+    processes, one slot at a time. Return whether a slot is taken."""
     state = decision.state
     best: list[Process] = []
     for identity in state.wide:
         donor = state.jobs[identity]
         crawl = state.crawls[identity]
         if any(process.stopping for process in state.crawling(identity)):
-            # One is on its way out already.
+            # A slot will be free soon: wait for it.
             return False
         if donor.priority > job.priority or donor.processes < 2:
             continue
@@ -161,14 +161,14 @@ def has_room(job: Job) -> bool:
 
 
 def would_help(state: State, job: Job) -> bool:
-    """Whether one more process would find a host of its own, beside those that run
-    or are about to."""
+    """Whether one more process would find a host of its own, beside the processes
+    that run or are about to."""
     if not job.is_crawling:
         return False
     crawl = state.crawls[job.id]
     frontier = crawl.frontier
     processes = state.crawling(job.id)
-    # Nobody knows the project's rules before a first process is open.
+    # The project's rules are not known before a first process is open.
     open_count = sum(process.opened is not None for process in processes)
     if not open_count:
         return False
@@ -177,7 +177,7 @@ def would_help(state: State, job: Job) -> bool:
         return True
     if not frontier.capacity.wants_process():
         return False
-    # Whoever has enough to do elsewhere takes none of these hosts.
+    # A process that has enough to do elsewhere takes none of these hosts.
     return (
         frontier.capacity.workable_count() + frontier.capacity.occupied_count()
         > running
@@ -203,7 +203,7 @@ def _start(decision: Decision, job: Job, worker: Worker, role: Role) -> None:
         job=job.id,
         process=number,
         role=role,
-        # It may have been changed since the job was submitted.
+        # The parallelism may have been changed since the job was submitted.
         spec=msgspec.structs.replace(spec, parallelism=job.parallelism),
         digest=job.progress.digest,
         hash_seed=zlib.crc32(job.id.encode()),

@@ -9,18 +9,18 @@ from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Worker
 from dscrapy.model import Outcome
 
-# A worker on which so many of a job's processes died before they were open gets no
-# more of it: once may be bad luck.
+# A worker where this many processes of a job died before they were open gets no more
+# of the job: one death may be bad luck.
 AT_ONCE_MAX = 2
-# So many requests set aside without one page in between are the spider's doing.
+# This many requests set aside without a page in between are the spider's doing.
 POISONED_IN_A_ROW_MAX = 3
-# What another worker may have that this one lacks: the project, a package, what a
-# pipeline opens.
+# Failures that another worker may not have: this one lacks the project, a package, or
+# what a pipeline opens.
 _MAY_HELP_ELSEWHERE = frozenset({"unknown_project", "import_error", "open_error"})
 
 
 def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None:
-    """Decide what comes of the end that a worker tells."""
+    """Decide about the end of a process that its worker reports."""
     state, deaths_max = decision.state, decision.policy.start_deaths_max
     job = state.jobs[process.job]
     crawl = state.crawls.get(job.id)
@@ -53,7 +53,7 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
     _bar_if_unfit(decision, process, command)
     if end_failed and course.end_failures + 1 >= deaths_max:
         _give_up_end(decision, job, f"{command.text} {where}")
-    # Neither fails the job: the crawl is about to end, or it goes on without feeds.
+    # The job does not fail for it: its crawl is about to end, or goes on without feeds.
     is_spared = bool(course.closing) == (process.role == "crawl")
     if crawl is None or job.is_final or is_spared:
         return
@@ -91,8 +91,8 @@ def _give_up_end(decision: Decision, job: Job, text: str) -> None:
 
 
 def _end_failed(state: State, process: Process, command: m.Ended) -> bool:
-    """Whether the process was the last one of a job that ends, and died before that, or
-    did not come up for it."""
+    """Whether the process was the last of an ending job and died before it ended the
+    job, or never opened."""
     job, crawl = state.jobs[process.job], state.crawls.get(process.job)
     course = job.progress
     is_due = course.has_once and course.closing and not course.concluded
@@ -125,7 +125,7 @@ def _poisoned(course: Course, count: int, text: str) -> Outcome | None:
 
 
 def _died(decision: Decision, process: Process, text: str) -> Outcome | None:
-    """Fail a job whose processes die without anything to show for it."""
+    """Fail a job whose processes die again and again without a commit."""
     state, deaths_max = decision.state, decision.policy.start_deaths_max
     course = state.jobs[process.job].progress
     is_at_once = process.opened is None
@@ -141,8 +141,8 @@ def _died(decision: Decision, process: Process, text: str) -> Outcome | None:
 def goes_elsewhere(decision: Decision, process: Process, failure: Outcome) -> bool:
     """Whether a job that could not begin here runs on another worker, or may.
 
-    What fails on ``start_deaths_max`` workers is the job's own fault; to look for a
-    folder costs nothing.
+    A job that fails on ``start_deaths_max`` workers fails by its own fault. Only an
+    unknown project is looked for everywhere: that costs nothing.
     """
     state, deaths_max = decision.state, decision.policy.start_deaths_max
     if is_disproved(state, process):
@@ -154,11 +154,11 @@ def goes_elsewhere(decision: Decision, process: Process, failure: Outcome) -> bo
 
 
 def is_disproved(state: State, process: Process) -> bool:
-    """Whether others prove that the job can run, or are about to, so that it is no
-    fault of the job's that this process did not open."""
+    """Whether other processes prove that the job can run, or may prove it soon, so that
+    the job is not at fault for this process, which did not open."""
     course = state.jobs[process.job].progress
     if course.closing and course.opened_at is not None:
-        # It was one process too many: the job was open, and is about to end.
+        # The job was open and is about to end: this process was one too many.
         return True
     others = [
         other for other in state.processes_of(process.job) if other is not process
@@ -174,8 +174,8 @@ def is_disproved(state: State, process: Process) -> bool:
 def bar(
     decision: Decision, process: Process, why: str, *, beside: bool = False
 ) -> None:
-    """Let the process's worker get nothing more of its job; with ``beside`` only as
-    long as another process of it is there."""
+    """Give the process's worker no more processes of the job; with ``beside`` only
+    while the job has another process."""
     decision.records.append(
         r.WorkerBarred(name=process.worker, job=process.job, why=why, beside=beside)
     )
@@ -184,8 +184,8 @@ def bar(
 def bar_unfit(decision: Decision, process: Process, why: str) -> None:
     """Bar the worker where a process did not open.
 
-    Where another one of the job is open it can run one, but not two of them: what a
-    pipeline opens may be for one process alone.
+    A worker where another process of the job is open can run one of them, but not two:
+    what a pipeline opens may be for one process alone.
     """
     state = decision.state
     if state.jobs[process.job].progress.closing:
@@ -206,7 +206,7 @@ def _bar_if_unfit(decision: Decision, process: Process, command: m.Ended) -> Non
 
 def _count_at_once(decision: Decision, process: Process, text: str) -> None:
     """Count a death before the spider was open; the second one bars the worker, if
-    there is another one for the job."""
+    another worker may take the job."""
     state = decision.state
     worker = state.workers[process.worker]
     decision.records.append(r.WorkerFailed(name=worker.name, job=process.job))
@@ -218,7 +218,7 @@ def _count_at_once(decision: Decision, process: Process, text: str) -> None:
 
 
 def _untried(state: State, process: Process) -> bool:
-    """Whether a live worker is there that has not failed the job yet."""
+    """Whether the job has not failed yet on some other live worker."""
     job = state.jobs[process.job]
     return any(
         job.id not in worker.failed
@@ -227,7 +227,7 @@ def _untried(state: State, process: Process) -> bool:
 
 
 def _other_workers(state: State, excluded: str, job: Job) -> list[Worker]:
-    """Return the live workers that may take the job, but one."""
+    """Return the live workers that may take the job, without the excluded one."""
     return [
         worker
         for worker in state.workers.values()
