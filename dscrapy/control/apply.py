@@ -1,4 +1,4 @@
-"""``apply``, which alone changes the state: it lets one record be a fact.
+"""``apply``, which alone changes the state: it applies one record.
 
 ``apply`` trusts its records: what is wrong with one is our own bug and asserts. The
 same records lead to the same state and effects, decided now or replayed.
@@ -23,10 +23,10 @@ from dscrapy.control.state.workers import Worker, forgive
 
 
 def apply(state: State, record: r.Record | r.Volatile) -> Effects:
-    """Let ``record`` be a fact; return what follows from it outside the state."""
+    """Apply ``record`` to the state; return its effects outside the state."""
     handler = _HANDLERS.get(type(record))
     assert handler is not None, record
-    # Where bytes go depends on the lengths before this record.
+    # The places of writes depend on the files' lengths before this record.
     effects = effects_of(state, record)
     handler(state, record, effects)
     return effects
@@ -65,7 +65,8 @@ def _job_added(state: State, record: r.JobAdded, _: Effects) -> None:
 
 
 def _job_removed(state: State, record: r.JobRemoved, _: Effects) -> None:
-    """Forget an ended job without processes; nothing may grow with such."""
+    """Forget an ended job without processes; nothing in the state may grow with
+    removed jobs."""
     job = state.jobs[record.job]
     assert job.is_final, job
     assert not job.has_processes, job
@@ -130,10 +131,10 @@ def _end_job(state: State, job: Job, record: r.JobEnded) -> None:
 
 
 def _let_go(state: State, job: Job) -> None:
-    """Drop a crawl that is of no use any more, once no process needs it."""
+    """Drop the crawl of a job that succeeded, once no process needs it."""
     if job.status == "succeeded" and not job.has_processes:
         state.crawls.pop(job.id, None)
-        # What a fresh run begins without, and nobody is shown.
+        # A fresh run begins without these, and no view shows them.
         course = job.begin()
         course.feeds, course.batches, course.watch = None, (), Watch()
 
@@ -148,7 +149,7 @@ def _begin_again(state: State, job: Job, record: r.JobAgain) -> None:
     else:
         job.paused = False
     if record.fresh:
-        # The next process begins a new crawl; one that is still there needs it now.
+        # The next process begins a new crawl; a process that still runs needs one now.
         state.crawls.pop(job.id, None)
         job.course = Course(
             processes_count=course.processes_count,
@@ -163,7 +164,7 @@ def _begin_again(state: State, job: Job, record: r.JobAgain) -> None:
         state.crawls[job.id].frontier.pardon()
     again = job.begin()
     if not record.automatic:
-        # Whoever asks for it may have mended the code; any copy may begin it.
+        # The code may have been mended: the job may begin with any copy of it.
         again.digest = ""
         forgive(state.workers.values(), job.id)
     else:
@@ -171,7 +172,7 @@ def _begin_again(state: State, job: Job, record: r.JobAgain) -> None:
             worker for worker in state.workers.values() if worker.session is not None
         ]
         if not any(worker.may_begin(job.id) for worker in live):
-            # Nobody who is here would try it: that retry would be none.
+            # No connected worker may try the job: the retry would have no effect.
             forgive(state.workers.values(), job.id)
     again.begin_again(record.reason)
     if job.id in state.failed:
@@ -322,7 +323,7 @@ def _process_stops(
     state: State, record: r.ProcessCloses | r.ProcessStops, effects: Effects
 ) -> None:
     process = state.processes.get(record.process)
-    # One tick may give a worker up, and after that stop a process of its.
+    # One tick may give a worker up and then stop a process of that worker.
     if process is not None:
         state.crawls[record.job].stop(process)
     effects.touched.append(record.job)
@@ -367,7 +368,7 @@ def _finish_sent(state: State, record: r.FinishSent, _: Effects) -> None:
 
 def _time_runs(state: State, record: r.TimeRuns, _: Effects) -> None:
     crawl = state.crawls.get(record.job)
-    # The decision that ends a job lets its time stand after that.
+    # The decision that ends a job stops the job's time after its end.
     if crawl is not None:
         crawl.runs_since = record.since
 

@@ -1,7 +1,8 @@
-"""A decision: what it is made from, what it consists of, and what came of it.
+"""A decision: what it is made from, its records and messages, and their effects.
 
-Every step of the core takes the decision that it adds to. It reads ``state``, ``now``
-and ``policy`` there, and changes nothing else: ``apply`` alone changes the state.
+Every step of the core gets the decision that it adds to. It reads the decision's
+``state``, ``now`` and ``policy``, and changes none of them: ``apply`` alone changes the
+state.
 """
 
 from collections.abc import Iterator
@@ -25,12 +26,12 @@ from dscrapy.keep import Keep
 from dscrapy.messages import Message, Refused, Stop, ToProcess
 from dscrapy.model import Outcome
 
-# Whose handling raises: "job", "worker" or "schedule", and its id or name.
+# What deciding raised at: a "job", "worker" or "schedule", with its id or name.
 Culprit = tuple[Literal["job", "worker", "schedule"], str]
 
 
 class StepError(Exception):
-    """Deciding about one of many has raised, as ``__cause__`` says: a bug of ours."""
+    """Deciding about one of many has raised ``__cause__``: a bug of our own."""
 
     def __init__(self, culprit: Culprit) -> None:
         super().__init__(" ".join(culprit))
@@ -41,7 +42,7 @@ class StepError(Exception):
 def deciding_on(
     kind: Literal["job", "worker", "schedule"], name: str
 ) -> Iterator[None]:
-    """Name whose handling raises, so that it can be left out and the others decided."""
+    """Name the culprit if the block raises, so that the others can still be decided."""
     try:
         yield
     except Exception as error:
@@ -50,7 +51,7 @@ def deciding_on(
 
 @attrs.frozen
 class OnTick:
-    """A deadline may have passed. ``exclude`` are left out: looking at them raises."""
+    """A deadline may have passed. ``exclude`` are left out: deciding on them raised."""
 
     exclude: frozenset[Culprit] = frozenset()
 
@@ -70,7 +71,7 @@ class OnMissing:
 
 @attrs.frozen
 class OnDamage:
-    """A file of which an export process has to read lacks bytes, as ``text`` says."""
+    """A file that an export process has to read lacks bytes, as ``text`` says."""
 
     job: str
     process: int
@@ -79,14 +80,14 @@ class OnDamage:
 
 @attrs.frozen
 class OnMeasured:
-    """The logs of these ended jobs are of so many bytes."""
+    """The logs of these ended jobs have so many bytes."""
 
     sizes: dict[str, int]
 
 
 @attrs.frozen
 class OnPrune:
-    """Ended jobs may be beyond what is to be kept."""
+    """There may be more ended jobs than are to be kept."""
 
 
 OwnCommand = OnTick | OnClosed | OnMissing | OnDamage | OnMeasured | OnPrune
@@ -97,8 +98,8 @@ class Policy:
     """What the operator has chosen.
 
     ``start_deaths_max`` processes that die without a commit fail their job. ``secret``
-    is what the keys of jobs are made from; without one they have none. ``keep`` is what
-    stays of ended jobs by itself, beside those of ``kept_names``.
+    is what the keys of jobs are made from; without a secret jobs have no keys. ``keep``
+    says how many ended jobs stay, beside those named in ``kept_names``.
     """
 
     spans: Spans = attrs.field(factory=Spans)
@@ -110,7 +111,7 @@ class Policy:
 
 @attrs.frozen
 class Bug:
-    """A step of the core has raised ``error``; ``at`` is what it was about."""
+    """A step of the core has raised ``error``; ``at`` is what the step was about."""
 
     step: str
     at: str
@@ -123,7 +124,7 @@ class Decision:
 
     ``shows`` are answers that show a job or schedule as it stands afterwards:
     session, call and id. ``came`` are the sessions of workers that register by these
-    records, so that they can be told something at once.
+    records, so that messages can be sent to them at once.
 
     The loop fills in the rest when it carries the decision out: ``effects`` of the
     records, ``grants``, which are leases to send to a session's process once their
@@ -166,7 +167,8 @@ class Decision:
         self.sends.append((session, Refused(call=call, code=code, text=text)))
 
     def notify(self, process: Process, message: ToProcess) -> None:
-        """Tell a process; one that cannot be reached is told when it is back."""
+        """Send to a process if its worker is connected; a worker that comes back is
+        sent what still counts then."""
         worker = self.state.workers.get(process.worker)
         session = None if worker is None else worker.session
         session = self.came.get(process.worker, session)
@@ -180,7 +182,7 @@ class Decision:
         self.notify(process, message)
 
     def lose(self, process: Process, why: str, *, counted: bool) -> None:
-        """Let a process be gone that is beyond reach; ``counted`` if that was its job's
+        """Give up a process that cannot be reached; ``counted`` if that was its job's
         own doing, else it costs the job nothing."""
         self.records.append(
             r.ProcessEnded(
@@ -201,8 +203,8 @@ class Decision:
         exclude: int | None = None,
         exports: bool = True,
     ) -> None:
-        """End all processes of the job but ``exclude`` that do not end already; those
-        that write feeds only with ``exports``."""
+        """Stop the processes of the job that do not end already, without ``exclude``;
+        those that write feeds only with ``exports``."""
         for process in self.state.processes_of(job.id):
             is_ending = process.stopping or process.closed
             if process.role == "export" and not exports:
@@ -220,8 +222,8 @@ class Decision:
     ) -> None:
         """Let the spider close for this reason in all processes of the job.
 
-        Process ``exclude`` closes its own already. One that closes may say so more than
-        once, also with a ``failure`` that comes to light later.
+        Process ``exclude`` closes its spider already. A job that closes may be closed
+        again, with a ``failure`` that comes to light later.
         """
         has_feeds = job.progress.has_feeds or any(
             process.opened is not None and process.opened.has_feeds
@@ -230,16 +232,16 @@ class Decision:
         self.records.append(
             r.Closes(job=job.id, reason=reason, failure=failure, has_feeds=has_feeds)
         )
-        # Whoever writes feeds now goes on with what is left of them.
+        # A process that writes feeds goes on with what is left of them.
         goes_on = has_feeds and came_to_end(failure)
         self.stop_all(job, reason, exclude=exclude, exports=not goes_on)
 
     def fail_feeds(self, job: Job, failure: Outcome) -> None:
-        """The job's feeds cannot be written; its crawl is over already."""
+        """Note that the job's feeds cannot be written; its crawl is over already."""
         self._fail_after_crawl(job, failure, "feeds")
 
     def fail_end(self, job: Job, failure: Outcome) -> None:
-        """What is called once in a job cannot be called."""
+        """Note that what is called once in a job cannot be called."""
         self._fail_after_crawl(job, failure, "end")
 
     def _fail_after_crawl(

@@ -1,7 +1,8 @@
 """What follows from a record outside the state: writes, bodies, leases, answers.
 
-Writes may be done again. Every one names the length at which it begins, so a replay
-does the same writes at the same places, and a file that a crash left longer is cut.
+A write may be done again. Each names the length of the file at which it begins, so a
+replay does the same writes at the same places, and cuts a file that a crash left
+longer.
 """
 
 import attrs
@@ -32,16 +33,16 @@ class Move:
 
 @attrs.frozen
 class Discard:
-    """The file is not needed any more, once no replay can begin before this; unless
-    it is written to again."""
+    """The file may go once no replay can begin before this record, unless it is
+    written to again."""
 
     name: str
 
 
 @attrs.frozen
 class Clear:
-    """The folder of a job that was removed goes, at once: a replay that writes into it
-    comes to this, too."""
+    """The folder of a removed job goes at once: a replay that writes into it comes to
+    this write, too."""
 
     name: str
 
@@ -50,7 +51,7 @@ Write = Append | Move | Discard | Clear
 
 
 def coalesced(writes: list[Write]) -> list[Write]:
-    """Return the same writes with those that continue each other made one."""
+    """Return the same writes; appends that continue each other become one."""
     result: list[Write] = []
     # Appends that may still be continued, by file: their place in the result.
     open_appends: dict[str, int] = {}
@@ -89,11 +90,11 @@ class Bodies:
 
 @attrs.define
 class Effects:
-    """What came of records, in their order.
+    """The effects of records, in the order of the records.
 
-    ``granted`` are leases that were taken, with their process; ``answered`` are calls
-    that waited for a job that has ended: session, call and job; ``touched`` are jobs of
-    which something has changed, so that they are to be looked at.
+    ``granted`` are new leases, with their process; ``answered`` are calls
+    that waited for a job that has ended: session, call and job; ``touched`` are jobs
+    that have changed, so that they are to be reconciled.
     """
 
     writes: list[Write] = attrs.field(factory=list)
@@ -103,7 +104,7 @@ class Effects:
     touched: list[str] = attrs.field(factory=list)
 
     def add(self, other: "Effects") -> None:
-        """Take in what came of the next record."""
+        """Add the effects of the next record."""
         # Most records lead to one or two of them.
         if other.writes:
             self.writes += other.writes

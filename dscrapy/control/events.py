@@ -1,12 +1,12 @@
-"""The facts that change the master's state.
+"""The events: facts that change the master's state.
 
-``Record`` is what the journal holds: replaying it gives the state again. What is
-volatile (who is connected, how far a crawl process has come) is applied by the
+The journal holds values of ``Record``: replaying them gives the state again. Values of
+``Volatile`` (who is connected, how far a crawl process has come) are applied by the
 same function and never journalled.
 
-``at`` is seconds since the epoch, for people. ``now`` is an instant of the
-master's run clock (see ``frontier.clock``), which means nothing to another
-process: it stands in volatile records only.
+``at`` is seconds since the epoch: for people, and for waits between requests to a host.
+``now`` is an instant of the master's run clock (see ``control.clock``), which means
+nothing to another master: it stands in volatile records only.
 """
 
 from typing import Literal
@@ -56,7 +56,7 @@ class ScheduleCancelled(_Fact, tag="schedule_cancelled", kw_only=True, frozen=Tr
 
 
 class SchedulePaused(_Fact, tag="schedule_paused", kw_only=True, frozen=True):
-    """The schedule makes no run (``on``), or does so again."""
+    """The schedule pauses (``on``): it makes no run; or it makes runs again."""
 
     id: str
     on: bool
@@ -84,8 +84,8 @@ class CrawlOpened(
     """The job's first crawl process is open: its spans of time begin.
 
     ``has_feeds``: the project asks for FEEDS; ``has_once``: it has what is called once
-    in a job; ``own_lines`` is as in ``messages.Opened``. Said again where a retry finds
-    that changed.
+    in a job; ``own_lines`` is as in ``messages.Opened``. Journalled again where a retry
+    finds one of these changed.
     """
 
     job: str
@@ -98,8 +98,8 @@ class CrawlOpened(
 class JobRan(_Fact, tag="job_ran", kw_only=True, frozen=True):
     """The job has run for so long, in seconds of run clocks.
 
-    Written now and then, and only where that is limited. The period in which an item
-    has to come began after ``period_at`` of them, when there were ``period_items``.
+    Journalled now and then, and only for jobs with a time limit. The period in which an
+    item has to come began at second ``period_at``, when there were ``period_items``.
     """
 
     job: str
@@ -144,8 +144,8 @@ class Published(
 ):
     """A commit has effect: its stored parts and what stands here, all at once.
 
-    The request, if any, is done. ``children`` and ``filtered`` as in ``PartStored``. A
-    process that is given up counts here only with its number.
+    The request, if any, is done. ``children`` and ``filtered`` are as in
+    ``PartStored``. ``process`` may be one that was given up.
     """
 
     job: str
@@ -164,10 +164,10 @@ class FeedsBegun(_Fact, tag="feeds_begun", kw_only=True, frozen=True):
 class Closes(_Fact, tag="closes", kw_only=True, frozen=True, omit_defaults=True):
     """The job's spider closes for this reason, in all its processes.
 
-    Of several the first reason and the first failure count. What the job's end is, is
-    decided when all have closed. ``has_feeds``: there are feeds to write then. The
-    failure may be of these: they could not be written; or of the end: what is called
-    once in a job could not be called.
+    Of several such events the first reason and the first failure count. The job's end
+    is decided when all processes have closed. ``has_feeds``: there are feeds to write
+    then. ``of`` says what failed after the crawl: "feeds" could not be written, or what
+    is called once in a job, at its "end", could not be called.
     """
 
     job: str
@@ -190,8 +190,8 @@ class ProcessEnded(
     """A process is gone; its leases and unpublished parts are void.
 
     ``counted``: its death is the job's own doing. ``blamed`` are the requests that it
-    had under way then, ``alone`` if it held no other. ``end_failed``: it was there to
-    end the job, and died of it. ``text`` is for people.
+    had under way then, ``alone`` if it held no other. ``end_failed``: it was to end the
+    job, and died before it did. ``text`` is for people.
     """
 
     job: str
@@ -262,26 +262,26 @@ class JobPaused(_Fact, tag="job_paused", kw_only=True, frozen=True, omit_default
 
 
 class ParallelismSet(_Fact, tag="parallelism_set", kw_only=True, frozen=True):
-    """The job may have as many processes; 0 means as there are slots."""
+    """The job may have ``count`` processes; 0 means as many as there are slots."""
 
     job: str
     count: int
 
 
 class CancelAsked(_Fact, tag="cancel_asked", kw_only=True, frozen=True):
-    """The job is to end; its processes have been told or will be."""
+    """The job is to be cancelled; its processes have been told to stop or will be."""
 
     job: str
 
 
 class JobRemoved(_Fact, tag="job_removed", kw_only=True, frozen=True):
-    """Nothing is known of the job any more: it had ended. Its files go."""
+    """An ended job is removed, with its files: nothing is known of it any more."""
 
     job: str
 
 
 class ScheduleRemoved(_Fact, tag="schedule_removed", kw_only=True, frozen=True):
-    """Nothing is known of the schedule any more: it was cancelled."""
+    """A cancelled schedule is removed: nothing is known of it any more."""
 
     id: str
 
@@ -338,7 +338,7 @@ class WorkerCame(_Fact, kw_only=True, frozen=True):
 
 
 class WorkersExpected(_Fact, kw_only=True, frozen=True):
-    """After a replay: whoever holds processes is to come back."""
+    """After a replay: workers that hold processes are expected to come back."""
 
     now: float
 
@@ -370,8 +370,8 @@ class WorkerDrains(_Fact, kw_only=True, frozen=True):
 
 
 class WorkerBarred(_Fact, kw_only=True, frozen=True):
-    """The worker gets nothing more of the job, with ``beside`` nothing beside another
-    process of it; ``why`` is for people."""
+    """The worker gets no more processes of the job; with ``beside`` none while the job
+    has another process. ``why`` is for people."""
 
     name: str
     job: str
@@ -406,9 +406,9 @@ class ProcessCloses(_Fact, kw_only=True, frozen=True):
 
 
 class ProcessKnown(_Fact, kw_only=True, frozen=True):
-    """A worker said what its process holds, after it or the master was away.
+    """A worker reported what its process holds, after the worker or the master was away.
 
-    What it does not hold of its leases is pending again.
+    Leases of the process that it does not hold are pending again.
     """
 
     held: HeldProcess
@@ -438,7 +438,7 @@ class ProcessIsolates(_Fact, kw_only=True, frozen=True):
 
 
 class ProcessDismissed(_Fact, kw_only=True, frozen=True):
-    """The process was told that it may end."""
+    """The process was told that its last commit is durable, so that it may end."""
 
     job: str
     process: int
@@ -466,7 +466,7 @@ class LeadGiven(_Fact, kw_only=True, frozen=True):
 
 
 class StartMayGiven(_Fact, kw_only=True, frozen=True):
-    """The leading process may commit as many elements of ``start()``."""
+    """The leading process was told how many elements of ``start()`` it may commit."""
 
     job: str
     upto: int
@@ -481,7 +481,7 @@ class FinishSent(_Fact, kw_only=True, frozen=True):
 
 
 class TimeRuns(_Fact, kw_only=True, frozen=True):
-    """The job's time runs, on from what is known of it; None: it stands."""
+    """The job's time runs since this instant, on from ``JobRan``; None: it stands."""
 
     job: str
     since: float | None
@@ -490,7 +490,7 @@ class TimeRuns(_Fact, kw_only=True, frozen=True):
 class LeasesWanted(_Fact, kw_only=True, frozen=True):
     """Up to ``count`` pending requests are leased to the process.
 
-    Which ones follows from the state; they are among the effects.
+    Which requests follows from the state; the effects name them.
     """
 
     job: str
@@ -502,7 +502,7 @@ class LeasesWanted(_Fact, kw_only=True, frozen=True):
 class Released(_Fact, kw_only=True, frozen=True):
     """These leases of the process are pending again.
 
-    With ``unreadable`` the process cannot read them, and this is why.
+    ``unreadable`` says why the process cannot read the requests, if it cannot.
     """
 
     job: str
@@ -530,13 +530,13 @@ class RemovalAsked(_Fact, kw_only=True, frozen=True):
 
 
 class LogsMeasured(_Fact, kw_only=True, frozen=True):
-    """The logs of these jobs, which have ended, are of so many bytes."""
+    """The logs of these ended jobs have so many bytes."""
 
     sizes: dict[str, int]
 
 
 class SessionGone(_Fact, kw_only=True, frozen=True):
-    """Nobody is there any more to be answered."""
+    """The session has ended: its calls cannot be answered any more."""
 
     session: int
 

@@ -1,4 +1,4 @@
-"""The lines of items that a record holds, as a job's files take them."""
+"""The lines of a record's items, as they stand in a job's files."""
 
 import msgspec
 
@@ -24,14 +24,15 @@ def lines_of(items: tuple[msgspec.Raw, ...]) -> bytes:
 def tagged_lines_of(
     items: tuple[msgspec.Raw, ...], tagged: tuple[msgspec.Raw, ...]
 ) -> bytes:
-    """Return a line of tagged form for each item; ``null`` where it is the line."""
+    """Return a line with the tagged form of each item; ``null`` where the tagged form
+    is the item's own line."""
     if tagged:
         return b"".join(bytes(form) + b"\n" for form in tagged)
     return b"null\n" * len(items)
 
 
 def texts_of(record: PartStored | Published) -> tuple[bytes, bytes]:
-    """Return what a record adds to the lines of items, and to their tagged forms."""
+    """Return the bytes that a record adds to the item lines and to the tagged lines."""
     piece = record.piece
     if piece is None:
         lines = lines_of(record.items)

@@ -2,10 +2,10 @@
 
 ``handle`` decides a command and applies the decision, ``settle`` does the same for all
 that follows from it. Deciding is pure: a step that raises leaves the state as it was,
-and ``own_bugs`` says what comes of its command or job, so that it ends no other one.
+and ``own_bugs`` decides about the command or job instead, so that no other one ends.
 
-Whoever drives the machine makes the records durable, in order, before the messages of
-the same decision leave.
+The caller makes the records durable, in order, before it sends the messages of the same
+decision.
 """
 
 from collections.abc import Collection
@@ -49,14 +49,14 @@ class Machine:
 
     state: State = attrs.field(factory=State)
     policy: Policy = attrs.field(factory=Policy)
-    # Jobs of which something has changed; each is reconciled once, the latest first.
+    # Jobs that have changed; each is reconciled once, the latest first.
     _touched: dict[str, None] = attrs.field(factory=dict)
     _fallbacks: Fallbacks = attrs.field(factory=Fallbacks)
 
     # ---- the loop -------------------------------------------------------------
 
     def begin(self, now: Now) -> Decision:
-        """Return what a starting master says first, after the replay."""
+        """Return the first decision of a starting master, after the replay."""
         decision = self.decision(now)
         decision.records += [
             r.WorkersExpected(now=now.run),
@@ -65,9 +65,9 @@ class Machine:
         return decision
 
     def handle(self, session: int, command: Command, now: Now) -> list[Decision]:
-        """Decide the command and carry the decision out; return what was carried out.
+        """Decide the command, carry the decision out and return it, alone in a list.
 
-        Where deciding raises, another decision takes its place, or several do.
+        Where deciding raises, one or more other decisions take its place.
         """
         try:
             decision = self.decide(session, command, now)
@@ -97,7 +97,7 @@ class Machine:
         return [self.carry_out(decision)]
 
     def settle(self, now: Now) -> list[Decision]:
-        """Carry out all that follows from what has changed; return it.
+        """Carry out and return all decisions that follow from changes.
 
         Afterwards nothing is left to reconcile or to place.
         """
@@ -120,7 +120,7 @@ class Machine:
             done.append(self.carry_out(placed))
 
     def carry_out(self, decision: Decision) -> Decision:
-        """Apply the decision's records, and complete what is to leave; return it."""
+        """Apply the decision's records, complete its messages and return it."""
         self._apply(decision)
         try:
             self.complete(decision)
@@ -140,10 +140,10 @@ class Machine:
             self._touched[job] = None
 
     def complete(self, decision: Decision) -> None:
-        """After its records are applied: add what shows how things stand now.
+        """Add the messages that depend on the state after the decision's records.
 
-        Those are leases that were taken, the answers of ``shows``, and of whoever
-        waited for a job that has ended.
+        Those are grants of new leases, the answers of ``shows``, and the answers to
+        calls that waited for a job that has ended.
         """
         for process, granted in decision.effects.granted:
             worker = self.state.workers[process.worker]
@@ -177,15 +177,15 @@ class Machine:
         return Decision(state=self.state, now=now, policy=self.policy, bugs=list(bugs))
 
     def decide(self, session: int, command: Command, now: Now) -> Decision:
-        """Return what ``command`` of this session leads to.
+        """Return the decision about ``command`` of this session.
 
-        Raises ``RemoteProtocolError`` when the session must end for it, and
-        ``StepError`` when a tick raises at somebody.
+        Raises ``RemoteProtocolError`` when the session must end for the command, and
+        ``StepError`` when a tick raises at a job, worker or schedule.
         """
         decision = self.decision(now)
         match command:
             case m.Commits():
-                # The most frequent by far, so it is not looked for among the others.
+                # By far the most frequent command, so it comes first.
                 decide_worker(decision, session, command)
             case OnTick():
                 deadlines.tick(decision, command)
@@ -230,7 +230,7 @@ class Machine:
     def next_deadline_s(self, now: Now) -> float:
         """Return in how many seconds ``OnTick`` may have something to do.
 
-        When it raises, ``OnTick`` finds out for whom.
+        When it raises, ``OnTick`` will raise too, and name what it raised at.
         """
         return deadlines.next_deadline_s(self.decision(now))
 
@@ -249,7 +249,7 @@ class Machine:
     # ---- signs of life ----------------------------------------------------------
 
     def heard(self, session: int, now: Now) -> None:
-        """Take any frame of a worker as a sign of life."""
+        """Take any frame that a worker sent as a sign of life."""
         name = self.state.sessions.get(session)
         if name is not None:
             apply(self.state, r.WorkerHeard(name=name, now=now.run))

@@ -2,8 +2,8 @@
 
 An id that is given whole comes first, then a name, then the beginning of an id. A name
 stands for the newest job that has it, so runs of a schedule are meant before the
-schedule, and this only where no job of the name is there. A beginning that several ids
-have stands for none of them, but for a schedule where the others are its runs.
+schedule, and the schedule only where no job has the name. A beginning of several ids
+stands for none of them, unless they are a schedule and its runs: then for the schedule.
 """
 
 import difflib
@@ -33,7 +33,7 @@ class Unknown:
 def find(state: State, word: str) -> str | Unknown:
     """Return the id of the job or schedule that ``word`` stands for.
 
-    What is no whole id takes time with the number of jobs.
+    A word that is no whole id takes time that grows with the number of jobs.
     """
     if word in state.jobs or word in state.schedules:
         return word
@@ -63,7 +63,7 @@ def _are_runs_of(schedule: str, found: list[str]) -> bool:
 
 
 def _choice(state: State, word: str, found: list[str]) -> str:
-    # The newest are the likeliest.
+    # The newest jobs are the likeliest to be meant.
     named = [_label(state, identity) for identity in reversed(found[-NAMED_MAX:])]
     omitted = len(found) - len(named)
     ending = f" and {omitted} more" if omitted else ""

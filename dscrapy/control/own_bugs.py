@@ -1,11 +1,12 @@
-"""What is decided instead when the core has raised: a bug met in one command, or at one
-job, must not end the others.
+"""Decides instead when the core has raised: a bug in one command, or at one job, must
+not end the others.
 
-The state is as it was then. A client is told ``internal_error``. A worker offers what
-is not answered again, on its next session and for ever, so the ``TIMES_MAX``-th time
-the command is set aside: a page's request as if it were poisoned, a process as if it
-had died, a registration without what it holds. A job that cannot be assigned or looked
-at is left out, and the ``TIMES_MAX``-th time it fails. The rest goes on.
+The state is as before the step that raised. A client is answered ``internal_error``. A
+worker offers what is not answered again, on its next session and for ever, so the
+``TIMES_MAX``-th time the command is set aside: a page's request as if it were poisoned,
+a process as if it had died, a registration without what it holds. A job that cannot be
+assigned or looked at is left out, and the ``TIMES_MAX``-th time it fails. The rest goes
+on.
 """
 
 from dscrapy import messages as m
@@ -21,7 +22,7 @@ from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import Outcome
 
 TIMES_MAX = 3
-# Commands that are remembered; there is one for each bug that is met, and its like.
+# Commands and jobs whose failures are counted; the oldest are forgotten.
 KEYS_MAX = 10_000
 TEXT = "internal error of the master; its log has the traceback"
 
@@ -30,13 +31,13 @@ Key = tuple[str | int, ...]
 
 
 class Fallbacks:
-    """Counts what has raised; its methods add what comes of it to a decision."""
+    """Counts failures of steps; its methods decide about them, adding to a decision."""
 
     def __init__(self) -> None:
         self._times: dict[Key, int] = {}
 
     def for_command(self, decision: Decision, session: int, command: Command) -> None:
-        """Decide about a command of which deciding raised."""
+        """Decide about a command after deciding it raised."""
         if isinstance(command, m.ClientCall):
             decision.refuse(session, command.call, "internal_error", TEXT)
             return
@@ -61,10 +62,10 @@ class Fallbacks:
         command: Command,
         error: RemoteProtocolError,
     ) -> None:
-        """Decide about what may not be said: its session ends.
+        """Decide about a command that breaks the protocol: its session ends.
 
-        Offered again it would end the next one, so the process that said it is given
-        up at once, and nothing else of its worker's.
+        Offered again it would end the next session, too, so the process that sent it
+        is given up at once, and nothing else of its worker.
         """
         decision.violation = error
         decision.refuse(session, -1, error.code, error.detail)
@@ -76,13 +77,13 @@ class Fallbacks:
             _give_up(decision, process, f"it broke the protocol ({error})")
 
     def for_tick(self, decision: Decision, culprit: Culprit) -> None:
-        """Decide about whom a tick raised at; the tick goes on without it."""
+        """Decide about what a tick raised at; the tick goes on without it."""
         kind, name = culprit
         if kind == "job":
             self.for_job(decision, "tick", name)
 
     def for_job(self, decision: Decision, step: str, job: str) -> None:
-        """Let a job fail at which a step has raised ``TIMES_MAX`` times."""
+        """Fail a job at which a step has raised ``TIMES_MAX`` times."""
         state = decision.state
         failing = state.jobs.get(job)
         if failing is None or failing.is_final:
@@ -96,10 +97,11 @@ class Fallbacks:
                 Conclusion(decision, failing, crawl, crawling).retire(crawling)
 
     def for_completion(self, decision: Decision, broken: Decision) -> None:
-        """Make up for completing a decision that has been applied.
+        """Decide after completing an applied decision raised.
 
-        What was to be shown is refused. Leases that were not told are lost like those
-        of a connection that breaks: the next registration takes them back.
+        Calls that were to be shown something are refused. Leases that were not sent
+        are lost like those on a broken connection: the worker's next registration
+        takes them back.
         """
         answered = {
             (session, message.call)
@@ -119,7 +121,7 @@ class Fallbacks:
 
     @staticmethod
     def refuse_all(decision: Decision, shows: list[tuple[int, int, str]]) -> None:
-        """Refuse those who were to be shown something."""
+        """Refuse the calls that were to be shown something."""
         for session, call, _ in shows:
             decision.refuse(session, call, "internal_error", TEXT)
 
@@ -133,7 +135,7 @@ class Fallbacks:
 
 
 def _process_of(state: State, session: int, command: m.FromWorker) -> Process | None:
-    """Return the process that the command is about, if it is the session's worker's."""
+    """Return the process of the command, if the session's worker has it."""
     process = state.processes.get(getattr(command, "process", 0))
     worker = state.sessions.get(session)
     return process if process is not None and process.worker == worker else None
@@ -142,7 +144,8 @@ def _process_of(state: State, session: int, command: m.FromWorker) -> Process | 
 def _give_back(
     decision: Decision, session: int, command: m.Commits, page: m.Commit, times: int
 ) -> None:
-    """Let the page be done again, or set its request aside; its sender drops it."""
+    """Let the page be done again, or set its request aside; its sender drops the
+    commit."""
     job, number, request = command.job, command.process, page.request
     seen = m.Seen(request, page.unit, page.part, "settled")
     answer = m.CommitsSeen(job=job, process=number, seen=(seen,))
@@ -162,8 +165,8 @@ def _give_back(
 
 
 def _give_up(decision: Decision, process: Process, text: str) -> None:
-    """Let the process be lost, by its job's own doing; its worker kills it when it is
-    back."""
+    """Give the process up, by its job's own doing; its worker kills it when the worker
+    is back."""
     job = decision.state.jobs[process.job]
     decision.lose(process, text, counted=True)
     course, is_export = job.progress, process.role == "export"
@@ -177,9 +180,9 @@ def _give_up(decision: Decision, process: Process, text: str) -> None:
 
 
 def _end_session(decision: Decision, session: int) -> None:
-    """End a session; its worker takes nothing until it is back.
+    """End a session; its worker takes nothing until it registers again.
 
-    A start that it was sent now would find the slots still taken by what it holds.
+    A start sent to the worker now would find the slots still taken.
     """
     decision.closes.append(session)
     worker = decision.state.sessions.get(session)
@@ -188,8 +191,8 @@ def _end_session(decision: Decision, session: int) -> None:
 
 
 def _page_of(command: Command) -> m.Commit | None:
-    """Return the one page that a command commits whole; what is stored in parts goes
-    with its process alone."""
+    """Return the page if the command commits one page whole; a commit in parts is
+    dropped only with its process."""
     if not isinstance(command, m.Commits) or len(command.commits) != 1:
         return None
     (commit,) = command.commits
@@ -198,7 +201,7 @@ def _page_of(command: Command) -> m.Commit | None:
 
 
 def _key_of(session: int, command: m.FromWorker, page: m.Commit | None) -> Key:
-    """Return what tells a command from others, also on another session."""
+    """Return a key that a command keeps when it is offered on another session."""
     name = type(command).__name__
     if isinstance(command, m.Register):
         return name, command.name, command.instance

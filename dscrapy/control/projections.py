@@ -1,4 +1,4 @@
-"""What a record means for a job's files, as writes that may be done again.
+"""Returns what a record writes to a job's files, as writes that may be done again.
 
 ``items.jsonl`` (and ``tagged.jsonl`` beside it) are derived from the journal: parts
 of a commit go to spools, and the record that publishes them moves the spools to
@@ -68,9 +68,9 @@ def process_of_spool(name: str) -> int | None:
 
 
 def known_lengths(state: State) -> Iterator[tuple[str, int]]:
-    """Yield the files that hold something, with their lengths as of this state.
+    """Yield the derived files that are not empty, with their lengths in this state.
 
-    Those of jobs that have not ended come first, then the latest jobs'.
+    Files of jobs that have not ended come first, then those of the latest jobs.
     """
     unfinished = (job for job in state.order if not job.is_final)
     finished = (job for job in reversed(state.order) if job.is_final)
@@ -88,8 +88,8 @@ def known_lengths(state: State) -> Iterator[tuple[str, int]]:
 
 
 def effects_of(state: State, record: r.Record | r.Volatile) -> Effects:
-    """Return the writes and bodies that ``record`` leads to, in the state as it still
-    is."""
+    """Return the writes and bodies of ``record``, which is not applied to the state
+    yet."""
     match record:
         case r.PartStored():
             return _with_bodies(state, record, _store(state, record))

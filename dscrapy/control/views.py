@@ -1,4 +1,4 @@
-"""What people and scripts see of the state."""
+"""Views of the state, for people and scripts."""
 
 from collections.abc import Container
 from datetime import UTC, datetime
@@ -76,7 +76,7 @@ def _workers_of(state: State, job: Job, course: Course) -> tuple[str, ...]:
 
 
 def _paused(job: Job) -> str:
-    """Say since when a job is paused, and what of it still runs."""
+    """Say since when a job is paused, and whether processes still run."""
     if job.state != "paused":
         return ""
     parts = []
@@ -112,7 +112,7 @@ def _why_waiting(state: State, job: Job) -> str:
 
 
 def _why_barred(state: State, job: Job) -> str:
-    """Say why a job that could run does not: no worker that is here may have it."""
+    """Say why a job that could run does not: all connected workers are barred."""
     is_export = job.id in state.exports_due
     if not (job.is_assignable or is_export):
         return ""
@@ -171,8 +171,8 @@ def view_schedule(schedule: Schedule) -> ScheduleView:
 def view_worker(
     worker: Worker, spans: Spans, now: Now, removed: Container[str] = ()
 ) -> WorkerView:
-    """Return the worker as the master sees it now; of jobs that are ``gone`` nothing
-    is said any more."""
+    """Return the worker as the master sees it now; its note leaves out jobs that are
+    ``removed``."""
     heard_at = worker.heard_at if worker.instance else worker.since
     return WorkerView(
         name=worker.name,
@@ -188,8 +188,8 @@ def view_worker(
 
 
 def _note(worker: Worker, now: Now, removed: Container[str]) -> str:
-    """Name the jobs that the worker cannot run, the newest first, as far as a line
-    goes."""
+    """Name the jobs that the worker cannot run, the newest first, as many as fit in a
+    line."""
     newest = [job for job in reversed(worker.barred) if job not in removed]
     notes = [
         f"gets no more processes of job {job} "
@@ -252,7 +252,7 @@ def _poisoned(state: State, job: Job) -> tuple[PoisonedView, ...]:
 
 
 def _stats_of(state: State, job: Job, course: Course) -> Stats:
-    """Return the job's stats: final, or as far as they have come."""
+    """Return the job's stats: final ones, or those counted so far."""
     crawl = state.crawls.get(job.id)
     if crawl is None or job.is_final:
         return msgspec.json.decode(course.stats, type=Stats)
@@ -302,7 +302,7 @@ def status(
 
 
 def _removed_jobs(state: State, worker: Worker) -> set[str]:
-    """Return the jobs of the worker's note that are not here any more."""
+    """Return the jobs of the worker's note that were removed."""
     return {job for job in worker.barred if job not in state.jobs}
 
 

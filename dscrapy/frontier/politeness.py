@@ -123,5 +123,5 @@ class Politeness:
             self.rests.remember(host, owner, rest_at, rest_at + delay_s)
 
     def recall(self, host: str) -> tuple[int, float] | None:
-        """Return a host's last owner and its request's instant, if they still matter."""
+        """Return a host's last owner and its request's instant, while they matter."""
         return self.rests.take(host)

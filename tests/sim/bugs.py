@@ -325,7 +325,7 @@ BUGS: tuple[Bug, ...] = (
         (
             CRAWLS,
             "        if self.leader in (None, report.process):\n"
-            "            # Whether these had arrived is not known.\n"
+            "            # Whether the last of these messages arrived is not known.\n"
             "            self.start_may, self.finish_sent = (0, 0), 0\n",
             "",
         ),

@@ -27,7 +27,7 @@ def missing(decision: Decision, command: OnMissing) -> None:
 
 
 def damaged(decision: Decision, command: OnDamage) -> None:
-    """Let the job's feeds fail: written without the missing bytes they would look whole.
+    """Let the job's feeds fail: without the missing bytes they would look whole.
 
     The process that writes them is given up, and told to stop. Beside a crawl this
     counts as a death by its own doing: the file may have been restored at the end.

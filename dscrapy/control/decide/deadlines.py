@@ -14,7 +14,7 @@ from dscrapy.model import JobSpec
 
 
 def tick(decision: Decision, command: OnTick) -> None:
-    """Decide all that is due; raises ``StepError`` that names what deciding raised at."""
+    """Decide all that is due; raises ``StepError`` with what deciding raised at."""
     state, now, exclude = decision.state, decision.now, command.exclude
     for worker in state.workers.values():
         if ("worker", worker.name) not in exclude:

@@ -1,8 +1,8 @@
 """What a running job needs next: a leader, leases, an end.
 
-Looked at whenever something about the job has changed. Nothing is given out while a
-process of the job has not been told of since the master's start: it may hold leases
-that nobody else knows.
+The loop reconciles a job whenever something about it has changed. No leases are given
+out while a process of the job has not been reported since the master's start: it may
+hold leases that the master does not know.
 """
 
 import math
@@ -45,15 +45,15 @@ from dscrapy.model import (
 # Elements of start() that the leading process may commit ahead of the answers; the
 # crawl process holds no more than these.
 START_AHEAD = 200
-# Pending requests beyond which start() waits: whatever it gives, the frontier stays
-# of this size.
+# Pending requests beyond which start() waits: so start() alone never makes the frontier
+# larger than this.
 START_PENDING_MAX = 10_000
 # Digests in one ``Skip``: some 500 KiB of JSON.
 SKIP_DIGESTS = 50_000
-# So much of a job's time may be forgotten by a kill of the master: it is journalled
-# that often, where it is limited.
+# A kill of the master may lose this much of a job's time: where the time is limited, it
+# is journalled this often.
 TIME_NOTED_S = 10.0
-# A process beside the first that has had no lease for so long gives its slot back.
+# A process that does not lead and has had no lease for so long gives its slot back.
 # Starting one costs about a second.
 PROCESS_IDLE_S = 10.0
 _NO_LIMITS = CloseLimits()
@@ -61,7 +61,7 @@ _NO_LIMITS = CloseLimits()
 
 @attrs.frozen
 class JobReconciler:
-    """Decides for one job; ``decision`` takes what is to be done."""
+    """Decides for one job; adds to ``decision``."""
 
     decision: Decision
     job: Job
@@ -70,7 +70,7 @@ class JobReconciler:
 
     @classmethod
     def of(cls, decision: Decision, job: str) -> Self:
-        """Return what decides for a job that has a crawl."""
+        """Return the reconciler of a job that has a crawl."""
         state = decision.state
         processes = state.processes_of(job)
         return cls(decision, state.jobs[job], state.crawls[job], processes)
@@ -103,13 +103,13 @@ class JobReconciler:
             return
         processes = self.crawling
         if self._isolate(processes):
-            # Asked again once that is so.
+            # Reconciled again once the record is applied.
             return
         self._narrow(processes)
         for request, why in self.crawl.frontier.leases.unreadable().items():
             self._fail_request(request, why)
         if self.decision.records:
-            # Asked again once that is so.
+            # Reconciled again once the records are applied.
             return
         for process in processes:
             if self._may_take(process):
@@ -153,7 +153,7 @@ class JobReconciler:
             )
         count = frontier.capacity.room(number)
         if count and frontier.pending_count:
-            # When it gets a lease it does not idle any more.
+            # A lease ends the idleness of its process: ``apply`` notes it.
             self.decision.records.append(
                 r.LeasesWanted(
                     job=self.job.id, process=number, count=count, at=self.now.wall
@@ -181,7 +181,7 @@ class JobReconciler:
         return self.job.progress.start_done
 
     def _let_write(self) -> None:
-        """Tell who writes feeds that all is committed, once it is."""
+        """Tell the processes that write feeds that all is committed, once it is."""
         if not is_over(self.job, self.state.crawling):
             return
         course = self.job.progress
@@ -203,13 +203,13 @@ class JobReconciler:
             self.decision.notify(process, end)
 
     def _may_write(self, process: Process) -> bool:
-        """Whether it may write what is left of the feeds when the crawl is over: one
-        that began while all was well does not know of NAME.failed."""
+        """Whether a process may write what is left of the feeds when the crawl is over:
+        one that began before the job failed does not know of NAME.failed."""
         is_whole = not process.beside or came_to_end(self.job.progress.failure)
         return process.role == "export" and is_whole
 
     def writes_rest(self, process: Process) -> bool:
-        """Whether what is left of the feeds is its to write, and nobody's after it."""
+        """Whether this process, and no later one, writes what is left of the feeds."""
         return not process.beside or process.items_end_sent
 
     # ---- who leads --------------------------------------------------------------
@@ -274,9 +274,9 @@ class JobReconciler:
         if frontier.pending_count < START_PENDING_MAX:
             upto = process.starts + START_AHEAD
         spare = frontier.capacity.spare_places()
-        # Where all places are taken one element may stand ready.
+        # Where all places are taken, one element may be committed ahead.
         free = process.starts + (spare or 1)
-        # Also in steps: half of what the leader can have under way.
+        # This bound rises in steps, too: of half of what the leader can have under way.
         assert process.opened is not None
         step = max(at_once(process.opened.window) // 2, 1)
         if spare >= 0 and free - upto_free >= step:
@@ -320,7 +320,8 @@ class JobReconciler:
         return _NO_LIMITS
 
     def close_by_itself(self, process: Process, reason: str) -> None:
-        """A process closes its spider, for a reason that may be the job's."""
+        """Decide about a process that closes its spider for a reason that may be the
+        job's."""
         job = self.job
         if process.role == "export":
             return
@@ -328,7 +329,8 @@ class JobReconciler:
         if ours or reason in PROCESS_REASONS:
             return
         if reason in ("finished", "start_error"):
-            # After a restart nobody leads yet, and only who did was told to finish.
+            # After a restart no process leads yet; only the former leader was told
+            # to finish.
             is_leader = self.crawl.leader in (None, process.number)
             # Unless work came up since it was told to finish, this is the end.
             if is_leader and not self._has_work() and job.progress.start_done:
@@ -338,8 +340,8 @@ class JobReconciler:
         self.decision.close_job(job, reason, exclude=process.number)
 
     def fail_by(self, process: Process, failure: Outcome) -> None:
-        """Close the job for a failure of this process that belongs to it, whatever it
-        closes for already."""
+        """Close the job for a failure of this process that belongs to the job, whatever
+        the job closes for already."""
         job = self.job
         if job.is_final:
             return
@@ -351,9 +353,9 @@ class JobReconciler:
     # ---- what comes from outside ------------------------------------------------
 
     def take_back(self, process: Process, release: Release) -> None:
-        """A process gives leases back, perhaps since it cannot read them."""
+        """Take back leases of a process, which may be unable to read the requests."""
         frontier = self.crawl.frontier
-        # A suspect goes out alone: no other process is tried for what is wrong twice.
+        # A suspect goes out alone: an unreadable one is not tried in other processes.
         lost = [
             request
             for request in release.requests
@@ -379,7 +381,7 @@ class JobReconciler:
         )
 
     def resync(self, process: Process) -> None:
-        """Say again what a process may have missed while it was away."""
+        """Stop a process again that may have missed its stop while it was away."""
         reason = self.stop_reason(process)
         if reason and not process.closed:
             self.decision.stop(process, reason)
@@ -428,7 +430,7 @@ class JobReconciler:
         ]
 
     def tick(self) -> None:
-        """Stop what has idled for too long, close what has run for too long."""
+        """Stop processes that idle too long; close the job if it ran too long."""
         if not self.job.is_crawling:
             return
         for process, since in self._idle_processes():
@@ -451,10 +453,10 @@ class JobReconciler:
             self._note_time(self.now.run)
 
     def mind_time(self) -> None:
-        """Let the job's time run while a process of it is open, and stand else.
+        """Let the job's time run while a process of it is open, and stand otherwise.
 
-        It is of the run clock: neither a master's stop nor a wall clock that jumps
-        counts, nor what processes do while there is no master.
+        The time is of the run clock: it counts no stop of the master, no jump of the
+        wall clock, and nothing that processes do while there is no master.
         """
         limits, since = self._limits, self.crawl.runs_since
         is_limited = bool(limits.timeout_s or limits.timeout_no_item_s)

@@ -25,8 +25,8 @@ def register(
 ) -> None:
     """Take in a worker with the processes that it still has.
 
-    With ``is_empty`` it is as if it had none: it drops all of them. Raises
-    ``RemoteProtocolError`` for one that may not register.
+    With ``is_empty`` the worker counts as having none and drops all of them. Raises
+    ``RemoteProtocolError`` for a worker that may not register.
     """
     state, name = decision.state, command.name
     if not NAME_PATTERN.match(name) or not 1 <= command.slots <= SLOTS_MAX:
@@ -38,7 +38,8 @@ def register(
     former = state.workers.get(name)
     former_instance = former and (former.instance or former.expected)
     if former is not None and former_instance and former_instance != command.instance:
-        # Its processes may live, and start what they hold, until it is given up.
+        # Processes of the former instance may live, and start what they have leased,
+        # until that instance is given up.
         _refuse_name(decision, session, former)
         return
     if former is not None and former.session is not None:
@@ -47,7 +48,7 @@ def register(
         r.WorkerCame(session=session, register=command, now=decision.now.run)
     )
     decision.came[name] = session
-    # What the worker has, what of it is sound, and what the master counts on.
+    # The processes that the worker has, the sound ones, and those the master expects.
     reported = {entry.process for entry in command.held}
     usable = {
         entry.process: entry
@@ -77,7 +78,7 @@ def _welcome_back(decision: Decision, report: m.HeldProcess) -> None:
     process = decision.state.processes[report.process]
     job = decision.state.jobs[process.job]
     if job.is_final or report.job != job.id:
-        # Its job has ended; so will it.
+        # The job has ended, so the process may end.
         done = m.Done(job=report.job, process=report.process, stats=None)
         decision.notify(process, done)
         return
@@ -92,8 +93,8 @@ def _welcome_back(decision: Decision, report: m.HeldProcess) -> None:
 def _refuse_name(decision: Decision, session: int, worker: Worker) -> None:
     heard_at = worker.heard_at if worker.instance else worker.since
     silence_s = decision.now.run - heard_at
-    # A worker that is heard is a second one of that name; one that is silent may
-    # be this very worker before its restart: the refused one may try again.
+    # A live worker is another one of the same name. A silent one may be the refused
+    # worker before its restart: then the refused one may try again.
     is_live = worker.session is not None and silence_s <= decision.policy.spans.silent_s
     text = (
         f"a worker named {worker.name} is already here "

@@ -1,7 +1,7 @@
-"""Which ended jobs go: those beyond what is to be kept, the oldest end first.
+"""Decides which ended jobs are removed: those beyond the limits, oldest end first.
 
-A job that has not ended, or has a process left, is never among them. What goes is
-decided here and journalled job by job, so a replay needs none of these rules.
+A job that has not ended, or has a process left, is never removed. Each removal is
+journalled, so a replay needs none of these rules.
 """
 
 from collections.abc import Collection
@@ -14,10 +14,10 @@ from dscrapy.control.state.jobs import Job
 from dscrapy.control.state.state import State
 from dscrapy.keep import Keep
 
-# Jobs that one decision removes: other work waits while their files go.
+# Jobs that one decision removes at most: other work waits while files are removed.
 REMOVED_MAX = 1000
-# By itself the master removes nothing that ended so recently: whoever waits for a job
-# fetches its items then, and a client that lost the answer to a submit repeats it.
+# The master by itself removes no job that ended so recently: a client that waited for
+# the job fetches its items now, and one that lost the answer to a submit repeats it.
 SPARED_S = 300.0
 
 
@@ -42,7 +42,7 @@ def surplus(
 ) -> list[Job]:
     """Return the jobs that are beyond ``keep``, the oldest end first.
 
-    Those of ``names`` do not count, and those that ended within ``spared_s`` stay.
+    Jobs of ``names`` do not count; jobs that ended within ``spared_s`` stay.
     """
     ended = [state.jobs[identity] for identity in state.ended]
     ended = [job for job in ended if job.is_over and job.name not in names]
@@ -52,7 +52,7 @@ def surplus(
     found = []
     for job in ended:
         age_s = wall - job.ended_at
-        # A clock that was set back makes none of them young for ever.
+        # A job that seems to end in the future, since a clock was set back, may go.
         if keep.is_beyond(age_s, count, total) and not 0 <= age_s < spared_s:
             found.append(job)
             count -= 1
@@ -61,7 +61,7 @@ def surplus(
 
 
 def prune_by_itself(decision: Decision) -> None:
-    """Remove what the master's own rules say, as far as one decision goes."""
+    """Remove jobs by the master's own rules, as many as one decision may."""
     policy = decision.policy
     if not policy.keep.is_everything:
         found = surplus(
@@ -75,8 +75,8 @@ def prune_by_itself(decision: Decision) -> None:
 
 
 def prune(decision: Decision, session: int, command: m.Prune) -> None:
-    """Answer a client that asks what is beyond its rules, or else the master's; unless
-    it only looks, remove it as far as one decision goes."""
+    """Answer a client with the jobs beyond its limits, or the master's if it gives
+    none; unless it is a dry run, remove as many as one decision may."""
     state = decision.state
     asked = Keep(
         jobs=command.keep_jobs, days=command.keep_days, bytes=command.keep_bytes
@@ -107,9 +107,10 @@ def prune(decision: Decision, session: int, command: m.Prune) -> None:
 
 
 def remove(decision: Decision, session: int, command: m.Remove) -> None:
-    """Remove one ended job, or cancelled schedule, that is there.
+    """Remove an ended job or a cancelled schedule; the id is known to exist.
 
-    One whose processes are on their way out goes, and is answered, once they are gone.
+    A job with processes that still end is removed, and the call answered, once they
+    are gone.
     """
     job = decision.state.jobs.get(command.job)
     if job is None:
@@ -140,7 +141,7 @@ def remove(decision: Decision, session: int, command: m.Remove) -> None:
 
 
 def remove_at_last(decision: Decision, job: str) -> None:
-    """Remove a job of which that was asked for: its processes are gone now."""
+    """Remove a job whose removal was asked for, now that its processes are gone."""
     decision.records.append(r.JobRemoved(job=job))
     for session, call in decision.state.removing[job]:
         decision.send(session, m.Accepted(call=call, count=1))
@@ -148,7 +149,7 @@ def remove_at_last(decision: Decision, job: str) -> None:
 
 def _remove_all(decision: Decision, jobs: list[Job]) -> None:
     decision.records += [r.JobRemoved(job=job.id) for job in jobs]
-    # Of a cancelled schedule nothing is left when its last run is gone.
+    # A cancelled schedule is removed with its last run.
     removed = {job.id for job in jobs}
     decision.records += [
         r.ScheduleRemoved(id=schedule.id)

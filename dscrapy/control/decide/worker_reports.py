@@ -1,4 +1,4 @@
-"""What workers say of themselves and of their processes."""
+"""Decides messages of workers, about themselves and their processes."""
 
 from typing import assert_never
 
@@ -33,7 +33,7 @@ def process_of(state: State, number: int, job: str, worker: str) -> Process | No
 def decide_worker(decision: Decision, session: int, command: m.FromWorker) -> None:
     """Decide what a worker's message leads to.
 
-    Raises ``RemoteProtocolError`` for what it may not say.
+    Raises ``RemoteProtocolError`` for a message that it may not send.
     """
     if isinstance(command, m.Register):
         register(decision, session, command)
@@ -41,7 +41,7 @@ def decide_worker(decision: Decision, session: int, command: m.FromWorker) -> No
     state = decision.state
     name = state.sessions.get(session)
     if name is None:
-        # The session was reaped or replaced while this was under way.
+        # The session was reaped or replaced while the message was under way.
         decision.closes.append(session)
         return
     match command:
@@ -89,7 +89,7 @@ def _ended(decision: Decision, session: int, worker: str, command: m.Ended) -> N
         decide_ended(decision, process, command)
 
 
-# ---- what a crawl says, but for its commits -----------------------------------
+# ---- messages of processes, but for commits ------------------------------------
 
 
 def _from_process(
@@ -132,7 +132,7 @@ def _opened(decision: Decision, process: Process, command: m.Opened) -> None:
     decision.records.append(r.ProcessOpened(opened=command))
     reason = reconciler.stop_reason(process)
     if reason:
-        # The stop was decided before the process could hear it.
+        # The stop was decided before the process could receive it.
         decision.stop(process, reason)
 
 
@@ -192,7 +192,7 @@ def _commits(decision: Decision, session: int, worker: str, command: m.Commits) 
 def _closes(
     decision: Decision, process: Process, commit: m.Commit, end: Outcome
 ) -> None:
-    """A process has done with its crawl: look what that means for its job."""
+    """Decide what the end of a process's crawl means for its job."""
     if commit.kind not in ("ending", "closed"):
         return
     reconciler = JobReconciler.of(decision, process.job)
@@ -200,10 +200,10 @@ def _closes(
         if end.failure and reconciler.writes_rest(process):
             decision.fail_feeds(reconciler.job, end)
     elif not end.failure or end.failure == end.finish_reason == "start_error":
-        # What start() raised stands in the unit that said it is over.
+        # The unit ``started`` already says what start() raised.
         reconciler.close_by_itself(process, end.finish_reason)
     elif process.opened is None and goes_elsewhere(decision, process, end):
-        # It is this worker that cannot run it.
+        # Another worker may run the job: only this one cannot.
         bar_unfit(decision, process, end.text)
     else:
         reconciler.fail_by(process, end)

@@ -1,7 +1,8 @@
 """When the project's ``CLOSESPIDER_*`` settings close a job, all processes counted.
 
-The meaning is that of Scrapy's extension, with whole commits where it sees single
-responses, items and errors: a limit may be passed by what one commit brings.
+The meaning is that of Scrapy's extension, but it sees single responses, items and
+errors where the master sees whole commits: one commit may bring a count beyond its
+limit.
 """
 
 import math
@@ -15,8 +16,8 @@ from dscrapy.model import CloseLimits
 class Counters:
     """What a job's commits brought so far.
 
-    ``pages_no_item`` are the pages since the last item, ``pages_no_item_max`` the most
-    that there ever were between two.
+    ``pages_no_item`` counts the pages since the last item, ``pages_no_item_max`` the
+    most pages that ever were between two items.
     """
 
     items: int = 0
@@ -40,9 +41,9 @@ class Counters:
 class Watch:
     """How long a job has run, and since when an item has to come.
 
-    Instants are seconds that it has run: of the master's run clock, while one of its
-    processes was open. ``ran_s`` of them are known; the period began at ``period_at``,
-    when there were ``period_items``.
+    Instants are seconds that the job has run: of the master's run clock, while one of
+    the job's processes was open. It had run ``ran_s`` when this was noted; the period
+    began at ``period_at``, when the job had ``period_items``.
     """
 
     ran_s: float = 0.0
@@ -50,7 +51,7 @@ class Watch:
     period_items: int = 0
 
     def next_deadline(self, limits: CloseLimits) -> float:
-        """Return the instant to look at it again, infinity if there is none."""
+        """Return the instant at which a span may be over, infinity if there is none."""
         timeout = limits.timeout_s or math.inf
         span_s = limits.timeout_no_item_s
         return min(timeout, self.period_at + span_s if span_s else math.inf)
@@ -64,9 +65,9 @@ class Watch:
         return ""
 
     def at(self, limits: CloseLimits, items: int, ran_s: float) -> "Watch":
-        """Return it at this instant, in the next period if one is over.
+        """Return the watch at this instant, in the next period if one is over.
 
-        Periods keep their pace, also when this comes late.
+        Periods keep their pace, also when this is called late.
         """
         if not self._is_over(limits, ran_s):
             return attrs.evolve(self, ran_s=ran_s)
@@ -82,7 +83,7 @@ class Watch:
 def reached(limits: CloseLimits, counters: Counters) -> str:
     """Return the finish reason if a count is reached, else an empty one.
 
-    Of several the one that a page reaches first: by coming, then by what it gives.
+    Of several counts that of pages goes first, then that of items, then of errors.
     """
     for limit, count, reason in (
         (limits.pages, counters.pages, "closespider_pagecount"),

@@ -1,7 +1,8 @@
-"""A job's crawl under way: its frontier, its stats, who leads, what is stored in parts.
+"""A job's crawl under way: its frontier, its stats, its leader, its stored parts.
 
-``Course`` counts what a job has been through; this is what it works with, and it goes
-away when the job has succeeded. Who leads, who is open, who stops is volatile.
+``Course`` counts what a job has been through; ``Crawl`` is what the job works with, and
+is dropped when the job has succeeded. Which process leads, is open or stops is
+volatile.
 """
 
 from collections import Counter
@@ -23,7 +24,8 @@ from dscrapy.model import Stats
 
 
 class CrawlSnapshot(msgspec.Struct, kw_only=True):
-    """A crawl's lasting part; ``stored`` by process and ``spool_key``."""
+    """The part of a crawl that survives a restart; ``stored`` is by process number and
+    ``spool_key``."""
 
     frontier: FrontierSnapshot
     totals: Stats
@@ -42,11 +44,11 @@ class Crawl:
     stored: dict[int, dict[str, list[Stored]]] = attrs.field(factory=dict)
     # volatile
     leader: int | None = None
-    # ``StartMay`` as the leader was told: upto, upto_free.
+    # The last ``StartMay`` that was sent to the leader: upto, upto_free.
     start_may: tuple[int, int] = (0, 0)
     finish_sent: int = 0
     counters: Counters = attrs.field(factory=Counters)
-    # Since when the job's time runs, beyond what its ``Watch`` knows; None: it stands.
+    # Since when the job's time runs, on from its ``Watch``; None: it stands.
     runs_since: float | None = None
 
     @classmethod
@@ -72,7 +74,7 @@ class Crawl:
     def publish(
         self, record: r.Published, course: Course, process: Process | None
     ) -> None:
-        """Let a commit have effect: its parts and the record's own."""
+        """Let a commit have effect: its stored parts and the part in the record."""
         key = spool_key(record.request, record.unit)
         spool, parts = Spool(), list[Stored]()
         if process is not None:
@@ -93,7 +95,7 @@ class Crawl:
         course.items += spool.items + items_in(record)
         course.items_bytes += spool.items_bytes + len(lines)
         course.tagged_bytes += spool.tagged_bytes + len(forms)
-        # What a project removes from its stats has been there all the same.
+        # A project may remove a count from its stats: the larger one stays.
         pages = self.totals.count("response_received_count")
         course.pages = max(course.pages, pages)
         course.errors = max(course.errors or 0, self.totals.errors)
@@ -147,7 +149,7 @@ class Crawl:
                 course.concluded |= process.concludes
 
     def set_aside(self, record: r.RequestPoisoned, course: Course) -> None:
-        """Let a request be poisoned."""
+        """Set a request aside as poisoned."""
         poisoned = Poisoned(url=record.url, text=record.text)
         self.frontier.set_aside(record.request, poisoned)
         self.totals.inc(POISONED_KEY, 1)
@@ -155,7 +157,7 @@ class Crawl:
         course.errors = self.totals.errors
 
     def fail(self, record: r.RequestFailed, course: Course) -> None:
-        """Let a request be done that nobody could read."""
+        """Let a request be done that no process could read."""
         is_open = self.frontier.done(record.request)
         assert is_open
         self.totals.inc("scheduler/dequeued", 1)
@@ -175,7 +177,7 @@ class Crawl:
             self.frontier.leases.close_process(process.number)
 
     def take_report(self, process: Process, report: HeldProcess, at: float) -> None:
-        """Take over what a worker says of its process; all else was forgotten."""
+        """Take over what a worker reports of its process; the master forgot all else."""
         if report.opened is not None:
             self.open_process(process, report.opened)
         process.dismissed = process.items_end_sent = process.ordered = False
@@ -185,10 +187,10 @@ class Crawl:
         if report.leads and self.leader is None:
             self.leader = report.process
         elif not report.leads and self.leader == report.process:
-            # It was never told.
+            # The order to lead never arrived.
             self.leader = None
         if self.leader in (None, report.process):
-            # Whether these had arrived is not known.
+            # Whether the last of these messages arrived is not known.
             self.start_may, self.finish_sent = (0, 0), 0
 
     def take_back(self, record: r.Released) -> None:

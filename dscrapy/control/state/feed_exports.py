@@ -1,8 +1,8 @@
 """When a job needs a process that writes its feeds.
 
-That is when its crawl is over, and before that when as much is committed as fills a
-batch of one of its feeds (``batch_item_count``). A process that is there when the crawl
-ends writes the rest, too.
+A job needs one when its crawl is over, and before that when the committed items fill a
+batch of one of its feeds (``batch_item_count``). An export process that runs when the
+crawl ends writes the rest, too.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from dscrapy.control.state.processes import Process
 from dscrapy.control.state.verdict import verdict_of, wants_export
 from dscrapy.model import FEEDS_WRITTEN, PROCESS_REASONS, Outcome
 
-# Deaths of a job's export processes since the last batch that one of them delivered;
-# then batches wait for the end of the crawl, where such a death is the job's failure.
+# After so many deaths of a job's export processes without a delivered batch, batches
+# wait for the end of the crawl, where such a death is the job's failure.
 BESIDE_DEATHS_MAX = 3
 
 
@@ -26,12 +26,12 @@ def is_over(job: Job, crawling: Callable[[str], list[Process]]) -> bool:
     course = job.course
     if course is None or job.is_final or course.cancelling or course.role != "export":
         return False
-    # What is set aside makes no difference to the files.
+    # Whether requests are set aside makes no difference to the files.
     verdict = verdict_of(course, {})
     if verdict is None or not wants_export(course, verdict.ending):
         return False
     processes = crawling(job.id)
-    # A process that waits for the feeds is to go, also from a job that is paused.
+    # A crawl process that waits for the feeds must end, also in a paused job.
     if job.paused and not processes:
         return False
     return all(process.is_through for process in processes)
@@ -62,9 +62,9 @@ def _is_batch_due(job: Job, crawling: Callable[[str], list[Process]]) -> bool:
 
 
 def note_end(course: Course, end: Outcome) -> None:
-    """Take the end that an export process tells."""
+    """Note the end of an export process, as its last commit says it."""
     if course.closing:
         course.feeds_done |= not end.failure and end.finish_reason == FEEDS_WRITTEN
     elif end.failure or end.finish_reason not in PROCESS_REASONS:
-        # It cannot write them now, so it is not tried again before the end.
+        # The feeds cannot be written now, so no process tries again before the end.
         course.export_deaths = BESIDE_DEATHS_MAX

@@ -1,7 +1,8 @@
-"""What a job has written of its project's feeds, as its export processes tell it.
+"""What a job has written of its project's feeds, as its export processes report it.
 
-A process says of each feed all that stands in files of it, whoever wrote them, so what
-is told twice counts once. It learns of batches before it from the master.
+A process reports all that stands in files of a feed, also those that earlier processes
+wrote, so what is reported twice counts once. It learns of earlier batches from the
+master.
 """
 
 from msgspec import structs
@@ -10,18 +11,18 @@ from dscrapy.control import events as r
 from dscrapy.control.state.jobs import Course
 from dscrapy.model import FeedFiles
 
-# Feeds of a job that are known. Settings may name others each time they are loaded (by
-# the time, say); the latest stay.
+# Feeds of a job that are kept, the latest. Settings may name other feeds each time they
+# are loaded (by the time, say).
 FEEDS_KEPT_MAX = 100
 # Characters of a feed's name and places together: longer than any path, URI or key can
-# be; what is longer is not told of, since an answer has to hold all feeds.
+# be. A feed with a longer text is left out, since one answer has to hold all feeds.
 FEED_CHARS_MAX = 16_384
-# Workers that are named for one feed.
+# Workers that are named for one feed at most.
 WRITERS_KEPT_MAX = 10
 
 
 def note_written(record: r.Published, course: Course, worker: str) -> None:
-    """Take what an export process on this worker tells."""
+    """Note what an export process on this worker reports."""
     before = [batch.before for batch in record.batches if batch.before is not None]
     by_name = {feed.feed: feed for feed in course.written}
     for feed in (*before, *record.written):
@@ -30,7 +31,7 @@ def note_written(record: r.Published, course: Course, worker: str) -> None:
         earlier = by_name.pop(feed.feed, None)
         workers = () if earlier is None else earlier.workers
         if feed in record.written and _count(feed) == 1:
-            # It takes the place of what was there.
+            # The first file takes the place of what was there.
             workers = ()
         has_grown = earlier is None or _count(feed) > _count(earlier)
         if (has_grown or not workers) and worker not in workers:

@@ -1,4 +1,4 @@
-"""A job's stats: what its processes counted, merged by the operation that wrote it.
+"""A job's stats: counts of its processes, each merged by the operation that wrote it.
 
 Each commit brings a delta, so the sums are those of what is committed, whatever was
 killed. Numbers are decoded once; everything else is kept as it came.
@@ -14,7 +14,7 @@ from dscrapy.model import Stats
 
 # Scrapy's own stats are 40 numbers; projects count by host or by page. Beyond these
 # (and the bytes below) memory, and the message that shows the stats, would have no
-# bound: what is new then is dropped and counted.
+# bound: further keys are dropped, and counted.
 STATS_KEYS_MAX = 100_000
 STATS_BYTES_MAX = 6 * 1024 * 1024
 DROPPED_KEY = "dscrapy/stats_dropped"
@@ -22,14 +22,14 @@ DROPPED_KEY = "dscrapy/stats_dropped"
 # integers without a bound would make sums ever more costly.
 NUMBER_BYTES_MAX = 32
 
-# Written by set_value, but a job has many processes: the earliest, the latest, the
-# largest of them count.
+# Scrapy writes these by set_value; of a job's many processes the earliest, the latest
+# and the largest value count.
 _START, _FINISH, _LARGEST = "start_time", "finish_time", "memusage/"
 _OPERATIONS = ("sum", "max", "min", "last")
 
-# Errors as they are logged: what Scrapy counts, and what a crawl process counts where
-# Scrapy does not (``crawl.error_counts``). Beside them what is counted when the
-# log says nothing, and requests that ended their process, of which nobody could log.
+# Logged errors: Scrapy's counts, and a crawl process's own where Scrapy does not count
+# (``crawl.error_counts``). Beside them the count of exceptions, for when the log is
+# silent, and requests that no process could log, since they ended theirs.
 _LOGGED = ("log_count/ERROR", "log_count/CRITICAL", "dscrapy/errors_logged")
 _RAISED = "spider_exceptions/count"
 POISONED_KEY = "dscrapy/poisoned_requests"
@@ -52,13 +52,13 @@ class Totals:
 
     _numbers: dict[str, int | float] = attrs.field(init=False, factory=dict)
     _others: dict[str, bytes] = attrs.field(init=False, factory=dict)
-    # By which operation a key was written last.
+    # The operation that wrote a key last.
     _operations: dict[str, str] = attrs.field(init=False, factory=dict)
-    # Of all keys and values; a number counts as its longest.
+    # Bytes of all keys and values; a number counts as ``NUMBER_BYTES_MAX``.
     _bytes: int = attrs.field(init=False, default=0)
 
     def merge(self, delta: Stats) -> None:
-        """Add what was counted since the last delta of the same source."""
+        """Add what a process counted since its last delta."""
         for operation, values in delta.items():
             if operation == "sum":
                 for key, raw in values.items():
@@ -95,7 +95,7 @@ class Totals:
 
     @property
     def start_at(self) -> float | None:
-        """When the job's first process began, as far as it has said so."""
+        """When the job's first process began, None where its stats do not say so."""
         start = _datetime_of(self._others.get(_START, b""))
         return None if start is None else start.timestamp()
 
@@ -130,7 +130,7 @@ class Totals:
         return {operation: values for operation, values in stats.items() if values}
 
     def encode(self) -> Stats:
-        """Return the stats by operation; merged into nothing they are the same."""
+        """Return the stats by operation; merged into empty totals they are the same."""
         stats: Stats = {}
         for key, operation in self._operations.items():
             other = self._others.get(key)
