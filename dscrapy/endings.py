@@ -1,7 +1,7 @@
 """Every way in which a process, and a job with it, can end: one table.
 
-Plain data. Which row it is, is decided in ``frontier.verdict``; docs/reliability.md
-shows the same rows, and a test compares them.
+Plain data. ``control.state.verdict`` chooses a job's row; docs/reliability.md shows the
+same rows, and a test compares them.
 """
 
 from typing import Literal, NamedTuple
@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 from dscrapy.model import Outcome
 
 # What becomes of the project's FEEDS: ``written`` as plain Scrapy writes them;
-# ``failed``: older files stay as they are, and what there is goes to NAME.failed;
-# ``kept``: nothing is written. Files of -o and -O are written, or go to NAME.failed, by
-# ``came_to_end``: who asked for them is there and may have what there is.
+# ``failed``: older files stay as they are, and the items go to NAME.failed;
+# ``kept``: nothing is written. Files of -o and -O are written or go to NAME.failed by
+# ``came_to_end``: the person who asked for them waits, and may have the items.
 Files = Literal["written", "failed", "kept"]
 
 
@@ -124,8 +124,8 @@ _ROWS = (
 ENDINGS = {row.code: row for row in _ROWS}
 assert len(ENDINGS) == len(_ROWS)
 
-# What a process or a worker may say went wrong with a job: code -> whether the job's
-# retries may help against it.
+# Failures that a process or a worker may report of a job: code -> whether the job's
+# retries may help.
 FAILURES = {
     row.code: row.retry_helps
     for row in _ROWS

@@ -12,7 +12,7 @@ class DscrapyError(Exception):
 
 
 class UserError(DscrapyError):
-    """What the user asked for cannot be done; one line that says what to do.
+    """What the user asked for cannot be done; the text says in a line what to do.
 
     ``exit_code`` is the command's exit code, see "Exit codes" in the README.
     """

@@ -1,4 +1,4 @@
-"""What stays of what has ended: one rule for a master's jobs and for crawls."""
+"""How many ended jobs or crawls are kept: one rule for both."""
 
 from typing import Self
 
@@ -9,8 +9,8 @@ from dscrapy.conf.config import DAY_S, MasterConfig
 
 @attrs.frozen(kw_only=True)
 class Keep:
-    """How many that have ended stay, for how many days, with how many bytes; None is no
-    limit. The one that ended last stays whatever its bytes."""
+    """How many ended ones are kept, for how many days, with how many bytes; None is no
+    limit. The one that ended last is kept whatever its bytes."""
 
     jobs: int | None = None
     days: float | None = None
@@ -27,12 +27,12 @@ class Keep:
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing ever goes."""
+        """Whether everything is kept."""
         return self.jobs is None and self.days is None and self.bytes is None
 
     def is_beyond(self, age_s: float, count: int, total: int) -> bool:
-        """Whether the oldest goes, which ended so long ago, of ``count`` with
-        ``total`` bytes."""
+        """Whether the oldest of ``count`` with ``total`` bytes is to go; it ended
+        ``age_s`` seconds ago."""
         return (
             (self.jobs is not None and count > self.jobs)
             or (self.days is not None and age_s > self.days * DAY_S)

@@ -1,8 +1,8 @@
 """Frozen values that every layer shares; data only, no behaviour of any layer.
 
 Instants are seconds since the Unix epoch (``_at``, for people), durations are
-seconds (``_s``). Bodies that the master never looks into are ``msgspec.Raw``:
-one JSON value, kept byte for byte.
+seconds (``_s``). Bodies, which the master never looks into, are ``msgspec.Raw``: one
+JSON value, kept byte for byte.
 """
 
 import re
@@ -33,14 +33,14 @@ class Value(
 class JobSpec(Value, omit_defaults=True, kw_only=True, frozen=True):
     """What a user asks for: one run of a spider.
 
-    ``project`` is a folder name under each worker's ``projects_root``;
-    ``project_dir`` an absolute folder for workers on the same machine; exactly
-    one of them is set. ``spider`` is a spider's name or, with ``project_dir``, a
-    file in it that ends in ``.py``. ``parallelism`` is a ceiling for crawl
-    processes, 0 means as many as there are slots. ``retries`` counts runs again
-    after a failure. ``scrapy_project`` and ``settings_module`` choose the project's
-    settings as ``SCRAPY_PROJECT`` and ``SCRAPY_SETTINGS_MODULE`` do; where both are
-    empty, the variables of whoever runs the job count.
+    ``project`` is a folder name under each worker's ``projects_root``; ``project_dir``
+    an absolute folder for workers on the same machine; exactly one of them is set.
+    ``spider`` is a spider's name or, with ``project_dir``, a file in it that ends in
+    ``.py``. ``parallelism`` is a ceiling for crawl processes, 0 means as many as there
+    are slots. ``retries`` counts automatic runs after a failure. ``scrapy_project`` and
+    ``settings_module`` choose the project's settings as ``SCRAPY_PROJECT`` and
+    ``SCRAPY_SETTINGS_MODULE`` do; where both are empty, the variables of whoever runs
+    the job count.
     """
 
     project: str = ""
@@ -69,7 +69,7 @@ class JobView(Value, kw_only=True, frozen=True):
     """What people and scripts see of a job; ``status --json`` prints it.
 
     ``pages``, ``items`` and ``errors`` count what is committed (``errors`` is None
-    where that is not known: a worker hands stats on unread); ``pending`` and
+    where a worker answers, which does not read stats); ``pending`` and
     ``leased`` requests, ``runs`` the processes that were started for it.
     ``processes`` crawl now. ``came_to_end``: it has ended, and its crawl did its work,
     so that older files of its items may be replaced.
@@ -111,10 +111,10 @@ class PoisonedView(Value, kw_only=True, frozen=True):
 class FeedFiles(Value, omit_defaults=True, kw_only=True, frozen=True):
     """What a job has written of one feed of its project's ``FEEDS``, so far.
 
-    ``feed`` is its key there. ``files`` have ``items`` in all; ``failed`` more could
-    not be stored. ``first`` and ``last`` say where the first and the last of all these
-    go: a path of the machine that wrote it, or a URI. Passwords are left out.
-    ``workers`` are the first ten that wrote some, which the master knows.
+    ``feed`` is its key there. ``files`` have ``items`` in all; ``failed`` more files
+    could not be stored. ``first`` and ``last`` say where the first and the last of all
+    these go: a path of the machine that wrote it, or a URI. Passwords are left out.
+    ``workers`` are the first ten workers that wrote files; the master fills them in.
     """
 
     feed: str
@@ -197,7 +197,7 @@ class CloseLimits(Value, omit_defaults=True, kw_only=True, frozen=True):
     errors: int = 0
 
 
-# Finish reasons of one process whose job goes on; a spider's own are other words.
+# Finish reasons of a process whose job goes on; a spider has none of these.
 WORKER_DRAINS = "dscrapy_worker_drains"
 JOB_PAUSES = "dscrapy_job_pauses"
 PROCESS_IDLES = "dscrapy_process_idles"

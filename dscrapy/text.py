@@ -1,4 +1,4 @@
-"""Values and text of others as people may see them: cut, escaped, without secrets."""
+"""Values and foreign text made fit for people: cut, escaped, without secrets."""
 
 # A value shown in an error is cut here, so that the error stays one line.
 SHOWN_CHARS_MAX = 60
@@ -38,7 +38,7 @@ def without_password(uri: str) -> str:
     user, at, host = place.rpartition("@")
     has_port = place.partition(":")[2].isdecimal()
     if not at and "@" in path and ":" in place and not has_port:
-        # A password that has a slash, which should be escaped.
+        # The password has a slash, which should have been escaped.
         user, at, host = rest.rpartition("@")
         slash = path = ""
     name, colon, _ = user.partition(":")

@@ -1,7 +1,7 @@
 """The master's run clock: time in which the master itself did not run is left out.
 
 A master that was stopped or starved for a minute has not listened for that minute,
-so nobody's silence in it counts. The reaper beats the clock regularly; a gap longer
+so no worker's silence in it counts. The reaper beats the clock regularly; a gap longer
 than two beats is time that was not run.
 """
 

@@ -406,7 +406,7 @@ class ProcessCloses(_Fact, kw_only=True, frozen=True):
 
 
 class ProcessKnown(_Fact, kw_only=True, frozen=True):
-    """A worker reported what its process holds, after the worker or the master was away.
+    """A worker that came back, or meets a new master, reported what its process holds.
 
     Leases of the process that it does not hold are pending again.
     """

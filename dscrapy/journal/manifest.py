@@ -4,7 +4,7 @@ There is no manifest file, the names alone decide. Snapshot n holds the state as
 the start of segment n, so the newest snapshot and all segments from its number on
 make the state; without a snapshot all segments from 1 on do. Segment n is durable
 before snapshot n is written, and older files go only after that, so at no moment
-of a crash does a needed file not exist: one that is missing was taken by somebody.
+of a crash does a needed file not exist: a missing one was removed by somebody.
 """
 
 import re

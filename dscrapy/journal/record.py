@@ -5,8 +5,8 @@ follows it: in a record to the record's end, in a snapshot to the file's end, in
 segment to the end of its head.
 
 A record begins with a magic whose first byte occurs in no UTF-8 text, and no
-payload may hold the magic. So a reader that lost its way can tell that another
-record was begun further on, whatever became of that record.
+payload may hold the magic. So a reader that meets a bad record can tell whether another
+record was begun further on, whatever became of that one.
 """
 
 import struct
@@ -16,8 +16,8 @@ import xxhash
 
 from dscrapy.errors import LocalProtocolError
 
-# The one version this code writes, and those it reads; how to change it:
-# docs/journal.md.
+# The version that this code writes, and the versions that it reads; docs/journal.md
+# says how to change them.
 FORMAT_VERSION = 4
 READABLE_VERSIONS = (2, 3, 4)
 
@@ -41,7 +41,7 @@ _SEQUENCE_AT = RECORD_HEAD_BYTES - _SEQUENCE.size
 
 @attrs.frozen(kw_only=True)
 class Head:
-    """What a segment or snapshot says of itself.
+    """The head of a segment or snapshot file.
 
     ``sequence`` is that of the first record in the segment, or of the first record
     that the snapshot does not hold.
@@ -94,7 +94,7 @@ def encode_record(sequence: int, payload: bytes) -> bytes:
         raise LocalProtocolError(
             f"group of {len(payload)} bytes is over the limit of {PAYLOAD_BYTES_MAX}"
         )
-    # One byte is looked for forty times faster than four, and is hardly ever there.
+    # A search for one byte is forty times faster than for four, and hardly ever hits.
     if RECORD_MAGIC[0] in payload and RECORD_MAGIC in payload:
         raise LocalProtocolError("a group must not hold the magic of records")
     checksum = _record_checksum(len(payload), sequence, payload)

@@ -1,12 +1,12 @@
-"""Scans one segment, fed in pieces, into records and a verdict on its end.
+"""Scans one segment, fed in pieces, into records and a verdict on how it ends.
 
 Nothing is written after a group before the fsync of that group returned. So in the
 last segment one record may be bad or cut short, the last one, and no other may have
-been begun after it: that is a **torn tail**, the mark of a crash. Everything else
-that is not as it was written is **corruption**.
+been begun after it: that is a **torn tail**, the mark of a crash. Any other bytes
+that are not as they were written are **corruption**.
 
-Two things look alike and cannot be told apart: a crash while the last record was
-written, and damage to the last record later. Both are a torn tail.
+A crash while the last record was written and later damage to the last record cannot be
+told apart. Both count as a torn tail.
 """
 
 import attrs
@@ -44,14 +44,14 @@ class CleanEnd:
 
 @attrs.frozen(kw_only=True)
 class TornTail:
-    """What a crash left begins at ``offset``; 0 means not even the head is whole."""
+    """The torn tail begins at ``offset``; 0 means not even the head is whole."""
 
     offset: int
 
 
 @attrs.frozen(kw_only=True)
 class Corruption:
-    """What begins at ``offset`` is not what was written there."""
+    """The bytes from ``offset`` on are not those that were written there."""
 
     offset: int
     reason: str
@@ -83,19 +83,19 @@ class Scanner:
         # Offset in the segment of the buffer's first byte.
         self._offset = 0
         self._head_taken = False
-        # Why what stands at the buffer's start is bad.
+        # Why the bytes at the buffer's start are bad, empty if they are not.
         self._damage = ""
-        # Set when nothing that follows can change the verdict.
+        # Set when no further bytes can change the verdict.
         self._verdict: Corruption | OtherVersion | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the segment's next bytes."""
-        # Behind damage only the last segment is looked through.
+        # Behind damage the rest is needed in the last segment alone, to search it.
         if self._verdict is None and (self._is_last or not self._damage):
             self._buffer += data
 
     def next_record(self) -> Record | None:
-        """Return the next sound record, None until more is fed or for ever."""
+        """Return the next sound record; None until more is fed, or at the end."""
         if self._verdict is not None or self._damage:
             return None
         if not self._head_taken:

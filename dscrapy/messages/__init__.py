@@ -5,14 +5,14 @@ master (after the handshake of ``proto.session``), and the socket pair between a
 worker and its crawl process. The unions at the end say who may send what;
 docs/protocol.md says when.
 
-``call`` numbers a client's calls on one connection; the answer repeats it.
+``call`` numbers a client's calls on one connection; the answer has the same number.
 ``process`` numbers crawl processes, never twice in the life of a master's state.
 ``request`` numbers the requests of a job from 1, never twice; what a process does
 beside its leases (``start()``, ``spider_idle``, its end) it commits as *units*, which
 it numbers from 1 itself.
 
-What travels by the thousand travels in columns: a value per request in each of several
-arrays. Bodies of requests and items are ``Raw``: the master never looks into them.
+Requests travel in columns, as they are many: several arrays with a value per request in
+each. Bodies of requests and items are ``Raw``: the master never looks into them.
 """
 
 from dscrapy.messages.base import Message

@@ -62,7 +62,7 @@ class ShowJob(Message, tag="show_job", kw_only=True, frozen=True):
 
 
 class WaitJob(Message, tag="wait_job", kw_only=True, frozen=True):
-    """Answered by ``Shown`` when the job is in a final state, however long."""
+    """Wait for a job; answered by ``Shown`` once the job is in a final state."""
 
     call: int
     job: str
@@ -84,7 +84,7 @@ class ChangeJob(Message, tag="change_job", kw_only=True, frozen=True):
 
 class Remove(Message, tag="remove", kw_only=True, frozen=True):
     """Remove an ended job with its files, or a cancelled schedule; answered by
-    ``Accepted`` when nothing is known of it any more."""
+    ``Accepted`` when it is removed."""
 
     call: int
     job: str
@@ -94,7 +94,8 @@ class Prune(Message, tag="prune", kw_only=True, frozen=True):
     """Remove the ended jobs beyond these limits, the oldest first; answered by
     ``Pruned``.
 
-    None is no limit; without any the master's own count. ``dry_run`` only tells.
+    None is no limit; without any limit the master's own limits count. With ``dry_run``
+    nothing is removed.
     """
 
     call: int
@@ -143,9 +144,11 @@ class Accepted(Message, tag="accepted", kw_only=True, frozen=True):
 
 
 class Pruned(Message, tag="pruned", kw_only=True, frozen=True):
-    """Answer to ``Prune``: the jobs that went, or would, with so many bytes of files.
+    """Answer to ``Prune``: the jobs that are removed, or would be, and the bytes of
+    their files.
 
-    ``left`` are as much beyond the limits, with ``left_bytes``: ask again for those.
+    ``left`` counts jobs that are beyond the limits, too, with ``left_bytes``: ask again
+    to remove them.
     """
 
     call: int

@@ -1,6 +1,7 @@
-"""What crawl processes and the master say to each other, through a worker.
+"""Messages between crawl processes and the master, which pass through a worker.
 
-The worker hands these on as they are; the last ones are between it and its process.
+The worker hands them on as they are; the last ones are between a worker and its
+process.
 """
 
 from typing import Literal
@@ -18,15 +19,16 @@ from dscrapy.model import (
     Value,
 )
 
-# Bytes of a fingerprint; a project's own of another length are hashed to this.
+# Bytes of a fingerprint; a project's own fingerprints of another length are hashed to
+# it.
 FINGERPRINT_BYTES = 20
 # Bytes of the digest of an element of start().
 DIGEST_BYTES = 8
-# A process numbers its units one after another. Those that it has under way fit into a
-# few messages of 1 MiB, so a unit so far beyond the latest is none that follows it.
+# A process numbers its units one after another. The units that it has under way fit
+# into a few messages of 1 MiB, so a unit this far beyond the latest one is an error.
 UNITS_AHEAD_MAX = 10_000
-# Flags of a request: not looked up in nor added to what is seen, as in Scrapy; and
-# one that start() gave, which has a queue of its own.
+# Flags of a request: its fingerprint is not looked up and not marked as seen, as in
+# Scrapy; start() gave it, so it stands in a queue of its own.
 DONT_FILTER = 1
 START_REQUEST = 2
 # Kinds of bodies are positive numbers up to this.
@@ -37,15 +39,15 @@ KIND_MAX = 2**31 - 1
 
 
 class Opened(Message, tag="opened", kw_only=True, frozen=True):
-    """A crawl process is open, its pipelines too: what its project's settings ask of
-    the frontier.
+    """A crawl process is open, its pipelines too; with what its project's settings ask
+    of the frontier.
 
-    ``window`` bounds the leases it holds at a time. ``lifo`` and ``start_lifo`` say
-    which end of a queue is taken first. ``limits`` count for the whole job.
+    ``window`` bounds the leases that it holds at a time. ``lifo`` and ``start_lifo``
+    say which end of a queue is taken first. ``limits`` count for the whole job.
     ``has_feeds``: the project's ``FEEDS`` are to be written when the job is done.
     ``batch_items`` is the smallest ``batch_item_count`` among them, 0 if there is none.
     ``has_once``: it has components that are called once in a job, at its end.
-    ``own_lines``: its files of JSON lines are not the job's lines as they are.
+    ``own_lines``: the project writes JSON lines in another form than ``items.jsonl``.
     """
 
     job: str
@@ -63,7 +65,7 @@ class Opened(Message, tag="opened", kw_only=True, frozen=True):
 
 
 class Batch(Value, kw_only=True, frozen=True, omit_defaults=True):
-    """The batch of a feed that is written next, or just now.
+    """The batch of a feed that is being written, or is written next.
 
     ``feed`` is its key in ``FEEDS``, ``number`` counts its batches from 1, ``uri`` is
     where this one goes. It begins with the job's item ``item``, counted from 0, which
@@ -86,9 +88,9 @@ class Children(Value, kw_only=True, frozen=True, omit_defaults=True):
 
     ``fingerprints`` holds ``FINGERPRINT_BYTES`` for each; ``host_of`` an index into
     ``hosts`` (download-slot keys); ``priorities`` are Scrapy's, larger goes first;
-    ``flags`` are those above. ``kinds`` is empty or tells of each which classes its
-    body needs beside those that any process has: 0 for none, equal numbers for equal
-    ones.
+    ``flags`` are those above. ``kinds`` is empty or has a number for each that stands
+    for the classes its body needs beside those that any process has: 0 for none, equal
+    numbers for equal classes.
 
     ``values`` are long values that bodies refer to; they are numbered from 0 through
     the parts of a commit, and travel once in it. ``uses`` is empty or names for each
@@ -117,7 +119,7 @@ class Piece(Value, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class PartFields(Value, kw_only=True, frozen=True, omit_defaults=True):
-    """What any part of a commit holds, as messages and the journal's events have it.
+    """The fields of any part of a commit, in messages and in the journal's events.
 
     ``items`` are the lines of ``items.jsonl``: a JSON object as it stands, or a
     JSON string that holds the line where the line is no JSON (NaN). ``tagged``
@@ -137,8 +139,8 @@ class PartFields(Value, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class CommitFields(PartFields, kw_only=True, frozen=True, omit_defaults=True):
-    """What a whole commit holds, in its last part: ``stats`` are what it adds to the
-    job's; the rest is as ``Commit`` says of each ``kind``."""
+    """The fields of a whole commit, which its last part has: ``stats`` is what it adds
+    to the job's stats; for the others see ``Commit``, by ``kind``."""
 
     kind: Literal[
         "page",
@@ -161,23 +163,24 @@ class CommitFields(PartFields, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class Commit(CommitFields, kw_only=True, frozen=True, omit_defaults=True):
-    """What a leased request or a unit gave, in parts numbered from 0.
+    """All that a leased request or a unit gave, in parts numbered from 0.
 
-    ``request`` is the lease's (``kind`` is "page"), else ``unit`` numbers what the
-    process did beside its leases, in the order of these commits. Kinds of units:
+    ``request`` is the leased request (``kind`` is "page"), or ``unit`` numbers what the
+    process did beside its leases, in the order of its commits. Kinds of units:
 
     - ``start``: one element of ``start()``, of this ``digest``;
-    - ``started``: ``start()`` is exhausted; with ``end`` it raised that;
+    - ``started``: ``start()`` is exhausted, or raised what ``end`` says;
     - ``opened``: what handlers of ``spider_opened`` asked for;
     - ``idle``: what handlers of ``spider_idle`` asked for, after ``Finish`` number
-      ``finish``, which this revokes;
-    - ``late``: what came outside of all that (tasks that outlive their callback);
+      ``finish``, which this commit revokes;
+    - ``late``: what belongs to none of these (tasks that outlive their callback);
     - ``batch``: the batches before ``batches``, one for each feed that has some, are
       delivered, and with them these local files (``delivered``); of export processes;
-    - ``ending``: all it gave is committed, ``end`` says how the spider closes; before
-      ``spider_closed`` is sent it waits for ``Retire`` or ``Conclude``;
-    - ``closed``: the spider is closed, ``end`` says how; the last of a process. An
-      export process tells all that is ``written`` of feeds that are complete.
+    - ``ending``: all pages of the process are committed, ``end`` says how the spider
+      closes; before ``spider_closed`` is sent the process waits for ``Retire`` or
+      ``Conclude``;
+    - ``closed``: the spider is closed, ``end`` says how; the last commit of a process.
+      An export process lists in ``written`` the files of complete feeds.
 
     Only the part with ``last`` carries ``stats`` and ``end``; before it nothing has
     effect.
@@ -196,10 +199,10 @@ class Commits(Message, tag="commits", kw_only=True, frozen=True):
 
 
 class Release(Message, tag="release", kw_only=True, frozen=True, omit_defaults=True):
-    """Give leases back; nothing of them was started.
+    """Give leases back that the process has not started.
 
-    ``unreadable`` says why this process cannot read them, empty if that is not the
-    reason: then another process may.
+    ``unreadable`` says why this process cannot read the requests, so that others try
+    them; it is empty where leases are given back for another reason.
     """
 
     job: str
@@ -209,7 +212,7 @@ class Release(Message, tag="release", kw_only=True, frozen=True, omit_defaults=T
 
 
 class Closing(Message, tag="closing", kw_only=True, frozen=True):
-    """The spider closes for this reason: no further leases; ``closed`` follows."""
+    """The spider closes for this reason: the process takes no further leases."""
 
     job: str
     process: int
@@ -231,8 +234,9 @@ class Offer(Message, tag="offer", kw_only=True, frozen=True):
 class Feeds(Message, tag="feeds", kw_only=True, frozen=True):
     """An export process is about to write files of these lengths (bytes).
 
-    -1 where there is no file. Answered by ``FeedsSeen`` once durable, for these files
-    or, if none is named, for all that the job's export processes have named.
+    A length is -1 where there is no file. Answered by ``FeedsSeen`` once durable, for
+    these files or, if none is named, for all that the job's export processes have
+    named.
     """
 
     job: str
@@ -243,8 +247,8 @@ class Feeds(Message, tag="feeds", kw_only=True, frozen=True):
 class Read(Message, tag="read", kw_only=True, frozen=True):
     """An export process asks for bytes of its job's file; answered by ``ReadSeen``.
 
-    With ``wait`` there is no answer before there are some; the next ``Read`` of the
-    process takes the place of one that waits.
+    With ``wait`` the answer comes once there are bytes after ``offset``; the next
+    ``Read`` of the process takes the place of one that waits.
     """
 
     job: str
@@ -261,8 +265,8 @@ class Read(Message, tag="read", kw_only=True, frozen=True):
 class Share(Value, kw_only=True, frozen=True, omit_defaults=True):
     """A process's share of a host that it now owns.
 
-    Its first request waits ``wait_s`` seconds: another owner's may have gone out just
-    now.
+    The first request there waits ``wait_s`` seconds: an earlier owner may have sent one
+    just now.
     """
 
     wait_s: float = 0.0
@@ -272,7 +276,7 @@ class Grant(Message, tag="grant", kw_only=True, frozen=True):
     """Leases, in columns, in the order in which they are to start.
 
     ``host_of`` is an index into ``hosts``. ``shares`` names hosts that the process
-    did not own before. ``values`` are all those that the bodies refer to.
+    did not own before. ``values`` are the values that the bodies refer to.
     """
 
     job: str
@@ -288,7 +292,8 @@ class Grant(Message, tag="grant", kw_only=True, frozen=True):
 class Skip(Message, tag="skip", kw_only=True, frozen=True):
     """Digests of elements of ``start()`` that are committed, in parts from 0.
 
-    They come before ``Lead``, each as often as it is committed; part 0 begins anew.
+    Sent before ``Lead``. A digest stands there as often as its element is committed;
+    part 0 replaces what was sent before.
     """
 
     job: str
@@ -300,8 +305,8 @@ class Skip(Message, tag="skip", kw_only=True, frozen=True):
 class Lead(Message, tag="lead", kw_only=True, frozen=True):
     """This process alone consumes ``start()``, is idle and ends the job.
 
-    ``start``: ``start()`` is not exhausted yet. ``opened``: what its handlers of
-    ``spider_opened`` asked for is wanted.
+    ``start``: ``start()`` is not exhausted yet. ``opened``: the requests of its
+    handlers of ``spider_opened`` are to be committed.
     """
 
     job: str
@@ -352,7 +357,7 @@ class Conclude(Message, tag="conclude", kw_only=True, frozen=True):
     """Close as the job's last process, with its ``stats``. Answer to ``ending``.
 
     All others are gone and the feeds are written. ``again``: another process was told
-    so, and died.
+    to conclude, and died.
     """
 
     job: str
@@ -364,7 +369,7 @@ class Conclude(Message, tag="conclude", kw_only=True, frozen=True):
 class Done(Message, tag="done", kw_only=True, frozen=True):
     """``closed`` is durable: the process ends.
 
-    ``stats`` are the whole job's if that ended it, to be dumped as Scrapy does.
+    ``stats`` are the whole job's, to be dumped as Scrapy does, if the process ended it.
     """
 
     job: str
@@ -385,7 +390,7 @@ class Seen(Value, array_like=True, frozen=True):
     """What became of a part of a commit.
 
     ``stored``: durable; ``published``: durable and all its parts have effect;
-    ``settled``: dropped, it is done already or this process lost it.
+    ``settled``: dropped, since the request is done already or this process lost it.
     """
 
     request: int
@@ -403,8 +408,8 @@ class CommitsSeen(Message, tag="commits_seen", kw_only=True, frozen=True):
 
 
 class FeedsSeen(Message, tag="feeds_seen", kw_only=True, frozen=True):
-    """Answer to ``Feeds``: lengths of the files as they were first told; and the
-    batches that the job's export processes have come to."""
+    """Answer to ``Feeds``: the lengths of the files as they were first reported, and
+    the batches that the job's export processes are at."""
 
     job: str
     process: int
@@ -413,8 +418,8 @@ class FeedsSeen(Message, tag="feeds_seen", kw_only=True, frozen=True):
 
 
 class ItemsEnd(Message, tag="items_end", kw_only=True, frozen=True):
-    """To an export process: the crawl is over, so many items and bytes of lines and of
-    tagged forms are all; what is left of the feeds is to be written."""
+    """Tell an export process that the crawl is over: there are ``items`` items, in so
+    many bytes of lines and of tagged forms. It writes what is left of the feeds."""
 
     job: str
     process: int
@@ -424,7 +429,7 @@ class ItemsEnd(Message, tag="items_end", kw_only=True, frozen=True):
 
 
 class ReadSeen(Message, tag="read_seen", kw_only=True, frozen=True):
-    """Answer to ``Read``: bytes, none at the file's end."""
+    """Answer to ``Read``: the bytes; none at the file's end."""
 
     job: str
     process: int
@@ -453,10 +458,9 @@ class Local(Value, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class Run(Message, tag="run", kw_only=True, frozen=True):
-    """First message: what to run; the rest is as in ``Start``.
+    """First message to a process: what to run; see ``Start`` for the other fields.
 
-    ``no_stdin`` says why stdin is empty, if whoever asked for the job may expect
-    another one.
+    ``no_stdin`` says why stdin is empty, where a person may expect input there.
     """
 
     job: str
@@ -480,7 +484,7 @@ class Valid(Message, tag="valid", kw_only=True, frozen=True):
 
 
 class Probe(Message, tag="probe", kw_only=True, frozen=True):
-    """Asks the event loop for a sign of life; answered by ``Alive``."""
+    """Ask the event loop for a sign of life; answered by ``Alive``."""
 
     number: int
 

@@ -1,4 +1,4 @@
-"""What workers and the master say to each other for themselves."""
+"""Messages between workers and the master that are about workers and processes."""
 
 from typing import Literal
 
@@ -10,10 +10,10 @@ from dscrapy.model import JobSpec, Outcome, Value, Versions
 
 
 class HeldProcess(Message, kw_only=True, frozen=True, omit_defaults=True):
-    """A crawl process that a worker still has something to say about.
+    """A crawl process that a worker has, or whose end or commits are not acknowledged.
 
-    ``requests`` are those leased to it, or with a commit that is not acknowledged.
-    ``leads``: it was told ``Lead``. ``closing`` is the reason that it told, if any.
+    ``requests`` are leased to it, or have a commit that is not acknowledged. ``leads``:
+    it was sent ``Lead``. ``closing`` is the reason of its ``Closing``, if any.
     """
 
     job: str
@@ -48,7 +48,7 @@ class Heartbeat(Message, tag="heartbeat", kw_only=True, frozen=True):
 
 
 class Draining(Message, tag="draining", kw_only=True, frozen=True):
-    """The worker takes nothing new from now on."""
+    """The worker takes no new processes from now on."""
 
 
 class Leaving(Message, tag="leaving", kw_only=True, frozen=True):
@@ -86,9 +86,9 @@ class Ended(Message, tag="ended", kw_only=True, frozen=True):
 
     ``how``: ``exited``, ``refused`` (this worker cannot run it now: draining, or no
     room), ``other_code`` (its copy of the project differs), ``failed`` (the job cannot
-    run: ``outcome`` says why). ``counted`` when the death is the
-    job's own doing: not a SIGKILL from outside. Then ``under_way`` may have brought
-    it about; ``alone`` when the process held no other lease than that.
+    run: ``outcome`` says why). ``counted`` when the death is the job's own doing: not a
+    SIGKILL from outside. Then the requests ``under_way`` may have caused it; ``alone``
+    when the process had no other lease.
     """
 
     job: str
@@ -107,8 +107,8 @@ class Ended(Message, tag="ended", kw_only=True, frozen=True):
 class Registered(Message, tag="registered", kw_only=True, frozen=True):
     """Answer to ``Register``: the session's epoch and the spans to keep.
 
-    The worker kills the processes of ``drop`` at once: the master has given up
-    on them. It then offers again what was not acknowledged.
+    The worker kills the processes of ``drop`` at once: the master has given them up.
+    Then it sends again what was not acknowledged.
     """
 
     epoch: int
@@ -127,13 +127,13 @@ class HeartbeatSeen(Message, tag="heartbeat_seen", kw_only=True, frozen=True):
 class Start(Message, tag="start", kw_only=True, frozen=True):
     """Start a process for a job: it crawls, or writes the project's feeds.
 
-    ``digest`` is empty until a first process has told it; later a worker whose
+    ``digest`` is empty until a first process has reported it; later a worker whose
     copy of the project differs answers ``Ended`` with ``other_code``.
     ``hash_seed`` is the job's ``PYTHONHASHSEED``, which follows from its id. Feeds of
     a crawl that has not ``came_to_end`` leave older files as they are: they go to
     NAME.failed. ``opened_at`` is the job's ``start_time``, if it has one already.
-    ``key`` is the one of the job's pickles, empty where there are to be none, and in no
-    ``repr``.
+    ``key`` signs the job's pickles; it is empty where pickles are not allowed, and no
+    ``repr`` shows it.
     """
 
     job: str
@@ -151,10 +151,10 @@ class Start(Message, tag="start", kw_only=True, frozen=True):
 
 
 class Drain(Message, tag="drain", kw_only=True, frozen=True):
-    """Take nothing new, finish what is held, then leave."""
+    """Take no new processes, let those that run finish their pages, then leave."""
 
 
 class EndedSeen(Message, tag="ended_seen", kw_only=True, frozen=True):
-    """The end of this process is durable; forget it."""
+    """The end of this process is durable: the worker may forget it."""
 
     process: int

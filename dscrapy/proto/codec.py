@@ -10,9 +10,9 @@ from dscrapy.messages import Message
 
 T = TypeVar("T")
 
-# Levels of nesting that a reader of this frame's values needs beyond this decoder:
-# the journal and later messages put more around them, and call their decoders from
-# deeper in the stack. Without them a value could be stored and never be read again.
+# Levels of nesting that are kept free beyond a frame's own: the journal and later
+# messages put more around the frame's values, and decode them from deeper in the stack.
+# Without these levels a value could be stored and never be read again.
 NESTING_SPARE = 32
 _OPEN, _CLOSE = b"[" * NESTING_SPARE, b"]" * NESTING_SPARE
 
@@ -29,8 +29,8 @@ class Decoder(Generic[T]):
 
     def __init__(self, union: Any) -> None:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(union)
-        # The message stands inside as many arrays of one element. Arrays of any other
-        # length are refused, so no frame can end them early.
+        # A frame is decoded inside of ``NESTING_SPARE`` arrays of one element. Arrays
+        # of any other length are refused, so no frame can close them early.
         inside = union
         for _ in range(NESTING_SPARE):
             inside = GenericAlias(tuple, (inside,))

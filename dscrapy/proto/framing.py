@@ -12,7 +12,7 @@ from dscrapy.errors import LocalProtocolError, RemoteProtocolError
 _LENGTH = struct.Struct(">I")
 LENGTH_BYTES = _LENGTH.size
 
-# An authenticated side may send frames up to this; larger things travel in parts.
+# An authenticated side may send frames up to this; larger values travel in parts.
 # Precedent: nsq's --max-msg-size (1 MiB) with room for one very large item.
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 

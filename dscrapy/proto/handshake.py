@@ -10,8 +10,8 @@ The first frames of a connection never change, whatever the version:
 6. acceptor → ``{"version": 1}``, or ``{"error": "version", "versions": [1]}``
 
 A proof is HMAC-SHA-256 of the token over the side's label, both nonces and the
-role, so neither side can be shown its own proof back. The dialler proves first:
-whoever does not know the token learns nothing but that a port is open.
+role, so neither side accepts its own proof back. The dialler proves first: a dialler
+that does not know the token learns nothing but that a port is open.
 """
 
 import hmac
@@ -62,7 +62,7 @@ class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Phase(Enum):
-    """Where a handshake stands; each names the frame that is awaited."""
+    """Where a handshake stands; a phase names the frame that is awaited."""
 
     HELLO = "hello"
     CHALLENGE = "challenge"
@@ -91,9 +91,9 @@ class Handshake:
     """One side of the handshake: ``start`` once, then ``receive`` each frame.
 
     Both return the frames' payloads to send. ``role`` and ``version`` are known
-    when ``phase`` is ``DONE``. A frame that does not belong raises
-    ``RemoteProtocolError`` and ends the handshake; what ``last_words`` holds is
-    still to be sent then.
+    when ``phase`` is ``DONE``. A frame that is not awaited raises
+    ``RemoteProtocolError`` and ends the handshake; the caller still sends
+    ``last_words`` then, if there are any.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Handshake:
         if step is None:
             raise RemoteProtocolError("bad_handshake", f"a frame in {self.phase.value}")
         awaited = self.phase.value
-        # Whatever goes wrong below, this handshake takes no further frame.
+        # If anything goes wrong below, this handshake takes no further frame.
         self.phase = Phase.FAILED
         try:
             answer, phase = step(frame)

@@ -1,4 +1,4 @@
-"""What a crawl process has under way, in a file that it shares with its worker.
+"""The requests that a crawl process has under way, in a file shared with its worker.
 
 The process maps the file into memory and writes a mark before it starts a request; the
 kernel keeps what was written however the process dies. Its worker reads the file after
@@ -15,8 +15,8 @@ import struct
 
 from dscrapy.messages import UnderWay
 
-# More requests than these are not under way at a time: Scrapy's own default is 16. Of
-# those beyond nobody would know that they were.
+# At most so many requests under way are marked; Scrapy's own default is to have 16. A
+# death is not blamed on requests beyond these.
 SLOTS_MAX = 4096
 SLOT_BYTES = 512
 AWAITS_AT = SLOTS_MAX * SLOT_BYTES

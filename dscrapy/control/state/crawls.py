@@ -177,7 +177,7 @@ class Crawl:
             self.frontier.leases.close_process(process.number)
 
     def take_report(self, process: Process, report: HeldProcess, at: float) -> None:
-        """Take over what a worker reports of its process; the master forgot all else."""
+        """Take over what a worker reports of its process; forget all else."""
         if report.opened is not None:
             self.open_process(process, report.opened)
         process.dismissed = process.items_end_sent = process.ordered = False

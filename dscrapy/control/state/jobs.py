@@ -1,8 +1,8 @@
 """What the master remembers of jobs and schedules.
 
-Jobs that have not begun are many, so a job keeps only what it needs to be found and
-assigned; the rest (``Course``, and a ``Crawl`` beside it) is made when its first
-process starts. What stands here survives a restart; a crawl's volatile part does not.
+Jobs that have not begun are many, so such a job keeps only what it needs to be found
+and assigned; its ``Course``, and a ``Crawl`` beside it, are made when its first process
+starts. All of this module survives a restart; a crawl's volatile part does not.
 """
 
 from bisect import bisect_left
@@ -24,26 +24,26 @@ Status = Literal["ready", "running", "succeeded", "failed", "cancelled"]
 class Course:
     """What a job has been through since it first started or was changed.
 
-    ``next_request`` is where its frontier begins to number, so that no number is used
-    twice. ``deaths`` counts those since the last commit that no request is blamed for,
-    ``poisoned_streak`` requests set aside since the last page. ``items_bytes`` and
+    ``next_request`` is the number where its next frontier begins, so that no number is
+    used twice. ``deaths`` counts deaths since the last commit that no request is blamed
+    for, ``poisoned_streak`` requests set aside since the last page. ``items_bytes`` and
     ``tagged_bytes`` are the lengths of the job's derived files. ``start_done``:
-    ``start()`` is exhausted, or raised ``start_failure``. ``opened``: what
-    ``spider_opened`` asked for is there. ``finish`` numbers the last idle unit.
+    ``start()`` is exhausted, or raised ``start_failure``. ``opened``: the requests of
+    handlers of ``spider_opened`` are committed. ``finish`` numbers the last idle unit.
     ``closing`` is the first finish reason once the spider closes in all processes,
     ``failure`` the first failure that belongs to the job, which may come later.
-    ``own_lines``: see ``messages.Opened``.
-    ``has_feeds``: the project asks for FEEDS; ``feeds`` are their lengths before the
-    job wrote to them, ``batches`` what those have come to that have some, ``written``
-    what stands in files of them,
+    ``own_lines``: see ``messages.Opened``. ``has_feeds``: the project asks for FEEDS;
+    ``feeds`` are the files' lengths before the job wrote to them, ``batches`` the batch
+    that each feed with batches is at, ``written`` what stands in files of feeds.
     ``export_deaths`` counts deaths of processes that write feeds, since the last batch
-    that one of them delivered; ``feeds_done`` when they need not be written (any more),
-    ``feeds_failure`` if they could not be. ``has_once``: the project has what is called
-    once in a job; ``conclusions`` counts processes told to do that, ``end_failures``
-    those that died of it; ``concluded`` when one has done it, ``end_failure`` gives up.
-    ``came_to_end``: see ``endings``. ``stats`` is a JSON object by operation, final;
-    ``errors`` follows from it as it grows, and is None only in a snapshot of a master
-    that did not count them. ``watch`` says for how long it has run.
+    that one of them delivered. ``feeds_done``: the feeds need not be written (any
+    more); ``feeds_failure``: they could not be. ``has_once``: the project has something
+    to call once in a job; ``conclusions`` counts processes told to call it,
+    ``end_failures`` those that died before they had; ``concluded``: one has called it;
+    ``end_failure``: none will try again. ``came_to_end``: see ``endings``. ``stats``
+    are the final stats, a JSON object by operation; ``errors`` is counted from them as
+    they grow, and is None only in a snapshot of a master that did not count errors.
+    ``watch`` says for how long it has run.
     """
 
     processes_count: int = 0
@@ -95,7 +95,7 @@ class Course:
         self,
         record: r.CrawlOpened | r.CodeSeen | r.FeedsBegun | r.Closes | r.CancelAsked,
     ) -> None:
-        """Let a fact about the job's crawl be known."""
+        """Note a fact about the job's crawl."""
         match record:
             case r.CrawlOpened():
                 self.opened_at = record.at
@@ -114,7 +114,7 @@ class Course:
                 assert_never(record)
 
     def _close(self, record: r.Closes) -> None:
-        """Let the job close, or take what comes to light while it does."""
+        """Let the job close, or note a failure that comes to light while it closes."""
         if not self.closing:
             self.closing = record.reason
             self.export_deaths = 0
@@ -132,7 +132,7 @@ class Course:
 
     @property
     def wants_another(self) -> bool:
-        """Whether a process is to be started only to end the job, if none is left."""
+        """Whether to start a process only to end the job, if it has no other."""
         is_due = self.closing and self.role == "crawl" and not self.cancelling
         is_done = self.concluded or self.end_failure is not None
         return bool(is_due and self.has_once and not is_done) and came_to_end(
@@ -172,7 +172,7 @@ class Job:
     """A job; ``spec`` is its ``JobSpec`` as JSON, decoded only when needed.
 
     ``processes`` counts its crawl processes that are not known to be gone, ``exports``
-    those that write its feeds. ``paused_at`` is 0 where that is not known.
+    such processes that write its feeds. ``paused_at`` is 0 where it is not known.
     """
 
     number: int
@@ -195,7 +195,7 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """What people see: a paused job that has not ended is ``paused``."""
+        """The state that people see: a paused job that has not ended is ``paused``."""
         if self.paused and not self.is_final:
             return "paused"
         return self.status
@@ -206,7 +206,7 @@ class Job:
 
     @property
     def has_processes(self) -> bool:
-        """Whether any process of it, whatever its role, is not known to be gone."""
+        """Whether a process of the job, of any role, is not known to be gone."""
         return bool(self.processes or self.exports)
 
     @property
@@ -220,12 +220,12 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended and all its processes are known to be gone."""
+        """Whether the job has ended and all its processes are known to be gone."""
         return self.is_final and not self.has_processes
 
     @property
     def ended_at(self) -> float:
-        """When it ended, 0 while it has not."""
+        """When the job ended, 0 while it has not."""
         return (self.course and self.course.finished_at) or 0.0
 
     def count_process(self, role: Role, by: int) -> None:
@@ -248,11 +248,11 @@ class Job:
 
     @property
     def progress(self) -> Course:
-        """Its course, to be read; that of a job that has not begun is empty."""
+        """The job's course, to be read; an empty one while the job has not begun."""
         return self.course or _NOT_BEGUN
 
     def begin(self) -> Course:
-        """Return the job's course, which begins with the first call, to be changed."""
+        """Return the job's course, to be changed; the first call makes it."""
         if self.course is None:
             self.course = Course(errors=0)
         return self.course
@@ -275,7 +275,7 @@ class Schedule:
     paused: bool = False
 
     def is_due(self, wall: float) -> bool:
-        """Whether its time has come; a clock set back does not hold it up."""
+        """Whether the next run is due; a clock that was set back does not delay it."""
         return wall >= self.next_at or self.next_at - wall > self.every_s
 
     def next_after(self, wall: float) -> float:

@@ -12,8 +12,8 @@ Role = Literal["crawl", "export"]
 
 @attrs.define(kw_only=True)
 class Spool:
-    """Stored parts of one commit: so many, holding these whole items and bytes of
-    lines and of tagged forms. ``is_open``: the last of these are a piece of an item."""
+    """The stored parts of one commit: their number, their whole items, and their bytes
+    of lines and of tagged forms. ``is_open``: the bytes end with a piece of an item."""
 
     parts: int = 0
     items: int = 0
@@ -25,15 +25,15 @@ class Spool:
 
 @attrs.define(kw_only=True)
 class LastingProcess:
-    """What of a process survives a restart of the master.
+    """The part of a process that survives a restart of the master.
 
-    All units up to ``units`` are settled, and those of ``units_beyond``, which rise;
-    of these there are at most ``UNITS_AHEAD_MAX``. ``starts``
-    of them were elements of ``start()``. ``spools`` holds commits of which parts are
-    stored, by ``spool_key``. ``ending``: it has committed all but what comes of
-    closing, and waits for an order; ``concludes``: it was told to end the job.
-    ``closed``: it has committed its last. ``instance`` is that of the worker which has
-    it, empty where an older master started it. ``beside``: it writes feeds, and was
+    All units up to ``units`` are settled, and those in ``units_beyond``, which rise and
+    are at most ``UNITS_AHEAD_MAX``. ``starts`` of the units were elements of
+    ``start()``. ``spools`` holds commits of which parts are
+    stored, by ``spool_key``. ``ending``: it has committed all but what
+    closing gives, and waits for an order; ``concludes``: it was told to end the job.
+    ``closed``: it has made its last commit. ``instance`` is that of its worker, empty
+    where an older master started the process. ``beside``: it writes feeds, and was
     started before the crawl was over.
     """
 
@@ -62,11 +62,11 @@ class LastingProcess:
         return unit <= self.units or self.units_beyond[at : at + 1] == [unit]
 
     def add_unit(self, unit: int) -> None:
-        """Let the unit be one that has effect; one sent in parts may be overtaken."""
+        """Note that the unit has effect; later units may overtake one in parts."""
         beyond = self.units_beyond
         insort(beyond, unit)
         if len(beyond) > UNITS_AHEAD_MAX:
-            # So many have come since: one without effect is not under way any more.
+            # So many units came since: an older one is not under way any more.
             self.units = beyond[0] - 1
         passed = 0
         while passed < len(beyond) and beyond[passed] == self.units + 1:
@@ -82,7 +82,7 @@ class LastingProcess:
 
 @attrs.define(kw_only=True)
 class Process(LastingProcess):
-    """A process that the master counts on, with what it knows of it since its start.
+    """A process that the master counts on, with what is known since the master's start.
 
     ``opened`` is what its project asks for, None before its spider is open.
     ``stopping``: it was told to stop, or closes by itself, and takes no more leases.
@@ -107,17 +107,16 @@ class Process(LastingProcess):
 
     @classmethod
     def restore(cls, lasting: LastingProcess) -> Self:
-        """Return the process of which an earlier master left this."""
+        """Return the process of which an earlier master stored this part."""
         process = cls(
             **{field.name: getattr(lasting, field.name) for field in _LASTING}
         )
-        # Earlier formats had them in the order in which they came.
+        # Earlier formats stored the units in the order in which they came.
         process.units_beyond.sort()
         return process
 
     def begin_anew(self) -> None:
-        """Forget all that was known of it since the master's start: its job begins
-        again."""
+        """Forget all that is known since the master's start: the job begins afresh."""
         fresh = self.restore(self)
         for field in attrs.fields(Process):
             setattr(self, field.name, getattr(fresh, field.name))

@@ -7,8 +7,8 @@ import attrs
 
 # Highest priority first, then the order of submission; then the job's id.
 Entry = tuple[int, int, str]
-# Entries that are left out are dropped once there are more of them than of the others,
-# and at least so many: a few do not pay.
+# Entries that are left out are dropped from the heap once they are more than the
+# others, and more than this: to drop a few does not pay.
 LEFT_OUT_MIN = 64
 
 
@@ -16,7 +16,7 @@ LEFT_OUT_MIN = 64
 class ReadyJobs:
     """A heap that is read in order without being changed, so that deciding is pure.
 
-    Each job stands in it once. One that is taken out leaves its entry behind, which
+    Each job stands in it once. A job that is taken out leaves its entry behind, which
     counts again when the job comes back.
     """
 
@@ -28,7 +28,7 @@ class ReadyJobs:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the ids in order; the next one costs the logarithm of those before."""
+        """Yield the ids in order; each costs the logarithm of the number before it."""
         heap = self._heap
         # Places in the heap whose parents were yielded; each is before its children.
         places = [(heap[0], 0)] if heap else []
@@ -41,7 +41,7 @@ class ReadyJobs:
                 yield entry[2]
 
     def add(self, entry: Entry) -> None:
-        """Let the job be there, once."""
+        """Put the job in, if it is not there."""
         if entry in self._entries:
             return
         self._entries.add(entry)
@@ -51,7 +51,7 @@ class ReadyJobs:
             heapq.heappush(self._heap, entry)
 
     def discard(self, entry: Entry) -> None:
-        """Let the job not be there."""
+        """Take the job out, if it is there."""
         if entry not in self._entries:
             return
         self._entries.remove(entry)

@@ -1,4 +1,4 @@
-"""The master's state: what it holds, and the indexes that follow from it.
+"""The master's state: jobs, processes, workers, and indexes that follow from them.
 
 Everything but the workers and waiters is rebuilt from the journal: replaying the
 records that were journalled, or a snapshot and the records after it, gives the
@@ -34,14 +34,14 @@ class _Snapshot(msgspec.Struct, kw_only=True):
     processes: list[LastingProcess]
     schedules: list[Schedule]
     crawls: dict[str, CrawlSnapshot]
-    # 0 in those of masters that removed nothing.
+    # 0 in a snapshot of an older master, which removed no jobs.
     next_job: int = 0
 
 
 @attrs.define(kw_only=True)
 class State:
-    """See the module. Read it freely: ``apply`` alone changes it, and the methods below
-    the line are its."""
+    """See the module. Read it freely; ``apply`` alone changes it, by the methods below
+    the line."""
 
     epoch: int = 0
     next_process: int = 1
@@ -61,14 +61,14 @@ class State:
     wide: dict[str, None] = attrs.field(factory=dict)
     # Jobs that need a process which writes feeds, and have none.
     exports_due: dict[str, None] = attrs.field(factory=dict)
-    # volatile; ``unknown`` processes have not been told of since the master's start
+    # volatile; ``unknown`` processes have not been reported since the master's start
     unknown: set[int] = attrs.field(factory=set)
     workers: dict[str, Worker] = attrs.field(factory=dict)
     sessions: dict[int, str] = attrs.field(factory=dict)
     waiters: dict[str, list[tuple[int, int]]] = attrs.field(factory=dict)
     # Ended jobs to remove once their processes are gone, with the calls to answer.
     removing: dict[str, list[tuple[int, int]]] = attrs.field(factory=dict)
-    # Bytes of logs of ended jobs, as far as somebody has looked.
+    # Bytes of logs of ended jobs, as far as they are measured.
     log_bytes: dict[str, int] = attrs.field(factory=dict)
 
     def processes_of(self, job: str) -> list[Process]:
@@ -77,7 +77,7 @@ class State:
         return [self.processes[number] for number in numbers]
 
     def crawling(self, job: str) -> list[Process]:
-        """Return those of ``processes_of`` that crawl."""
+        """Return the processes of ``processes_of`` that crawl."""
         return [
             process for process in self.processes_of(job) if process.role == "crawl"
         ]
@@ -102,7 +102,7 @@ class State:
             self.ready.discard(entry)
 
     def take_in(self, process: Process) -> None:
-        """Let a process be there."""
+        """Add a process."""
         self.processes[process.number] = process
         self.by_job.setdefault(process.job, set()).add(process.number)
         self.note_wide(self.jobs[process.job])
@@ -124,13 +124,13 @@ class State:
             self.exports_due.pop(job.id, None)
 
     def set_status(self, job: Job, status: Status) -> None:
-        """Let the job have this status, and be counted by it."""
+        """Give the job this status, and count it by that."""
         self.counts[job.state] -= 1
         job.status = status
         self.counts[job.state] += 1
 
     def forget_process(self, number: int) -> Process:
-        """Let a process be gone; return it."""
+        """Remove a process; return it."""
         process = self.processes.pop(number)
         numbers = self.by_job[process.job]
         numbers.remove(number)
@@ -165,13 +165,13 @@ class State:
         try:
             return cls._restore(msgspec.json.decode(payload, type=_Snapshot))
         except (LookupError, ValueError, AssertionError, struct.error) as error:
-            # Its checksum is right, so no disk made this.
+            # The snapshot's checksum is right, so this is no damage of the disk.
             raise msgspec.ValidationError(f"it contradicts itself: {error!r}") from None
 
     @classmethod
     def _restore(cls, snapshot: _Snapshot) -> "State":
         state = cls(epoch=snapshot.epoch, next_process=snapshot.next_process)
-        # Counted anew: up to format 3 those that write feeds were not apart.
+        # Counted anew: up to format 3 both roles were counted together.
         count = Counter((process.job, process.role) for process in snapshot.processes)
         for job in snapshot.jobs:
             job.processes = count[job.id, "crawl"]

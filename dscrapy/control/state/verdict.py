@@ -1,8 +1,8 @@
-"""How a job ends: decided once all of its processes have closed, from all they said.
+"""How a job ends: decided from its course, once all of its processes have closed.
 
-In this order: somebody cancelled it, a failure that belongs to the job, the reason for
-which its spider closed. Who said what first does not matter, but between two failures
-or two reasons to close: there the first one counts.
+What counts is, in this order: that the job was cancelled, a failure that belongs to it,
+the reason for which its spider closed. Of two failures, or of two reasons to close, the
+first one counts.
 """
 
 import attrs
@@ -25,12 +25,12 @@ CANCELLED = Verdict(ENDINGS["cancelled"], "cancelled")
 
 
 def verdict_of(course: Course, poisoned: dict[int, Poisoned]) -> Verdict | None:
-    """Return what becomes of the job, or None: it goes on with another process."""
+    """Return how the job ends, None if it goes on with another process."""
     if course.cancelling:
         return CANCELLED
     failure = course.failure
     if failure is not None:
-        # A code that is no failure's can only come from a process of another version.
+        # An unknown code can only come from a process of another version.
         code = failure.failure if failure.failure in FAILURES else "unsupported"
         return Verdict(ENDINGS[code], failure.text, failure.traceback)
     if not course.closing:

@@ -1,4 +1,4 @@
-"""Who is here, what they can take, who drains, who is to be reaped when.
+"""Workers: which are connected or drain, what they can take, when to reap them.
 
 A worker only moves forward: expected or live, away, gone; draining is never taken
 back. Instants are of the run clock.
@@ -14,9 +14,9 @@ from dscrapy.messages import Register
 from dscrapy.model import Versions
 
 # Processes that write feeds take no slot, but each takes memory and, while it has
-# something to write, a core: a worker has no more of them than slots. Two at least, for
-# one of them is kept for crawls that are over: those of crawls that go on may live as
-# long as these.
+# something to write, a core: a worker has no more of them than slots, but may have this
+# many. One place is kept for crawls that are over, since a process beside a crawl that
+# goes on may live as long as the crawl.
 EXPORTS_MIN = 2
 
 NO_VERSIONS = Versions(dscrapy="", scrapy="", python="")
@@ -26,14 +26,13 @@ NO_VERSIONS = Versions(dscrapy="", scrapy="", python="")
 class Worker:
     """One worker; ``session`` is None while it has no connection.
 
-    ``instance`` is empty for a worker that is only expected: the journal says that
-    it, of the instance ``expected``, holds processes, and since this master's start it
-    has not been heard of.
-    ``exports`` are those of its ``processes`` that write feeds.
-    ``barred`` are jobs of which it gets nothing more, and why, the newest last, and
-    ``barred_at`` since when; those ``beside`` may have their first process there all
-    the same. ``failed`` counts the processes of a job that died there before they were
-    open.
+    ``instance`` is empty for a worker that is only expected: the journal says that it,
+    of the instance ``expected``, holds processes, and since this master's start it has
+    not been heard of. ``exports`` are those of its ``processes`` that write feeds.
+    ``barred`` are jobs of which it gets no more processes, and why, the newest last,
+    and ``barred_at`` since when; barred jobs in ``beside`` may still have their first
+    process there. ``failed`` counts the processes of a job that died there before they
+    were open.
     """
 
     name: str
@@ -58,10 +57,10 @@ class Worker:
     def come(
         cls, register: Register, session: int, now: float, former: "Worker | None"
     ) -> Self:
-        """Return a worker that has registered; ``known`` is what was known of it.
+        """Return a worker that has registered; ``former`` had its name before.
 
-        Its processes may be there in another life of it, too; what a former life could
-        not run this one may.
+        The master counts on the processes of a former instance until it learns that
+        they are gone; a new instance may run what a former one could not.
         """
         former = former or cls(name=register.name, since=now)
         same = former.instance == register.instance
@@ -86,19 +85,19 @@ class Worker:
 
     @property
     def busy(self) -> int:
-        """Slots that are taken: those of crawl processes."""
+        """How many slots crawl processes take."""
         return len(self.processes) - len(self.exports)
 
     @property
     def free(self) -> int:
-        """Slots that can take a crawl process now."""
+        """How many slots can take a crawl process now."""
         if self.session is None or self.draining:
             return 0
         return max(self.slots - self.busy, 0)
 
     def free_exports(self, *, beside: bool) -> int:
-        """Return how many more processes it can take that write feeds; ``beside`` a
-        crawl that goes on."""
+        """Return how many more processes that write feeds it can take; with ``beside``
+        for crawls that go on."""
         if self.session is None or self.draining:
             return 0
         most = max(self.slots, EXPORTS_MIN) - beside
@@ -117,7 +116,7 @@ class Worker:
         # The newest stands last, for the worker's note.
         self.barred.pop(job, None)
         self.barred[job] = why
-        # It was heard just now, of the process that this is about.
+        # The worker has just reported the process that it is barred for.
         self.barred_at[job] = self.heard_at
         if beside:
             self.beside.add(job)
@@ -125,24 +124,24 @@ class Worker:
             self.beside.discard(job)
 
     def take_in(self, process: int, role: Role) -> None:
-        """Count on it for one more process."""
+        """Note that the worker has one more process."""
         self.processes.add(process)
         if role == "export":
             self.exports.add(process)
 
     def forget(self, process: int) -> None:
-        """Count on it no more for this process."""
+        """Note that the worker does not have the process any more."""
         self.processes.discard(process)
         self.exports.discard(process)
 
 
 def is_blamed(workers: Iterable[Worker], job: str) -> bool:
-    """Whether some worker gets no more of the job, or gets it last."""
+    """Whether some worker is barred from the job, or gets it only after others."""
     return any(job in worker.barred or job in worker.failed for worker in workers)
 
 
 def forgive(workers: Iterable[Worker], job: str) -> None:
-    """Let all workers have the job again, whatever happened to it there."""
+    """Let all workers have the job again, whatever happened to it on them."""
     for worker in workers:
         worker.barred.pop(job, None)
         worker.barred_at.pop(job, None)
@@ -152,7 +151,7 @@ def forgive(workers: Iterable[Worker], job: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class Spans:
-    """How long the master waits for whom, in seconds."""
+    """How long the master waits for a worker, in seconds."""
 
     heartbeat_s: float = 2.0
     die_after_s: float = 20.0
@@ -160,7 +159,7 @@ class Spans:
 
     @property
     def silent_s(self) -> float:
-        """Silence of two heartbeats is shown."""
+        """A worker is shown as silent after two heartbeats."""
         return 2 * self.heartbeat_s
 
     def deadline(self, worker: Worker) -> float:
