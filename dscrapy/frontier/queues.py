@@ -1,9 +1,9 @@
 """Pending requests in the order in which they go out: of one host, and over hosts.
 
-A request's *rank* says where it stands: smaller goes first. It holds the priority and
-below it, as in Scrapy's priority queue, requests of callbacks go before those of
-``start()``; requests that were leased and came back go before both. Within a rank the
-number decides, newest or oldest first. So (rank, number or -number) orders all
+A request's *rank* says where it stands: smaller goes first. Larger priorities go first;
+within a priority, as in Scrapy's priority queue, requests of callbacks go before those
+of ``start()``, and requests that were leased and came back before both. Within a rank
+the number decides, newest or oldest first. So (rank, number or -number) orders all
 requests.
 
 Both structures are lazy. A queue may hold numbers of requests that are not pending

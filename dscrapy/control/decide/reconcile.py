@@ -46,7 +46,7 @@ from dscrapy.model import (
 # crawl process holds no more than these.
 START_AHEAD = 200
 # Pending requests beyond which start() waits: so start() alone never makes the frontier
-# larger than this.
+# much larger than this.
 START_PENDING_MAX = 10_000
 # Digests in one ``Skip``: some 500 KiB of JSON.
 SKIP_DIGESTS = 50_000

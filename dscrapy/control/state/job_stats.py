@@ -29,7 +29,7 @@ _OPERATIONS = ("sum", "max", "min", "last")
 
 # Logged errors: Scrapy's counts, and a crawl process's own where Scrapy does not count
 # (``crawl.error_counts``). Beside them the count of exceptions, for when the log is
-# silent, and requests that no process could log, since they ended theirs.
+# silent, and requests that ended their process before it could log.
 _LOGGED = ("log_count/ERROR", "log_count/CRITICAL", "dscrapy/errors_logged")
 _RAISED = "spider_exceptions/count"
 POISONED_KEY = "dscrapy/poisoned_requests"

@@ -29,12 +29,11 @@ class LastingProcess:
 
     All units up to ``units`` are settled, and those in ``units_beyond``, which rise and
     are at most ``UNITS_AHEAD_MAX``. ``starts`` of the units were elements of
-    ``start()``. ``spools`` holds commits of which parts are
-    stored, by ``spool_key``. ``ending``: it has committed all but what
-    closing gives, and waits for an order; ``concludes``: it was told to end the job.
-    ``closed``: it has made its last commit. ``instance`` is that of its worker, empty
-    where an older master started the process. ``beside``: it writes feeds, and was
-    started before the crawl was over.
+    ``start()``. ``spools`` holds commits of which parts are stored, by ``spool_key``.
+    ``ending``: the process has committed all but what closing gives, and waits for an
+    order; ``concludes``: it was told to end the job. ``closed``: it has made its last
+    commit. ``instance`` is that of its worker, empty where an older master started the
+    process. ``beside``: it writes feeds, and was started before the crawl was over.
     """
 
     number: int
