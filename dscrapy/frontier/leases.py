@@ -68,7 +68,7 @@ class Leases:
         if process is None:
             return
         for request in sorted(process.leases):
-            self._requests.host_of(request).rest_at = now
+            self._requests.host_of(request).last_request_at = now
             self._requests.give_back(request)
         for host in list(process.hosts.values()):
             self._owners.disown(host)
@@ -175,9 +175,9 @@ class Leases:
         return True
 
     def _wait_s(self, host: Host, process: Process) -> float:
-        if host.rest_at is None or host.last_owner in (None, process.number):
+        if host.last_request_at is None or host.last_owner in (None, process.number):
             return 0.0
-        return self._owners.politeness.wait_s(host.name, host.rest_at)
+        return self._owners.politeness.wait_s(host.name, host.last_request_at)
 
     # ---- requests that a process cannot read ------------------------------------
 

@@ -72,7 +72,7 @@ class OpenRequests:
             return True
         host = self._owners.hosts[entry.host]
         if entry.process:
-            host.rest_at = self._owners.politeness.now
+            host.last_request_at = self._owners.politeness.now
             self._end_lease(request, entry, host)
         else:
             self._stop_waiting(request, entry, host)

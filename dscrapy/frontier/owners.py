@@ -40,7 +40,7 @@ class Host:
     """A host with open requests: ``pending``, ``leased`` and ``apart`` count them.
 
     ``last_owner`` is the number of a process that may have sent the host a request at
-    ``rest_at``. ``heads`` lists the host now.
+    ``last_request_at``. ``heads`` lists the host now.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Host:
     draining: bool = False
     reserved_for: Process | None = None
     last_owner: int | None = None
-    rest_at: float | None = None
+    last_request_at: float | None = None
     heads: Heads | None = None
 
     @property
@@ -85,7 +85,7 @@ class Owners:
         if host is None:
             host = self.hosts[name] = Host(name=name)
             if last := self.politeness.recall(name):
-                host.last_owner, host.rest_at = last
+                host.last_owner, host.last_request_at = last
         return host
 
     def process(self, number: int) -> Process:
@@ -139,7 +139,7 @@ class Owners:
         self._end_reservation(host)
         del self.hosts[host.name]
         del self.touched[host.name]
-        self.politeness.remember(host.name, host.last_owner, host.rest_at)
+        self.politeness.remember(host.name, host.last_owner, host.last_request_at)
 
     # ---- host.reserved_for and process.reserved ---------------------------------
 

@@ -69,9 +69,11 @@ class Cooldowns:
     def __len__(self) -> int:
         return len(self._last)
 
-    def remember(self, host: str, owner: int, rest_at: float, until: float) -> None:
+    def remember(
+        self, host: str, owner: int, last_request_at: float, until: float
+    ) -> None:
         """Note the host's last owner and request, and until when they matter."""
-        self._last[host] = owner, rest_at, until
+        self._last[host] = owner, last_request_at, until
         heapq.heappush(self._ends, (until, host))
 
     def take(self, host: str) -> tuple[int, float] | None:
@@ -99,29 +101,33 @@ class Politeness:
 
     rules: Rules | None = None
     now: float | None = None
-    rests: Cooldowns = attrs.field(init=False, factory=Cooldowns)
+    cooldowns: Cooldowns = attrs.field(init=False, factory=Cooldowns)
 
     def tick(self, now: float | None) -> None:
         """Take the instant of a call; a call without one is at the latest known."""
         if now is not None:
             self.now = now
 
-    def wait_s(self, host: str, rest_at: float) -> float:
+    def wait_s(self, host: str, last_request_at: float) -> float:
         """Return what is left of the delay since another process's request."""
         assert self.rules is not None
         assert self.now is not None
         delay_s = self.rules.delay_s(host)
-        return min(max(rest_at + delay_s - self.now, 0.0), delay_s)
+        return min(max(last_request_at + delay_s - self.now, 0.0), delay_s)
 
-    def remember(self, host: str, owner: int | None, rest_at: float | None) -> None:
+    def remember(
+        self, host: str, owner: int | None, last_request_at: float | None
+    ) -> None:
         """Note the last owner of a host that is forgotten, as long as it matters."""
         if self.rules is None or self.now is None:
             return
-        self.rests.expire(self.now)
+        self.cooldowns.expire(self.now)
         delay_s = self.rules.delay_s(host)
-        if delay_s > 0 and owner is not None and rest_at is not None:
-            self.rests.remember(host, owner, rest_at, rest_at + delay_s)
+        if delay_s > 0 and owner is not None and last_request_at is not None:
+            self.cooldowns.remember(
+                host, owner, last_request_at, last_request_at + delay_s
+            )
 
     def recall(self, host: str) -> tuple[int, float] | None:
         """Return a host's last owner and its request's instant, while they matter."""
-        return self.rests.take(host)
+        return self.cooldowns.take(host)

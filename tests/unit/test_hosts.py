@@ -246,18 +246,18 @@ def test_a_forgotten_hosts_delay_is_remembered() -> None:
 
 def test_rests_are_forgotten_when_they_are_over() -> None:
     """Memory is bounded by a delay; a host remembered again counts anew."""
-    rests = Cooldowns()
-    rests.remember("a", 1, 0.0, 10.0)
-    rests.remember("b", 1, 0.0, 10.0)
-    assert rests.take("a") == (1, 0.0)
-    rests.remember("a", 2, 5.0, 15.0)
-    rests.expire(9.0)
-    assert len(rests) == 2
-    rests.expire(10.0)
-    assert (len(rests), rests.take("b")) == (1, None)
-    assert rests.take("a") == (2, 5.0)
-    rests.expire(15.0)
-    assert len(rests) == 0
+    cooldowns = Cooldowns()
+    cooldowns.remember("a", 1, 0.0, 10.0)
+    cooldowns.remember("b", 1, 0.0, 10.0)
+    assert cooldowns.take("a") == (1, 0.0)
+    cooldowns.remember("a", 2, 5.0, 15.0)
+    cooldowns.expire(9.0)
+    assert len(cooldowns) == 2
+    cooldowns.expire(10.0)
+    assert (len(cooldowns), cooldowns.take("b")) == (1, None)
+    assert cooldowns.take("a") == (2, 5.0)
+    cooldowns.expire(15.0)
+    assert len(cooldowns) == 0
 
 
 def test_what_comes_back_goes_out_first() -> None:
@@ -516,4 +516,4 @@ def test_hosts_are_forgotten_with_their_last_request() -> None:
     frontier.lease(1, 1, 2.0)
     assert not frontier._owners.hosts
     assert not frontier._owners.processes[1].hosts
-    assert not frontier._owners.politeness.rests
+    assert not frontier._owners.politeness.cooldowns

@@ -67,8 +67,8 @@ def _waiting_schedules(state: State) -> Iterator[Schedule]:
     """Yield the schedules whose next run waits for its time alone."""
     for schedule in state.schedules.values():
         latest = state.jobs.get(schedule.job or "")
-        rests = schedule.cancelled or schedule.paused
-        if not rests and (latest is None or latest.is_final):
+        is_off = schedule.cancelled or schedule.paused
+        if not is_off and (latest is None or latest.is_final):
             yield schedule
 
 
