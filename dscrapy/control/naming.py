@@ -87,7 +87,7 @@ def _nothing(state: State, word: str) -> str:
     ]
     alike = list(dict.fromkeys(difflib.get_close_matches(word, names, NAMED_MAX)))
     hint = f"; there is {', '.join(alike)}" if alike else ""
-    return f"no job {word}, or none any more{hint}: `dscrapy jobs` lists them"
+    return f"no job {word} (unknown or removed){hint}: `dscrapy jobs` lists all"
 
 
 def _name_of(schedule: Schedule) -> str:

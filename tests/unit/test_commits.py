@@ -495,10 +495,10 @@ def test_a_commit_for_anothers_process_ends_the_session() -> None:
     machine, start = d.crawling(1)
     d.ask(machine, b.submit(b.OTHER))
     d.register(machine, 6, "v")
-    with pytest.raises(RemoteProtocolError, match="another's"):
+    with pytest.raises(RemoteProtocolError, match="another worker or another job"):
         d.commit(machine, start.process, b.page(1), session=6)
     other = started_for(machine, "v")
-    with pytest.raises(RemoteProtocolError, match="another's"):
+    with pytest.raises(RemoteProtocolError, match="another worker or another job"):
         d.ask(machine, b.commits(other, b.page(1)), 6)
 
 

@@ -44,11 +44,15 @@ def test_what_a_word_stands_for(word: str, found: str) -> None:
         (
             "nihgtly",
             "no_such_job",
-            "no job nihgtly, or none any more; there is nightly: `dscrapy jobs`",
+            "no job nihgtly (unknown or removed); there is nightly: `dscrapy jobs`",
         ),
-        ("zz", "no_such_job", "no job zz, or none any more: `dscrapy jobs` lists them"),
-        ("", "no_such_job", "no job , or none"),
-        ("night", "no_such_job", "no job night, or none any more; there is nightly"),
+        (
+            "zz",
+            "no_such_job",
+            "no job zz (unknown or removed): `dscrapy jobs` lists all",
+        ),
+        ("", "no_such_job", "no job  (unknown or removed)"),
+        ("night", "no_such_job", "no job night (unknown or removed); there is nightly"),
     ],
 )
 def test_what_stands_for_no_job_names_the_candidates(

@@ -67,7 +67,7 @@ def _found(decision: Decision, session: int, call: int, word: str) -> str | None
 
 def no_job(identity: str) -> str:
     """Return the text for an unknown id; a removed job is unknown, too."""
-    return f"no job {identity}, or none any more: `dscrapy jobs` lists them"
+    return f"no job {identity} (unknown or removed): `dscrapy jobs` lists all"
 
 
 # ---- submitting ---------------------------------------------------------------

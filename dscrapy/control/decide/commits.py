@@ -56,7 +56,9 @@ def decide_commits(
     crawl = state.crawls.get(command.job)
     process = state.processes.get(command.process)
     if process is not None and (process.job, process.worker) != (command.job, worker):
-        raise RemoteProtocolError("bad_commit", "the process is not this worker's")
+        raise RemoteProtocolError(
+            "bad_commit", "the process is of another worker or another job"
+        )
     problems = [_problem_of(commit, process) for commit in command.commits]
     if process is not None and any(problems):
         raise RemoteProtocolError("bad_commit", next(filter(None, problems)))
@@ -91,33 +93,33 @@ def _problem_of(commit: m.Commit, process: Process | None) -> str:
     if commit.tagged and len(commit.tagged) != len(commit.items):
         problem = "tagged and items differ in length"
     elif commit.piece is not None and not _is_sound_piece(commit):
-        problem = "a piece is of one item, in a part of its own"
+        problem = "a piece of an item stands alone in its part"
     elif (commit.request > 0) == (commit.unit > 0) or (
         min(commit.request, commit.unit, commit.part) < 0
     ):
-        problem = "it is of one request or of one unit"
+        problem = "a commit is of one request or of one unit"
     elif (commit.request > 0) != (commit.kind == "page"):
-        problem = f"{commit.kind} does not belong there"
+        problem = "a commit is of kind page if, and only if, it is of a request"
     elif commit.kind in ("ending", "closed") and commit.last and commit.end is None:
-        problem = "the last commit of a process says how it ended"
+        problem = f"a commit of kind {commit.kind} does not say how the spider closes"
     elif not is_sound(commit.children) or len(commit.seen) % m.FINGERPRINT_BYTES:
-        problem = "the columns of its requests differ"
+        problem = "the columns of a commit's requests differ in length, or name no host"
     elif commit.batches and commit.kind not in ("batch", "closed"):
-        problem = "it is no batch of a feed"
+        problem = f"a commit of kind {commit.kind} has batches of feeds"
     elif any(
         min(batch.number, batch.item, batch.items_at) < 0 for batch in commit.batches
     ):
-        problem = "a batch begins nowhere"
+        problem = "a batch of a feed has a negative number or place"
     elif commit.written and commit.kind != "closed":
-        problem = "feeds are complete when the process closes"
+        problem = f"a commit of kind {commit.kind} has files of complete feeds"
     elif any(
         min(feed.files, feed.items, feed.failed) < 0 for feed in _files_of(commit)
     ):
-        problem = "a feed has less than nothing"
+        problem = "a feed has a negative number of files or items"
     elif commit.kind == "start" and len(commit.digest) != m.DIGEST_BYTES:
-        problem = "an element of start() has a digest"
+        problem = f"the digest of an element of start() has {m.DIGEST_BYTES} bytes"
     elif process is not None and commit.unit > process.last_unit + m.UNITS_AHEAD_MAX:
-        problem = f"a unit far beyond the last one, {process.last_unit}"
+        problem = f"unit {commit.unit} is far beyond the last one, {process.last_unit}"
     return problem
 
 
@@ -149,7 +151,10 @@ def _decide(decision: Decision, job: str, commit: m.Commit, frame: _Frame) -> Re
         return "settled"
     is_open = frame.open_items.get(key, spool is not None and spool.is_open)
     if is_open and commit.piece is None:
-        raise RemoteProtocolError("bad_commit", "an item in pieces has no end")
+        raise RemoteProtocolError(
+            "bad_commit",
+            "a part without a piece stands before the end of an item in pieces",
+        )
     _check_values(commit, key, frame)
     children, filtered = frame.crawl.frontier.unseen(commit.children)
     if commit.last and not children.bodies:
@@ -197,7 +202,9 @@ def _check_values(commit: m.Commit, key: str, frame: _Frame) -> None:
     count += len(commit.children.values)
     frame.values[key] = count
     if not uses_are_sound(commit.children, count):
-        raise RemoteProtocolError("bad_commit", "a request without its values")
+        raise RemoteProtocolError(
+            "bad_commit", "a request refers to a value that the commit does not have"
+        )
 
 
 def _is_settled(commit: m.Commit, frame: _Frame) -> bool:
