@@ -64,7 +64,7 @@ def test_a_request_whose_value_never_came_ends_the_session() -> None:
     machine, start = d.crawling(1)
     for uses in ((0,), (-1,)):
         commit = b.page(1, children=sharing(11, uses=uses))
-        with pytest.raises(RemoteProtocolError, match="without its values"):
+        with pytest.raises(RemoteProtocolError, match="refers to a value that"):
             d.commit(machine, start.process, commit)
     assert machine.state.crawls[b.ID].frontier.is_open(1)
 
