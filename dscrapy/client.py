@@ -152,8 +152,8 @@ class Client:
         self._connection: Connection[Answer] | None = None
         self._was_connected = False
         self._calls = 0
-        self._asking = False
-        self._told = False
+        self._is_busy = False
+        self._is_loss_reported = False
 
     # ---- calls --------------------------------------------------------------
 
@@ -273,8 +273,8 @@ class Client:
         while True:
             connection = await self._connected()
             try:
-                result = await self._alone(action, connection)
-                self._told = False
+                result = await self._run_alone(action, connection)
+                self._is_loss_reported = False
                 return result
             except _Lost as lost:
                 reason = str(lost)
@@ -286,7 +286,7 @@ class Client:
                     "`dscrapy workers` before you repeat it"
                 )
             if self._patient:
-                self._tell_once(f"lost the master at {where} ({reason}), waiting")
+                self._report_loss(f"lost the master at {where} ({reason}), waiting")
             elif give_up_at is None:
                 give_up_at = trio.current_time() + self._connect_timeout_s
             elif trio.current_time() >= give_up_at:
@@ -298,18 +298,18 @@ class Client:
             await trio.sleep(pause)
             pause = min(2 * pause, BACK_OFF_MAX_S)
 
-    def _tell_once(self, text: str) -> None:
-        if not self._told:
+    def _report_loss(self, text: str) -> None:
+        if not self._is_loss_reported:
             self._tell(text)
-        self._told = True
+        self._is_loss_reported = True
 
-    async def _alone(
+    async def _run_alone(
         self,
         action: Callable[[Connection[Answer]], Awaitable[T]],
         connection: Connection[Answer],
     ) -> T:
-        assert not self._asking, "one call at a time"
-        self._asking = True
+        assert not self._is_busy, "one call at a time"
+        self._is_busy = True
         try:
             return await action(connection)
         except BaseException:
@@ -318,7 +318,7 @@ class Client:
             await _close(connection)
             raise
         finally:
-            self._asking = False
+            self._is_busy = False
 
     async def _connected(self) -> Connection[Answer]:
         if self._connection is None:

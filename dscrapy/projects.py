@@ -45,14 +45,14 @@ def code_digest(folder: Path) -> str:
 def _code_files(folder: Path) -> Iterator[str]:
     """Yield names relative to ``folder``, parted by ``/``, in no order."""
     is_project = (folder / PROJECT_FILE).is_file()
-    for here, subfolders, files in os.walk(folder, onerror=_raise):
+    for parent, subfolders, files in os.walk(folder, onerror=_raise):
         subfolders[:] = [
             name
             for name in subfolders
-            if _is_code_folder(Path(here, name), packages_only=not is_project)
+            if _is_code_folder(Path(parent, name), packages_only=not is_project)
         ]
         for name in files:
-            path = Path(here, name)
+            path = Path(parent, name)
             if (name.endswith(".py") or name == PROJECT_FILE) and path.is_file():
                 yield path.relative_to(folder).as_posix()
 

@@ -107,19 +107,19 @@ def _report(error: BaseException, options: Namespace) -> int:
             # Whoever read our output has seen enough (``| head``): no failure.
             discard_stdout()
             return 0
-    known = [
+    expected = [
         cause
         for cause in causes
         if isinstance(cause, DscrapyError) and not isinstance(cause, LocalProtocolError)
     ]
-    if len(known) < len(causes):
+    if len(expected) < len(causes):
         traceback.print_exception(error)
         write_err(
             f"{PROGRAM}: this is a bug in dscrapy; please report it with the above\n"
         )
         return 1
-    write_err(f"{PROGRAM}: {clean(' '.join(str(known[0]).split()))}\n")
-    return known[0].exit_code if isinstance(known[0], UserError) else 1
+    write_err(f"{PROGRAM}: {clean(' '.join(str(expected[0]).split()))}\n")
+    return expected[0].exit_code if isinstance(expected[0], UserError) else 1
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

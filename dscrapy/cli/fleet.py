@@ -93,7 +93,7 @@ async def _look(client: Client, meter: "RateMeter") -> list[Block]:
 
 async def _waiting(client: Client, answer: Status) -> list[JobView]:
     """Return the first jobs that wait, which a worker does not know of."""
-    states = tuple(one for one in ("ready", "paused") if answer.jobs.get(one))
+    states = tuple(state for state in ("ready", "paused") if answer.jobs.get(state))
     if answer.role == "worker" or not states:
         return []
     return await client.jobs(states, limit=WAITING_MAX)

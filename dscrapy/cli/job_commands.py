@@ -82,7 +82,7 @@ def submit(options: Namespace) -> int:
     config = client_config(options)
     if feeds:
         spec = submissions[0].spec
-        check_outputs(feeds, spec, _project_here(config, spec))
+        check_outputs(feeds, spec, _local_project(config, spec))
         check_places(feeds)
     ids = [submission.id for submission in submissions]
 
@@ -234,10 +234,10 @@ async def _wait(
                 if tells_traces and shown.traceback:
                     write_err(clean_lines(shown.traceback.strip()) + "\n")
                 tell(ended_line(job))
-                whose = f"{job.id} " if len(ids) > 1 else ""
-                for one in shown.feeds:
-                    wrote = f"wrote {written_text(one, names=True)}"
-                    note(f"{PROGRAM}: {whose}{wrote}")
+                prefix = f"{job.id} " if len(ids) > 1 else ""
+                for feed in shown.feeds:
+                    wrote = f"wrote {written_text(feed, names=True)}"
+                    note(f"{PROGRAM}: {prefix}{wrote}")
             code = code if job.state == "succeeded" else 1
             waiting.pop(0)
         nursery.cancel_scope.cancel()
@@ -249,11 +249,13 @@ async def _tick(config: Config, waiting: list[str], ticker: "Ticker") -> None:
     """Keep a line about the job that is waited for, through a client of its own."""
     async with make_client(config, patient=True, quiet=True) as client:
         while waiting:
-            identity, others = waiting[0], len(waiting) - 1
+            identity, others_count = waiting[0], len(waiting) - 1
             job = (await client.show(identity)).job
             if job is not None and job.state not in FINAL_STATES:
-                more = f", and {plural(others, 'other job')}" if others else ""
-                head = f"waiting for {identity}{more}: "
+                suffix = (
+                    f", and {plural(others_count, 'other job')}" if others_count else ""
+                )
+                head = f"waiting for {identity}{suffix}: "
                 ticker.show(
                     head + progress_line(job, None, None, ticker.width - len(head))
                 )
@@ -307,7 +309,7 @@ def change(options: Namespace) -> int:
     verb: Literal["cancel", "pause", "resume", "retry"] = options.command
 
     async def act(client: Client) -> int:
-        async def change_one(identity: str) -> None:
+        async def change_job(identity: str) -> None:
             message = ChangeJob(call=0, verb=verb, job=identity, fresh=options.fresh)
             shown = await client.change(message)
             write_line(_stand(shown))
@@ -315,7 +317,7 @@ def change(options: Namespace) -> int:
             if is_stopping:
                 note(f"{PROGRAM}: {identity} finishes what it has begun, then ends")
 
-        return await for_each(options.jobs, change_one)
+        return await for_each(options.jobs, change_job)
 
     return run_client(options, act)
 
@@ -345,7 +347,7 @@ def items(options: Namespace) -> int:
         )
     job = shown.job.id
     feeds = parse_feeds(options, shown.job.spider)
-    check_outputs(feeds, shown.spec, _project_here(config, shown.spec))
+    check_outputs(feeds, shown.spec, _local_project(config, shown.spec))
     check_places(feeds)
     if not _is_over(shown):
         note(f"{PROGRAM}: {job} is {shown.job.state}: items so far")
@@ -379,12 +381,12 @@ def _write(
     undone = ""
     if heeds_end and view is not None and not view.came_to_end:
         undone = view.state
-    home = _project_here(config, job.spec)
+    home = _local_project(config, job.spec)
     for line in write_results(feeds, fetched, folder, job.spec, home, undone=undone):
         note(f"{PROGRAM}: {line}")
 
 
-def _project_here(config: Config, spec: JobSpec) -> Path | None:
+def _local_project(config: Config, spec: JobSpec) -> Path | None:
     """Return the folder of a job's project if it is on this machine."""
     project = Path(spec.project_dir or config.projects_root / spec.project)
     return project if project.is_dir() else None

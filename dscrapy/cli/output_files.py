@@ -137,10 +137,10 @@ def _parted(text: str) -> tuple[str, str]:
     return name, format.lower() if format.lower() in FORMATS else format
 
 
-def _unknown_format(text: str, format: str, more: str = "") -> UsageError:
+def _unknown_format(text: str, format: str, addition: str = "") -> UsageError:
     return UsageError(
         f"{text}: unknown format {format!r}; there are {', '.join(sorted(FORMATS))}, "
-        f"by the file's ending or as FILE:FORMAT{more}"
+        f"by the file's ending or as FILE:FORMAT{addition}"
     )
 
 
@@ -166,14 +166,16 @@ def check_outputs(feeds: tuple[Feed, ...], spec: JobSpec, project: Path | None) 
 
     A crawl that takes hours must not end with what cannot be written.
     """
-    own = [feed for feed in feeds if feed.format not in FORMATS or feed.uri]
-    if not own:
+    to_check = [feed for feed in feeds if feed.format not in FORMATS or feed.uri]
+    if not to_check:
         return
-    for feed in own:
+    for feed in to_check:
         if project is None and feed.format not in FORMATS:
-            more = ", and what FEED_EXPORTERS of the project adds where it is: it is "
-            more += "not on this machine"
-            raise _unknown_format(feed.name, feed.format, more)
+            addition = (
+                ", and what FEED_EXPORTERS of the project adds where it is: it is "
+            )
+            addition += "not on this machine"
+            raise _unknown_format(feed.name, feed.format, addition)
     outputs = tuple(
         Output(
             place=feed.uri or feed.name,
@@ -181,7 +183,7 @@ def check_outputs(feeds: tuple[Feed, ...], spec: JobSpec, project: Path | None) 
             format=feed.format,
             append=not feed.overwrite,
         )
-        for feed in own
+        for feed in to_check
     )
     question = Question(outputs=outputs, spec=None if project is None else spec)
     environ = {
@@ -189,7 +191,7 @@ def check_outputs(feeds: tuple[Feed, ...], spec: JobSpec, project: Path | None) 
         for name, value in os.environ.items()
         if not name.startswith("DSCRAPY_")
     }
-    asked = subprocess.run(
+    check = subprocess.run(
         _CHECK,
         input=msgspec.json.encode(question),
         stdout=subprocess.PIPE,
@@ -197,11 +199,11 @@ def check_outputs(feeds: tuple[Feed, ...], spec: JobSpec, project: Path | None) 
         env=environ,
         check=False,
     )
-    if asked.returncode or not asked.stdout:
+    if check.returncode or not check.stdout:
         raise UserError(
             "the project could not be asked for its formats and storages: see above"
         )
-    answer = msgspec.json.decode(asked.stdout, type=Answer)
+    answer = msgspec.json.decode(check.stdout, type=Answer)
     if answer.fault:
         raise (UsageError if answer.is_usage else UserError)(answer.fault)
 
@@ -271,7 +273,7 @@ class _WholeLines:
         self.count = 0
         self._write = write
         self._count_max = count_max
-        self._rest: list[bytes] = []
+        self._pieces: list[bytes] = []
 
     def is_full(self) -> bool:
         """Whether as many lines have come as are wanted."""
@@ -279,12 +281,12 @@ class _WholeLines:
 
     def __call__(self, data: bytes) -> None:
         """Take the next bytes."""
-        whole, end, rest = data.rpartition(b"\n")
+        whole, end, piece = data.rpartition(b"\n")
         if not end:
-            self._rest.append(data)
+            self._pieces.append(data)
             return
-        whole = b"".join((*self._rest, whole, end))
-        self._rest = [rest]
+        whole = b"".join((*self._pieces, whole, end))
+        self._pieces = [piece]
         count = whole.count(b"\n")
         if self._count_max is not None and self.count + count > self._count_max:
             count = self._count_max - self.count
@@ -357,18 +359,18 @@ def write_results(
         is_empty = not lines.read(1)
     parts = []
     for feed in feeds:
-        why = ""
+        remark = ""
         if undone and not _has_no_past(feed):
-            is_there = feed.path is None or feed.path.exists()
-            stands = f"{feed.name} {'is as it was' if is_there else 'was not written'}"
-            how = f"the job {undone if undone == 'failed' else f'was {undone}'}"
+            exists = feed.path is None or feed.path.exists()
+            untouched = f"{feed.name} {'is as it was' if exists else 'was not written'}"
+            ending = f"the job {undone if undone == 'failed' else f'was {undone}'}"
             if is_empty:
-                parts.append(f"{how} without items: {stands}")
+                parts.append(f"{ending} without items: {untouched}")
                 continue
-            feed, why = feed.beside(), f": {how}, {stands}"
+            feed, remark = feed.beside(), f": {ending}, {untouched}"
         count = write_feed(feed, fetched, folder, spec, project)
         if count is not None and not feed.is_stdout:
-            parts.append(f"wrote {plural(count, 'item')} to {feed.name}{why}")
+            parts.append(f"wrote {plural(count, 'item')} to {feed.name}{remark}")
     return parts
 
 

@@ -51,7 +51,10 @@ class Program(Parser):
 
     def format_help(self) -> str:
         """Return the help of the program."""
-        listed = [(one.dest, one.help or "") for one in self.commands._choices_actions]
+        listed = [
+            (action.dest, action.help or "")
+            for action in self.commands._choices_actions
+        ]
         return overview(
             f"usage: {PROGRAM} COMMAND ...",
             self.description or "",
@@ -511,11 +514,11 @@ def _add_keep(parser: Parser) -> None:
 
 def _add_fleet(commands: Commands) -> None:
     status = _client_command(commands, "status", "show workers, jobs and rates")
-    how = status.add_mutually_exclusive_group()
-    how.add_argument(
+    group = status.add_mutually_exclusive_group()
+    group.add_argument(
         "--watch", action="store_true", help="show it again each second, until Ctrl-C"
     )
-    _add_json(how)
+    _add_json(group)
     status.add_argument(
         "--at",
         metavar="HOST:PORT",
@@ -538,7 +541,7 @@ def _check_submit(parser: Parser, options: argparse.Namespace) -> None:
     if options.file is None and options.spider is None:
         parser.error("name a SPIDER, or a file of jobs with --file FILE")
     if options.file is not None:
-        given = [
+        flags = [
             flag
             for flag, value in (
                 ("SPIDER", options.spider),
@@ -555,9 +558,9 @@ def _check_submit(parser: Parser, options: argparse.Namespace) -> None:
             )
             if value
         ]
-        if given:
+        if flags:
             parser.error(
-                f"--file cannot be combined with {', '.join(given)}: the file has it"
+                f"--file cannot be combined with {', '.join(flags)}: the file has it"
             )
     if options.every and (options.wait or options.append_to or options.overwrite):
         parser.error(

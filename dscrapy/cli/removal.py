@@ -37,7 +37,7 @@ def rm(options: Namespace) -> int:
 def prune(options: Namespace) -> int:
     """Remove the oldest ended jobs; print their ids."""
 
-    asked = Prune(
+    request = Prune(
         call=0,
         keep_jobs=options.keep_jobs,
         keep_days=options.keep_days,
@@ -46,33 +46,33 @@ def prune(options: Namespace) -> int:
     )
 
     async def act(client: Client) -> int:
-        await prune_all(client.prune, asked)
+        await prune_all(client.prune, request)
         return 0
 
     return run_client(options, act)
 
 
 async def prune_all(
-    prune_some: Callable[[Prune], Awaitable[Pruned]], asked: Prune
+    prune_batch: Callable[[Prune], Awaitable[Pruned]], request: Prune
 ) -> None:
     """Ask until nothing is left, since one answer has so many jobs at most; tell."""
     count = size = 0
     while True:
-        pruned = await prune_some(asked)
+        pruned = await prune_batch(request)
         for identity in pruned.jobs:
             write_line(identity)
         count, size = count + len(pruned.jobs), size + pruned.bytes
-        if asked.dry_run or not pruned.left:
+        if request.dry_run or not pruned.left:
             break
     if pruned.left:
         note(f"{PROGRAM}: and {pruned.left} more")
     count, size = count + pruned.left, size + pruned.left_bytes
-    _tell(plural(count, "job"), size, asked.dry_run)
+    _report(plural(count, "job"), size, request.dry_run)
 
 
-def _tell(what: str, size: int, is_dry: bool) -> None:
+def _report(subject: str, size: int, is_dry: bool) -> None:
     verb = "would be removed" if is_dry else "removed"
-    note(f"{PROGRAM}: {what} {verb}, {size_text(size)}")
+    note(f"{PROGRAM}: {subject} {verb}, {size_text(size)}")
 
 
 def size_text(size: int) -> str:
@@ -93,19 +93,21 @@ def crawls(options: Namespace) -> int:
     if options.action == "rm":
         return _remove(config.state, options.ids, options.dry_run)
     if options.action == "prune":
-        asked = Keep(
+        given_limits = Keep(
             jobs=options.keep_jobs, days=options.keep_days, bytes=options.keep_bytes
         )
-        limits = crawl_keep.limits_of(config) if asked.is_everything else asked
-        gone = crawl_keep.prune(config.state, limits, dry_run=options.dry_run)
-        for one in gone:
-            write_line(one.id)
-        size = sum(one.bytes for one in gone)
-        _tell(plural(len(gone), "crawl"), size, options.dry_run)
+        limits = (
+            crawl_keep.limits_of(config) if given_limits.is_everything else given_limits
+        )
+        removed = crawl_keep.prune(config.state, limits, dry_run=options.dry_run)
+        for crawl in removed:
+            write_line(crawl.id)
+        size = sum(crawl.bytes for crawl in removed)
+        _report(plural(len(removed), "crawl"), size, options.dry_run)
         return 0
     found = crawl_keep.kept(config.state)
     if options.json:
-        write_line(dump([one.as_json() for one in found]))
+        write_line(dump([crawl.as_json() for crawl in found]))
         return 0
     if found:
         print_blocks([_table(found)])
@@ -119,16 +121,16 @@ def _table(found: list[crawl_keep.Kept]) -> Table:
         ("CRAWL", "STATE", "TIME", "PAGES", "ITEMS", "SIZE", "SPIDER", "ARGUMENTS"),
         tuple(
             (
-                one.id,
-                one.stands,
-                time.strftime("%Y-%m-%d %H:%M", time.localtime(one.at)),
-                str(one.pages) if one.done else "",
-                str(one.items) if one.done else "",
-                size_text(one.bytes),
-                clean(one.spider),
-                cell(" ".join(one.arguments)),
+                crawl.id,
+                crawl.stands,
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(crawl.at)),
+                str(crawl.pages) if crawl.done else "",
+                str(crawl.items) if crawl.done else "",
+                size_text(crawl.bytes),
+                clean(crawl.spider),
+                cell(" ".join(crawl.arguments)),
             )
-            for one in found
+            for crawl in found
         ),
         frozenset({"PAGES", "ITEMS", "SIZE"}),
         free=frozenset({"ARGUMENTS"}),
@@ -144,5 +146,5 @@ def _remove(state: Path, ids: list[str], is_dry: bool) -> int:
             note(f"{PROGRAM}: {error}")
             code = error.exit_code
         else:
-            _tell(identity, size, is_dry)
+            _report(identity, size, is_dry)
     return code

@@ -382,15 +382,15 @@ def override(
     ``values`` are fields of the section, ``state`` is ``--state``. Raises
     ``UsageError`` that names the flag.
     """
-    given = {name: value for name, value in values.items() if value is not None}
+    flags = {name: value for name, value in values.items() if value is not None}
     try:
         if state is not None:
             config = _in_state(config, state.absolute())
-        changed = attrs.evolve(getattr(config, section), **given)
+        changed = attrs.evolve(getattr(config, section), **flags)
     except FieldError as error:
         raise UsageError(f"--{error.key.replace('_', '-')}: {error.reason}") from None
     config = attrs.evolve(config, **{section: changed})
-    if section == "worker" and "port" in given:
+    if section == "worker" and "port" in flags:
         config = attrs.evolve(config, worker_port_given=True)
     return config
 
@@ -422,9 +422,9 @@ def read_endpoint(state: Path) -> Endpoint | None:
 
 def find_master(config: Config, section: Literal["worker", "client"]) -> Endpoint:
     """Return where the master is: as given, of the state folder, or the default."""
-    given: str = getattr(config, section).master
-    if given:
-        return parse_endpoint(given)
+    address: str = getattr(config, section).master
+    if address:
+        return parse_endpoint(address)
     found = read_endpoint(config.state)
     found = found or Endpoint(config.master.host, config.master.port)
     # "Every address" is a thing to listen on, not to dial.
@@ -517,8 +517,8 @@ def _find_conf(
     if named is not None:
         path = cwd / expanded(named)
     else:
-        here = cwd / CONF_NAME
-        path = here if _is_ours(here) else users
+        local = cwd / CONF_NAME
+        path = local if _has_dscrapy_table(local) else users
     read = _read(path)
     if read is None:
         if named is not None:
@@ -538,7 +538,7 @@ def _find_conf(
     return path, table
 
 
-def _is_ours(path: Path) -> bool:
+def _has_dscrapy_table(path: Path) -> bool:
     """Whether a ``conf.toml`` that nobody named has a [dscrapy] table.
 
     Other programs have such a file too; theirs may be wrong without our minding.

@@ -152,8 +152,8 @@ def _problems(spec: JobSpec) -> Iterator[tuple[str, str]]:
             yield from _text_problems(key, chosen)
     for index, url in enumerate(spec.urls):
         if not _URL.match(url):
-            what = f"must be a URL with its scheme, got {show(url)}"
-            yield f"urls[{index}]", what
+            reason = f"must be a URL with its scheme, got {show(url)}"
+            yield f"urls[{index}]", reason
     for key, names in (("args", spec.args), ("settings", spec.settings)):
         for name in names:
             if "=" in name:

@@ -80,12 +80,12 @@ def structure(value: object, cls: type[T], key: str = "") -> T:
         raise StrictError([(key, "nested too deep")]) from None
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
+def did_you_mean(name: str, names: Sequence[str]) -> str:
     """Return a hint that names the known names nearest to ``name``, or all."""
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.7)
+    near = difflib.get_close_matches(name, names, n=2, cutoff=0.7)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return f"known here: {', '.join(known)}"
+    return f"known here: {', '.join(names)}"
 
 
 class _Mismatch(ValueError):
@@ -190,9 +190,9 @@ def _flatten(error: Exception, path: str) -> list[tuple[str, str]]:
                 problems += _flatten(inner, path)
             return problems
         case ForbiddenExtraKeysError():
-            known = [field.name for field in attrs.fields(error.cl)]
+            names = [field.name for field in attrs.fields(error.cl)]
             return [
-                (_join(path, name), f"unknown key; {did_you_mean(name, known)}")
+                (_join(path, name), f"unknown key; {did_you_mean(name, names)}")
                 for name in sorted(error.extra_fields)
             ]
         case FieldError():

@@ -62,19 +62,19 @@ def _value(name: str, text: str, kind: type) -> Any:
         raise UsageError(f"{name}: must be {wanted[kind]}, got {show(text)}") from None
 
 
-def remarks(environ: Mapping[str, str], known: frozenset[str]) -> list[str]:
+def remarks(environ: Mapping[str, str], names: frozenset[str]) -> list[str]:
     """Return a line about each variable that looks like a key and is none.
 
     Other ``DSCRAPY_*`` variables are somebody's own.
     """
-    keys = {name.split("_", 2)[-1]: name for name in sorted(known, reverse=True)}
+    keys = {name.split("_", 2)[-1]: name for name in sorted(names, reverse=True)}
     tables = tuple(f"{PREFIX}{name}_" for name in ("MASTER", "WORKER", "CLIENT"))
     lines = []
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in known | SETTINGS:
+        if not name.startswith(PREFIX) or name in names | SETTINGS:
             continue
         meant = keys.get(name.removeprefix(PREFIX)) or next(
-            iter(difflib.get_close_matches(name, sorted(known), 1, ALIKE)), None
+            iter(difflib.get_close_matches(name, sorted(names), 1, ALIKE)), None
         )
         if meant is not None:
             lines.append(f"there is no variable {name}: {meant} is meant?")

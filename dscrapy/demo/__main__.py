@@ -135,7 +135,9 @@ class Demo:
         with self.screen.progress(NAME, self.options.pages_max) as bar:
             while True:
                 status = await self.cluster.status()
-                view: View = next(one for one in status["jobs"] if one["id"] == job)
+                view: View = next(
+                    found for found in status["jobs"] if found["id"] == job
+                )
                 is_over = view["state"] in FINAL
                 where = (
                     f" on {' and '.join(view['workers'])}" if view["workers"] else ""
@@ -167,45 +169,47 @@ class PowerCut:
     screen: Screen
     cluster: Cluster
     is_done: bool = False
-    _is_told: bool = False
+    _is_end_reported: bool = False
 
     async def look(self, job: View, status: View) -> None:
         """Do what is due when things stand so."""
         if self.is_done:
-            self._tell_end(job)
+            self._report_end(job)
         elif job["pages"] >= PAGES_BEFORE:
-            own = await self._ask(status["workers"])
-            part = own.get(VICTIM)
+            reports = await self._ask(status["workers"])
+            part = reports.get(VICTIM)
             if part and part["leased"] and part["pages"] >= OWN_PAGES_MIN:
-                await self._cut(own)
+                await self._cut(reports)
 
     async def _ask(self, workers: Sequence[View]) -> dict[str, View]:
         """Return the job as each worker tells of it that has a part of it now."""
-        own: dict[str, View] = {}
+        reports: dict[str, View] = {}
 
         async def ask(worker: View) -> None:
             # Who does not answer is asked again at the next look.
             with suppress(DemoError):
                 for job in (await self.cluster.status_at(worker))["jobs"]:
-                    own[worker["name"]] = job
+                    reports[worker["name"]] = job
 
         async with trio.open_nursery() as nursery:
             for worker in workers:
                 nursery.start_soon(ask, worker)
-        return own
+        return reports
 
-    async def _cut(self, own: dict[str, View]) -> None:
+    async def _cut(self, reports: dict[str, View]) -> None:
         await self.cluster.cut_power(VICTIM)
         self.is_done = True
-        parts = [f"{own[name]['pages']} pages by {name}" for name in sorted(own)]
+        parts = [
+            f"{reports[name]['pages']} pages by {name}" for name in sorted(reports)
+        ]
         self.screen.say(f"  so far {', '.join(parts)}")
         self.screen.say(
             f"  {VICTIM} is killed (SIGKILL) in the middle of its work", "bold red"
         )
 
-    def _tell_end(self, job: View) -> None:
-        if not self._is_told and VICTIM not in job["workers"]:
-            self._is_told = True
+    def _report_end(self, job: View) -> None:
+        if not self._is_end_reported and VICTIM not in job["workers"]:
+            self._is_end_reported = True
             self.screen.say(
                 f"  the master gives {VICTIM} up after {GRACE_S:g} s: its pages are "
                 f"{WORKERS[0]}'s now"

@@ -81,8 +81,8 @@ class Cluster:
         if not conf.exists():
             conf.write_text(CONF)
         state = self.folder / "state"
-        ours = {"DSCRAPY_CONF": str(conf), "DSCRAPY_STATE": str(state)}
-        return self.environ | ours
+        variables = {"DSCRAPY_CONF": str(conf), "DSCRAPY_STATE": str(state)}
+        return self.environ | variables
 
     def check(self) -> None:
         """Raise ``DemoError`` if a service has ended that was not killed."""
@@ -171,8 +171,8 @@ async def run(command: Sequence[str], folder: Path, environ: Environ) -> str:
     )
     if done.returncode:
         complaint = done.stderr.decode(errors="replace").strip()
-        what = " ".join(command[2:4])
-        raise DemoError(f"{what} ended with status {done.returncode}: {complaint}")
+        name = " ".join(command[2:4])
+        raise DemoError(f"{name} ended with status {done.returncode}: {complaint}")
     return done.stdout.decode(errors="replace").strip()
 
 

@@ -31,10 +31,10 @@ def read(path: Path) -> Counter[str]:
     return Counter(json.dumps(json.loads(line), sort_keys=True) for line in lines)
 
 
-def difference(ours: Counter[str], plain: Counter[str]) -> str:
+def difference(items: Counter[str], expected: Counter[str]) -> str:
     """Say what ours lack of plain Scrapy's and have beyond them; nothing if neither."""
-    missing, more = (plain - ours).total(), (ours - plain).total()
-    return f"{missing} missing, {more} more" if missing or more else ""
+    missing, extra = (expected - items).total(), (items - expected).total()
+    return f"{missing} missing, {extra} more" if missing or extra else ""
 
 
 def _seen_from(folder: Path, path: Path) -> str:
@@ -43,5 +43,5 @@ def _seen_from(folder: Path, path: Path) -> str:
 
 def short(path: Path) -> str:
     """Return a path as a person would type it: from the current folder if below."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+    current = Path.cwd()
+    return str(path.relative_to(current)) if path.is_relative_to(current) else str(path)

@@ -209,8 +209,8 @@ class Committer:
             self._groups_done += 1
             self._group_done.set()
             self._group_done = trio.Event()
-            for one in batch:
-                one.give_back()
+            for waiting in batch:
+                waiting.give_back()
             batch.clear()
 
     async def _next_commands(self) -> list[_Waiting]:
@@ -238,9 +238,9 @@ class Committer:
     def _decide_all(self, batch: list[_Waiting]) -> _Group:
         group = _Group()
         now = self.now()
-        for one in batch:
-            self._decide(one.session, one.command, now, group)
-            if isinstance(one.command, _READERS):
+        for waiting in batch:
+            self._decide(waiting.session, waiting.command, now, group)
+            if isinstance(waiting.command, _READERS):
                 group.readings.append(group.decisions[-1])
         if group.records and self.next_deadline_s(now) == 0:
             self._decide(NO_SESSION, OnTick(), now, group)
@@ -368,7 +368,7 @@ class Committer:
 
         Nobody has these, so they must not wait behind a full channel.
         """
-        absent = [place for place, one in found.items() if one is None]
+        absent = [place for place, body in found.items() if body is None]
         whole, lacking = granted.split(set(absent))
         if lacking:
             command = OnMissing(process.job, lacking)
@@ -424,18 +424,18 @@ class Committer:
         stuck.readings.clear()
         with trio.move_on_after(seconds):
             while len(self._kept) < WAITING_MAX:
-                one = await self._waiting[1].receive()
-                if isinstance(one.command, OnTick):
+                waiting = await self._waiting[1].receive()
+                if isinstance(waiting.command, OnTick):
                     # Decided later it would come before what is received by then, and
                     # find those silent who speak. The next one comes soon.
                     continue
-                if not isinstance(one.command, (*_READERS, *_CHANGES)):
-                    self._kept.append(one)
+                if not isinstance(waiting.command, (*_READERS, *_CHANGES)):
+                    self._kept.append(waiting)
                     continue
                 group = _Group()
-                self._decide(one.session, one.command, self.now(), group)
+                self._decide(waiting.session, waiting.command, self.now(), group)
                 self._answer(group)
-                one.give_back()
+                waiting.give_back()
             await trio.sleep_forever()
 
     # ---- snapshots --------------------------------------------------------------
@@ -473,11 +473,11 @@ def _log(record: r.Record | r.Volatile) -> None:
     """Tell what somebody has to look into; crawl processes made the texts."""
     match record:
         case r.RequestPoisoned(job=job, request=request, url=url, text=text):
-            what = show(url or f"request {request}")
-            logger.warning("job %s: %s is poisoned: %s", job, what, show(text))
+            subject = show(url or f"request {request}")
+            logger.warning("job %s: %s is poisoned: %s", job, subject, show(text))
         case r.RequestFailed(job=job, request=request, text=text):
-            what = f"request {request} is not done, no process can read it"
-            logger.warning("job %s: %s: %s", job, what, show(text))
+            subject = f"request {request} is not done, no process can read it"
+            logger.warning("job %s: %s: %s", job, subject, show(text))
         case r.WorkerBarred(name=name, job=job, why=why):
             logger.warning(
                 "worker %s gets no more processes of job %s: %s", name, job, show(why)
@@ -497,12 +497,12 @@ def _grants(
         zip(granted.requests, granted.places, strict=True)
     ):
         needed = granted.values.get(request, ())
-        length = place[1] + sum(one[1] for one in needed if one not in values)
+        length = place[1] + sum(value[1] for value in needed if value not in values)
         if index > start and size + length > GRANT_BYTES_MAX:
             yield _grant_of(process, granted, found, values, range(start, index))
             start, size = index, 0
             values = {}
-            length = place[1] + sum(one[1] for one in needed)
+            length = place[1] + sum(value[1] for value in needed)
         values.update(dict.fromkeys(needed))
         size += length
     whole = range(start, len(granted.requests))
@@ -524,13 +524,13 @@ def _grant_of(
         requests=tuple(granted.requests[at] for at in which),
         hosts=tuple(index),
         host_of=tuple(index[host] for host in hosts),
-        bodies=tuple(_there(found, granted.places[at]) for at in which),
+        bodies=tuple(_payload_at(found, granted.places[at]) for at in which),
         shares={host: granted.shares[host] for host in index if host in granted.shares},
-        values=tuple(_there(found, place) for place in values),
+        values=tuple(_payload_at(found, place) for place in values),
     )
 
 
-def _there(found: dict[Place, msgspec.Raw | None], place: Place) -> msgspec.Raw:
+def _payload_at(found: dict[Place, msgspec.Raw | None], place: Place) -> msgspec.Raw:
     payload = found[place]
     assert payload is not None, place
     return payload

@@ -55,12 +55,12 @@ WRITTEN_S = 2.0
 
 @attrs.frozen
 class Barrier:
-    """Call ``then`` in a thread when everything before is written and synced.
+    """Call ``action`` in a thread when everything before is written and synced.
 
     What was discarded goes only if it returns True: that no replay begins earlier.
     """
 
-    then: Callable[[], bool]
+    action: Callable[[], bool]
 
 
 @attrs.frozen
@@ -123,15 +123,15 @@ class JobFiles:
             if process_of_spool(name) not in live:
                 self._storage.remove(f"{SPOOL_FOLDER}/{name}")
 
-    def end_replay(self, known: Iterable[tuple[str, int]] = ()) -> None:
-        """Tell which files lack bytes; ``known`` are names and lengths of whole ones,
+    def end_replay(self, lengths: Iterable[tuple[str, int]] = ()) -> None:
+        """Tell which files lack bytes; ``lengths`` are names and lengths of whole ones,
         of which the first are looked at.
 
         The job goes on: what was there is there, what comes is written behind, and who
         reads what is missing is told so.
         """
         short, self._short = self._short or {}, None
-        for name, length in islice(known, LOOKED_AT_MAX):
+        for name, length in islice(lengths, LOOKED_AT_MAX):
             size = self._size_of(name)
             if size < length:
                 short.setdefault(name, (size, length))
@@ -139,8 +139,8 @@ class JobFiles:
             error = DamagedFileError(self._storage.path(name), size, length - size)
             logger.error("job %s: %s", name.split("/")[1], error)
         if len(short) > SHORT_LOGGED_MAX:
-            left = len(short) - SHORT_LOGGED_MAX
-            logger.error("%d more files of jobs lack bytes", left)
+            unlogged = len(short) - SHORT_LOGGED_MAX
+            logger.error("%d more files of jobs lack bytes", unlogged)
 
     def _size_of(self, name: str) -> int:
         try:
@@ -271,7 +271,7 @@ class JobFiles:
         match work:
             case Barrier():
                 self._sync()
-                if not work.then():
+                if not work.action():
                     return
                 for name in sorted(self._discarded):
                     self._remove(name)
@@ -342,7 +342,7 @@ class JobFiles:
         for names in (self._touched, self._discarded):
             names -= {name for name in names if name.startswith(within)}
         if self._short:
-            for name in [one for one in self._short if one.startswith(within)]:
+            for name in [short for short in self._short if short.startswith(within)]:
                 del self._short[name]
 
     def _note_short(self, name: str, size: int, length: int) -> None:

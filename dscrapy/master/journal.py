@@ -102,7 +102,7 @@ class Journal:
 
         Raises ``JournalError`` when a file is missing or damaged.
         """
-        with _blaming(storage, "", 0):
+        with _naming_file(storage, "", 0):
             found = plan(storage.names())
         if isinstance(found, Missing):
             raise JournalError(
@@ -114,7 +114,7 @@ class Journal:
         if found.snapshot is not None:
             sequence, payload = _read_snapshot(storage, found.snapshot)
         for name in found.temporary:
-            with _blaming(storage, name, 0):
+            with _naming_file(storage, name, 0):
                 storage.remove(name)
         return cls(storage, found, payload, sequence, segment_bytes_max)
 
@@ -181,7 +181,7 @@ class Journal:
         except OSError as error:
             if error.errno not in NO_ROOM_ERRORS:
                 self._fail(name, end, error)
-            with _blaming(self._storage, name, end):
+            with _naming_file(self._storage, name, end):
                 file.truncate(end)
                 file.sync()
             self._refuse_full(name, error)
@@ -209,7 +209,7 @@ class Journal:
         old = self._open_file()
         self._life = _Life.BROKEN
         self._begin_segment(self._number + 1)
-        with _blaming(self._storage, segment_name(self._number - 1), 0):
+        with _naming_file(self._storage, segment_name(self._number - 1), 0):
             old.close()
         self._life = _Life.READY
         return self._number
@@ -233,7 +233,7 @@ class Journal:
                 self._fail(name, 0, error)
             self._refuse_full(name, error)
         self._remove_dead()
-        for older in [known for known in self._starts if known < number]:
+        for older in [segment for segment in self._starts if segment < number]:
             del self._starts[older], self._sizes[older]
         self._life = _Life.READY
 
@@ -284,7 +284,7 @@ class Journal:
                 raise _other_version(self._storage, name, version)
 
     def _read(self, name: str, offset: int) -> bytes:
-        with _blaming(self._storage, name, offset):
+        with _naming_file(self._storage, name, offset):
             return self._storage.read(name, offset, _READ_BYTES)
 
     def _put_aside(self, number: int, offset: int) -> None:
@@ -301,7 +301,7 @@ class Journal:
                 f"its head is damaged, but {snapshot_name(number)} stands on it. "
                 f"{_RESTORE}",
             )
-        with _blaming(self._storage, name, offset):
+        with _naming_file(self._storage, name, offset):
             torn = torn_name(number, self._storage.names())
             if torn_bytes:
                 data = self._storage.read(name, offset, torn_bytes)
@@ -344,7 +344,7 @@ class Journal:
         """
         self._snapshot = None
         name = segment_name(self._number)
-        with _blaming(self._storage, name, 0):
+        with _naming_file(self._storage, name, 0):
             self._storage.sync_folder()
             if self._number in self._starts:
                 self._file = self._storage.open(name)
@@ -373,7 +373,7 @@ class Journal:
             raise JournalFullError(f"{path}: {error.strerror}") from error
 
     def _remove_dead(self) -> None:
-        with _blaming(self._storage, "", 0):
+        with _naming_file(self._storage, "", 0):
             found = plan(self._storage.names())
             assert isinstance(found, Plan), found
             # Not synced: a dead file that comes back is dead again.
@@ -397,7 +397,7 @@ class Journal:
         except OSError as error:
             if isinstance(error, SyncError) or error.errno not in NO_ROOM_ERRORS:
                 self._fail(name, 0, error)
-            with _blaming(self._storage, name, 0):
+            with _naming_file(self._storage, name, 0):
                 if file is not None:
                     file.close()
                     self._storage.remove(name)
@@ -405,7 +405,7 @@ class Journal:
                     # torn tail before it would look like corruption.
                     self._storage.sync_folder()
             self._refuse_full(name, error)
-        with _blaming(self._storage, name, 0):
+        with _naming_file(self._storage, name, 0):
             file.sync()
         self._file = file
         self._number = number
@@ -421,25 +421,25 @@ class Journal:
         ) from error
 
     def _fail(self, name: str, offset: int, error: OSError) -> NoReturn:
-        with _blaming(self._storage, name, offset):
+        with _naming_file(self._storage, name, offset):
             raise error
 
 
 @contextmanager
-def _blaming(storage: Storage, name: str, offset: int) -> Iterator[None]:
+def _naming_file(storage: Storage, name: str, offset: int) -> Iterator[None]:
     """Turn an ``OSError`` of the disk into a ``JournalError`` that says where."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or errno.errorcode.get(error.errno or 0, "I/O error")
-        what = "sync failed: " if isinstance(error, SyncError) else ""
-        raise JournalError(storage.path(name), offset, f"{what}{reason}") from error
+        prefix = "sync failed: " if isinstance(error, SyncError) else ""
+        raise JournalError(storage.path(name), offset, f"{prefix}{reason}") from error
 
 
 def _read_snapshot(storage: Storage, number: int) -> tuple[int, bytes]:
     """Return the sequence number that follows the snapshot, and its payload."""
     name = snapshot_name(number)
-    with _blaming(storage, name, 0):
+    with _naming_file(storage, name, 0):
         data = storage.read(name, 0, storage.size(name))
         names = storage.names()
     decoded = decode_snapshot(data)
@@ -463,8 +463,8 @@ def _read_snapshot(storage: Storage, number: int) -> tuple[int, bytes]:
 
 def _advice(name: str, names: list[str]) -> str:
     """Say what a person can do about a damaged snapshot."""
-    without = plan(other for other in names if other != name)
-    if isinstance(without, Missing) or not without.segments:
+    remaining = plan(existing for existing in names if existing != name)
+    if isinstance(remaining, Missing) or not remaining.segments:
         return _RESTORE
     return (
         "The files before it are still there and give the whole state: "

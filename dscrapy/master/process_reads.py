@@ -38,9 +38,9 @@ class ProcessReads:
     def begin(self, call: m.Read) -> None:
         """Answer a process that the session's worker holds, some time; another read of
         it that is under way ends without an answer."""
-        before = self._scopes.get(call.process)
-        if before is not None:
-            before.cancel()
+        earlier = self._scopes.get(call.process)
+        if earlier is not None:
+            earlier.cancel()
         scope = self._scopes[call.process] = trio.CancelScope()
         self.nursery.start_soon(self._answer, call, scope)
 

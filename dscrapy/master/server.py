@@ -218,7 +218,7 @@ class _Master:
         # They tell the next start that they have run, so they stay by themselves.
         machine.policy = attrs.evolve(
             machine.policy,
-            kept_names=frozenset(one.spec.name for one in submissions),
+            kept_names=frozenset(listed.spec.name for listed in submissions),
         )
         known: dict[str, tuple[bytes, float | None]] = {
             job.name: (job.spec, None) for job in state.order if not job.schedule
@@ -229,10 +229,10 @@ class _Master:
         new = []
         for submission in submissions:
             name = submission.spec.name
-            asked = (msgspec.json.encode(submission.spec), submission.every_s)
+            content = (msgspec.json.encode(submission.spec), submission.every_s)
             if name not in known:
                 new.append(submission)
-            elif known[name] != asked:
+            elif known[name] != content:
                 raise UserError(
                     f"a job named {name} is here with other content: "
                     "give the changed one another name"
@@ -293,10 +293,12 @@ def _connections_max(wanted: int) -> tuple[int, int]:
         limit = min(limit, hard)
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    most = max(limit - newcomers - _FILES_OPEN_MAX, 1)
-    if most < wanted:
-        logger.warning("at most %d connections: the system allows no more files", most)
-    return most, newcomers
+    connections = max(limit - newcomers - _FILES_OPEN_MAX, 1)
+    if connections < wanted:
+        logger.warning(
+            "at most %d connections: the system allows no more files", connections
+        )
+    return connections, newcomers
 
 
 def _endpoint_of(listeners: list[trio.SocketListener]) -> Endpoint:

@@ -142,7 +142,7 @@ class Sessions:
     def has_left(self, session: int, queued: "list[_Queued]") -> None:
         """These messages are queued no more."""
         if session in self._waiting_bytes:
-            self._count(session, -sum(one.weight for one in queued))
+            self._count(session, -sum(answer.weight for answer in queued))
 
     def _count(self, session: int, weight: int) -> None:
         self._waiting_bytes[session] += weight
@@ -191,7 +191,7 @@ class SessionServer:
     newcomers_max: int = NEWCOMERS_MAX
     connections: int = 0
     submitting_bytes: int = 0
-    entrance: Admission = attrs.field(init=False)
+    admission: Admission = attrs.field(init=False)
     frames: dict[Role, Room] = attrs.field(
         factory=lambda: {
             "client": Room(CLIENTS_FRAMES_BYTES_MAX),
@@ -206,7 +206,7 @@ class SessionServer:
     )
 
     def __attrs_post_init__(self) -> None:
-        self.entrance = Admission(
+        self.admission = Admission(
             incoming=_INCOMING,
             handshake_timeout_s=self.handshake_timeout_s,
             logger=logger,
@@ -216,7 +216,7 @@ class SessionServer:
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Serve one connection to its end; closes the stream. Never raises."""
         try:
-            connection = await self.entrance.admit(stream, token=self.token)
+            connection = await self.admission.admit(stream, token=self.token)
             if connection is None:
                 return
             async with connection:
@@ -275,7 +275,7 @@ class SessionServer:
                         size += written[-1].weight
                     try:
                         await connection.send_frame(
-                            b"".join(one.frame for one in written)
+                            b"".join(answer.frame for answer in written)
                         )
                     except _GONE:
                         break
@@ -287,9 +287,9 @@ class SessionServer:
 
     async def _admit(self, peer: "_Peer", frame: bytes) -> None:
         """Wait until there is room for what is made of the frame."""
-        peer.heft = weight_of(frame)
-        if peer.heft >= LIGHT_BYTES:
-            await self._take(peer, peer.heft)
+        peer.message_bytes = weight_of(frame)
+        if peer.message_bytes >= LIGHT_BYTES:
+            await self._take(peer, peer.message_bytes)
 
     async def _take(self, peer: "_Peer", weight: int) -> None:
         async def take() -> None:
@@ -316,11 +316,11 @@ class SessionServer:
             return
         async with trio.open_nursery() as nursery:
             if peer.role == "worker":
-                nursery.start_soon(self._keep_heard, peer.session)
+                nursery.start_soon(self._keep_alive, peer.session)
             await wait()
             nursery.cancel_scope.cancel()
 
-    async def _keep_heard(self, session: int) -> None:
+    async def _keep_alive(self, session: int) -> None:
         while True:
             self.committer.machine.heard(session, self.committer.now())
             await trio.sleep(HEARD_S)
@@ -340,17 +340,17 @@ class SessionServer:
                 self.committer.machine.heard(session, self.committer.now())
             match message:
                 case m.Submit():
-                    peer.has_asked(message)
+                    peer.note_call(message)
                     await self._submit(peer, message)
                 case m.ReadFile():
-                    peer.begins_read()
+                    peer.note_read()
                     # It may wait for long; the end of the connection ends it.
                     peer.nursery.start_soon(self._read_file, peer, message)
                 case m.WaitJob():
-                    peer.waits_for(message)
+                    peer.note_wait(message)
                     await self._hand_over(peer, message)
                 case m.Prune():
-                    peer.has_asked(message)
+                    peer.note_call(message)
                     await measure(self.committer, self.files)
                     await self._hand_over(peer, message)
                 case m.Log():
@@ -366,7 +366,7 @@ class SessionServer:
                     if self.committer.machine.holds(session, message):
                         process_reads.begin(message)
                 case _:
-                    peer.has_asked(message)
+                    peer.note_call(message)
                     await self._hand_over(peer, message)
             peer.give_back()
             await peer.wait_room()
@@ -384,8 +384,8 @@ class SessionServer:
                 f"more than {SUBMISSIONS_MAX} jobs (or {PARTS_MAX} parts) in one "
                 "submission: submit them in several",
             )
-        peer.submitting_bytes += peer.heft
-        self.submitting_bytes += peer.heft
+        peer.submitting_bytes += peer.message_bytes
+        self.submitting_bytes += peer.message_bytes
         if self.submitting_bytes > SUBMITTING_BYTES_MAX:
             raise RemoteProtocolError(
                 "too_many", "too many jobs are being submitted just now: try again"
@@ -398,7 +398,9 @@ class SessionServer:
             call=message.call,
             part=0,
             last=True,
-            submissions=tuple(one for part in parts for one in part.submissions),
+            submissions=tuple(
+                submission for part in parts for submission in part.submissions
+            ),
         )
         parts.clear()
         peer.give_back()
@@ -420,8 +422,8 @@ class SessionServer:
         Raises ``DamagedFileError``.
         """
         limit = max(1, min(limit, CHUNK_BYTES_MAX))
-        known = self.committer.machine.state.jobs.get(job)
-        course = None if known is None else known.course
+        found = self.committer.machine.state.jobs.get(job)
+        course = None if found is None else found.course
         lengths = {} if course is None else course.lengths
         try:
             return await self.files.read(job, file, offset, limit, lengths.get(file, 0))
@@ -473,14 +475,14 @@ class _Peer:
     nursery: trio.Nursery
     room: Room
     # What the message at hand may take, and what is taken of the room for it.
-    heft: int = 0
+    message_bytes: int = 0
     weight: int = 0
     parts: list[m.Submit] = attrs.field(factory=list)
     submitting_bytes: int = 0
     reads: int = 0
     # Numbers of calls that are answered some time, and of those answered at once.
     _waits: set[int] = attrs.field(factory=set)
-    _asked: Counter[int] = attrs.field(factory=Counter)
+    _unanswered: Counter[int] = attrs.field(factory=Counter)
     _has_read: trio.Event = attrs.field(factory=trio.Event)
 
     def give_back(self) -> None:
@@ -488,43 +490,43 @@ class _Peer:
         self.room.give(self.weight)
         self.weight = 0
 
-    def begins_read(self) -> None:
+    def note_read(self) -> None:
         """Take note of a read, or raise for one too many; its end lowers ``reads``."""
         if self.reads >= READS_MAX:
             raise RemoteProtocolError("too_many", "reads under way")
         self.reads += 1
 
-    def waits_for(self, call: m.WaitJob) -> None:
+    def note_wait(self, call: m.WaitJob) -> None:
         """Take note of a call that may wait, or raise for one too many."""
         if len(self._waits) >= WAITS_MAX or call.call in self._waits:
             raise RemoteProtocolError("too_many", "waits under way")
         self._waits.add(call.call)
 
-    def has_asked(self, message: m.ClientCall | m.FromWorker) -> None:
+    def note_call(self, message: m.ClientCall | m.FromWorker) -> None:
         """Take note of a call that is answered at once; a worker makes none."""
         if isinstance(message, m.ClientCall):
-            self._asked[message.call] += 1
+            self._unanswered[message.call] += 1
 
     def has_read(self, queued: "list[_Queued]") -> None:
         """Take note of what has left."""
-        for one in queued:
-            self._waits.discard(one.call)
-            if self._asked[one.call] > 1:
-                self._asked[one.call] -= 1
+        for answer in queued:
+            self._waits.discard(answer.call)
+            if self._unanswered[answer.call] > 1:
+                self._unanswered[answer.call] -= 1
             else:
-                del self._asked[one.call]
+                del self._unanswered[answer.call]
         self._has_read.set()
         self._has_read = trio.Event()
 
     async def wait_room(self) -> None:
         """Wait until a client has read most of its answers."""
-        while self._asked.total() >= ANSWERS_MAX:
+        while self._unanswered.total() >= ANSWERS_MAX:
             await self._has_read.wait()
 
 
-async def _turn_away(connection: Connection[Any], most: int) -> None:
-    logger.warning("a connection was turned away: %d are here already", most)
-    text = f"the master serves {most} connections already (connections_max): try later"
+async def _turn_away(connection: Connection[Any], limit: int) -> None:
+    logger.warning("a connection was turned away: %d are here already", limit)
+    text = f"the master serves {limit} connections already (connections_max): try later"
     refused = m.Refused(call=-1, code="busy", text=text)
     with trio.move_on_after(CLOSE_S):
         try:

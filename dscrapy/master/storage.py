@@ -150,9 +150,9 @@ class DiskStorage:
             data = os.pread(fd, count, offset)
             # The kernel may return less than is there.
             while len(data) < count and (
-                more := os.pread(fd, count - len(data), offset + len(data))
+                chunk := os.pread(fd, count - len(data), offset + len(data))
             ):
-                data += more
+                data += chunk
             return data
         finally:
             os.close(fd)
@@ -253,27 +253,27 @@ class _DiskFile:
         return self._size
 
     def append(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            written = os.write(self._open_fd(), rest)
+        unwritten = memoryview(data)
+        while unwritten:
+            written = os.write(self._open_fd(), unwritten)
             if not written:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._size += written
-            rest = rest[written:]
+            unwritten = unwritten[written:]
 
     def rewrite(self, start: int, data: bytes) -> None:
         assert start + len(data) == self._size, (start, len(data), self._size)
-        fd, rest = self._open_fd(), memoryview(data)
+        fd, unwritten = self._open_fd(), memoryview(data)
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
         # Where a file is open for appending Linux ignores the offset.
         fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_APPEND)
         try:
-            while rest:
-                written = os.pwrite(fd, rest, start)
+            while unwritten:
+                written = os.pwrite(fd, unwritten, start)
                 if not written:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 start += written
-                rest = rest[written:]
+                unwritten = unwritten[written:]
         finally:
             fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 

@@ -23,8 +23,8 @@ from dscrapy.text import show
 # them in less than a second; those that must give way dial again.
 NEWCOMERS_MAX = 256
 # Lines about connections that did not come in, in as many seconds.
-TOLD_MAX = 10
-TOLD_S = 60.0
+LOGGED_MAX = 10
+LOGGED_SPAN_S = 60.0
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -49,8 +49,8 @@ class Admission:
         # In the order of their coming, each with its address.
         self._newcomers: dict[trio.CancelScope, str] = {}
         self._span_began_at = float("-inf")
-        self._told = 0
-        self._untold = 0
+        self._logged = 0
+        self._not_logged = 0
 
     @property
     def newcomers(self) -> int:
@@ -76,7 +76,7 @@ class Admission:
                 return await accept(stream, token=token, incoming=self._incoming)
         except RemoteProtocolError as error:
             # The detail may quote what a stranger sent.
-            self.tell(address, error)
+            self.log_refusal(address, error)
             return None
         except _GONE:
             # The peer went away in the middle of the handshake.
@@ -84,37 +84,37 @@ class Admission:
         finally:
             self._newcomers.pop(scope, None)
         late = trio.current_time() >= scope.deadline
-        why = (
+        reason = (
             "no proof in time" if late else "closed to make room for newer connections"
         )
-        self.tell(address, why)
+        self.log_refusal(address, reason)
         return None
 
     def _make_room(self) -> None:
         counts = Counter(self._newcomers.values())
-        most = max(counts, key=lambda address: counts[address])
+        busiest = max(counts, key=lambda address: counts[address])
         oldest = next(
-            scope for scope, address in self._newcomers.items() if address == most
+            scope for scope, address in self._newcomers.items() if address == busiest
         )
         # It counts no longer, so the next one does not choose it again.
         del self._newcomers[oldest]
         oldest.cancel()
 
-    def tell(self, address: str, why: object) -> None:
+    def log_refusal(self, address: str, reason: object) -> None:
         """Log that a connection did not come in, unless many did not just now."""
         now = self._clock()
-        if now - self._span_began_at >= TOLD_S:
-            if self._untold:
+        if now - self._span_began_at >= LOGGED_SPAN_S:
+            if self._not_logged:
                 self._logger.warning(
-                    "%d more connections were turned away", self._untold
+                    "%d more connections were turned away", self._not_logged
                 )
-            self._span_began_at, self._told, self._untold = now, 0, 0
-        if self._told >= TOLD_MAX:
-            self._untold += 1
+            self._span_began_at, self._logged, self._not_logged = now, 0, 0
+        if self._logged >= LOGGED_MAX:
+            self._not_logged += 1
             return
-        self._told += 1
+        self._logged += 1
         text = "a connection from %s was turned away: %s"
-        self._logger.warning(text, address, show(str(why)))
+        self._logger.warning(text, address, show(str(reason)))
 
 
 def address_of(stream: trio.abc.Stream) -> str:

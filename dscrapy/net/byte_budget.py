@@ -25,21 +25,21 @@ class Room:
         self.used = 0
         # Fair: whoever wants much is not overtaken for ever by those who want little.
         self._turn = trio.Lock()
-        self._given = trio.Event()
+        self._given_back = trio.Event()
 
     async def take(self, count: int) -> None:
         """Take so many bytes as soon as they are there."""
         async with self._turn:
             while not self._has(count):
-                await self._given.wait()
+                await self._given_back.wait()
             self.used += count
 
     def give(self, count: int) -> None:
         """Give back what was taken."""
         self.used -= count
         assert self.used >= 0, self.used
-        self._given.set()
-        self._given = trio.Event()
+        self._given_back.set()
+        self._given_back = trio.Event()
 
     def _has(self, count: int) -> bool:
         return not self.used or self.used + count <= self.bytes_max

@@ -19,11 +19,11 @@ def usable_cpus(proc: Path = _PROC) -> int:
     ``proc`` is the process's folder in ``/proc``.
     """
     if hasattr(os, "sched_getaffinity"):
-        most = len(os.sched_getaffinity(0))
+        cpus = len(os.sched_getaffinity(0))
     else:
-        most = os.cpu_count() or 1
+        cpus = os.cpu_count() or 1
     quotas = [math.ceil(quota) for quota in _quotas(proc)]
-    return max(min([most, *quotas]), 1)
+    return max(min([cpus, *quotas]), 1)
 
 
 def _quotas(proc: Path) -> Iterator[float]:
@@ -35,15 +35,15 @@ def _quotas(proc: Path) -> Iterator[float]:
         return
     paths: dict[str, str] = {}
     for line in groups:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
+        _, _, tail = line.partition(":")
+        controllers, _, path = tail.partition(":")
         for controller in controllers.split(","):
             # The group of v2 names no controllers.
             paths[controller] = path
     for line in mounts:
-        fields, _, more = line.partition(" - ")
+        fields, _, details = line.partition(" - ")
         root, point = fields.split(" ")[3:5]
-        kind, _, options = more.split(" ", 2)
+        kind, _, options = details.split(" ", 2)
         if kind == "cgroup2" and "" in paths:
             yield from _quotas_of(root, point, paths[""], _quota_v2)
         elif kind == "cgroup" and "cpu" in options.split(",") and "cpu" in paths:

@@ -81,8 +81,8 @@ async def serve(
             await nursery.start(worker.watch_signals)
         if drain is not None:
             nursery.start_soon(worker.drain_when, drain)
-        door = StatusPort(config=config, worker=worker)
-        nursery.start_soon(trio.serve_listeners, door.serve, listeners)
+        status_port = StatusPort(config=config, worker=worker)
+        nursery.start_soon(trio.serve_listeners, status_port.serve, listeners)
         logger.info(
             "worker %s with %d slots on %s", worker.name, worker.slots, worker.endpoint
         )
@@ -125,7 +125,7 @@ class Worker:
     dial: Dial = dial
     instant: Callable[[], float] = boot_instant
     instance: str = attrs.field(factory=lambda: secrets.token_hex(8))
-    held: dict[int, ProcessView] = attrs.field(factory=dict)
+    processes: dict[int, ProcessView] = attrs.field(factory=dict)
     draining: bool = False
     forced: bool = False
     failure: UserError | None = None
@@ -173,15 +173,17 @@ class Worker:
         if self.forced or self.failure is not None:
             return True
         # Items that the master has not acknowledged are worth waiting for.
-        return self.draining and not self.held and self.outbox.is_settled
+        return self.draining and not self.processes and self.outbox.is_settled
 
     async def _leave(self) -> None:
         """Kill what is left, and log out if the master still listens."""
-        for held in self.held.values():
-            held.scope.cancel()
+        for view in self.processes.values():
+            view.scope.cancel()
         with trio.move_on_after(LEAVE_S):
             # What it logs out of may run elsewhere at once.
-            await self._until(lambda: all(one.ended for one in self.held.values()))
+            await self._until(
+                lambda: all(view.ended for view in self.processes.values())
+            )
         if self.link.connected and self.failure is None:
             self._is_leaving = True
             self.outbox.add_soon(m.Leaving())
@@ -206,14 +208,14 @@ class Worker:
                     self.stop()
                     return
                 is_first = False
-                count = len(self.held)
+                count = len(self.processes)
                 text = "%s: %d crawl processes finish what they started; again kills"
                 logger.info(text, name, count)
                 self.drain()
 
-    async def drain_when(self, asked: trio.Event) -> None:
+    async def drain_when(self, event: trio.Event) -> None:
         """Drain as soon as this event is set."""
-        await asked.wait()
+        await event.wait()
         self.drain()
 
     def drain(self) -> None:
@@ -231,10 +233,10 @@ class Worker:
         self._changed.set()
 
     def _stop_all(self) -> None:
-        for number, held in self.held.items():
-            if not held.is_stopping:
-                job = held.start.job
-                held.hand_on(m.Stop(job=job, process=number, reason=WORKER_DRAINS))
+        for number, view in self.processes.items():
+            if not view.is_stopping:
+                job = view.start.job
+                view.hand_on(m.Stop(job=job, process=number, reason=WORKER_DRAINS))
 
     def stop(self) -> None:
         """Leave at once; what still runs is killed."""
@@ -244,8 +246,8 @@ class Worker:
     # ---- what the link asks and tells -------------------------------------------
 
     def registration(self) -> m.Register:
-        for held in self.held.values():
-            self._tell_started(held)
+        for view in self.processes.values():
+            self._report_started(view)
         return m.Register(
             name=self.name,
             instance=self.instance,
@@ -255,26 +257,26 @@ class Worker:
             draining=self.draining,
             versions=own_versions(),
             held=tuple(
-                held.report(self.outbox.requests_of(number))
-                for number, held in self.held.items()
+                view.report(self.outbox.requests_of(number))
+                for number, view in self.processes.items()
             ),
         )
 
     def registered(self, registered: m.Registered) -> None:
-        self._tell_room()
+        self._notify_room()
         for number in registered.drop:
-            held = self.held.get(number)
-            if held is not None:
+            view = self.processes.get(number)
+            if view is not None:
                 # What it has committed is still offered: the first commit wins.
                 logger.warning("process %d is dropped: it was given up", number)
-                held.scope.cancel()
+                view.scope.cancel()
 
     async def wait_room(self) -> None:
         """Wait until what crawl processes tell can be kept."""
         while self.outbox.is_full:
             await self._has_room.wait()
 
-    def _tell_room(self) -> None:
+    def _notify_room(self) -> None:
         if not self.outbox.is_full:
             self._has_room.set()
             self._has_room = trio.Event()
@@ -287,40 +289,40 @@ class Worker:
 
     def extend(self, until: float) -> None:
         self._valid_until = until
-        for held in self.held.values():
-            if held.process is not None:
-                held.process.extend(until)
+        for view in self.processes.values():
+            if view.process is not None:
+                view.process.extend(until)
 
     def receive(self, message: m.ToWorker) -> None:
         match message:
             case m.Start():
                 self._start(message)
             case m.EndedSeen():
-                self.held.pop(message.process, None)
+                self.processes.pop(message.process, None)
             case m.Drain():
                 logger.info("the master drains this worker")
                 self.drain()
             case m.Registered() | m.HeartbeatSeen() | m.Refused():
                 logger.warning("unexpected message %s", type(message).__name__)
             case _:
-                held = self.held.get(message.process)
-                if held is not None:
-                    held.hand_on(message)
+                view = self.processes.get(message.process)
+                if view is not None:
+                    view.hand_on(message)
         # An answer may have been the last thing to wait for.
         self._changed.set()
-        self._tell_room()
+        self._notify_room()
 
     # ---- processes --------------------------------------------------------------
 
     def _start(self, start: m.Start) -> None:
-        if start.process in self.held:
+        if start.process in self.processes:
             return
-        held = ProcessView(start=start)
-        self.held[start.process] = held
-        self._nursery.start_soon(self._run, held)
+        view = ProcessView(start=start)
+        self.processes[start.process] = view
+        self._nursery.start_soon(self._run, view)
 
-    async def _run(self, held: ProcessView) -> None:
-        start = held.start
+    async def _run(self, view: ProcessView) -> None:
+        start = view.start
         logger.info(
             "job %s: spider %s, process %d, to %s",
             start.job,
@@ -330,10 +332,10 @@ class Worker:
         )
         end: m.Ended | None = None
         try:
-            with held.scope:
-                end = await self._run_to_end(held)
+            with view.scope:
+                end = await self._run_to_end(view)
         finally:
-            held.end()
+            view.end()
             self._changed.set()
         if end is None:
             text = "crawl process was stopped"
@@ -348,8 +350,8 @@ class Worker:
         self.link.wake()
         self._changed.set()
 
-    async def _run_to_end(self, held: ProcessView) -> m.Ended:
-        start = held.start
+    async def _run_to_end(self, view: ProcessView) -> m.Ended:
+        start = view.start
         ended = partial(m.Ended, job=start.job, process=start.process)
         if self.draining:
             return ended(how="refused", text="the worker is draining")
@@ -365,19 +367,19 @@ class Worker:
             text = f"the code in {folder} differs from what the job began with"
             return ended(how="other_code", text=text)
         # Told from here on, for only code that runs is the job's.
-        held.digest = digest
+        view.digest = digest
         process = self.crawl(
             start=start,
             folder=folder,
             process_silent_s=self.config.worker.process_silent_s,
             stop_grace_s=self.config.worker.stop_grace_s,
-            on_message=partial(self._on_message, held),
+            on_message=partial(self._on_message, view),
             on_log=partial(self._on_log, start),
             wait_room=self.wait_room,
             valid_until=self._valid_until,
         )
-        held.begin(process)
-        self._tell_started(held)
+        view.begin(process)
+        self._report_started(view)
         self._on_log(start, heading(start.process, self.name))
         try:
             death = await process.run()
@@ -388,8 +390,8 @@ class Worker:
             how="exited",
             counted=death.counted,
             text=death.text,
-            under_way=held.leased_of(death.under_way),
-            alone=len(held.leased) == 1,
+            under_way=view.leased_of(death.under_way),
+            alone=len(view.leased) == 1,
         )
 
     @property
@@ -399,26 +401,26 @@ class Worker:
         Processes that write feeds take none.
         """
         return sum(
-            held.start.role == "crawl"
-            and not held.ended
-            and not held.scope.cancel_called
-            for held in self.held.values()
+            view.start.role == "crawl"
+            and not view.ended
+            and not view.scope.cancel_called
+            for view in self.processes.values()
         )
 
-    def _tell_started(self, held: ProcessView) -> None:
-        if held.digest:
-            start = held.start
+    def _report_started(self, view: ProcessView) -> None:
+        if view.digest:
+            start = view.start
             self.outbox.add_soon(
-                m.Started(job=start.job, process=start.process, digest=held.digest)
+                m.Started(job=start.job, process=start.process, digest=view.digest)
             )
             self.link.wake()
 
     # ---- what crawl processes say ------------------------------------------------
 
     def _on_message(
-        self, held: ProcessView, message: m.FromProcess, frame: bytes
+        self, view: ProcessView, message: m.FromProcess, frame: bytes
     ) -> None:
-        held.hear(message)
+        view.hear(message)
         if isinstance(message, m.Opened | m.Release | m.Closing):
             # On another session the registration says the same.
             self.outbox.add_soon(message, frame)
@@ -455,8 +457,8 @@ def _folder_of(spec: JobSpec, root: Path, name: str) -> Path | Outcome:
     is_chosen = spec.settings_module and folder.is_dir()
     if is_chosen or (folder / PROJECT_FILE).is_file():
         return folder
-    here = sorted(path.parent.name for path in root.glob(f"*/{PROJECT_FILE}"))
-    names = ", ".join(here[:PROJECTS_NAMED_MAX]) or "none"
+    projects = sorted(path.parent.name for path in root.glob(f"*/{PROJECT_FILE}"))
+    names = ", ".join(projects[:PROJECTS_NAMED_MAX]) or "none"
     text = f"worker {name} has no project {spec.project} in {root}; "
     text += f"projects there: {names}"
     return Outcome(failure="unknown_project", text=text)

@@ -20,7 +20,7 @@ _FIRST_ONLY = "-p 1 (the default) gives it to the spider"
 
 
 @attrs.frozen(kw_only=True)
-class Given:
+class ProcessInputs:
     """What one process gets; ``stdin`` is a descriptor of ours, or a file to open."""
 
     local: m.Local | None
@@ -45,7 +45,7 @@ class Caller:
     stdin_is_left: bool = False
     _started: int = 0
 
-    def give(self, role: Literal["crawl", "export"]) -> Given:
+    def inputs_for(self, role: Literal["crawl", "export"]) -> ProcessInputs:
         """Return what the next process gets."""
         self._started += 1
         local = m.Local(settings=self._settings(), profile=self._profile(role))
@@ -55,17 +55,17 @@ class Caller:
             # What writes feeds imports the project once more, which may read what it
             # read before; nor is there more without a stdin of ours.
             if is_whole or self.stdin is None or role == "export":
-                return Given(local=local, stdin=kept)
+                return ProcessInputs(local=local, stdin=kept)
         if self.stdin is None or role != "crawl":
-            why = _FIRST_ONLY if self.stdin_is_left and role == "crawl" else ""
-            return Given(local=local, stdin=Path(os.devnull), no_stdin=why)
+            reason = _FIRST_ONLY if self.stdin_is_left and role == "crawl" else ""
+            return ProcessInputs(local=local, stdin=Path(os.devnull), no_stdin=reason)
         local = m.Local(
             settings=local.settings,
             profile=local.profile,
             stdin=os.fsencode(self.keep / STDIN_NAME),
             stdin_at=_place_in(self.stdin),
         )
-        return Given(local=local, stdin=self.stdin)
+        return ProcessInputs(local=local, stdin=self.stdin)
 
     def _settings(self) -> dict[str, str]:
         # Only the first process of a run may begin the log anew.
@@ -90,12 +90,12 @@ def stdin_of_caller() -> int | None:
     """Return the descriptor of our stdin if something may come from it: a pipe, a
     socket or a file that is not at its end; not from a terminal."""
     try:
-        found = os.fstat(0)
+        status = os.fstat(0)
     except OSError:
         return None
-    if stat.S_ISREG(found.st_mode):
-        return 0 if _place_in(0) < found.st_size else None
-    return 0 if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode) else None
+    if stat.S_ISREG(status.st_mode):
+        return 0 if _place_in(0) < status.st_size else None
+    return 0 if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) else None
 
 
 def _place_in(fd: int) -> int:

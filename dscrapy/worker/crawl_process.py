@@ -25,7 +25,7 @@ from dscrapy.errors import RemoteProtocolError
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
 from dscrapy.proto.in_flight import AWAITS_AT, FILE_BYTES, decode_marks
-from dscrapy.worker.caller_streams import Caller, Given
+from dscrapy.worker.caller_streams import Caller, ProcessInputs
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ DUMP_S = 2.0
 # Where Linux counts its kills for lack of memory, as ``oom_kill``.
 VMSTAT = Path("/proc/vmstat")
 # A process of a cluster has no caller.
-_NOTHING = Given(
+_NO_CALLER = ProcessInputs(
     local=None,
     stdin=Path(os.devnull),
     no_stdin="only `dscrapy crawl` hands it on",
@@ -92,17 +92,17 @@ class CrawlProcess:
     _waiting: deque[bytes] = attrs.field(factory=deque)
     _waiting_bytes: int = 0
     # It is not read just now.
-    _is_held_up: bool = False
-    _is_valid_told: bool = True
-    _told: trio.Event = attrs.field(factory=trio.Event)
+    _is_reading_paused: bool = False
+    _is_validity_sent: bool = True
+    _has_output: trio.Event = attrs.field(factory=trio.Event)
     _answered: int = 0
     _heard: trio.Event = attrs.field(factory=trio.Event)
     _stopping: trio.Event = attrs.field(factory=trio.Event)
-    _waits: trio.Event = attrs.field(factory=trio.Event)
-    _retires: trio.Event = attrs.field(factory=trio.Event)
+    _awaits_order: trio.Event = attrs.field(factory=trio.Event)
+    _is_retiring: trio.Event = attrs.field(factory=trio.Event)
     _killed_for: str = ""
     _kill_counted: bool = False
-    _given: Given = _NOTHING
+    _inputs: ProcessInputs = _NO_CALLER
     # The file of its marks, while it runs.
     _marks: int = -1
 
@@ -110,7 +110,7 @@ class CrawlProcess:
         start = self.start
         if self.caller is not None:
             self.folder = self.caller.folder
-            self._given = self.caller.give(start.role)
+            self._inputs = self.caller.inputs_for(start.role)
         self.tell(
             m.Run(
                 job=start.job,
@@ -120,11 +120,11 @@ class CrawlProcess:
                 came_to_end=start.came_to_end,
                 key=start.key,
                 opened_at=start.opened_at,
-                local=self._given.local,
-                no_stdin=self._given.no_stdin,
+                local=self._inputs.local,
+                no_stdin=self._inputs.no_stdin,
             )
         )
-        self._is_valid_told = not math.isfinite(self.valid_until)
+        self._is_validity_sent = not math.isfinite(self.valid_until)
 
     # ---- said by the worker -----------------------------------------------------
 
@@ -143,14 +143,14 @@ class CrawlProcess:
         frame = encode_frame(encode(message))
         self._waiting.append(frame)
         self._waiting_bytes += len(frame)
-        self._told.set()
+        self._has_output.set()
 
     def extend(self, until: float) -> None:
         """Let it start requests until this instant of the machine's boot clock."""
         # Only the latest is worth telling, however long it has not read.
         self.valid_until = until
-        self._is_valid_told = False
-        self._told.set()
+        self._is_validity_sent = False
+        self._has_output.set()
 
     def stop(self, message: m.Stop) -> None:
         """End it gracefully; after ``stop_grace_s`` it is killed."""
@@ -159,20 +159,20 @@ class CrawlProcess:
 
     def wait_for_order(self) -> None:
         """Kill it no more for not stopping: it has, and waits for what others do."""
-        self._waits.set()
+        self._awaits_order.set()
 
     def retire(self, message: m.Retire) -> None:
         """Let it close; ``stop_grace_s`` begins anew if it was told to stop."""
         self.tell(message)
-        self._retires.set()
+        self._is_retiring.set()
 
-    def kill(self, why: str, *, counted: bool = False) -> None:
+    def kill(self, reason: str, *, counted: bool = False) -> None:
         """End it at once; ``counted`` when that is the job's own doing."""
         if self._process is not None and self._process.returncode is not None:
             return
         # One that has not started yet is killed when it has.
         if not self._killed_for:
-            self._killed_for, self._kill_counted = why, counted
+            self._killed_for, self._kill_counted = reason, counted
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
@@ -188,26 +188,26 @@ class CrawlProcess:
 
     async def run(self) -> Death:
         """Run it to its end; raises ``OSError`` when it cannot be started."""
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-            link, its_link = socket.socketpair()
-            ours.enter_context(link)
-            theirs.enter_context(its_link)
-            lifeline, held = os.pipe()
-            theirs.callback(os.close, lifeline)
-            ours.callback(os.close, held)
+        with contextlib.ExitStack() as own_ends, contextlib.ExitStack() as child_ends:
+            link, child_link = socket.socketpair()
+            own_ends.enter_context(link)
+            child_ends.enter_context(child_link)
+            lifeline, lifeline_kept = os.pipe()
+            child_ends.callback(os.close, lifeline)
+            own_ends.callback(os.close, lifeline_kept)
             self._marks = marks = marks_file()
-            ours.callback(os.close, marks)
+            own_ends.callback(os.close, marks)
             log_read, log_write = os.pipe()
-            theirs.callback(os.close, log_write)
-            closing_log = ours.enter_context(contextlib.ExitStack())
+            child_ends.callback(os.close, log_write)
+            closing_log = own_ends.enter_context(contextlib.ExitStack())
             closing_log.callback(os.close, log_read)
             oom_kills = _oom_kills()
             self._process = await self._spawn(
-                (its_link.fileno(), lifeline, marks), log_write
+                (child_link.fileno(), lifeline, marks), log_write
             )
             # The child has copies of its ends; ours have to go, or the other side would
             # not see when the child closes them.
-            theirs.close()
+            child_ends.close()
             try:
                 async with trio.lowlevel.FdStream(log_read) as log:
                     closing_log.pop_all()
@@ -231,7 +231,7 @@ class CrawlProcess:
         }
         environ["PYTHONHASHSEED"] = str(self.start.hash_seed)
         environ["PYTHONUNBUFFERED"] = "1"
-        stdin = self._given.stdin
+        stdin = self._inputs.stdin
         with contextlib.ExitStack() as closing:
             if not isinstance(stdin, int):
                 stdin = os.open(stdin, os.O_RDONLY)
@@ -272,8 +272,8 @@ class CrawlProcess:
     async def _write(self, stream: trio.SocketStream) -> None:
         while True:
             while not (frames := self._next_frames()):
-                self._told = trio.Event()
-                await self._told.wait()
+                self._has_output = trio.Event()
+                await self._has_output.wait()
             try:
                 await stream.send_all(frames)
             except trio.BrokenResourceError:
@@ -287,8 +287,8 @@ class CrawlProcess:
             frames.append(self._waiting.popleft())
             size += len(frames[-1])
         self._waiting_bytes -= size
-        if not self._is_valid_told:
-            self._is_valid_told = True
+        if not self._is_validity_sent:
+            self._is_validity_sent = True
             frames.insert(1, encode_frame(encode(m.Valid(until=self.valid_until))))
         return b"".join(frames)
 
@@ -310,17 +310,17 @@ class CrawlProcess:
             self.kill(f"it broke the protocol ({error})", counted=True)
 
     async def _wait_room(self) -> None:
-        self._is_held_up = True
+        self._is_reading_paused = True
         await self.wait_room()
-        self._is_held_up = False
+        self._is_reading_paused = False
 
     def _take(self, message: m.FromCrawl, frame: bytes) -> None:
         if isinstance(message, m.Alive):
             self._answered = max(self._answered, message.number)
             self._heard.set()
             return
-        mine = (self.start.job, self.start.process)
-        if (message.job, message.process) != mine:
+        own_key = (self.start.job, self.start.process)
+        if (message.job, message.process) != own_key:
             raise RemoteProtocolError("not_held", "a message about another process")
         self.on_message(message, encode_frame(frame))
 
@@ -331,9 +331,9 @@ class CrawlProcess:
     async def _kill_after_grace(self) -> None:
         await self._stopping.wait()
         with trio.move_on_after(self.stop_grace_s):
-            await self._waits.wait()
-        if self._waits.is_set():
-            await self._retires.wait()
+            await self._awaits_order.wait()
+        if self._awaits_order.is_set():
+            await self._is_retiring.wait()
             await trio.sleep(self.stop_grace_s)
         self.kill(f"it did not stop within {self.stop_grace_s:g} s")
 
@@ -355,21 +355,21 @@ class CrawlProcess:
                 await trio.sleep(self.process_silent_s / PROBES)
                 continue
             number += 1
-            was_held_up = self._is_held_up
+            was_paused = self._is_reading_paused
             self.tell(m.Probe(number=number))
             with trio.move_on_after(self.process_silent_s / PROBES):
                 while self._answered < number:
                     await self._heard.wait()
                     self._heard = trio.Event()
                 await trio.sleep_forever()
-            is_held_up = was_held_up or self._is_held_up or self._awaits_stdin()
-            is_silent = self._answered < number and not is_held_up
+            is_excused = was_paused or self._is_reading_paused or self._awaits_stdin()
+            is_silent = self._answered < number and not is_excused
             silent = silent + 1 if is_silent else 0
         logger.warning("process %d is silent: killed", self.start.process)
         self._signal(signal.SIGUSR1)
         await trio.sleep(DUMP_S)
-        why = f"its event loop was silent for {self.process_silent_s:g} s"
-        self.kill(why, counted=True)
+        reason = f"its event loop was silent for {self.process_silent_s:g} s"
+        self.kill(reason, counted=True)
 
     def _awaits_stdin(self) -> bool:
         return self._marks >= 0 and os.pread(self._marks, 1, AWAITS_AT) == b"\1"
@@ -384,11 +384,11 @@ class CrawlProcess:
         if status >= 0:
             text = f"{name} exited with code {status} before its end"
             return Death(counted=True, text=text)
-        by = _signal_name(-status)
+        signal_name = _signal_name(-status)
         if status == -signal.SIGKILL and oom:
             text = f"{name} was killed for lack of memory"
             return Death(counted=True, text=text)
-        text = f"{name} was killed by {by}"
+        text = f"{name} was killed by {signal_name}"
         return Death(counted=status != -signal.SIGKILL, text=text)
 
 

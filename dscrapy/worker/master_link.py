@@ -74,7 +74,7 @@ class Link:
     connected: bool = False
     state: str = "not connected yet"
     _was_registered: bool = False
-    _said: str = ""
+    _last_logged: str = ""
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _moved: trio.Event = attrs.field(factory=trio.Event)
 
@@ -86,7 +86,7 @@ class Link:
         """Wait until something was sent, or the session has ended."""
         await self._moved.wait()
 
-    def _tell_moved(self) -> None:
+    def _notify_moved(self) -> None:
         # Everyone who waits holds this event: the next ones get another.
         self._moved.set()
         self._moved = trio.Event()
@@ -105,7 +105,7 @@ class Link:
                     await self._session(endpoint, token)
                     pause_s = RECONNECT_S
             except OSError as error:
-                self._say(f"waiting for the master at {endpoint}: {error}")
+                self._log_once(f"waiting for the master at {endpoint}: {error}")
             except UserError as error:
                 # The token's file is gone, or holds none.
                 self._refused(error)
@@ -113,40 +113,40 @@ class Link:
                 self._refused(UnauthorisedError(_unauthorised(endpoint, error)))
             except RemoteProtocolError as error:
                 if error.code in _TRY_LATER:
-                    self._say(f"waiting: {error.detail}")
+                    self._log_once(f"waiting: {error.detail}")
                 elif error.code in _HUNG_UP:
-                    self._say(f"waiting for the master at {endpoint}: it hangs up")
+                    self._log_once(f"waiting for the master at {endpoint}: it hangs up")
                 else:
                     self._refused(UserError(f"master at {endpoint}: {error.detail}"))
             self.connected = False
-            self._tell_moved()
+            self._notify_moved()
             # Spread, so that a fleet does not come back in one instant.
             await trio.sleep(pause_s * (0.5 + self.draw()))
             pause_s = min(pause_s * 2, self.config.worker.reconnect_s_max)
 
     def _whereabouts(self) -> tuple[Endpoint | None, str]:
         """Return address and token; both may only appear with the master's start."""
-        given = bool(self.config.worker.master)
+        is_configured = bool(self.config.worker.master)
         endpoint = find_master(self.config, "worker")
         try:
             return endpoint, find_token(self.config)
         except UnauthorisedError:
-            if given or self._was_registered:
+            if is_configured or self._was_registered:
                 raise
-            self._say(f"waiting for a master to start with {self.config.state}")
+            self._log_once(f"waiting for a master to start with {self.config.state}")
             return None, ""
 
-    def _say(self, text: str) -> None:
+    def _log_once(self, text: str) -> None:
         """Log what is new, once."""
-        if text != self._said:
+        if text != self._last_logged:
             logger.info("%s", text)
-        self._said = text
+        self._last_logged = text
         self.state = text
 
     def _refused(self, error: UserError) -> None:
         if not self._was_registered:
             raise error
-        self._say(f"trying again: {error}")
+        self._log_once(f"trying again: {error}")
 
     # ---- one session ------------------------------------------------------------
 
@@ -168,8 +168,8 @@ class Link:
             self._was_registered = True
             self.connected = True
             self.state = f"registered at {endpoint}"
-            if self._said:
-                self._said = ""
+            if self._last_logged:
+                self._last_logged = ""
             logger.info("registered at %s, epoch %d", endpoint, registered.epoch)
             self.agent.registered(registered)
             spans = _Spans.of(registered)
@@ -238,7 +238,7 @@ class Link:
                 await self._wake.wait()
             try:
                 await connection.send_frame(self.outbox.take(WRITE_BYTES))
-                self._tell_moved()
+                self._notify_moved()
             except _GONE:
                 stop.cancel()
                 return

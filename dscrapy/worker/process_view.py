@@ -68,7 +68,7 @@ class ProcessView:
             case _:
                 pass
         if self.process is not None:
-            _tell(self.process, message)
+            _deliver(self.process, message)
         elif len(self._early) < MESSAGES_WAITING_MAX:
             self._early.append(message)
         else:
@@ -80,7 +80,7 @@ class ProcessView:
         self.process = process
         early, self._early = self._early, []
         for message in early:
-            _tell(process, message)
+            _deliver(process, message)
 
     def end(self) -> None:
         """The process is gone: its leases are void, what it has told stands."""
@@ -136,10 +136,12 @@ class ProcessView:
 
     def leased_of(self, under_way: Iterable[m.UnderWay]) -> tuple[m.UnderWay, ...]:
         """Return those that the process holds: it may have marked anything."""
-        return tuple(one for one in under_way if one.request in self.leased)
+        return tuple(entry for entry in under_way if entry.request in self.leased)
 
     def _check_leased(self, requests: Iterable[int]) -> None:
-        foreign = next((one for one in requests if one not in self.leased), None)
+        foreign = next(
+            (request for request in requests if request not in self.leased), None
+        )
         if foreign is not None:
             raise RemoteProtocolError("not_held", f"it does not hold request {foreign}")
 
@@ -158,7 +160,7 @@ class ProcessView:
         )
 
 
-def _tell(process: Process, message: m.ToProcess) -> None:
+def _deliver(process: Process, message: m.ToProcess) -> None:
     if isinstance(message, m.Stop):
         process.stop(message)
     elif isinstance(message, m.Retire):

@@ -44,7 +44,7 @@ class Served(Protocol):
         """How many of its slots are taken."""
 
     @property
-    def held(self) -> Mapping[int, ProcessView]:
+    def processes(self) -> Mapping[int, ProcessView]:
         """Its processes by their number."""
 
 
@@ -56,10 +56,10 @@ class StatusPort:
     worker: Served
     started_at: float = attrs.field(factory=boot_instant)
     _connections: int = 0
-    _entrance: Admission = attrs.field(init=False)
+    _admission: Admission = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._entrance = Admission(
+        self._admission = Admission(
             incoming={"client": m.ClientCall},
             handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
             logger=logger,
@@ -70,7 +70,7 @@ class StatusPort:
         """Serve one connection to its end; closes the stream. Never raises."""
         try:
             token = find_token(self.config)
-            connection = await self._entrance.admit(stream, token=token)
+            connection = await self._admission.admit(stream, token=token)
             if connection is None or self._connections >= CONNECTIONS_MAX:
                 return
             self._connections += 1
@@ -80,7 +80,7 @@ class StatusPort:
                 self._connections -= 1
         except UnauthorisedError as error:
             # Our own token is gone; whoever dials must not fill the log with that.
-            self._entrance.tell(address_of(stream), error)
+            self._admission.log_refusal(address_of(stream), error)
         except RemoteProtocolError as error:
             logger.info("a connection to our own port ends: %s", error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -106,8 +106,8 @@ class StatusPort:
     def _status(self, call: int) -> m.Status:
         worker = self.worker
         jobs: dict[str, list[ProcessView]] = {}
-        for held in worker.held.values():
-            jobs.setdefault(held.start.job, []).append(held)
+        for process in worker.processes.values():
+            jobs.setdefault(process.start.job, []).append(process)
         running = tuple(_view(worker, processes) for processes in jobs.values())
         view = WorkerView(
             name=worker.name,
@@ -154,13 +154,13 @@ def _view(worker: Served, processes: Sequence[ProcessView]) -> JobView:
         reason="",
         priority=spec.priority,
         parallelism=spec.parallelism,
-        pages=sum(held.pages for held in processes),
-        items=sum(held.items for held in processes),
+        pages=sum(process.pages for process in processes),
+        items=sum(process.items for process in processes),
         errors=None,
         pending=0,
-        leased=sum(len(held.leased) for held in processes),
+        leased=sum(len(process.leased) for process in processes),
         poisoned=0,
-        processes=sum(held.start.role == "crawl" for held in processes),
+        processes=sum(process.start.role == "crawl" for process in processes),
         retries_left=spec.retries,
         runs=len(processes),
         workers=(worker.name,),

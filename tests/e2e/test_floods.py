@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dscrapy.messages import GetStatus
-from dscrapy.net.admission import NEWCOMERS_MAX, TOLD_MAX
+from dscrapy.net.admission import LOGGED_MAX, NEWCOMERS_MAX
 from dscrapy.worker import status_port
 from tests.e2e.cluster import Cluster, running_cluster
 from tests.e2e.crawl_harness import running_site
@@ -74,7 +74,7 @@ def test_two_thousand_strangers_at_the_master(cluster: Cluster, site: str) -> No
     lines = [line for line in cluster.log().splitlines() if "turned away" in line]
     # A few in each minute that has begun.
     minutes = (time.monotonic() - began) // 60 + 2
-    assert 1 <= len(lines) <= minutes * (TOLD_MAX + 1)
+    assert 1 <= len(lines) <= minutes * (LOGGED_MAX + 1)
 
 
 @pytest.mark.long

@@ -490,7 +490,7 @@ os._exit(5)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(live)
         with trio.fail_after(WAIT_S):
-            while not process._is_held_up:  # noqa: ASYNC110 - no event tells it
+            while not process._is_reading_paused:  # noqa: ASYNC110 - no event tells it
                 await trio.sleep(0.01)
         await trio.sleep(5 * silent_s)
         assert deaths == []

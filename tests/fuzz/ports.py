@@ -135,7 +135,7 @@ def _assert_told_nothing(heard: bytes, honest: int) -> None:
 async def _assert_at_rest(master: MasterInMemory) -> None:
     """Check that nothing is left of a connection that is gone."""
     assert master.server.connections == 2
-    assert master.server.entrance.newcomers == 0
+    assert master.server.admission.newcomers == 0
     assert master.server.submitting_bytes == 0
     state = master.committer.machine.state
     snapshot = state.encode_snapshot()
@@ -186,7 +186,7 @@ async def _at_worker(data: bytes, tally: Tally) -> None:
     if honest < 2:
         _assert_told_nothing(heard, honest)
     assert door._connections == 0
-    assert door._entrance.newcomers == 0
+    assert door._admission.newcomers == 0
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(door.serve, theirs)

@@ -67,17 +67,17 @@ async def test_strangers_keep_nobody_out(
             strangers.append(knock(master))
             await strangers[-1].send_all(said)
             await trio.testing.wait_all_tasks_blocked()
-            assert master.server.entrance.newcomers <= admission.NEWCOMERS_MAX
+            assert master.server.admission.newcomers <= admission.NEWCOMERS_MAX
         assert storage.used_bytes() == written
         began = trio.current_time()
         await master.register("w")
         await assert_serves(master)
         # At once: nobody's time ran out for it.
         assert trio.current_time() == began
-        assert master.server.entrance.newcomers == admission.NEWCOMERS_MAX - 1
+        assert master.server.admission.newcomers == admission.NEWCOMERS_MAX - 1
         assert await strangers[0].receive_some() == b""
         await trio.sleep(master.server.handshake_timeout_s + 1)
-        assert master.server.entrance.newcomers == 0
+        assert master.server.admission.newcomers == 0
         await assert_serves(master)
 
 
@@ -205,11 +205,11 @@ async def test_strangers_fill_no_log(
                 stranger = knock(master)
                 await stranger.send_all(encode_frame(b'{"a\\n\\u001b[2J":1}'))
                 assert await stranger.receive_some() == b""
-            await trio.sleep(admission.TOLD_S)
+            await trio.sleep(admission.LOGGED_SPAN_S)
             lines = [one for one in caplog.messages if "turned away" in one]
-            assert len(lines) <= (span + 1) * (admission.TOLD_MAX + 1)
+            assert len(lines) <= (span + 1) * (admission.LOGGED_MAX + 1)
         assert (
-            f"{500 - admission.TOLD_MAX} more connections were turned away"
+            f"{500 - admission.LOGGED_MAX} more connections were turned away"
             in caplog.messages
         )
         assert all(line.isprintable() for line in caplog.messages)
@@ -282,7 +282,7 @@ async def test_strangers_keep_nobody_from_a_workers_own_port(
             _, theirs = trio.testing.memory_stream_pair()
             nursery.start_soon(ours.serve, theirs)
             await trio.testing.wait_all_tasks_blocked()
-            assert ours._entrance.newcomers <= status_port.NEWCOMERS_MAX
+            assert ours._admission.newcomers <= status_port.NEWCOMERS_MAX
         mine, theirs = trio.testing.memory_stream_pair()
         nursery.start_soon(ours.serve, theirs)
         client = await greet(mine, token=TOKEN, role="client", incoming=m.Answer)
@@ -299,7 +299,7 @@ async def test_a_worker_without_a_token_fills_no_log(
             mine, theirs = trio.testing.memory_stream_pair()
             await ours.serve(theirs)
             assert await mine.receive_some() == b""
-    assert len(caplog.messages) == admission.TOLD_MAX
+    assert len(caplog.messages) == admission.LOGGED_MAX
     assert "no token" in caplog.messages[0]
 
 

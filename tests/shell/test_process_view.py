@@ -64,9 +64,9 @@ async def test_units_are_free_and_parts_keep_their_request(
         await master.say(b.grant(5))
         crawl.commit(m.Commit(request=5, last=False))
         crawl.commit(m.Commit(request=5, part=1, last=False))
-        assert worker.held[1].leased == {5}
+        assert worker.processes[1].leased == {5}
         crawl.commit(m.Commit(request=5, part=2))
-        assert worker.held[1].leased == set()
+        assert worker.processes[1].leased == set()
         await trio.sleep(0.1)
         assert len(master.told(m.Commits)) == 4
 
@@ -104,7 +104,7 @@ async def test_a_registration_says_what_is_held(
         for message in said:
             crawls.started[0].say(message)
         if is_dead:
-            worker.held[1].scope.cancel()
+            worker.processes[1].scope.cancel()
             await trio.sleep(1)
         expected = b.held(
             1,
@@ -254,8 +254,8 @@ async def test_a_drain_without_a_master_stops_the_processes(
         for crawl in crawls.started:
             assert stops_of(crawl) == [WORKER_DRAINS]
         assert len(crawls.started[0].worked) == 1
-        assert worker.held[1].closing == WORKER_DRAINS
-        assert worker.held[1].leased == set()
+        assert worker.processes[1].closing == WORKER_DRAINS
+        assert worker.processes[1].leased == set()
 
 
 async def test_a_draining_worker_that_loses_its_master_stops_its_processes(

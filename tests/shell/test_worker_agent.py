@@ -55,7 +55,7 @@ def status_of(master: MasterInMemory, number: int = 1) -> str:
 
 def is_settled(worker: Worker) -> bool:
     """Whether the worker has nothing left to say or to do."""
-    return not worker.held and worker.outbox.is_settled
+    return not worker.processes and worker.outbox.is_settled
 
 
 async def add_jobs(master: MasterInMemory, *numbers: int) -> None:
@@ -421,7 +421,7 @@ async def test_a_draining_worker_waits_for_a_master_that_is_away(
         await network.down("silent")
         await trio.sleep(300)
         assert not left.is_set()
-        assert worker.held[1].closing == WORKER_DRAINS
+        assert worker.processes[1].closing == WORKER_DRAINS
         network.serve = master.server.serve
         await until(left.is_set)
         assert await items_of(master) == crawls.lines
@@ -498,7 +498,7 @@ async def test_a_forced_worker_does_not_wait_for_a_master_that_is_away(
     """Neither for its answers nor to log out."""
     async with leaving(tmp_path) as (master, network, worker, left):
         await add_jobs(master, 1)
-        await until(lambda: bool(worker.held))
+        await until(lambda: bool(worker.processes))
         await network.down("silent")
         await master.nursery.start(worker.watch_signals)
         # Two of a kind that come at once are one.

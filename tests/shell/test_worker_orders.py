@@ -250,7 +250,7 @@ async def test_commits_of_a_dropped_process_are_offered_and_settled(
         assert not worker.outbox.is_settled
         await master.say(m.EndedSeen(process=1))
         assert worker.outbox.is_settled
-        assert worker.held == {}
+        assert worker.processes == {}
 
 
 async def test_the_end_of_a_process_comes_behind_all_that_it_committed(
@@ -308,7 +308,7 @@ async def test_orders_for_a_process_that_is_gone_are_passed_over(
         await master.say(m.EndedSeen(process=9), registered)
         assert worker.link.connected
         assert len(master.heard) == 1
-        assert worker.held[1].leased == set()
+        assert worker.processes[1].leased == set()
 
 
 # ---- logs ----------------------------------------------------------------------------

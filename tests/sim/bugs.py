@@ -51,8 +51,8 @@ _COMMIT_BEGINS = """        if group.records:
 _ANSWERS = """        self._answer(group)
         await self._grant(group)
 """
-_DECIDES_IN_TURN = """        for one in batch:
-            self._decide(one.session, one.command, now, group)
+_DECIDES_IN_TURN = """        for waiting in batch:
+            self._decide(waiting.session, waiting.command, now, group)
 """
 
 BUGS: tuple[Bug, ...] = (
@@ -176,8 +176,8 @@ BUGS: tuple[Bug, ...] = (
         "what was discarded goes though the snapshot found no room",
         (
             FILES,
-            "                if not work.then():\n                    return\n",
-            "                work.then()\n",
+            "                if not work.action():\n                    return\n",
+            "                work.action()\n",
         ),
     ),
     _bug(
@@ -464,7 +464,7 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "unanswered commits not held",
         "a registration leaves out what has a commit under way",
-        (AGENT, "held.report(self.outbox.requests_of(number))", "held.report(())"),
+        (AGENT, "view.report(self.outbox.requests_of(number))", "view.report(())"),
     ),
     _bug(
         "leases not told",
@@ -480,7 +480,7 @@ BUGS: tuple[Bug, ...] = (
         "a worker keeps the processes that the master gave up",
         (
             AGENT,
-            "                held.scope.cancel()\n\n    async def wait_room",
+            "                view.scope.cancel()\n\n    async def wait_room",
             "                pass\n\n    async def wait_room",
         ),
     ),

@@ -1,6 +1,6 @@
 """A crawl process of the simulation: what a real one does with a site, as tasks.
 
-It stands behind the interface that its worker knows (``worker.held.Process``). Between
+It stands behind the interface that its worker knows (``process_view.Process``). Between
 it and its worker is what a socket pair would be: what it has written still counts after
 its death, and it goes on while its worker is stopped.
 """

@@ -189,7 +189,7 @@ class World:
         return files.done == files.handed and all(
             machine.worker is not None
             and machine.worker.outbox.is_settled
-            and not machine.worker.held
+            and not machine.worker.processes
             for machine in self.machines
         )
 
@@ -248,7 +248,7 @@ class World:
             for one in state.workers.values()
         ]
         held = [
-            f"{one.name}: {one.worker and list(one.worker.held)}"
+            f"{one.name}: {one.worker and list(one.worker.processes)}"
             for one in self.machines
         ]
         clients = self.clients

@@ -94,21 +94,21 @@ def test_an_unfinished_crawl_with_others_is_named(tmp_path: Path) -> None:
 def test_processes_get_what_is_kept_of_stdin(tmp_path: Path) -> None:
     """The live one until it is whole; only the first begins the log anew."""
     caller = Caller(folder=tmp_path, settings={}, profile="p", keep=tmp_path, stdin=0)
-    first = caller.give("crawl")
+    first = caller.inputs_for("crawl")
     assert first.stdin == 0
-    assert caller.give("export").stdin == Path("/dev/null")
+    assert caller.inputs_for("export").stdin == Path("/dev/null")
     assert first.local is not None
     assert (first.local.settings, first.local.profile) == ({}, b"p")
     (tmp_path / "stdin.part").write_text("a")
     # What writes feeds reads what there is, never what the spider is to read.
-    assert caller.give("export").stdin == tmp_path / "stdin.part"
-    third = caller.give("crawl")
+    assert caller.inputs_for("export").stdin == tmp_path / "stdin.part"
+    third = caller.inputs_for("crawl")
     assert third.stdin == 0
     assert third.local is not None
     assert third.local.profile == b"p.4"
     assert third.local.settings == {"LOG_FILE_APPEND": "True"}
     (tmp_path / "stdin.part").rename(tmp_path / "stdin")
-    assert caller.give("crawl").stdin == tmp_path / "stdin"
+    assert caller.inputs_for("crawl").stdin == tmp_path / "stdin"
 
 
 @contextmanager

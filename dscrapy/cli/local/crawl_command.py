@@ -76,7 +76,7 @@ _CONNECT_TIMEOUT_S = 30.0
 _LOG_REST_S = 10.0
 _WORKER_NAME = "crawl"
 # Holds a traceback, which is bounded, and what a crawl logs at its end.
-_TOLD_BYTES = 256 * 1024
+_LOG_TAIL_BYTES = 256 * 1024
 
 
 @attrs.define(kw_only=True)
@@ -224,7 +224,7 @@ async def _run(run: _Run) -> None:
                 partial(serve, config, handle_signals=False)
             )
             client = _client(run, endpoint)
-            nursery.start_soon(_heed, run, signals, nursery.cancel_scope)
+            nursery.start_soon(_watch_signals, run, signals, nursery.cancel_scope)
             async with client() as calls:
                 if await _begin(run, calls):
                     await _until_ended(run, config, client, endpoint)
@@ -262,9 +262,11 @@ async def _begin(run: _Run, client: Client) -> bool:
     run.job_known = True
     job = shown.job
     assert job is not None
-    is_ours = run.how == "go on with changed code" and job.state == "cancelled"
+    is_own_cancelling = (
+        run.how == "go on with changed code" and job.state == "cancelled"
+    )
     # A run that was stopped between its own cancelling and going on goes on now.
-    if job.state in FINAL_STATES and not is_ours:
+    if job.state in FINAL_STATES and not is_own_cancelling:
         _say(f"the crawl itself had ended ({job.state}): writing its items")
         run.shown = shown
         return False
@@ -327,7 +329,7 @@ async def _until_ended(
         name=_WORKER_NAME,
         slots=run.slots,
     )
-    tell = _LogTeller(run)
+    log_writer = _LogWriter(run)
     async with trio.open_nursery() as nursery:
 
         async def work(task_status: trio.TaskStatus[Endpoint]) -> None:
@@ -344,20 +346,20 @@ async def _until_ended(
             nursery.cancel_scope.cancel()
 
         await nursery.start(work)
-        log_is_told = trio.Event()
+        log_is_copied = trio.Event()
         async with client() as waiting:
             if run.how == "go on with changed code":
                 await _accept_changed_code(run, waiting)
-            nursery.start_soon(_tell_log, run, client, tell, log_is_told)
+            nursery.start_soon(_copy_log, run, client, log_writer, log_is_copied)
             if not run.is_quiet:
-                nursery.start_soon(_tell_progress, run, client)
+                nursery.start_soon(_show_progress, run, client)
             run.shown = await waiting.wait(run.record.job)
         with trio.move_on_after(_LOG_REST_S):
-            await log_is_told.wait()
+            await log_is_copied.wait()
         nursery.cancel_scope.cancel()
     async with client() as calls:
-        await copy_file(calls, run.record.job, "log", tell, offset=run.log_offset)
-    tell.end()
+        await copy_file(calls, run.record.job, "log", log_writer, offset=run.log_offset)
+    log_writer.end()
     run.ticker.clear()
 
 
@@ -376,7 +378,9 @@ async def _accept_changed_code(run: _Run, client: Client) -> None:
     run.crawl.save(run.record)
 
 
-async def _heed(run: _Run, signals: AsyncIterator[int], stop: trio.CancelScope) -> None:
+async def _watch_signals(
+    run: _Run, signals: AsyncIterator[int], stop: trio.CancelScope
+) -> None:
     """First Ctrl-C: let the spider finish what it has begun. Second: stop now."""
     async for _ in signals:
         if run.stopping.is_set() or not run.job_known:
@@ -388,21 +392,21 @@ async def _heed(run: _Run, signals: AsyncIterator[int], stop: trio.CancelScope) 
         run.stopping.set()
 
 
-async def _tell_log(
+async def _copy_log(
     run: _Run,
     client: Callable[[], Client],
-    tell: Callable[[bytes], None],
+    write: Callable[[bytes], None],
     copied: trio.Event,
 ) -> None:
     """Copy the job's log to stderr until the job has ended."""
     async with client() as calls:
         await copy_file(
-            calls, run.record.job, "log", tell, offset=run.log_offset, follow=True
+            calls, run.record.job, "log", write, offset=run.log_offset, follow=True
         )
     copied.set()
 
 
-class _LogTeller:
+class _LogWriter:
     """Writes the job's log to stderr: all of it, or what is a warning or worse."""
 
     def __init__(self, run: _Run) -> None:
@@ -425,7 +429,7 @@ class _LogTeller:
     def _show(self, data: bytes) -> None:
         if data:
             self._run.log_tail += data
-            del self._run.log_tail[:-_TOLD_BYTES]
+            del self._run.log_tail[:-_LOG_TAIL_BYTES]
             with self._run.ticker.aside():
                 self._out.write(data)
 
@@ -459,7 +463,7 @@ class _Picked:
         return b"".join(shown)
 
 
-async def _tell_progress(run: _Run, client: Callable[[], Client]) -> None:
+async def _show_progress(run: _Run, client: Callable[[], Client]) -> None:
     """Show how the job goes: a line redrawn, or one now and then."""
     is_drawn = is_decorated(sys.stderr)
     pause = TICK_S if is_drawn else LINE_EVERY_S
@@ -489,8 +493,8 @@ async def _tell_progress(run: _Run, client: Callable[[], Client]) -> None:
 def _finish(run: _Run, started: float) -> int:
     """Write the files, sum up and return the exit code."""
     if run.forced or run.shown is None or run.shown.job is None or not run.fetched:
-        again = "run the same command again to go on"
-        _say(f"stopped at once: {again if run.keeps else 'nothing of it is kept'}")
+        hint = "run the same command again to go on"
+        _say(f"stopped at once: {hint if run.keeps else 'nothing of it is kept'}")
         return 1
     job = run.shown.job
     trace = run.shown.traceback.strip()
@@ -516,8 +520,8 @@ def _finish(run: _Run, started: float) -> int:
     _say(_summary(run, job, time.monotonic() - started))
     for line in written:
         _say(line)
-    for one in run.shown.feeds:
-        _say(f"wrote {written_text(one)}")
+    for feed in run.shown.feeds:
+        _say(f"wrote {written_text(feed)}")
     if not run.feeds and not run.shown.feeds and job.items:
         where = run.config.state / "jobs" / job.id / "items.jsonl"
         kept = f"the items are in {where} until newer crawls push it out"

@@ -34,8 +34,8 @@ DEFAULT = Keep(jobs=20, days=30.0, bytes=2**30)
 
 def limits_of(config: Config) -> Keep:
     """Return the limits of the conf file, or the default where it has none."""
-    given = Keep.of(config.master)
-    return DEFAULT if given.is_everything else given
+    configured = Keep.of(config.master)
+    return DEFAULT if configured.is_everything else configured
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +67,9 @@ def kept(state: Path) -> list[Kept]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     found = [_look(base / name) for name in names if _NAME.match(name)]
-    return sorted((one for one in found if one is not None), key=lambda one: one.at)
+    return sorted(
+        (crawl for crawl in found if crawl is not None), key=lambda crawl: crawl.at
+    )
 
 
 def _look(folder: Path) -> Kept | None:
@@ -129,19 +131,25 @@ def prune(state: Path, limits: Keep, *, dry_run: bool = False) -> list[Kept]:
     With them goes what is left of killed runs that were to keep nothing.
     """
     now = time.time()
-    every = kept(state)
-    finished = [one for one in every if one.done and not one.id.startswith(ONCE)]
-    count, total = len(finished), sum(one.bytes for one in finished)
-    beyond = [
-        one for one in every if one.id.startswith(ONCE) and one.stands != "running"
+    crawls = kept(state)
+    finished = [
+        crawl for crawl in crawls if crawl.done and not crawl.id.startswith(ONCE)
     ]
-    for one in finished:
-        if limits.is_beyond(now - one.at, count, total):
-            beyond.append(one)
-            count, total = count - 1, total - one.bytes
+    count, total = len(finished), sum(crawl.bytes for crawl in finished)
+    beyond = [
+        crawl
+        for crawl in crawls
+        if crawl.id.startswith(ONCE) and crawl.stands != "running"
+    ]
+    for crawl in finished:
+        if limits.is_beyond(now - crawl.at, count, total):
+            beyond.append(crawl)
+            count, total = count - 1, total - crawl.bytes
     if dry_run:
         return beyond
-    return [one for one in beyond if _remove(state / FOLDER / one.id, only_done=True)]
+    return [
+        crawl for crawl in beyond if _remove(state / FOLDER / crawl.id, only_done=True)
+    ]
 
 
 def remove(state: Path, identity: str, *, dry_run: bool = False) -> int:
@@ -162,8 +170,8 @@ def remove(state: Path, identity: str, *, dry_run: bool = False) -> int:
 def _remove(folder: Path, *, only_done: bool = False) -> bool:
     """Remove the folder and its lock file, unless a run has it; whether that was so."""
     lock = lock_of(folder)
-    with hold_lock(lock) as is_ours:
-        if not is_ours:
+    with hold_lock(lock) as is_locked:
+        if not is_locked:
             return False
         if only_done and not folder.name.startswith(ONCE):
             try:

@@ -5,9 +5,9 @@ import shlex
 from dscrapy.cli.local.crawl_state import Crawl, Record
 
 
-def others_line(crawl: Crawl, mine: Record) -> str:
+def others_line(crawl: Crawl, begun: Record) -> str:
     """Return a line about the latest one and how to go on with it; empty if there is
-    none. ``mine`` is what was begun instead."""
+    none. ``begun`` is what was begun instead."""
     found = crawl.others_unfinished()
     if not found:
         return ""
@@ -15,35 +15,37 @@ def others_line(crawl: Crawl, mine: Record) -> str:
     more = f" (there are {len(found)})" if len(found) > 1 else ""
     return (
         f"starting anew: the unfinished crawl of {crawl.spider} has "
-        f"{_differences(mine, latest)}{more}; to go on with it: {_way(mine, latest)}"
+        f"{_differences(begun, latest)}{more}; to go on with it: {_way(begun, latest)}"
     )
 
 
-def _differences(mine: Record, other: Record) -> str:
+def _differences(begun: Record, other: Record) -> str:
     differences = [
         name
-        for name, one, two in (
-            ("other -a", mine.args, other.args),
-            ("other -s", mine.settings, other.settings),
-            ("another folder", mine.around.get("folder"), other.around.get("folder")),
-            ("other SCRAPY_* variables", _variables(mine), _variables(other)),
+        for name, new_value, old_value in (
+            ("other -a", begun.args, other.args),
+            ("other -s", begun.settings, other.settings),
+            ("another folder", begun.around.get("folder"), other.around.get("folder")),
+            ("other SCRAPY_* variables", _variables(begun), _variables(other)),
         )
-        if one != two
+        if new_value != old_value
     ]
     # A release before this one did not note what they were.
     return ", ".join(differences) if other.command else "other -a or -s"
 
 
-def _way(mine: Record, other: Record) -> str:
+def _way(begun: Record, other: Record) -> str:
     if not other.command:
         return "run it with its own -a and -s"
     words = []
-    if other.folder != mine.folder:
+    if other.folder != begun.folder:
         words.append(f"cd {shlex.quote(other.folder)} &&")
-    mine_variables, others = _variables(mine), _variables(other)
-    if mine_variables != others:
-        names = sorted({*mine_variables, *others})
-        words += [f"{name}={shlex.quote(others.get(name, ''))}" for name in names]
+    begun_variables, other_variables = _variables(begun), _variables(other)
+    if begun_variables != other_variables:
+        names = sorted({*begun_variables, *other_variables})
+        words += [
+            f"{name}={shlex.quote(other_variables.get(name, ''))}" for name in names
+        ]
     return " ".join([*words, other.command])
 
 

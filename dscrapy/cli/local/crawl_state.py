@@ -134,8 +134,8 @@ class Crawl:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other run of this crawl out; raises ``UserError``."""
-        with hold_lock(lock_of(self.folder)) as is_ours:
-            if not is_ours:
+        with hold_lock(lock_of(self.folder)) as is_locked:
+            if not is_locked:
                 raise UserError(
                     f"this crawl of {self.spider} already runs: wait for it or stop "
                     "it; other arguments (-a) or settings (-s) make another crawl"
@@ -324,7 +324,7 @@ def hold_lock(path: Path) -> Iterator[bool]:
             if not _lock(handle):
                 yield False
                 return
-            if _is_there(handle, path):
+            if _is_same_file(handle, path):
                 yield True
                 return
         finally:
@@ -346,7 +346,7 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _is_there(handle: int, path: Path) -> bool:
+def _is_same_file(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

@@ -35,24 +35,26 @@ async def forecast(
     """
     lines: dict[str, None] = {}
     with trio.move_on_after(within_s):
-        for folder, spec in _asked(config, specs):
+        for folder, spec in _jobs_to_scan(config, specs):
             lines.update(dict.fromkeys(await _scan(folder, spec)))
     return list(lines)
 
 
-def _asked(config: Config, specs: Iterable[JobSpec]) -> list[tuple[Path, JobSpec]]:
-    asked: dict[bytes, tuple[Path, JobSpec]] = {}
+def _jobs_to_scan(
+    config: Config, specs: Iterable[JobSpec]
+) -> list[tuple[Path, JobSpec]]:
+    scans: dict[bytes, tuple[Path, JobSpec]] = {}
     for spec in specs:
-        if spec.parallelism == 1 or len(asked) >= SCANS_MAX:
+        if spec.parallelism == 1 or len(scans) >= SCANS_MAX:
             continue
         # Of all that a job is, this decides on its components.
-        same = msgspec.structs.replace(
+        reduced = msgspec.structs.replace(
             spec, urls=(), args={}, priority=0, retries=0, parallelism=0, name=""
         )
         folder = Path(spec.project_dir or config.projects_root / spec.project)
         if folder.is_dir():
-            asked[msgspec.json.encode(same)] = (folder, same)
-    return list(asked.values())
+            scans[msgspec.json.encode(reduced)] = (folder, reduced)
+    return list(scans.values())
 
 
 async def _scan(folder: Path, spec: JobSpec) -> list[str]:

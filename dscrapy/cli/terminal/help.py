@@ -37,13 +37,15 @@ def overview(
     usage: str, description: str, commands: Iterable[tuple[str, str]], epilog: str
 ) -> str:
     """Return the help of the whole program; ``commands`` are names and what they do."""
-    left = dict(commands)
-    wide = max(map(len, left), default=0)
+    remaining = dict(commands)
+    wide = max(map(len, remaining), default=0)
     blocks = [usage, description]
-    for title, names in (*GROUPS.items(), (_REST, tuple(left))):
-        there = [(name, left.pop(name)) for name in names if name in left]
-        if there:
-            lines = [_entry(f"  {name.ljust(wide)}  ", about) for name, about in there]
+    for title, names in (*GROUPS.items(), (_REST, tuple(remaining))):
+        entries = [(name, remaining.pop(name)) for name in names if name in remaining]
+        if entries:
+            lines = [
+                _entry(f"  {name.ljust(wide)}  ", about) for name, about in entries
+            ]
             blocks.append("\n".join([f"{title}:", *lines]))
     blocks.append(_entry("", epilog))
     return "\n\n".join(blocks) + "\n"

@@ -95,14 +95,14 @@ class HeadingsInUse:
         # The latest heading, until a line follows.
         self._heading = b""
         # The beginning of a line that may be a heading.
-        self._held = b""
+        self._undecided = b""
         # Whether the line that comes is shown so far, without its end.
         self._is_begun = False
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes and return those to show: all but headings at once."""
-        *lines, rest = (self._held + data).split(b"\n")
-        self._held = b""
+        *lines, beginning = (self._undecided + data).split(b"\n")
+        self._undecided = b""
         shown = []
         for line in lines:
             if not self._is_begun and HEADING.match(line):
@@ -110,17 +110,19 @@ class HeadingsInUse:
             else:
                 shown.append(self._under_heading(line + b"\n"))
             self._is_begun = False
-        if not self._is_begun and (rest.startswith(_MARK) or _MARK.startswith(rest)):
-            self._held = rest
+        if not self._is_begun and (
+            beginning.startswith(_MARK) or _MARK.startswith(beginning)
+        ):
+            self._undecided = beginning
         else:
-            shown.append(self._under_heading(rest))
+            shown.append(self._under_heading(beginning))
             self._is_begun = True
         return b"".join(shown)
 
     def end(self) -> bytes:
         """Return what is left: the beginning of a line that had no end."""
-        held, self._held = self._held, b""
-        return self._under_heading(held) if held else b""
+        beginning, self._undecided = self._undecided, b""
+        return self._under_heading(beginning) if beginning else b""
 
     def _under_heading(self, line: bytes) -> bytes:
         heading, self._heading = self._heading, b""

@@ -97,7 +97,7 @@ def shown_json(shown: Shown) -> dict[str, Any]:
         whole["digest"] = shown.digest
         whole["traceback"] = shown.traceback
         whole["poisoned_requests"] = msgspec.to_builtins(shown.poisoned)
-        whole["feeds"] = [_whole_json(one) for one in shown.feeds]
+        whole["feeds"] = [_whole_json(feed) for feed in shown.feeds]
         whole["stats"] = {
             key: iso(value.timestamp()) if isinstance(value, datetime) else value
             for key, value in stats_values(shown.stats).items()
@@ -141,10 +141,12 @@ def status_blocks(
         blocks.append(f"... and {hidden} more running: `dscrapy jobs` lists them.")
     if waiting:
         blocks.append(_waiting_table(waiting))
-        left = status.jobs.get("ready", 0) + status.jobs.get("paused", 0)
-        left -= len(waiting)
-        if left > 0:
-            blocks.append(f"... and {left} more waiting: `dscrapy jobs` lists them.")
+        unlisted = status.jobs.get("ready", 0) + status.jobs.get("paused", 0)
+        unlisted -= len(waiting)
+        if unlisted > 0:
+            blocks.append(
+                f"... and {unlisted} more waiting: `dscrapy jobs` lists them."
+            )
     if status.schedules:
         blocks.append(_schedules_table(status.schedules))
     if status.failed:
@@ -249,24 +251,24 @@ def _hanging(head: str, text: str, width: int | None) -> str:
     )
 
 
-def written_text(one: FeedFiles, *, names: bool = False) -> str:
+def written_text(feed: FeedFiles, *, names: bool = False) -> str:
     """Return ``5 items to PATH``, what is written of a feed, to stand after "wrote".
 
     With ``names`` the workers are named whose machines have the files.
     """
-    if not one.files:
-        text = f"nothing to {one.last}"
-    elif one.files + one.failed == 1:
-        text = f"{plural(one.items, 'item')} to {one.last}"
+    if not feed.files:
+        text = f"nothing to {feed.last}"
+    elif feed.files + feed.failed == 1:
+        text = f"{plural(feed.items, 'item')} to {feed.last}"
     else:
-        text = f"{plural(one.items, 'item')} to {plural(one.files, 'file')}, "
-        text += f"from {one.first} to {one.last}"
-    if names and one.workers and one.last.startswith("/"):
-        text += f" on {_few(one.workers)}"
-    if not one.failed:
+        text = f"{plural(feed.items, 'item')} to {plural(feed.files, 'file')}, "
+        text += f"from {feed.first} to {feed.last}"
+    if names and feed.workers and feed.last.startswith("/"):
+        text += f" on {_few(feed.workers)}"
+    if not feed.failed:
         return text
-    what = "it" if one.files + one.failed == 1 else plural(one.failed, "file")
-    return f"{text}: {what} could not be stored, see the log"
+    subject = "it" if feed.files + feed.failed == 1 else plural(feed.failed, "file")
+    return f"{text}: {subject} could not be stored, see the log"
 
 
 def result_line(job: JobView) -> str:
@@ -300,11 +302,11 @@ def progress_line(
         numbers.append((job.errors, "error", "err"))
     words = [plural(count, noun) for count, noun, _ in numbers]
     short = [f"{count} {noun}" for count, _, noun in numbers]
-    rest = [] if rate is None else [f"{rate:.1f}/s"]
-    left = job.pending + job.leased
+    rate_words = [] if rate is None else [f"{rate:.1f}/s"]
+    pending = job.pending + job.leased
     times = [] if elapsed_s is None else [span(elapsed_s)]
-    words += [*rest, f"{left} pending", *times]
-    short += [*rest, f"{left} left", *times]
+    words += [*rate_words, f"{pending} pending", *times]
+    short += [*rate_words, f"{pending} left", *times]
     if width is not None and len(", ".join(words)) > width:
         words = short
     if job.processes > 1:
@@ -333,8 +335,8 @@ def _untagged(value: Any) -> Any:
         return value
     try:
         written, fold, zone = value["$dt"]
-        known = None if zone is None else timezone(timedelta(microseconds=zone))
-        return datetime.fromisoformat(written).replace(fold=fold, tzinfo=known)
+        zone_info = None if zone is None else timezone(timedelta(microseconds=zone))
+        return datetime.fromisoformat(written).replace(fold=fold, tzinfo=zone_info)
     except (TypeError, ValueError, OverflowError):
         # A named zone, or what a project made up.
         return value
@@ -459,16 +461,16 @@ def _schedules_table(schedules: Iterable[ScheduleView]) -> Table:
         ("SCHEDULE", "STATE", "EVERY", "RUNS", "NEXT", "SPIDER", "NAME", "LATEST RUN"),
         tuple(
             (
-                one.id,
-                one.state,
-                span(one.every_s),
-                str(one.runs),
-                _local(one.next_at),
-                clean(one.spider),
-                clean(one.name),
-                one.job or "",
+                schedule.id,
+                schedule.state,
+                span(schedule.every_s),
+                str(schedule.runs),
+                _local(schedule.next_at),
+                clean(schedule.spider),
+                clean(schedule.name),
+                schedule.job or "",
             )
-            for one in schedules
+            for schedule in schedules
         ),
         frozenset({"RUNS"}),
     )
@@ -564,8 +566,10 @@ def _local(instant: float | None) -> str:
 
 def _few(names: Sequence[str]) -> str:
     """Return names that are not cut, if need be the first ones."""
-    left = len(names) - _NAMES_MAX
-    return ", ".join(names[:_NAMES_MAX]) + (f" and {left} more" if left > 0 else "")
+    unnamed = len(names) - _NAMES_MAX
+    return ", ".join(names[:_NAMES_MAX]) + (
+        f" and {unnamed} more" if unnamed > 0 else ""
+    )
 
 
 def short_project(project: str) -> str:

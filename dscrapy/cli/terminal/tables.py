@@ -73,13 +73,13 @@ def _columns(table: Table) -> list[_Column]:
 def _broken(columns: Sequence[_Column], width: int) -> list[list[_Column]]:
     """Return the columns of each line of a row."""
     lines: list[list[_Column]] = [[]]
-    left = width
+    available = width
     for column in columns:
-        if lines[-1] and column.width_min > left:
+        if lines[-1] and column.width_min > available:
             lines.append([])
-            left = width - _INDENT
+            available = width - _INDENT
         lines[-1].append(column)
-        left -= column.width_min + 1
+        available -= column.width_min + 1
     return lines
 
 
@@ -91,8 +91,8 @@ def _line(columns: Sequence[_Column], row: int, width: int, gap: int) -> str:
     for column in columns:
         room = column.width_min
         if column.is_free and spare > 0:
-            more = min(column.width - room, spare)
-            room, spare = room + more, spare - more
+            extra = min(column.width - room, spare)
+            room, spare = room + extra, spare - extra
         text = cut(column.header if row < 0 else column.cells[row], room)
         blank = " " * (room - width_of(text))
         parts.append(f"{blank}{text}" if column.is_right else f"{text}{blank}")
