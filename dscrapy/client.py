@@ -1,13 +1,13 @@
 """Calls to a master: dial, ask, and ask again when the connection is lost.
 
-A call is carried out once or the caller is told so. What only reads, and a submit
-(its ids make a repeat the same job), is repeated on a new connection; a change is
-not, since its reply may be what was lost. A *patient* client waits for a master that
+A call is carried out once, or the caller gets an error. Calls that only read, and
+submits (the same id is the same job), are repeated on a new connection; a change is
+not, since only its reply may be lost. A *patient* client waits for a master that
 it has reached once, however long that takes; any other gives up after
 ``connect_timeout_s``.
 
-While an answer is awaited the master is pinged, so that a long wait ends when the
-master's machine is gone, and only then.
+While a client waits for an answer it pings the master, so that a long wait ends when
+the master's machine is gone, and only then.
 """
 
 import os
@@ -282,7 +282,7 @@ class Client:
             if not repeat:
                 raise UnreachableError(
                     f"the connection to the master at {where} was lost ({reason}): "
-                    "whether it did this is unknown, see `dscrapy jobs` or "
+                    "whether it carried this out is unknown, see `dscrapy jobs` or "
                     "`dscrapy workers` before you repeat it"
                 )
             if self._patient:
@@ -313,7 +313,7 @@ class Client:
         try:
             return await action(connection)
         except BaseException:
-            # An answer may still be on its way; nobody may take it for theirs.
+            # An answer may still be on its way; no later call may take it for its own.
             self._connection = None
             await _close(connection)
             raise
@@ -442,7 +442,7 @@ async def _dial_once(
     """Connect once; raises ``OSError`` when it is worth trying again."""
     if target.token is None:
         with trio.move_on_after(timeout_s):
-            # Whether anybody is there decides which error helps.
+            # Whether a master is there at all decides which error helps.
             await trio.aclose_forcefully(
                 await trio.open_tcp_stream(target.host, target.port)
             )
@@ -466,8 +466,8 @@ async def _dial_once(
         ) from None
     except RemoteProtocolError as error:
         if error.code in ("no_handshake", "cut_short"):
-            # It is being started or stopped; or it is no master, which shows
-            # when it goes on.
+            # The master is being started or stopped. If it is no master, trying again
+            # shows that.
             raise OSError("it hangs up during the handshake") from None
         raise UnreachableError(
             f"what answers at {target.name} is no dscrapy master that this command "
@@ -511,7 +511,7 @@ def _cut(submissions: Iterable[Submission]) -> Iterator[tuple[Submission, ...]]:
 
 
 def _expect(kind: type[A], answer: Answer) -> A:
-    """Return the answer as what the call is answered by."""
+    """Return the answer as the type that the call is answered by."""
     if not isinstance(answer, kind):
         raise UnreachableError(
             f"the master gave a {type(answer).__name__} where a {kind.__name__} "

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT_FILE = "scrapy.cfg"
-# A folder that holds this is a virtual environment, not code of the project.
+# A folder with this file is a virtual environment, not code of the project.
 _VENV_FILE = "pyvenv.cfg"
 _READ_BYTES = 1024 * 1024
 

@@ -1,7 +1,7 @@
-"""Settings: what ``conf.toml`` may say, where it is looked for, and what wins.
+"""Settings: keys of ``conf.toml``, where the file is found, and which source wins.
 
-A command's flags win over ``DSCRAPY_*`` variables, those over ``conf.toml``, that over
-the defaults here. Where the master is counts as one setting with two forms, its
+A command's flags win over ``DSCRAPY_*`` variables, variables over ``conf.toml``, the
+file over the defaults here. Where the master is counts as one setting with two forms, its
 address and its state folder: a folder given at one level hides an address from a
 lower one, or ``--state`` would talk to whatever ``DSCRAPY_MASTER`` says.
 
@@ -110,7 +110,8 @@ def _number(default: N, about: str, low: float, high: float) -> N:
 
 
 def _text(default: T, about: str, check: Callable[[T], str | None]) -> T:
-    """A field likewise; ``check`` returns what is wrong with a value, or None."""
+    """A field with a line for ``conf.example.toml`` and a ``check``, which returns what
+    is wrong with a value, or None."""
 
     def validate(_: Any, field: "attrs.Attribute[T]", value: T) -> None:
         if problem := check(value):
@@ -315,7 +316,7 @@ class Folders:
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """All settings of one command, after every source has been heard.
+    """All settings of one command, from all sources.
 
     ``state`` and ``projects_root`` are absolute folders. ``token`` is the one of
     ``DSCRAPY_TOKEN`` or of the conf file; usually None, and ``find_token`` reads
@@ -415,7 +416,7 @@ def read_endpoint(state: Path) -> Endpoint | None:
         written = None
     if written is None or not 1 <= written.port <= 65535 or not written.host:
         raise ConfigError(
-            path, "", "not a file of a master: delete it, start the master"
+            path, "", "not a file of a master: delete it and start the master again"
         )
     return Endpoint(written.host, written.port)
 
@@ -496,7 +497,7 @@ def variables() -> frozenset[str]:
 
 @attrs.frozen(kw_only=True)
 class _Written:
-    """What ``endpoint.json`` holds. A master that has no version there is of 1.
+    """What ``endpoint.json`` contains; a file without ``version`` has version 1.
 
     ``pid`` is for people.
     """
@@ -541,7 +542,7 @@ def _find_conf(
 def _has_dscrapy_table(path: Path) -> bool:
     """Whether a ``conf.toml`` that nobody named has a [dscrapy] table.
 
-    Other programs have such a file too; theirs may be wrong without our minding.
+    Other programs have such a file too; a mistake in it does not matter here.
     """
     read = _read(path) if path.is_file() else None
     return (

@@ -115,7 +115,9 @@ def check_every(every_s: float) -> None:
 def _submission(value: object, make_id: Callable[[], str]) -> Submission:
     entry = structure(value, _Entry)
     if entry.dir and entry.project_dir:
-        raise StrictError([("dir", "is project_dir, which is given too")])
+        raise StrictError(
+            [("dir", "is another name of project_dir, which is given too")]
+        )
     spec = JobSpec(
         project=entry.project,
         project_dir=entry.project_dir or entry.dir,
@@ -202,7 +204,7 @@ def _project_problems(spec: JobSpec) -> Iterator[tuple[str, str]]:
 
 
 def _text_problems(key: str, text: str) -> Iterator[tuple[str, str]]:
-    """Names of spiders, arguments and settings: whatever fits on a line."""
+    """Yield what is wrong with a name of a spider, argument or setting."""
     if not text or len(text) > TEXT_CHARS_MAX or not text.isprintable():
         rule = f"must be 1 to {TEXT_CHARS_MAX} printable characters"
         yield key, f"{rule}, got {show(text)}"

@@ -1,7 +1,7 @@
 """The one strict converter for what people write: values as they are, or an error.
 
 Stock cattrs turns ``None`` into ``"None"`` and ``"4"`` into 4; here every value must
-already be of its kind, every key known, and an error names the path to its key.
+have the type of its field, every key must be known, and an error names the key's path.
 Checks of single fields belong in attrs validators, which raise ``FieldError``.
 """
 
@@ -50,7 +50,7 @@ class FieldError(ValueError):
 
 
 class StrictError(ValueError):
-    """What was wrong: pairs of key path and reason, in the order of the fields."""
+    """Mistakes in a value: pairs of key path and reason, in the order of the fields."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
         assert problems
@@ -81,7 +81,7 @@ def structure(value: object, cls: type[T], key: str = "") -> T:
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Return a hint that names the known names nearest to ``name``, or all."""
+    """Return a hint with those of ``names`` that are nearest to ``name``, or all."""
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.7)
     if near:
         return f"did you mean {' or '.join(near)}?"
@@ -201,7 +201,7 @@ def _flatten(error: Exception, path: str) -> list[tuple[str, str]]:
             return [(path, "missing")]
         case _Mismatch():
             return [(path, str(error))]
-    # What is left can only be a mistake in a class that is structured here.
+    # Any other error is a mistake in a class that is structured here.
     raise error
 
 

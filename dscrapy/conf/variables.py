@@ -3,7 +3,7 @@
 A key's variable is its table and name in capitals: ``port`` of ``[dscrapy.master]`` is
 ``DSCRAPY_MASTER_PORT``, ``state`` of ``[dscrapy]`` is ``DSCRAPY_STATE``.
 ``DSCRAPY_MASTER`` is ``master`` of clients and workers at once, ``DSCRAPY_CONF`` names
-the file. One that is set to nothing counts as not set.
+the file. A variable that is set to nothing counts as not set.
 """
 
 import difflib
@@ -20,7 +20,7 @@ A = TypeVar("A")
 
 PREFIX = "DSCRAPY_"
 MASTER = "DSCRAPY_MASTER"
-# Beside these: settings of projects that a person may have in the environment, too.
+# Settings of projects, which a person may have in the environment, too.
 SETTINGS = frozenset(
     {"DSCRAPY_ITEM_BYTES_MAX", "DSCRAPY_ONCE_PER_JOB", "DSCRAPY_PICKLE"}
 )
@@ -47,7 +47,7 @@ def in_section(environ: Mapping[str, str], section: str, table: A) -> A:
     try:
         return cast(A, attrs.evolve(cast(Any, table), **values))
     except FieldError as error:
-        # A check of several keys may name one that was not set here.
+        # A check of several keys may name a key that no variable sets.
         where = names.get(error.key) or ", ".join(names.values())
         raise UsageError(f"{where}: {error.reason}") from None
 
@@ -63,9 +63,9 @@ def _value(name: str, text: str, kind: type) -> Any:
 
 
 def remarks(environ: Mapping[str, str], names: frozenset[str]) -> list[str]:
-    """Return a line about each variable that looks like a key and is none.
+    """Return a line about each variable that looks like one of ``names`` and is none.
 
-    Other ``DSCRAPY_*`` variables are somebody's own.
+    Other ``DSCRAPY_*`` variables belong to somebody else.
     """
     keys = {name.split("_", 2)[-1]: name for name in sorted(names, reverse=True)}
     tables = tuple(f"{PREFIX}{name}_" for name in ("MASTER", "WORKER", "CLIENT"))
@@ -77,7 +77,7 @@ def remarks(environ: Mapping[str, str], names: frozenset[str]) -> list[str]:
             iter(difflib.get_close_matches(name, sorted(names), 1, ALIKE)), None
         )
         if meant is not None:
-            lines.append(f"there is no variable {name}: {meant} is meant?")
+            lines.append(f"there is no variable {name}: did you mean {meant}?")
         elif name.startswith(tables):
             lines.append(f"there is no variable {name}: it has no effect")
     return lines

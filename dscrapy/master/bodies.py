@@ -1,8 +1,8 @@
 """Bodies of requests on their way to the crawl processes that lease them.
 
-They rest in a file per job, which is derived from the journal. Most are leased soon
-after they came, so the most recent ones stay in memory; what the file does not hold
-yet always does.
+Each job's bodies are in a file that is derived from the journal. Most requests are
+leased soon after they came, so the most recent bodies stay in memory; so do all bodies
+that are not written to the file yet.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ from dscrapy.frontier.frontier import Place
 from dscrapy.master.files import whole_bytes
 from dscrapy.master.storage import Storage
 
-# Bytes of bodies that are written and stay in memory all the same, with their objects.
+# Bytes of written bodies that may stay in memory, counted with their objects.
 KEPT_BYTES_MAX = 64 * 1024 * 1024
 # What a body costs beside its bytes: itself, its key and its places in dict and queue;
 # rounded up from what they take in CPython 3.11 to 3.13.
@@ -25,7 +25,7 @@ READ_BYTES = 256 * 1024
 
 
 class Bodies:
-    """See the module. ``storage`` is read in the thread that calls ``read``."""
+    """The bodies of all jobs. ``storage`` is read in the thread that calls ``read``."""
 
     def __init__(
         self, storage: Storage, *, kept_bytes_max: int = KEPT_BYTES_MAX
@@ -48,19 +48,19 @@ class Bodies:
             at += len(data) + 1
 
     def handed_over(self, write: int) -> None:
-        """All that is kept is in its file once so many writes are done."""
+        """Take note that all bodies kept so far are in their files after that write."""
         self._order += [(write, *entry) for entry in self._new]
         self._new.clear()
 
     def trim(self, written: int) -> None:
-        """Forget the oldest beyond the limit, of those whose write is done."""
+        """Forget the oldest bodies beyond the limit whose write is done."""
         while self._order and self._bytes > self._kept_bytes_max:
             write, key, data = self._order[0]
             if write > written:
                 return
             self._order.popleft()
             self._bytes -= len(data) + BODY_BYTES
-            # A job that began anew may have put another one there.
+            # A job that began anew may have put another body at this place.
             if self._kept.get(key) is data:
                 del self._kept[key]
 
@@ -87,7 +87,7 @@ class Bodies:
         )
 
     def _from_file(self, job: str, places: list[Place]) -> dict[Place, bytes]:
-        """Read places that lie near each other at once; leave out what is missing."""
+        """Return the bodies that the file has; places near each other are one read."""
         found: dict[Place, bytes] = {}
         name = requests_name(job)
         start, chunk = 0, b""

@@ -1,4 +1,4 @@
-"""The log of errors of our own, which may come again at every command."""
+"""Logs bugs of dscrapy itself, which may occur again at every command."""
 
 import logging
 from collections import Counter
@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 # Errors in one step that are logged, with their tracebacks; enough to find a bug.
 LOGGED_MAX = 100
-# Of those beyond, every so many, so that it is seen that they go on.
+# Beyond these every thousandth is logged, so that the log shows that they go on.
 LOGGED_EVERY = 1000
 
 
@@ -17,7 +17,7 @@ class BugLogger:
     """Counts the errors in each step and logs the first ones whole."""
 
     def __init__(self) -> None:
-        # By step: there are as many as there are kinds of commands.
+        # Errors by step; there are as many steps as kinds of commands.
         self._times: Counter[str] = Counter()
 
     def log(self, bug: Bug) -> None:

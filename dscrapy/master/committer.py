@@ -73,9 +73,9 @@ class _Waiting:
 # Commits in one group: as many of the longest frames stay far below what one journal
 # record may hold.
 GROUP_COMMITS_MAX = 32
-# Refused while nothing can be appended at all.
+# Commands that are refused while nothing can be appended at all.
 _CHANGES = (m.Submit, m.ChangeJob, m.Remove, m.Prune)
-# What is answered from memory, also while nothing can be appended.
+# Commands that are answered from memory, also while nothing can be appended.
 _READERS = (m.GetStatus, m.ListJobs, m.ShowJob, m.Ping, m.Heartbeat)
 
 
@@ -94,13 +94,13 @@ class _Group:
     records: list[r.Record] = attrs.field(factory=list)
     writes: list[Write] = attrs.field(factory=list)
     decisions: list[Decision] = attrs.field(factory=list)
-    # Those of them that are answered from memory, if the group has to wait for room.
+    # The decisions that are answered from memory, if the group has to wait for room.
     readings: list[Decision] = attrs.field(factory=list)
 
 
 class Committer:
-    """See the module. ``instant`` reads a clock that counts suspend, ``wall`` the
-    time of day; ``status`` answers ``GetStatus``."""
+    """The task of this module. ``instant`` reads a clock that counts suspend, ``wall``
+    the time of day; ``status`` answers ``GetStatus``."""
 
     def __init__(
         self,
@@ -135,11 +135,11 @@ class Committer:
         self._in_thread = in_thread
         self._wall = wall
         self._full = ""
-        # Read while the disk was full, and not yet decided.
+        # Commands received while the disk was full and not decided yet.
         self._kept: deque[_Waiting] = deque()
-        # Nothing can be appended now; the last try failed.
+        # Whether the last append failed for lack of room.
         self._stuck = False
-        # Whoever waits for the group under way to be committed.
+        # Groups begun and committed, for those who wait for the group under way.
         self._groups = self._groups_done = 0
         self._group_done = trio.Event()
         self._job_over = trio.Event()
@@ -153,7 +153,7 @@ class Committer:
         return self._full or self._files.note
 
     def now(self) -> Now:
-        """Return this instant; also what beats the run clock."""
+        """Return this instant, and beat the run clock."""
         return Now(run=self._clock.at(self._instant()), wall=self._wall())
 
     def replay(self) -> None:
@@ -178,8 +178,8 @@ class Committer:
     ) -> None:
         """Hand over a command; waits while too many wait already.
 
-        ``weight`` is what has been taken of ``room`` for it: given back when it is
-        done. When this is cancelled it is the caller's still.
+        The caller has taken ``weight`` of ``room`` for the command; it is given back
+        when the command is done. When this is cancelled the caller must give it back.
         """
         await self._waiting[0].send(_Waiting(session, command, room, weight))
 
@@ -190,7 +190,7 @@ class Committer:
             await self._group_done.wait()
 
     def jobs_over(self) -> trio.Event:
-        """Return what is set when a job or a process has ended, or a job is removed."""
+        """Return the event set when a job or process has ended or a job is removed."""
         return self._job_over
 
     async def run(self) -> None:
@@ -202,7 +202,7 @@ class Committer:
         while True:
             batch = await self._next_commands()
             if self._full:
-                # Refused work appends nothing that would show that there is room.
+                # Refused work appends nothing, so no append would find the room.
                 self._watch_room(await self._in_thread(self._storage.free_bytes))
             self._groups += 1
             await self._commit(self._decide_all(batch))
@@ -216,7 +216,7 @@ class Committer:
     async def _next_commands(self) -> list[_Waiting]:
         """Wait for a command; return it with those behind it, as far as one group goes.
 
-        Those kept from a full disk come first.
+        Commands kept while the disk was full come first.
         """
         batch: list[_Waiting] = []
         commits = 0
@@ -250,8 +250,8 @@ class Committer:
     def next_deadline_s(self, now: Now) -> float:
         """Return in how many seconds ``OnTick`` may have something to do.
 
-        Where that raises one is due: it leaves out whom it raises at, and the others
-        get their turn at every beat of the clock.
+        When the machine raises here, ``OnTick`` is due at every beat of the clock: it
+        skips the worker or schedule at fault, and the others get their turn.
         """
         try:
             return self.machine.next_deadline_s(now)
@@ -265,7 +265,7 @@ class Committer:
             decision.send(session, self.status(command, now))
             self._take(group, decision)
         elif session > 0 and self._is_refused(command):
-            # Jobs of a file come from no session: nobody there could repeat them.
+            # Jobs of ``--jobs`` come from no session: nobody could submit them again.
             decision = self.machine.decision(now)
             decision.refuse(session, command.call, "disk_full", self.note)
             self._take(group, decision)
@@ -273,10 +273,10 @@ class Committer:
             self._take(group, *self.machine.handle(session, command, now))
 
     def _is_refused(self, command: Command) -> TypeGuard[m.Submit | m.ChangeJob]:
-        """Whether there is no room for that: new work, or anything while stuck.
+        """Whether the disk has no room for the command: new work, or any while stuck.
 
-        Cancelling, pausing and removing are what people would do about a full disk, so
-        they may use the room that is kept.
+        People cancel, pause and remove jobs because the disk is full, so these commands
+        may use the room that is kept.
         """
         if not self.note:
             return False
@@ -286,7 +286,7 @@ class Committer:
         return makes_work or (self._stuck and isinstance(command, _CHANGES))
 
     def _take(self, group: _Group, *decisions: Decision) -> None:
-        """Take what the machine has carried out into the group; tell of it."""
+        """Add decisions that the machine has carried out to the group, and log them."""
         for decision in decisions:
             group.decisions.append(decision)
             group.writes += decision.effects.writes
@@ -322,10 +322,10 @@ class Committer:
             await self._begin_snapshot()
 
     async def _hand_over(self, work: list[Write] | Barrier, group: _Group) -> None:
-        """Let the files have it; while they find no room, serve what needs none."""
+        """Hand work to the files; while they find no room, serve what needs none."""
         while not self._files.hand_over_nowait(work):
             if self._files.note:
-                # Until the next group: its room is looked at before it is decided.
+                # The next group looks at the room anew before it is decided.
                 self._full, self._stuck = self._files.note, True
                 await self._serve_readers(RETRY_S, group)
             else:
@@ -364,9 +364,9 @@ class Committer:
         granted: Granted,
         found: dict[Place, msgspec.Raw | None],
     ) -> Granted:
-        """Return the leases whose bodies are there; the others are seen to next.
+        """Return the leases whose bodies were found; queue the others as ``OnMissing``.
 
-        Nobody has these, so they must not wait behind a full channel.
+        No process has the others, so they must not wait behind a full channel.
         """
         absent = [place for place, body in found.items() if body is None]
         whole, lacking = granted.split(set(absent))
@@ -414,8 +414,8 @@ class Committer:
     async def _serve_readers(self, seconds: float, stuck: _Group) -> None:
         """Answer readers and heartbeats from memory, refuse new work.
 
-        What changes the state waits: its records could not be written in order. Who
-        only looked does not, though it came in one group with those.
+        Commands that change the state wait: their records could not be written in
+        order. Readers of the stuck group are answered too.
         """
         for decision in stuck.readings:
             for session, message in decision.sends:
@@ -426,8 +426,8 @@ class Committer:
             while len(self._kept) < WAITING_MAX:
                 waiting = await self._waiting[1].receive()
                 if isinstance(waiting.command, OnTick):
-                    # Decided later it would come before what is received by then, and
-                    # find those silent who speak. The next one comes soon.
+                    # Decided later, this tick would come before messages received by
+                    # then and find their senders silent. The next tick comes soon.
                     continue
                 if not isinstance(waiting.command, (*_READERS, *_CHANGES)):
                     self._kept.append(waiting)
@@ -441,9 +441,9 @@ class Committer:
     # ---- snapshots --------------------------------------------------------------
 
     async def _begin_snapshot(self) -> None:
-        """Snapshot the state as of here; written once the files are as far."""
+        """Snapshot the state of now, to be written once the files are as far."""
         payload = self.machine.state.encode_snapshot()
-        # One that fails for lack of room is tried again when as much has come again.
+        # After a failure for lack of room the next try comes as many bytes later.
         self._snapshot_at_bytes += self._snapshot_after_bytes
         try:
             number = await self._in_thread(self._journal.rotate)
@@ -456,7 +456,7 @@ class Committer:
         await self._hand_over(barrier, _Group())
 
     def _snapshot(self, number: int, payload: bytes) -> bool:
-        """Write it, if there is room; return whether it is there."""
+        """Write the snapshot, if there is room; return whether it is written."""
         try:
             with self._journal_lock:
                 self._journal.write_snapshot(number, payload)
@@ -470,7 +470,7 @@ class Committer:
 
 
 def _log(record: r.Record | r.Volatile) -> None:
-    """Tell what somebody has to look into; crawl processes made the texts."""
+    """Log events that somebody has to look into; crawl processes made the texts."""
     match record:
         case r.RequestPoisoned(job=job, request=request, url=url, text=text):
             subject = show(url or f"request {request}")
@@ -491,7 +491,7 @@ def _grants(
 ) -> Iterator[m.Grant]:
     """Yield messages for these leases, each of a size that travels well."""
     start = size = 0
-    # Values of the message that is being filled; each travels once in it.
+    # Values of the message that is being filled; it holds each once.
     values: dict[Place, None] = {}
     for index, (request, place) in enumerate(
         zip(granted.requests, granted.places, strict=True)

@@ -1,8 +1,8 @@
 """A job's files: derived items and spools, and the log.
 
 One task does all writes, in the order in which they became durable in the journal;
-``caught_up`` waits for those already handed over. A disk without room delays the
-writes and is told by ``note``; the journal holds them meanwhile.
+``caught_up`` waits for the writes handed over so far. A disk without room delays the
+writes, and ``note`` says so; the journal holds their data meanwhile.
 """
 
 import logging
@@ -33,23 +33,23 @@ logger = logging.getLogger(__name__)
 COPY_BYTES = 1024 * 1024
 # Groups of writes that may wait for the disk before commits wait for them.
 WAITING_MAX = 64
-# Bytes of all these, with their objects; a single group may be longer. Some seconds of
-# a slow disk's work.
+# Bytes of all waiting writes, with their objects; a single group may be longer. Some
+# seconds of a slow disk's work.
 WAITING_BYTES_MAX = 256 * 1024 * 1024
 # What a write or a piece of log costs beside its data; its name is the longest part.
 WRITE_BYTES = 500
-# Log pieces that may wait; a flood beyond is dropped and counted. So are their bytes:
-# workers send pieces of 64 KiB, but a frame may hold 8 MiB.
+# Log pieces that may wait, and their bytes; a flood beyond is dropped and its lines are
+# counted. Workers send pieces of 64 KiB, but a frame may hold 8 MiB.
 LOGS_WAITING_MAX = 256
 LOGS_WAITING_BYTES_MAX = 16 * 1024 * 1024
-# Files at which a start looks whether they are whole: half a second's work. Those of
-# other jobs are looked at when they are read.
+# Files whose lengths are checked at the start: half a second's work. Other files are
+# checked when they are read.
 LOOKED_AT_MAX = 5000
-# Files that lack bytes which a start names; the others it counts.
+# Files lacking bytes that the log of a start names; it counts the others.
 SHORT_LOGGED_MAX = 20
 # How long to wait before trying again on a full disk.
 RETRY_S = 1.0
-# How long who measures a log waits for what is to be written before.
+# How long ``log_sizes`` waits for the writes before it.
 WRITTEN_S = 2.0
 
 
@@ -57,7 +57,7 @@ WRITTEN_S = 2.0
 class Barrier:
     """Call ``action`` in a thread when everything before is written and synced.
 
-    What was discarded goes only if it returns True: that no replay begins earlier.
+    Discarded files are removed only if it returns True: no replay begins earlier.
     """
 
     action: Callable[[], bool]
@@ -75,9 +75,9 @@ Work = list[Write] | Barrier | LogPiece
 
 
 class JobFiles:
-    """See the module; ``storage`` is used by the task of ``run`` and by readers.
+    """The files of all jobs; the task of ``run`` and readers use ``storage``.
 
-    ``handed`` counts the work handed over, ``done`` what of it is done.
+    ``handed`` counts the pieces of work handed over, ``done`` those of them done.
     """
 
     def __init__(
@@ -99,12 +99,12 @@ class JobFiles:
         self._logs_waiting_bytes = 0
         self._waiting_bytes = 0
         self._logs_dropped: dict[str, int] = {}
-        # Whose lines each job's log ends with, as far as this master knows.
+        # The process whose lines each job's log ends with, as far as this master knows.
         self._log_of: dict[str, int] = {}
         self._log_changed: dict[str, trio.Event] = {}
         self._items_changed: dict[str, trio.Event] = {}
         self._touched: set[str] = set()
-        # A folder went, and a power cut may bring it back.
+        # A job's folder was removed, and a power cut may bring it back.
         self._has_cleared = False
         self._discarded: set[str] = set()
         # During a replay: files that are too short, unless they begin anew later, with
@@ -124,11 +124,11 @@ class JobFiles:
                 self._storage.remove(f"{SPOOL_FOLDER}/{name}")
 
     def end_replay(self, lengths: Iterable[tuple[str, int]] = ()) -> None:
-        """Tell which files lack bytes; ``lengths`` are names and lengths of whole ones,
-        of which the first are looked at.
+        """Log which files lack bytes; ``lengths`` are names of files and their right
+        lengths, of which the first are checked.
 
-        The job goes on: what was there is there, what comes is written behind, and who
-        reads what is missing is told so.
+        The job goes on: the bytes that are left stay, new ones are written behind the
+        gap, and whoever reads the gap gets an error.
         """
         short, self._short = self._short or {}, None
         for name, length in islice(lengths, LOOKED_AT_MAX):
@@ -152,7 +152,7 @@ class JobFiles:
         """Do the writes, blocking.
 
         During a replay a disk without room is ``JournalFullError``, any other error of
-        it ``JournalError``: neither leaves anything that the next start does not mend.
+        the disk ``JournalError``; the next start writes the files again after either.
         """
         for write in writes:
             try:
@@ -187,8 +187,8 @@ class JobFiles:
     def log_nowait(self, job: str, data: bytes, process: int = 0) -> None:
         """Take a piece of a job's log, or drop it when too many wait.
 
-        Where the lines before are another process's, a heading says whose these are;
-        the first piece of a process brings its own.
+        Where another process's lines stand before, a heading names the process; the
+        first piece of a process brings its own heading.
         """
         if process and self._log_of.get(job) != process:
             self._log_of[job] = process
@@ -240,7 +240,7 @@ class JobFiles:
                     self._wake_readers_of({write.name for write in work})
 
     def _forget_removed(self, writes: list[Write]) -> None:
-        """Keep nothing about jobs that were removed; who reads of one finds it gone."""
+        """Forget removed jobs, and wake their readers, which find them gone."""
         for write in writes:
             if isinstance(write, Clear):
                 job = write.name.rpartition("/")[2]
@@ -293,7 +293,7 @@ class JobFiles:
                 file.close()
         self._touched.clear()
         if self._has_cleared:
-            # No replay comes to it any more.
+            # No replay removes these folders again, so the removal must be durable.
             self._storage.sync_folder(JOBS_FOLDER)
             self._has_cleared = False
 
@@ -311,7 +311,7 @@ class JobFiles:
                 pieces = self._pieces(write)
         self._discarded.discard(write.name)
         if self._short and write.at == 0:
-            # A fresh run: it needs nothing of what was there.
+            # A fresh run writes the file from its beginning.
             self._short.pop(write.name, None)
         folder = write.name.rsplit("/", 1)[0]
         self._storage.make_folder(folder)
@@ -328,14 +328,14 @@ class JobFiles:
             file.close()
 
     def _clear(self, folder: str) -> None:
-        """Let a removed job's files go; nothing is remembered of them."""
+        """Remove a removed job's files, and forget them."""
         self._has_cleared = True
         try:
             self._storage.remove_folder(folder)
         except OSError as error:
             if error.errno in NO_ROOM_ERRORS:
                 raise
-            # It is in nobody's way; somebody may have put there what is not ours.
+            # The folder does no harm; somebody may have put files of theirs there.
             where = self._storage.path(folder)
             logger.error("%s of a removed job stays: %s", where, error)
         within = f"{folder}/"
@@ -346,10 +346,10 @@ class JobFiles:
                 del self._short[name]
 
     def _note_short(self, name: str, size: int, length: int) -> None:
-        """Take note of a file that lacks bytes: they read as zeros from now on, which
-        no line has (see ``whole_bytes``)."""
+        """Take note of a file that lacks bytes: the gap reads as zeros from now on,
+        which no line contains (see ``whole_bytes``)."""
         if self._short is not None:
-            # A fresh run emptied it, perhaps: then the replay comes to that.
+            # If a fresh run emptied the file, the replay finds that later.
             self._short.setdefault(name, (size, length))
             return
         where = self._storage.path(name)
@@ -364,7 +364,7 @@ class JobFiles:
             except FileNotFoundError:
                 piece = b""
             if len(piece) < count:
-                # Its items are lost, the places of others' stay.
+                # The spool's items are lost; items of others keep their places.
                 self._note_short(move.spool, at + len(piece), move.count)
                 piece += bytes(count - len(piece))
             yield piece
@@ -399,8 +399,8 @@ class JobFiles:
     ) -> bytes:
         """Return up to ``limit`` bytes of a job's file, empty at its end.
 
-        ``length`` is how long it is at least. Raises ``DamagedFileError`` where bytes
-        of it are missing.
+        ``length`` is how long the file is at least. Raises ``DamagedFileError`` where
+        bytes of it are missing.
         """
         names = {"items": items_name, "tagged": tagged_name, "log": log_name}
         name = names[file](job)
@@ -421,9 +421,9 @@ class JobFiles:
         return data[:whole]
 
     async def log_sizes(self, jobs: Collection[str]) -> dict[str, int]:
-        """Return how long the logs of these jobs are, of which no more is said."""
+        """Return the lengths of these jobs' logs; the jobs are over, so they stay."""
         with trio.move_on_after(WRITTEN_S):
-            # On a full disk items wait, perhaps for what is removed for their sake.
+            # On a full disk items wait, perhaps for the very removal that needs this.
             await self.caught_up()
 
         def look() -> dict[str, int]:
@@ -463,7 +463,7 @@ class JobFiles:
 def whole_bytes(data: bytes) -> int:
     """Return how many bytes come before the first one that is missing.
 
-    What was lost and written past reads as zeros. JSON has none, whatever it says.
+    A gap of lost bytes reads as zeros, and JSON contains no zero byte.
     """
     at = data.find(b"\0")
     return len(data) if at < 0 else at
@@ -478,5 +478,5 @@ def _bytes_of(work: list[Write] | Barrier) -> int:
 
 
 def _lines_in(data: bytes) -> int:
-    """Return how many lines to say were dropped: a piece of one counts, too."""
+    """Return how many lines a dropped piece counts for: a part of a line is one."""
     return max(data.count(b"\n"), 1)

@@ -75,7 +75,7 @@ class Journal:
         sequence: int,
         segment_bytes_max: int,
     ) -> None:
-        """Use ``open``: this takes what it found."""
+        """Take what ``open`` found; callers use ``open``."""
         self._storage = storage
         self._plan = plan
         self._snapshot = snapshot
@@ -86,7 +86,7 @@ class Journal:
         # Segments since the snapshot: number -> sequence of its first record, bytes.
         self._starts: dict[int, int] = {}
         self._sizes: dict[int, int] = {}
-        # Format versions of those that were read.
+        # Format versions of the segments that were read.
         self._versions: dict[int, int] = {}
         self._number = 0
         # Where the payload that was handed out last stands.
@@ -157,8 +157,8 @@ class Journal:
         self._life = _Life.READY
 
     def unreadable(self, error: Exception) -> JournalError:
-        """Return the error for the payload that was handed out last: it is as it was
-        written, and means nothing to this dscrapy."""
+        """Return the error for the payload that was handed out last: its checksum is
+        right, but this dscrapy cannot read it."""
         name, offset = self._read_at
         reason = f"holds what this dscrapy cannot read ({error})"
         return JournalError(self._storage.path(name), offset, f"{reason}. {_RESTORE}")
@@ -188,8 +188,8 @@ class Journal:
         try:
             file.sync()
         except OSError as error:
-            # The kernel may go on showing what it failed to write. A master that
-            # is started again must not take it for durable.
+            # The kernel may go on showing bytes that it failed to write. A master that
+            # is started again must not take them for durable.
             with suppress(OSError):
                 file.truncate(end)
             self._fail(name, end, error)
@@ -338,9 +338,9 @@ class Journal:
         """Make what was read durable, open the last segment, remove dead files.
 
         A killed master may have left whole records and names that were never
-        synced. From now on they are the state, so they must not vanish later. Only the
-        last record may be such a one, or the head where there is none; a sync of it may
-        have failed before, so it is written once more.
+        synced. From now on they are the state, so they must not vanish later. Of the
+        records only the last can be unsynced, or the head where there is no record; its
+        sync may have failed before, so it is written once more.
         """
         self._snapshot = None
         name = segment_name(self._number)
@@ -356,7 +356,7 @@ class Journal:
                 self._file.sync()
         version = self._versions.get(self._number, FORMAT_VERSION)
         if self._file is None or version != FORMAT_VERSION:
-            # Nothing of this format goes into a segment of an older one.
+            # Records of this format must not follow those of an older format.
             older = self._file
             self._begin_segment(max(self._number + 1, FIRST_SEGMENT))
             if older is not None:
@@ -376,7 +376,7 @@ class Journal:
         with _naming_file(self._storage, "", 0):
             found = plan(self._storage.names())
             assert isinstance(found, Plan), found
-            # Not synced: a dead file that comes back is dead again.
+            # Not synced: a dead file that a power cut brings back is removed again.
             for name in found.dead:
                 self._storage.remove(name)
 
@@ -385,7 +385,7 @@ class Journal:
     def _begin_segment(self, number: int) -> None:
         """Create a segment with its head, durably, and make it the current one.
 
-        ``JournalFullError`` leaves no trace of it and the journal ready, as long as
+        After ``JournalFullError`` the new segment is gone, and the journal is ready if
         it has an older segment to go on in.
         """
         name = segment_name(number)
@@ -401,8 +401,8 @@ class Journal:
                 if file is not None:
                     file.close()
                     self._storage.remove(name)
-                    # A remnant that came back would be the last segment, and a
-                    # torn tail before it would look like corruption.
+                    # A file that a power cut brought back would be the last segment,
+                    # and a torn tail before it would look like corruption.
                     self._storage.sync_folder()
             self._refuse_full(name, error)
         with _naming_file(self._storage, name, 0):

@@ -1,7 +1,7 @@
-"""Reads of processes that write feeds: of what is committed, and of what will be.
+"""Answers processes that write feeds and read the job's items, as they are committed.
 
-A process has one read under way. Those that wait for more are many and may wait for as
-long as their crawl takes: each is a task of its session, which ends with it.
+A process has one read under way. A read may wait for more items for as long as the
+crawl takes, so each is a task of its session and ends with it.
 """
 
 import logging
@@ -25,7 +25,7 @@ ReadWhole = Callable[[str, str, int, int], Awaitable[bytes]]
 
 @attrs.define(kw_only=True, eq=False)
 class ProcessReads:
-    """Those of one session; ``send`` takes the answers."""
+    """The reads of one session; ``send`` takes the answers."""
 
     session: int
     committer: Committer
@@ -36,8 +36,8 @@ class ProcessReads:
     _scopes: dict[int, trio.CancelScope] = attrs.field(factory=dict)
 
     def begin(self, call: m.Read) -> None:
-        """Answer a process that the session's worker holds, some time; another read of
-        it that is under way ends without an answer."""
+        """Start to answer a process of the session's worker; the process's earlier read
+        that is under way ends without an answer."""
         earlier = self._scopes.get(call.process)
         if earlier is not None:
             earlier.cancel()
@@ -64,7 +64,7 @@ class ProcessReads:
     async def _bytes_for(self, call: m.Read) -> bytes | None:
         """Return bytes for a process, None when it has ended or been given up."""
         while self.committer.machine.holds(self.session, call):
-            # Asked for before reading: what is written in between is not missed.
+            # Get the event before reading, so that no write in between is missed.
             changes = self.files.items_changes(call.job)
             try:
                 data = await self.read_whole(

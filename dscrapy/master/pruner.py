@@ -1,7 +1,7 @@
-"""Lets ended jobs go that are beyond what is to be kept.
+"""Removes ended jobs beyond the limits of ``keep_jobs``, ``keep_days``, ``keep_bytes``.
 
-It looks at the start, when a job is over, and now and then, since they grow older. What
-goes, the machine decides; how long logs are, the files alone can tell.
+It runs at the master's start, when a job is over, and every minute, since jobs grow
+older. The machine decides which jobs go; the lengths of logs come from the files.
 """
 
 import trio
@@ -10,7 +10,7 @@ from dscrapy.control.decision import OnMeasured, OnPrune
 from dscrapy.master.committer import NO_SESSION, Committer
 from dscrapy.master.files import JobFiles
 
-# Jobs grow old, and out of being spared, by the minute.
+# Jobs reach ``keep_days``, or the end of the time they are spared, without any event.
 LOOK_EVERY_S = 60.0
 # Thousands of jobs may end at once; each look goes through all that are kept.
 PAUSE_S = 1.0
@@ -22,7 +22,7 @@ async def prune(committer: Committer, files: JobFiles) -> None:
     if keep.is_everything:
         return
     while True:
-        # Asked for before looking: what ends meanwhile is not missed.
+        # Get the event before looking, so that no end in between is missed.
         over = committer.jobs_over()
         if keep.bytes is not None:
             await measure(committer, files)
@@ -33,7 +33,7 @@ async def prune(committer: Committer, files: JobFiles) -> None:
 
 
 async def measure(committer: Committer, files: JobFiles) -> None:
-    """Let the state know how long the logs are of jobs that are over."""
+    """Tell the state how long the logs of jobs are that are over."""
     state = committer.machine.state
     jobs = [
         identity

@@ -1,7 +1,7 @@
 """Beats the run clock, and wakes the committer when a deadline has passed.
 
-Deadlines are those of silent or lost workers and of schedules; what to do about them
-the machine decides, behind all that was received before.
+Silent or lost workers and schedules have deadlines. The machine decides what to do
+about them, after all commands that were received before.
 """
 
 import trio

@@ -49,11 +49,11 @@ logger = logging.getLogger(__name__)
 
 # 192 bits; at least 128 are asked for.
 _TOKEN_BYTES = 24
-# Never told to anybody; crawl processes get keys that are made from it.
+# The master sends this secret to nobody; crawl processes get keys made from it.
 SECRET_NAME = "pickle.key"  # noqa: S105 - the name of a file, not a secret
 _SECRET_BYTES = 32
 # Files open at the same time beside connections: journal, job files in threads,
-# modules being imported. Beyond the system's limit a commit could open none.
+# modules being imported. Beyond the system's limit a commit could not open its file.
 _FILES_OPEN_MAX = 64
 _LOOPBACK = ("127.", "::1", "localhost")
 
@@ -208,14 +208,14 @@ class _Master:
             stop.cancel()
 
     def _submission_of(self, submissions: Sequence[Submission]) -> m.Submit:
-        """Return those of a file's jobs whose names are not here yet, to submit.
+        """Return a call that submits the jobs of a file that the state does not know.
 
-        Raises ``UserError`` when a name is here with other content, or when the
-        state would refuse them.
+        Raises ``UserError`` when the state knows a name with other content, or would
+        refuse the jobs.
         """
         machine = self.committer.machine
         state = machine.state
-        # They tell the next start that they have run, so they stay by themselves.
+        # The next start must find that these jobs have run, so none is pruned.
         machine.policy = attrs.evolve(
             machine.policy,
             kept_names=frozenset(listed.spec.name for listed in submissions),
@@ -234,11 +234,11 @@ class _Master:
                 new.append(submission)
             elif known[name] != content:
                 raise UserError(
-                    f"a job named {name} is here with other content: "
-                    "give the changed one another name"
+                    f"the master has a job named {name} with other content: "
+                    "give the changed job another name"
                 )
         submit = m.Submit(call=0, part=0, last=True, submissions=tuple(new))
-        # Deciding changes nothing, so it may be asked what it would answer.
+        # Deciding changes nothing, so this only asks what the answer would be.
         dry = machine.decide(NO_SESSION, submit, self.committer.now())
         for _, message in dry.sends:
             if isinstance(message, m.Refused):
@@ -283,8 +283,8 @@ async def _stop_on_signal(
 
 
 def _connections_max(wanted: int) -> tuple[int, int]:
-    """Return how many connections leave enough open files for the journal: those
-    that have proved the token, and those that have not."""
+    """Return how many connections may be open, so that enough files are left for the
+    journal: those that have proved the token, and those that have not."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     newcomers = NEWCOMERS_MAX
     limit = wanted + newcomers + _FILES_OPEN_MAX
@@ -319,8 +319,8 @@ def _token(config: Config, storage: Storage) -> str:
     token = data.decode(errors="replace").strip()
     if not is_token(token):
         raise UserError(
-            f"{storage.path(TOKEN_NAME)} holds no token: remove it, and the master "
-            "makes a new one"
+            f"{storage.path(TOKEN_NAME)} holds no valid token: remove the file, and "
+            "the master makes a new one"
         )
     return token
 
@@ -335,8 +335,8 @@ def _secret(storage: Storage) -> bytes:
     if len(data) != _SECRET_BYTES:
         raise UserError(
             f"{storage.path(SECRET_NAME)} is not what a master has written: put the "
-            "file back, or remove it, and requests of unfinished jobs that hold a "
-            "pickle count as failed"
+            "file back, or remove it; without it, requests of unfinished jobs that "
+            "hold a pickle count as failed"
         )
     return data
 

@@ -43,18 +43,18 @@ FRAME_BYTES = 150
 # Bytes of small frames that leave in one write.
 WRITE_BYTES = 256 * 1024
 # Bytes of frames that have begun to arrive, of all clients and of all workers: a few of
-# the longest. Reads of 64 KiB go without.
+# the longest. Frames of up to 64 KiB are not counted.
 CLIENTS_FRAMES_BYTES_MAX = 64 * 1024 * 1024
 WORKERS_FRAMES_BYTES_MAX = 256 * 1024 * 1024
 # Bytes of messages that wait for the committer, or are being decided, with their
-# objects. A message of 1 MiB of items counts some 10 MiB (``net.room.weight_of``), one
-# that is all small values 160 times its bytes; it is let in alone.
+# objects. A message of 1 MiB of items counts some 10 MiB (``byte_budget.weight_of``); a
+# message of small values counts 160 times its bytes, and is let in alone.
 CLIENTS_BYTES_MAX = 256 * 1024 * 1024
 WORKERS_BYTES_MAX = 1024 * 1024 * 1024
-# Messages below this go without: heartbeats, calls, the ends of processes. Of these
-# there are no more than may wait, and one for each connection.
+# Messages below this are not counted: heartbeats, calls, the ends of processes. The
+# committer's channel and the number of connections bound how many there are.
 LIGHT_BYTES = 64 * 1024
-# While a worker's message waits for us it is heard as often as this.
+# A worker whose message waits for the committer counts as heard this often.
 HEARD_S = 1.0
 # Jobs in one submission, in all its parts. They are held until the last one and then
 # decided at once, which takes some seconds for so many.
@@ -69,14 +69,14 @@ SUBMITTING_BYTES_MAX = 512 * 1024 * 1024
 READS_MAX = 16
 # Jobs that one connection may wait for at a time; the answer shows a whole job.
 WAITS_MAX = 16
-# Answers that a client has not read yet; then it is not heard further, so that it can
-# make us hold some megabytes, but not all that it could ask for.
+# Answers that a client may leave unread; then the master reads none of its calls. So a
+# client costs some megabytes, not all that it could ask for.
 ANSWERS_MAX = 16
 # Bytes of a file that travel in one answer.
 CHUNK_BYTES_MAX = 1024 * 1024
 # No file is longer; the kernel takes no offset near 2**63.
 OFFSET_MAX = 2**62
-# A read that finds less than is decided waits so long for the group under way.
+# A read that finds fewer bytes than are decided waits so long for the group under way.
 COMMITTED_S = 1.0
 # What is still queued for a session that is closed has this long to leave.
 CLOSE_S = 5.0
@@ -92,7 +92,7 @@ class Sessions:
         self._outboxes: dict[int, trio.MemorySendChannel[_Queued]] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
         self._waiting_bytes: Counter[int] = Counter()
-        # Of these the clients, and what waits for all of them.
+        # The sessions of clients, and the bytes that wait for all of them.
         self._clients: set[int] = set()
         self.clients_bytes = 0
         self._next = 1
@@ -136,11 +136,11 @@ class Sessions:
         else:
             self._count(session, queued.weight)
             while self.clients_bytes > CLIENTS_OUTBOX_BYTES_MAX:
-                # Who has most reads least; whoever reads has none for long.
+                # The client with the most bytes reads least; one that reads has few.
                 self._cut_off(max(self._clients, key=self._waiting_bytes.__getitem__))
 
     def has_left(self, session: int, queued: "list[_Queued]") -> None:
-        """These messages are queued no more."""
+        """Take note that these messages have left the queue."""
         if session in self._waiting_bytes:
             self._count(session, -sum(answer.weight for answer in queued))
 
@@ -178,8 +178,8 @@ class Sessions:
 class SessionServer:
     """Serves connections; ``token`` is what both sides prove to know.
 
-    ``connections`` counts those that have proved it; of others there are at most
-    ``newcomers_max``.
+    ``connections`` counts the peers that have proved it; at most ``newcomers_max``
+    others may be shaking hands.
     """
 
     token: str = attrs.field(repr=False)
@@ -309,7 +309,7 @@ class SessionServer:
         await self._wait(peer, submit)
 
     async def _wait(self, peer: "_Peer", wait: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the committer: a worker that waits for us is not silent."""
+        """Wait for the committer; a worker that waits meanwhile counts as heard."""
         with trio.move_on_after(HEARD_S) as scope:
             await wait()
         if not scope.cancelled_caught:
@@ -344,7 +344,7 @@ class SessionServer:
                     await self._submit(peer, message)
                 case m.ReadFile():
                     peer.note_read()
-                    # It may wait for long; the end of the connection ends it.
+                    # The read may wait for long; the end of the connection ends it.
                     peer.nursery.start_soon(self._read_file, peer, message)
                 case m.WaitJob():
                     peer.note_wait(message)
@@ -354,7 +354,7 @@ class SessionServer:
                     await measure(self.committer, self.files)
                     await self._hand_over(peer, message)
                 case m.Log():
-                    # The job's id names a folder: only that of a process it holds.
+                    # The id names a folder, so it must be a process of this worker.
                     if self.committer.machine.holds(session, message):
                         self.files.log_nowait(
                             message.job, message.data, message.process
@@ -428,11 +428,11 @@ class SessionServer:
         try:
             return await self.files.read(job, file, offset, limit, lengths.get(file, 0))
         except DamagedFileError:
-            # What is decided may not be written yet.
+            # Bytes that are decided may not be written yet.
             with trio.move_on_after(COMMITTED_S) as scope:
                 await self.committer.committed()
             if scope.cancelled_caught:
-                # The disk is full: what there is is the end for now.
+                # The disk is full: the bytes that are written are all for now.
                 return await self.files.read(job, file, offset, limit)
         return await self.files.read(job, file, offset, limit, lengths.get(file, 0))
 
@@ -446,7 +446,7 @@ class SessionServer:
                 self.sessions.send(session, refused)
                 return
             ended = job.is_final and not (call.file == "log" and job.has_processes)
-            # Asked for before reading: what is written in between is not missed.
+            # Get the event before reading, so that no write in between is missed.
             changes = self.files.log_changes(call.job) if call.wait else None
             try:
                 data = await self._read_whole(
@@ -468,38 +468,38 @@ class SessionServer:
 
 @attrs.define(kw_only=True, eq=False)
 class _Peer:
-    """What one connection has under way, each of it bounded."""
+    """The calls, reads and bytes that one connection has under way, all bounded."""
 
     session: int
     role: str
     nursery: trio.Nursery
     room: Room
-    # What the message at hand may take, and what is taken of the room for it.
+    # The most bytes that the message at hand may take, and those taken of the room.
     message_bytes: int = 0
     weight: int = 0
     parts: list[m.Submit] = attrs.field(factory=list)
     submitting_bytes: int = 0
     reads: int = 0
-    # Numbers of calls that are answered some time, and of those answered at once.
+    # Numbers of calls that may wait for their answer, and of those answered at once.
     _waits: set[int] = attrs.field(factory=set)
     _unanswered: Counter[int] = attrs.field(factory=Counter)
     _has_read: trio.Event = attrs.field(factory=trio.Event)
 
     def give_back(self) -> None:
-        """The message at hand is done with."""
+        """Give back the room of the message at hand, which is done."""
         self.room.give(self.weight)
         self.weight = 0
 
     def note_read(self) -> None:
         """Take note of a read, or raise for one too many; its end lowers ``reads``."""
         if self.reads >= READS_MAX:
-            raise RemoteProtocolError("too_many", "reads under way")
+            raise RemoteProtocolError("too_many", "too many reads under way")
         self.reads += 1
 
     def note_wait(self, call: m.WaitJob) -> None:
         """Take note of a call that may wait, or raise for one too many."""
         if len(self._waits) >= WAITS_MAX or call.call in self._waits:
-            raise RemoteProtocolError("too_many", "waits under way")
+            raise RemoteProtocolError("too_many", "too many waits under way")
         self._waits.add(call.call)
 
     def note_call(self, message: m.ClientCall | m.FromWorker) -> None:
@@ -508,7 +508,7 @@ class _Peer:
             self._unanswered[message.call] += 1
 
     def has_read(self, queued: "list[_Queued]") -> None:
-        """Take note of what has left."""
+        """Take note of answers that have left."""
         for answer in queued:
             self._waits.discard(answer.call)
             if self._unanswered[answer.call] > 1:
@@ -525,7 +525,7 @@ class _Peer:
 
 
 async def _turn_away(connection: Connection[Any], limit: int) -> None:
-    logger.warning("a connection was turned away: %d are here already", limit)
+    logger.warning("a connection was turned away: there are %d already", limit)
     text = f"the master serves {limit} connections already (connections_max): try later"
     refused = m.Refused(call=-1, code="busy", text=text)
     with trio.move_on_after(CLOSE_S):
@@ -537,7 +537,7 @@ async def _turn_away(connection: Connection[Any], limit: int) -> None:
 
 @attrs.frozen
 class _Queued:
-    """An answer as a frame: its objects may take many times as much."""
+    """An answer, kept as its frame: its objects may take many times the memory."""
 
     frame: bytes
     call: int
@@ -549,14 +549,14 @@ class _Queued:
 
     @property
     def weight(self) -> int:
-        """Bytes that it takes while it waits."""
+        """Bytes that the answer takes while it waits."""
         return len(self.frame) + FRAME_BYTES
 
 
 def _frame_of(message: m.Message) -> bytes:
     """Return the message's frame; an answer that fits in none becomes a refusal.
 
-    Peers decide how much there is to tell of a job, so its length is not our bug.
+    Peers decide how long the answer about a job is, so its length is no bug of ours.
     """
     try:
         return encode_frame(encode(message))

@@ -49,10 +49,10 @@ class File(Protocol):
         """Write all of ``data`` at the end; ``OSError`` may leave a part of it."""
 
     def rewrite(self, start: int, data: bytes) -> None:
-        """Write the bytes from ``start`` to the end again; ``data`` is what they are.
+        """Write the bytes from ``start`` to the end again; ``data`` has the same bytes.
 
-        After a sync that failed the kernel may hold bytes that it takes for written.
-        The next sync writes these ones, whatever became of an earlier one.
+        After a failed sync the kernel may take bytes for written that are not on the
+        disk. Written again, they are on the disk after the next sync that returns.
         """
 
     def sync(self) -> None:
@@ -192,7 +192,7 @@ class DiskStorage:
     def remove_folder(self, folder: str) -> None:
         path = self.path(folder)
         if path.is_symlink():
-            # Somebody moved it to another disk, which is theirs.
+            # Somebody moved the folder to another disk: what is there is theirs.
             path.unlink()
         elif path.exists():
             shutil.rmtree(path)
@@ -237,7 +237,7 @@ class DiskStorage:
             os.pwrite(fd, b"%d\n" % os.getpid(), 0)
 
     def close(self) -> None:
-        # The file stays: whoever removes a lock file may remove another's.
+        # The file stays: removing it might remove the lock of another master.
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -311,11 +311,11 @@ def _write_new(path: Path, data: bytes) -> None:
 
 
 def _make_folders(folder: Path) -> None:
-    """Create what is missing of ``folder``, each level durable before the next."""
+    """Create the missing levels of ``folder``, each durable before the next."""
     if folder.is_dir():
         return
     _make_folders(folder.parent)
-    # Another program may create it at the same moment; what counts is that it is.
+    # Another program may create the folder at the same moment; that is as good.
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder, _FOLDER_MODE)
     if not folder.is_dir():

@@ -1,11 +1,12 @@
 """Connections that have not proved the token yet, of one listener.
 
 Whoever has not proved the token costs little and holds up nobody: only so many are
-kept at a time, each for so long; one more makes the oldest give way, of the address
-that has most. So neither idle connections nor slow ones keep a peer of ours out, which
-is done within milliseconds, and a flood from one address costs others nothing.
+kept at a time, each for so long. For one more, the oldest of the address with the most
+connections is closed. So neither idle nor slow connections keep out a peer of ours,
+which proves the token within milliseconds, and a flood from one address costs others
+nothing.
 
-What they make us log is bounded too: a few lines in a span, and then their number.
+The log lines about refused connections are bounded too: a few in a span, then a count.
 """
 
 import logging
@@ -20,9 +21,9 @@ from dscrapy.net.connection import Connection, accept
 from dscrapy.text import show
 
 # Handshakes under way at the same time. A fleet that comes back at once is done with
-# them in less than a second; those that must give way dial again.
+# them in less than a second; peers whose connection is closed dial again.
 NEWCOMERS_MAX = 256
-# Lines about connections that did not come in, in as many seconds.
+# Lines about refused connections, in a span of so many seconds.
 LOGGED_MAX = 10
 LOGGED_SPAN_S = 60.0
 
@@ -46,7 +47,7 @@ class Admission:
         self._logger = logger
         self._newcomers_max = newcomers_max
         self._clock = clock
-        # In the order of their coming, each with its address.
+        # Connections that shake hands, the oldest first, each with its address.
         self._newcomers: dict[trio.CancelScope, str] = {}
         self._span_began_at = float("-inf")
         self._logged = 0
@@ -96,12 +97,12 @@ class Admission:
         oldest = next(
             scope for scope, address in self._newcomers.items() if address == busiest
         )
-        # It counts no longer, so the next one does not choose it again.
+        # Removed at once, so that the next newcomer does not choose it again.
         del self._newcomers[oldest]
         oldest.cancel()
 
     def log_refusal(self, address: str, reason: object) -> None:
-        """Log that a connection did not come in, unless many did not just now."""
+        """Log that a connection was refused, unless many were logged just now."""
         now = self._clock()
         if now - self._span_began_at >= LOGGED_SPAN_S:
             if self._not_logged:

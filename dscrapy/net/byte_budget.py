@@ -1,4 +1,4 @@
-"""Bytes that several tasks may hold together; who wants more waits its turn."""
+"""Bytes that several tasks may hold together; a task that wants more waits its turn."""
 
 import trio
 
@@ -10,15 +10,15 @@ VALUE_BYTES = 160
 def weight_of(frame: bytes) -> int:
     """Return how many bytes the frame's message takes at most once it is decoded.
 
-    Each value of it stands behind one of three signs; those inside of bodies, which
-    stay as they are, count too.
+    Each value of a message stands behind one of three signs. Values inside of bodies
+    count too, although bodies are not decoded.
     """
     values = frame.count(b",") + frame.count(b"[") + frame.count(b"{")
     return len(frame) + VALUE_BYTES * values
 
 
 class Room:
-    """``bytes_max`` for all; one that wants more gets it when nobody has anything."""
+    """``bytes_max`` for all tasks; who wants more than that gets it alone."""
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
@@ -28,7 +28,7 @@ class Room:
         self._given_back = trio.Event()
 
     async def take(self, count: int) -> None:
-        """Take so many bytes as soon as they are there."""
+        """Take so many bytes as soon as they are free."""
         async with self._turn:
             while not self._has(count):
                 await self._given_back.wait()

@@ -36,10 +36,10 @@ T = TypeVar("T")
 
 # One read; a larger buffer saves system calls on large commits.
 _READ_BYTES = 65536
-# One read before the proof: whoever has not proved the token makes us hold no more
-# than two frames of the handshake.
+# One read before the proof: a peer that has not proved the token makes this side hold
+# no more than two frames of the handshake.
 _HANDSHAKE_READ_BYTES = LENGTH_BYTES + HANDSHAKE_FRAME_BYTES_MAX
-# A frame for which others wait has to arrive within this time.
+# A frame that takes room which others wait for has to arrive within this time.
 FRAME_TIMEOUT_S = 60.0
 # A peer that takes nothing for this long is as good as gone.
 SEND_TIMEOUT_S = 60.0
@@ -74,7 +74,7 @@ class Connection(Generic[T]):
     async def receive(self) -> T | None:
         """Return the next message, or None when the other side has ended.
 
-        Raises ``RemoteProtocolError`` for a frame that is none or was cut short,
+        Raises ``RemoteProtocolError`` for a frame that is malformed or was cut short,
         ``trio.BrokenResourceError`` or ``trio.ClosedResourceError`` when the
         stream is gone.
         """
@@ -175,7 +175,7 @@ async def dial(
     """Connect and shake hands within ``timeout_s`` seconds.
 
     Raises ``OSError`` when nobody answers there in time,
-    ``proto.session.Unauthorised`` for a wrong token and ``RemoteProtocolError``
+    ``proto.handshake.Unauthorised`` for a wrong token and ``RemoteProtocolError``
     when what answers is no dscrapy of our version.
     """
     with trio.move_on_after(timeout_s):
@@ -217,8 +217,8 @@ async def _shake(stream: trio.abc.Stream, handshake: Handshake) -> FrameReader:
 async def _next_frame(
     stream: trio.abc.Stream, frames: FrameReader, read_bytes: int = _READ_BYTES
 ) -> bytes | None:
-    # A flood of buffered frames must not starve the other tasks. Before a frame is
-    # taken, so that a cancelled call has lost none.
+    # A flood of buffered frames must not starve the other tasks. The checkpoint comes
+    # before a frame is taken, so that a cancelled call loses none.
     await trio.lowlevel.checkpoint()
     while True:
         frame = frames.next_frame()

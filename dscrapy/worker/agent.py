@@ -1,7 +1,7 @@
-"""The worker: runs crawl processes for the master, and hands on what both say.
+"""The worker: runs crawl processes for the master, and forwards messages between them.
 
-It holds no state on disk. What the master must not miss waits in the outbox; what
-the worker holds when it comes back to a master is told at registration.
+It has no state on disk. Messages that the master must not miss wait in the outbox; when
+the worker comes back to a master, its registration lists the processes that it runs.
 """
 
 import logging
@@ -43,9 +43,9 @@ logger = logging.getLogger(__name__)
 PORTS_TRIED = 100
 # Projects that a refusal names.
 PROJECTS_NAMED_MAX = 20
-# Time for the last words to a master that does not listen.
+# Time for the last messages to a master that does not read.
 LEAVE_S = 2.0
-# Log lines of a process that has ended have this long to leave before its end.
+# How long the end of a process is held back for its last log lines.
 LOG_DRAIN_S = 5.0
 
 
@@ -114,7 +114,7 @@ async def _in_thread(call: Callable[[], T], /) -> T:
 
 @attrs.define(kw_only=True, eq=False)
 class Worker:
-    """See the module. ``crawl`` makes a crawl process that is not started yet."""
+    """One worker. ``crawl`` makes a crawl process that is not started yet."""
 
     config: Config
     name: str
@@ -176,11 +176,11 @@ class Worker:
         return self.draining and not self.processes and self.outbox.is_settled
 
     async def _leave(self) -> None:
-        """Kill what is left, and log out if the master still listens."""
+        """Kill the processes that are left, and log out if the master is connected."""
         for view in self.processes.values():
             view.scope.cancel()
         with trio.move_on_after(LEAVE_S):
-            # What it logs out of may run elsewhere at once.
+            # Once the worker has left, its jobs may run elsewhere at once.
             await self._until(
                 lambda: all(view.ended for view in self.processes.values())
             )
@@ -221,8 +221,8 @@ class Worker:
     def drain(self) -> None:
         """Take nothing new, finish what has started, then leave.
 
-        The master stops our processes; without one they are stopped at once, since
-        nobody would tell them to.
+        The master stops the processes; without a connection the worker stops them at
+        once itself.
         """
         if not self.draining:
             self.draining = True
@@ -239,7 +239,7 @@ class Worker:
                 view.hand_on(m.Stop(job=job, process=number, reason=WORKER_DRAINS))
 
     def stop(self) -> None:
-        """Leave at once; what still runs is killed."""
+        """Leave at once; processes that still run are killed."""
         self.forced = True
         self._changed.set()
 
@@ -267,12 +267,12 @@ class Worker:
         for number in registered.drop:
             view = self.processes.get(number)
             if view is not None:
-                # What it has committed is still offered: the first commit wins.
+                # The outbox keeps its commits: the first commit of a request wins.
                 logger.warning("process %d is dropped: it was given up", number)
                 view.scope.cancel()
 
     async def wait_room(self) -> None:
-        """Wait until what crawl processes tell can be kept."""
+        """Wait until the outbox has room for messages of crawl processes."""
         while self.outbox.is_full:
             await self._has_room.wait()
 
@@ -366,7 +366,7 @@ class Worker:
         if start.digest and start.digest != digest:
             text = f"the code in {folder} differs from what the job began with"
             return ended(how="other_code", text=text)
-        # Told from here on, for only code that runs is the job's.
+        # Reported from here on: only code that is run becomes the job's.
         view.digest = digest
         process = self.crawl(
             start=start,
@@ -396,7 +396,7 @@ class Worker:
 
     @property
     def busy(self) -> int:
-        """Return how many slots are taken, by those that only begin too.
+        """Return how many slots are taken, also by processes that are being started.
 
         Processes that write feeds take none.
         """
@@ -422,7 +422,7 @@ class Worker:
     ) -> None:
         view.hear(message)
         if isinstance(message, m.Opened | m.Release | m.Closing):
-            # On another session the registration says the same.
+            # On a new session the registration says the same.
             self.outbox.add_soon(message, frame)
         else:
             self.outbox.retain(message, frame)

@@ -1,7 +1,7 @@
 """What the processes of ``crawl`` get from the command itself, beside the job.
 
-Its worker is a part of the command, so the caller's folder and stdin are at hand. None
-of it is in the job: a run that goes on has its own log, profile and folder.
+The worker is a part of the command, so the caller's folder and stdin are at hand. They
+are not part of the job: a run that goes on has its own log, profile and folder.
 """
 
 import os
@@ -13,7 +13,7 @@ import attrs
 
 from dscrapy import messages as m
 
-# The name of what is kept of stdin, and of it while its end has not come.
+# The file that keeps the caller's stdin, and its name until stdin has ended.
 STDIN_NAME = "stdin"
 STDIN_PART_NAME = "stdin.part"
 _FIRST_ONLY = "-p 1 (the default) gives it to the spider"
@@ -21,7 +21,7 @@ _FIRST_ONLY = "-p 1 (the default) gives it to the spider"
 
 @attrs.frozen(kw_only=True)
 class ProcessInputs:
-    """What one process gets; ``stdin`` is a descriptor of ours, or a file to open."""
+    """What one process gets; ``stdin`` is our own descriptor, or a file to open."""
 
     local: m.Local | None
     stdin: int | Path
@@ -30,11 +30,11 @@ class ProcessInputs:
 
 @attrs.define(kw_only=True)
 class Caller:
-    """Gives each process what it is to have.
+    """The caller of ``crawl``; it gives each process its inputs.
 
     ``folder`` is where the command was called, ``settings`` are those of this run alone
-    (LOG_*, for one). Stdin is kept in ``keep``, a folder; ``stdin`` is the caller's, if
-    processes may read it. With ``stdin_is_left`` it is there, and they may not.
+    (LOG_*, for one). The folder ``keep`` keeps stdin; ``stdin`` is the caller's, if
+    processes may read it. With ``stdin_is_left`` there is one that they may not read.
     """
 
     folder: Path
@@ -52,8 +52,8 @@ class Caller:
         kept = kept_stdin(self.keep)
         if kept is not None:
             is_whole = kept.name == STDIN_NAME
-            # What writes feeds imports the project once more, which may read what it
-            # read before; nor is there more without a stdin of ours.
+            # A process that writes feeds imports the project once more, which may
+            # read stdin again from its beginning.
             if is_whole or self.stdin is None or role == "export":
                 return ProcessInputs(local=local, stdin=kept)
         if self.stdin is None or role != "crawl":

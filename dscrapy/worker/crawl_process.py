@@ -1,8 +1,8 @@
 """One crawl process, from its start to its end.
 
-It runs in a session (process group) of its own, gets its job over a socket pair and
-no ``DSCRAPY_*`` variable, and dies with the worker: it holds the other end of a pipe
-that nobody writes to. What it prints is the job's log.
+The process runs in a session (process group) of its own, gets its job over a socket
+pair and no ``DSCRAPY_*`` variable. It dies with the worker: it reads a pipe that nobody
+writes to, which ends when the worker does. What it prints is the job's log.
 """
 
 import contextlib
@@ -36,12 +36,11 @@ _READ_BYTES = 65536
 _WRITE_BYTES = 65536
 # Times a silent process is asked before its time is up; see ``_probe``.
 PROBES = 10
-# Messages that wait for a process to read them. While user code blocks its loop, it
-# is sent what it asked for: a window of leases, answers to what it has said, a probe
-# now and then. That is some hundreds; a process with more has stopped reading, and
-# none of them can be dropped, for one may be a lease.
+# Messages that wait for a process to read them. While user code blocks its loop, some
+# hundreds may come: a window of leases, answers to its messages, a probe now and then.
+# A process with more has stopped reading; none can be dropped, for it may be a lease.
 MESSAGES_WAITING_MAX = 4096
-# Bytes of these: a window of the longest requests.
+# Bytes of these messages: a window of the longest requests.
 MESSAGES_WAITING_BYTES_MAX = 256 * 1024 * 1024
 # Time for the stack dump to reach the log.
 DUMP_S = 2.0
@@ -58,9 +57,9 @@ _FROM_CRAWL: Decoder[m.FromCrawl] = Decoder(m.FromCrawl)
 
 @attrs.frozen(kw_only=True)
 class Death:
-    """How a process ended. ``counted``: not by a SIGKILL from outside.
+    """How a process ended. ``counted``: by its own doing, not a SIGKILL from outside.
 
-    ``under_way`` is what it had started then, as it says itself.
+    ``under_way`` are the requests that it had in flight, as it says itself.
     """
 
     counted: bool
@@ -72,10 +71,10 @@ class Death:
 class CrawlProcess:
     """A crawl process for ``start``, in the folder of its project or of ``caller``.
 
-    ``on_message`` takes what it says to the master, with the frame to send on, and
-    raises ``RemoteProtocolError`` for what it may not say; ``on_log`` takes its log.
-    Neither waits. ``wait_room`` does, until what it says can be taken: it is not read
-    meanwhile, and its silence is not held against it.
+    ``on_message`` takes its messages to the master, with the frame to send on, and
+    raises ``RemoteProtocolError`` for one that it may not send; ``on_log`` takes its
+    log. Neither waits. ``wait_room`` waits until messages can be taken: meanwhile the
+    process is not read, and its silence does not count.
     """
 
     start: m.Start
@@ -91,7 +90,7 @@ class CrawlProcess:
     _process: trio.Process | None = None
     _waiting: deque[bytes] = attrs.field(factory=deque)
     _waiting_bytes: int = 0
-    # It is not read just now.
+    # Whether the process is not read just now.
     _is_reading_paused: bool = False
     _is_validity_sent: bool = True
     _has_output: trio.Event = attrs.field(factory=trio.Event)
@@ -103,7 +102,7 @@ class CrawlProcess:
     _killed_for: str = ""
     _kill_counted: bool = False
     _inputs: ProcessInputs = _NO_CALLER
-    # The file of its marks, while it runs.
+    # The file in which it marks requests in flight, while it runs.
     _marks: int = -1
 
     def __attrs_post_init__(self) -> None:
@@ -131,7 +130,7 @@ class CrawlProcess:
     def tell(self, message: m.ToCrawl) -> None:
         """Send the process a message, as soon as it has started.
 
-        One that does not read what it is told is killed.
+        A process that does not read its messages is killed.
         """
         if (
             len(self._waiting) >= MESSAGES_WAITING_MAX
@@ -147,7 +146,7 @@ class CrawlProcess:
 
     def extend(self, until: float) -> None:
         """Let it start requests until this instant of the machine's boot clock."""
-        # Only the latest is worth telling, however long it has not read.
+        # Only the latest instant is sent, however long the process has not read.
         self.valid_until = until
         self._is_validity_sent = False
         self._has_output.set()
@@ -158,7 +157,7 @@ class CrawlProcess:
         self._stopping.set()
 
     def wait_for_order(self) -> None:
-        """Kill it no more for not stopping: it has, and waits for what others do."""
+        """Do not kill it for not stopping: it is done, and waits for an order."""
         self._awaits_order.set()
 
     def retire(self, message: m.Retire) -> None:
@@ -170,14 +169,14 @@ class CrawlProcess:
         """End it at once; ``counted`` when that is the job's own doing."""
         if self._process is not None and self._process.returncode is not None:
             return
-        # One that has not started yet is killed when it has.
+        # A process that has not started yet is killed when it has.
         if not self._killed_for:
             self._killed_for, self._kill_counted = reason, counted
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        # The whole group: a spider may have started programs of its own. Its first
-        # process is not waited for yet, so the number cannot be another's.
+        # The whole group: a spider may have started programs of its own. The group's
+        # first process is not waited for yet, so no other group can have its number.
         if self._process is not None and self._process.returncode is None:
             try:
                 os.killpg(self._process.pid, number)
@@ -205,8 +204,8 @@ class CrawlProcess:
             self._process = await self._spawn(
                 (child_link.fileno(), lifeline, marks), log_write
             )
-            # The child has copies of its ends; ours have to go, or the other side would
-            # not see when the child closes them.
+            # The child has copies of these ends. They are closed here, or this side
+            # would not see when the child closes its copies.
             child_ends.close()
             try:
                 async with trio.lowlevel.FdStream(log_read) as log:
@@ -218,7 +217,7 @@ class CrawlProcess:
                     await self._process.wait()
             death = self._death(self._process, _oom_kills() > oom_kills)
             if not death.counted:
-                # Whatever was under way had no part in it.
+                # The requests in flight had no part in this end.
                 return death
             under_way = decode_marks(os.pread(marks, FILE_BYTES, 0))
             return attrs.evolve(death, under_way=under_way)
@@ -264,8 +263,8 @@ class CrawlProcess:
                 attending.start_soon(self._read, stream)
                 attending.start_soon(self._pump, log)
                 await process.wait()
-                # What it has written before its death still counts; a child of its
-                # own that holds the pipe open must not hold us.
+                # What the process wrote before its death still counts; a child of its
+                # own that keeps the pipe open must not keep us.
                 attending.cancel_scope.deadline = trio.current_time() + DUMP_S
             nursery.cancel_scope.cancel()
 
@@ -340,17 +339,16 @@ class CrawlProcess:
     async def _probe(self) -> None:
         """Ask for signs of life; a process silent for too long is dumped and killed.
 
-        Silence is counted in waits of our own, so time in which the worker itself
-        did not run is not held against the process. Neither is time in which it was
-        not read: its answer may wait behind what it has said. Nor is time in which it
-        waits for its caller's input.
+        Silence is counted in waits of the worker, so time in which the worker itself
+        did not run does not count. Neither does time in which the process was not read,
+        since its answer may be unread, or waited for its caller's input.
         """
         if not self.process_silent_s:
             return
         number = silent = 0
         while silent < PROBES:
             if self._awaits_stdin():
-                # Nor asked: what waits for such a one may be no more than so much.
+                # Nor is it asked: probes would pile up, and their number is bounded.
                 silent = 0
                 await trio.sleep(self.process_silent_s / PROBES)
                 continue
@@ -393,7 +391,7 @@ class CrawlProcess:
 
 
 def marks_file() -> int:
-    """Return a new file without a name, for ``proto.marks``; the caller closes it."""
+    """Return a new file for ``proto.in_flight``, without a name; to be closed."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("dscrapy-marks")
     else:
@@ -415,7 +413,7 @@ def _oom_kills() -> int:
     try:
         lines = VMSTAT.read_text().splitlines()
     except OSError:
-        # Not Linux: such a kill cannot be told from one from outside.
+        # Not Linux: nothing tells such a kill from a SIGKILL from outside.
         return 0
     fields = dict(line.split() for line in lines)
     return int(fields.get("oom_kill", 0))

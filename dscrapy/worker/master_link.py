@@ -1,7 +1,7 @@
 """The worker's one connection to the master: dial, back off, register, heartbeat.
 
-The link keeps dialling for as long as the worker lives. A session is a nursery of
-its own: one task reads, one sends what the outbox holds, one beats the heart.
+The link keeps dialling for as long as the worker lives. Each session is a nursery: one
+task reads, one sends what the outbox has, one sends heartbeats.
 """
 
 import logging
@@ -29,8 +29,8 @@ DIAL_TIMEOUT_S = 10.0
 # Bytes of one write: large enough to be cheap, small enough for heartbeats.
 WRITE_BYTES = 256 * 1024
 
-# What a connection that breaks before its first session shows: the master is being
-# started or stopped, or a tunnel has no master behind it yet.
+# Errors of a connection that breaks during its handshake: the master is being started
+# or stopped, or a tunnel has no master behind it yet.
 _HUNG_UP = ("no_handshake", "cut_short")
 _TRY_LATER = ("name_silent", "busy")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -40,27 +40,27 @@ Dial = Callable[..., Awaitable[Connection[Any]]]
 
 
 class Agent(Protocol):
-    """Whoever decides what the master's messages mean."""
+    """The worker, which acts on the master's messages."""
 
     def registration(self) -> m.Register:
         """Return what to register with, as of now."""
 
     def registered(self, registered: m.Registered) -> None:
-        """A session begins."""
+        """Take note that a session begins."""
 
     def receive(self, message: m.ToWorker) -> None:
-        """The master says something; never waits."""
+        """Act on a message of the master; never waits."""
 
     def extend(self, until: float) -> None:
-        """The master heard of us: requests may start until this boot instant."""
+        """Let requests start until this boot instant: the master has answered."""
 
     def lost(self) -> None:
-        """The session has ended."""
+        """Take note that the session has ended."""
 
 
 @attrs.define(kw_only=True)
 class Link:
-    """See the module. ``state`` is for people: where the master is and whether.
+    """The link of one worker. ``state`` says for people whether it has a master, where.
 
     ``instant`` reads the machine's boot clock; tests dial over memory.
     """
@@ -79,7 +79,7 @@ class Link:
     _moved: trio.Event = attrs.field(factory=trio.Event)
 
     def wake(self) -> None:
-        """The outbox holds something new."""
+        """Send: the outbox has something new."""
         self._wake.set()
 
     async def wait_moved(self) -> None:
@@ -87,7 +87,7 @@ class Link:
         await self._moved.wait()
 
     def _notify_moved(self) -> None:
-        # Everyone who waits holds this event: the next ones get another.
+        # All who wait now have this event; those who wait later get a new one.
         self._moved.set()
         self._moved = trio.Event()
 
@@ -125,7 +125,7 @@ class Link:
             pause_s = min(pause_s * 2, self.config.worker.reconnect_s_max)
 
     def _whereabouts(self) -> tuple[Endpoint | None, str]:
-        """Return address and token; both may only appear with the master's start."""
+        """Return address and token; None and "" until a master has written them."""
         is_configured = bool(self.config.worker.master)
         endpoint = find_master(self.config, "worker")
         try:
@@ -137,7 +137,7 @@ class Link:
             return None, ""
 
     def _log_once(self, text: str) -> None:
-        """Log what is new, once."""
+        """Log a text that differs from the last one, and make it the link's state."""
         if text != self._last_logged:
             logger.info("%s", text)
         self._last_logged = text
@@ -270,8 +270,8 @@ class _Spans:
 
     @classmethod
     def of(cls, registered: m.Registered) -> "_Spans":
-        # The master may have lost the connection before we notice, so what holds is
-        # the shorter span, counted from the sending of what it last answered.
+        # The master may lose the connection before the worker notices, so the shorter
+        # span counts, from the sending of the heartbeat that it last answered.
         return cls(
             heartbeat_s=registered.heartbeat_s,
             die_after_s=registered.die_after_s,

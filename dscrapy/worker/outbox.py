@@ -1,9 +1,9 @@
-"""What a worker has to tell the master, kept until it is known to have arrived.
+"""A worker's messages to the master, kept until they are known to have arrived.
 
-What the master answers (commits, questions, ends of processes) is retained until all
-of its answers have come, and offered again, in order, on every new session. What only
-holds on one session, and logs as far as they fit, is sent once. Nothing here waits, and
-nothing but log lines is dropped: whoever reads crawl processes asks ``is_full`` first.
+Messages that the master answers (commits, questions, ends of processes) are retained
+until all of their answers have come, and sent again, in order, on every new session.
+Messages of one session, and logs as far as they fit, are sent once. Nothing here waits,
+and only log lines are dropped: whoever reads crawl processes asks ``is_full`` first.
 """
 
 from collections import deque
@@ -21,25 +21,25 @@ LOG_WAITING_BYTES_MAX = 1024 * 1024
 # Log bytes in one message, so that a flood never holds up what matters for long.
 LOG_MESSAGE_BYTES_MAX = 64 * 1024
 
-# Bytes that are kept in all, counted with their objects; then crawl processes are not
-# read until the master has answered. Some minutes of what a busy worker commits, so
-# that a master's restart holds up nobody.
+# Bytes that are kept in all, counted with their objects; beyond it crawl processes are
+# not read until the master has answered. A busy worker commits as much in some minutes,
+# so a master's restart holds up nobody.
 KEPT_BYTES_MAX = 256 * 1024 * 1024
 # What a retained frame costs beside its bytes, and each of its keys: rounded up from
 # what they take in CPython 3.11 to 3.13.
 ENTRY_BYTES = 600
 KEY_BYTES = 400
 
-# What an answer names: its kind, the process, and what tells it from others of both.
+# What an answer names: a kind, a process, and what tells it from others of these two.
 Key = tuple[str | int, ...]
-# What a process asks, as against what it tells; nobody needs answers to the dead.
+# What a process asks; when the process has ended nobody needs the answer.
 Question = m.Offer | m.Feeds | m.Read
 Retained = m.Commits | Question | m.Ended
 Answering = m.CommitsSeen | m.Offered | m.FeedsSeen | m.ReadSeen | m.EndedSeen
 
 
 def _keys(message: Retained | Answering) -> Iterable[Key]:
-    """Return what is to be answered of a message, or what an answer answers."""
+    """Return the keys that a message is to be answered by, or that an answer has."""
     process = message.process
     match message:
         case m.Commits():
@@ -60,7 +60,7 @@ def _keys(message: Retained | Answering) -> Iterable[Key]:
 
 @attrs.define
 class _Log:
-    """The log of one process. Whole lines leave it, since the lines of a job's other
+    """The log of one process. It is sent in whole lines, since lines of the job's other
     processes come in between."""
 
     job: str
@@ -80,7 +80,7 @@ class _Log:
     def ready_bytes(self) -> int:
         """How much goes into one message now: whole lines, if there are any."""
         if self.dropped_lines and len(self.data) <= LOG_MESSAGE_BYTES_MAX:
-            # Nothing may be logged any more that would bring the note.
+            # Perhaps nothing more is logged, so the note is added now.
             self._note_loss()
         if self.is_ended and len(self.data) <= LOG_MESSAGE_BYTES_MAX:
             return len(self.data)
@@ -107,7 +107,7 @@ class _Log:
 
 @attrs.define
 class _Entry:
-    """A retained frame and what of it is not answered yet."""
+    """A retained frame, and the keys of it that are not answered yet."""
 
     frame: bytes
     open: set[Key]
@@ -115,15 +115,15 @@ class _Entry:
 
 
 class Outbox:
-    """See the module. ``take`` gives frames to send, of this session's messages.
+    """The messages of one worker. ``take`` gives the frames to send on this session.
 
-    ``kept_bytes`` is what all but logs takes in memory, with its objects.
+    ``kept_bytes`` is the memory of all messages but logs, with their objects.
     """
 
     def __init__(self, *, kept_bytes_max: int = KEPT_BYTES_MAX) -> None:
         self.kept_bytes = 0
         self._kept_bytes_max = kept_bytes_max
-        # By a number that counts them: the order in which they are offered.
+        # Retained messages by number, in the order in which they are sent.
         self._retained: dict[int, _Entry] = {}
         self._number_of: dict[Key, int] = {}
         self._next = 0
@@ -157,10 +157,10 @@ class Outbox:
         }
 
     def begin_session(self) -> None:
-        """Offer everything that is retained again, on a new session.
+        """Send everything that is retained again, on a new session.
 
-        To be called before the registration is made: what is told while that is
-        under way is not in it, and belongs to the session that it begins.
+        Call it before the registration is made: messages that come meanwhile are not in
+        the registration, and belong to the new session.
         """
         for frame in self._soon:
             self.kept_bytes -= len(frame) + ENTRY_BYTES
@@ -172,7 +172,7 @@ class Outbox:
     def retain(self, message: Retained, frame: bytes) -> None:
         """Keep a message until all of it is answered; ``frame`` is its encoded frame.
 
-        Raises ``RemoteProtocolError`` for what waits for its answer already.
+        Raises ``RemoteProtocolError`` for a message that waits for its answer already.
         """
         keys = set(_keys(message))
         if keys & self._number_of.keys():
@@ -188,7 +188,7 @@ class Outbox:
         self._unsent.append(number)
 
     def add_end(self, end: m.Ended) -> None:
-        """Retain the end of a process, which forgets what it asked."""
+        """Retain the end of a process, and forget its questions."""
         questions = ("offer", "feeds", "read")
         for key in list(self._number_of):
             if key[0] in questions and key[1] == end.process:
@@ -206,7 +206,7 @@ class Outbox:
         self._logs.setdefault(process, _Log(job)).add(data)
 
     def end_log(self, process: int) -> None:
-        """Nothing more is logged by this process: what there is may leave."""
+        """Take note that this process logs nothing more: its last bytes may leave."""
         log = self._logs.get(process)
         if log is not None:
             log.is_ended = True
@@ -218,7 +218,7 @@ class Outbox:
     # ---- what was heard ---------------------------------------------------------
 
     def hear(self, answer: Answering) -> None:
-        """Forget what is answered; a frame when all of it is."""
+        """Forget the keys that are answered, and a frame once all its keys are."""
         for key in _keys(answer):
             self._answered(key)
 

@@ -1,7 +1,7 @@
-"""What a worker knows of one of its crawl processes, from the words that pass.
+"""What a worker knows of one of its crawl processes, from the messages that pass.
 
-The master grants leases and may restart; the process may say anything. What the
-worker has seen of both is what it tells at registration, and what it lets through.
+The master grants leases and may restart; the process may send anything. From the
+messages of both the worker knows what to register, and which messages to let through.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ class Process(Protocol):
 
 @attrs.define(kw_only=True, eq=False)
 class ProcessView:
-    """A process of ours that the master may still be told about.
+    """A process of this worker whose end the master has not acknowledged.
 
     ``leased`` are the requests granted to it that it has neither given back nor
     committed whole; ``pages`` and ``items`` count what it has committed; ``units`` is
@@ -48,8 +48,8 @@ class ProcessView:
     items: int = 0
     units: int = 0
     is_stopping: bool = False
-    # Said before there is a process: a Stop, and what little the master says to one
-    # that has not told that it is open.
+    # Messages from before there is a process: a Stop, and the few that the master sends
+    # to a process that has not opened its spider.
     _early: list[m.ToProcess] = attrs.field(factory=list)
 
     # ---- from the master --------------------------------------------------------
@@ -72,18 +72,18 @@ class ProcessView:
         elif len(self._early) < MESSAGES_WAITING_MAX:
             self._early.append(message)
         else:
-            # Its start hangs; what it was told must not be lost.
+            # The start hangs, and no message may be lost: the process is given up.
             self.scope.cancel()
 
     def begin(self, process: Process) -> None:
-        """The process is about to run: it hears what was said before."""
+        """Hand the early messages to the process, which is about to run."""
         self.process = process
         early, self._early = self._early, []
         for message in early:
             _deliver(process, message)
 
     def end(self) -> None:
-        """The process is gone: its leases are void, what it has told stands."""
+        """Take note of the process's end: its leases are void, its commits stand."""
         self.process = None
         self.ended = True
         self.leased.clear()
@@ -92,7 +92,7 @@ class ProcessView:
     # ---- from the process -------------------------------------------------------
 
     def hear(self, message: m.FromProcess) -> None:
-        """Take note of what the process says, unless it may not say that.
+        """Take note of a message of the process.
 
         Raises ``RemoteProtocolError`` for a request that it does not hold, and for a
         unit that does not follow the last one.
@@ -135,7 +135,7 @@ class ProcessView:
                 self.process.wait_for_order()
 
     def leased_of(self, under_way: Iterable[m.UnderWay]) -> tuple[m.UnderWay, ...]:
-        """Return those that the process holds: it may have marked anything."""
+        """Return the leased ones among these: the process may have marked anything."""
         return tuple(entry for entry in under_way if entry.request in self.leased)
 
     def _check_leased(self, requests: Iterable[int]) -> None:
@@ -148,8 +148,8 @@ class ProcessView:
     # ---- at registration --------------------------------------------------------
 
     def report(self, unanswered: Iterable[int]) -> m.HeldProcess:
-        """Return what a registration says; ``unanswered`` requests have a commit that
-        the master has not answered."""
+        """Return the process as a registration lists it; ``unanswered`` requests have a
+        commit that the master has not answered."""
         return m.HeldProcess(
             job=self.start.job,
             process=self.start.process,

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 # Clients that have proved the token, at the same time. Enough for people and their
 # scripts; this port has no other users.
 CONNECTIONS_MAX = 64
-# Those that have not: fewer than the master takes, since crawl processes need open
-# files as well.
+# Clients that have not proved it: fewer than the master takes, since crawl processes
+# need open files as well.
 NEWCOMERS_MAX = 64
 HANDSHAKE_TIMEOUT_S = 5.0
 # A client that asks nothing for this long is let go.
@@ -31,7 +31,7 @@ IDLE_S = 60.0
 
 
 class Served(Protocol):
-    """The worker whose port it is."""
+    """The worker that has this port."""
 
     name: str
     endpoint: Endpoint
@@ -79,7 +79,7 @@ class StatusPort:
             finally:
                 self._connections -= 1
         except UnauthorisedError as error:
-            # Our own token is gone; whoever dials must not fill the log with that.
+            # Our own token is gone; those who dial must not fill the log with that.
             self._admission.log_refusal(address_of(stream), error)
         except RemoteProtocolError as error:
             logger.info("a connection to our own port ends: %s", error)

@@ -111,7 +111,10 @@ def _line(**changes: object) -> str:
         ({"project": "../x"}, "project: must be letters"),
         ({"project": None, "dir": "x"}, "project_dir: must be an absolute folder"),
         ({"project": None, "dir": "/x\0"}, "project_dir: must be an absolute folder"),
-        ({"dir": "/x", "project_dir": "/x"}, "dir: is project_dir, which is given"),
+        (
+            {"dir": "/x", "project_dir": "/x"},
+            "dir: is another name of project_dir, which is given",
+        ),
         ({"urls": "http://a"}, "urls: expected a list, got 'http://a'"),
         ({"urls": ["a.example/x"]}, "urls[0]: must be a URL with its scheme"),
         ({"urls": ["http://a", "localhost:80"]}, "urls[1]: must be a URL with its"),

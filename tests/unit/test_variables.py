@@ -111,10 +111,10 @@ def test_a_bad_value_names_the_variable(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("DSCRAPY_MASTER_PROT", "DSCRAPY_MASTER_PORT is meant?"),
-        ("DSCRAPY_SLOTS", "DSCRAPY_WORKER_SLOTS is meant?"),
-        ("DSCRAPY_CONNECT_TIMEOUT_S", "DSCRAPY_CLIENT_CONNECT_TIMEOUT_S is meant?"),
-        ("DSCRAPY_TOKN", "DSCRAPY_TOKEN is meant?"),
+        ("DSCRAPY_MASTER_PROT", "did you mean DSCRAPY_MASTER_PORT?"),
+        ("DSCRAPY_SLOTS", "did you mean DSCRAPY_WORKER_SLOTS?"),
+        ("DSCRAPY_CONNECT_TIMEOUT_S", "did you mean DSCRAPY_CLIENT_CONNECT_TIMEOUT_S?"),
+        ("DSCRAPY_TOKN", "did you mean DSCRAPY_TOKEN?"),
         ("DSCRAPY_WORKER_FROBNICATES", "it has no effect"),
     ],
 )
