@@ -22,7 +22,7 @@ from dscrapy.text import clean
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; see "Exit codes" in the README."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows little of Unicode is no reason to fail.
+        # A terminal without Unicode is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -92,7 +92,7 @@ def _run(options: Namespace) -> int:
 
 
 def _report(error: BaseException, options: Namespace) -> int:
-    """Tell what ended the command and return the exit code."""
+    """Print what ended the command, and return the exit code."""
     causes = list(_leaves(error))
     for cause in causes:
         if isinstance(cause, SystemExit):

@@ -1,4 +1,4 @@
-"""What words of the command line mean: numbers, spans, sizes, pairs.
+"""Reads words of the command line: numbers, spans, sizes, pairs.
 
 Each raises ``argparse.ArgumentTypeError``, which says what was expected.
 """

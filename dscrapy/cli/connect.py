@@ -62,7 +62,7 @@ def target_of(config: Config) -> Target:
         token = find_token(config)
         token_from = f"it comes from {_token_place(config)}"
     except UnauthorisedError as error:
-        # Whether anybody listens there at all is the first thing to tell.
+        # Whether a master listens there at all is what people need to know first.
         token_from = str(error)
     return Target(
         host=endpoint.host, port=endpoint.port, token=token, token_from=token_from
@@ -95,7 +95,7 @@ def run_client(
 async def for_each(names: list[str], act: Callable[[str], Awaitable[None]]) -> int:
     """Do ``act`` for each name and return the exit code.
 
-    A refusal is told and does not keep the others from being done.
+    A refusal is printed, and the names after it are done all the same.
     """
     code = 0
     for name in names:

@@ -1,4 +1,4 @@
-"""Commands about the whole: ``status``, ``workers``, ``drain``."""
+"""Commands about master and workers: ``status``, ``workers``, ``drain``."""
 
 import sys
 import time
@@ -35,7 +35,7 @@ from dscrapy.model import JobView
 
 # How often --watch asks.
 WATCH_S = 1.0
-# Jobs that wait which a screen has room for, beside those that run.
+# Waiting jobs that a screen has room for, beside the running ones.
 WAITING_MAX = 10
 # Rates settle over this span; shorter ones jump with every page.
 RATE_SPAN_S = 5.0
@@ -111,7 +111,7 @@ class RateMeter:
         for job in answer.running:
             sights = [*self._seen.get(job.id, []), (now, job.pages)]
             if len(sights) > 1 and sights[-1][1] < sights[-2][1]:
-                # It runs again from the start.
+                # The job runs again from the start.
                 sights = sights[-1:]
             while len(sights) > 2 and now - sights[1][0] >= RATE_SPAN_S:
                 del sights[0]

@@ -1,4 +1,4 @@
-"""Commands about jobs: submitting, watching and changing them, and what they gave."""
+"""Commands about jobs: submit, watch and change them, and get their items and logs."""
 
 import os
 import sys
@@ -134,7 +134,7 @@ def _submission(options: Namespace) -> Submission:
 
 
 def _with_variables(submissions: Iterable[Submission]) -> tuple[Submission, ...]:
-    """Let our variables choose the settings of jobs that do not name theirs."""
+    """Let the caller's variables choose settings for jobs that name none."""
     chosen = chosen_settings(os.environ)
     replace = msgspec.structs.replace
     lines = []
@@ -211,8 +211,8 @@ async def _wait(
     """Wait for each job in turn and tell how it ended; return the exit code."""
     found = []
     for word in ids:
-        # A slip in the last id must not come out hours later, nor may a name stand
-        # for another job then.
+        # A wrong last id must show now and not hours later, and a name must stand
+        # for the job that has it now.
         job = (await client.show(word)).job
         if job is None:
             raise UserError(
@@ -305,7 +305,7 @@ def show(options: Namespace) -> int:
 
 
 def change(options: Namespace) -> int:
-    """Cancel, pause, resume or retry jobs; print how each stands."""
+    """Cancel, pause, resume or retry jobs; print the state of each."""
     verb: Literal["cancel", "pause", "resume", "retry"] = options.command
 
     async def act(client: Client) -> int:
@@ -400,7 +400,7 @@ def logs(options: Namespace) -> int:
         job = await id_of(client, options.job)
         offset = 0
         if options.tail is not None:
-            # What is there now is looked through, then what comes is shown.
+            # First the log so far is read for its last lines, then new lines are shown.
             offset = await copy_file(client, job, "log", lines.take)
             lines.release()
         await copy_file(

@@ -29,12 +29,12 @@ from dscrapy.text import without_password
 # Scrapy's export formats (FEED_EXPORTERS_BASE).
 FORMATS = LINES_FORMATS | {"json", "csv", "xml", "marshal", "pickle"}
 STDOUT = frozenset({"-", "stdout:"})
-# Where the items of a job go that did not do its work, beside the file it was to write.
+# The ending of the file for items of a job that did not do its work.
 FAILED_SUFFIX = ".failed"
 # What asks a project for its formats and storages.
 _CHECK = (sys.executable, "-P", "-m", "dscrapy.crawl.export.preflight")
 _FILLED = re.compile(r"%\(([^)]*)\)[-+ #0]*[\d.*]*[a-zA-Z]")
-# How often items are taken anew whose job begins anew meanwhile.
+# How often items are fetched again when their job begins anew meanwhile.
 _FETCHES_MAX = 5
 
 
@@ -42,7 +42,7 @@ _FETCHES_MAX = 5
 class Feed:
     """One output: a file's ``path``, a ``uri`` for Scrapy's storages, or stdout.
 
-    What stands behind ``begin`` bytes of a file to append to is to be replaced.
+    Of a file to append to, the bytes from ``begin`` on are to be replaced.
     """
 
     path: Path | None = None
@@ -79,8 +79,8 @@ class Feed:
 class Fetched:
     """A job's items in files: lines, and tagged forms if a format needs them.
 
-    ``own_lines``: files of JSON lines are not these lines, as the project has it.
-    ``stdin`` is what its project reads when it is imported once more, to write them.
+    ``own_lines``: the project writes JSON lines in a form of its own, not these lines.
+    ``stdin`` is what the project reads when it is imported once more for the export.
     """
 
     lines: Path
@@ -164,7 +164,7 @@ def check_outputs(feeds: tuple[Feed, ...], spec: JobSpec, project: Path | None) 
     """Raise ``UserError`` for formats and storages that the job's project, in its
     folder ``project`` if it is on this machine, does not have or cannot load.
 
-    A crawl that takes hours must not end with what cannot be written.
+    A crawl that takes hours must not end with items that cannot be written.
     """
     to_check = [feed for feed in feeds if feed.format not in FORMATS or feed.uri]
     if not to_check:
@@ -265,7 +265,7 @@ async def copy_file(
 
 
 class _WholeLines:
-    """Hands on whole lines, up to ``count_max`` of them; a piece is kept back."""
+    """Hands on whole lines, up to ``count_max`` of them, and keeps a part of a line."""
 
     def __init__(
         self, write: Callable[[bytes], object], count_max: int | None = None
@@ -298,7 +298,7 @@ class _WholeLines:
 async def copy_items(client: Client, job: str, write: Callable[[bytes], object]) -> int:
     """Hand the lines of the items that there are now to ``write``; return how many.
 
-    Of a job that runs those which come meanwhile may be among them, or not.
+    While a job runs, items that come meanwhile may be among them or not.
     """
     view = (await client.show(job)).job
     assert view is not None
@@ -434,7 +434,7 @@ def _export(
         fetched.lines.open("rb") as lines,
         fetched.tagged.open("rb") as tagged,
         chdir(project) if project is not None else nullcontext(),
-        # What the project prints is none of the items.
+        # What the project prints must not get among the items.
         redirect_stdout(sys.stderr),
         _redirect_stdin(fetched.stdin),
     ):

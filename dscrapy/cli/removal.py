@@ -22,7 +22,7 @@ from dscrapy.text import clean
 
 
 def rm(options: Namespace) -> int:
-    """Remove ended jobs; a refusal is told and does not keep the others."""
+    """Remove ended jobs; after a refusal the others are removed all the same."""
 
     async def act(client: Client) -> int:
         async def remove(identity: str) -> None:
@@ -55,7 +55,7 @@ def prune(options: Namespace) -> int:
 async def prune_all(
     prune_batch: Callable[[Prune], Awaitable[Pruned]], request: Prune
 ) -> None:
-    """Ask until nothing is left, since one answer has so many jobs at most; tell."""
+    """Prune until nothing is left, since one answer names few jobs; print them all."""
     count = size = 0
     while True:
         pruned = await prune_batch(request)
@@ -86,7 +86,7 @@ def size_text(size: int) -> str:
 
 
 def crawls(options: Namespace) -> int:
-    """List what `crawl` keeps, or remove of it."""
+    """List the crawls that `crawl` keeps, or remove some."""
     conf = None if options.conf is None else expanded(options.conf)
     state = None if options.state is None else expanded(options.state)
     config = override(load(conf, os.environ), "master", state=state)

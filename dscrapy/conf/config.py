@@ -1,8 +1,8 @@
 """Settings: keys of ``conf.toml``, where the file is found, and which source wins.
 
 A command's flags win over ``DSCRAPY_*`` variables, variables over ``conf.toml``, the
-file over the defaults here. Where the master is counts as one setting with two forms, its
-address and its state folder: a folder given at one level hides an address from a
+file over the defaults here. Where the master is counts as one setting with two forms,
+its address and its state folder: a folder given at one level hides an address from a
 lower one, or ``--state`` would talk to whatever ``DSCRAPY_MASTER`` says.
 
 ``conf.example.toml`` is ``example()``, so the two cannot differ.
@@ -110,8 +110,7 @@ def _number(default: N, about: str, low: float, high: float) -> N:
 
 
 def _text(default: T, about: str, check: Callable[[T], str | None]) -> T:
-    """A field with a line for ``conf.example.toml`` and a ``check``, which returns what
-    is wrong with a value, or None."""
+    """A field likewise; ``check`` returns what is wrong with a value, or None."""
 
     def validate(_: Any, field: "attrs.Attribute[T]", value: T) -> None:
         if problem := check(value):

@@ -63,7 +63,7 @@ OnLook = Callable[[View, View], Awaitable[None]]
 
 @attrs.define
 class Demo:
-    """The steps; what lasts no longer than they is in ``folder``."""
+    """The steps of the demonstration; ``folder`` is for temporary files."""
 
     folder: Path
     screen: Screen
@@ -172,7 +172,7 @@ class PowerCut:
     _is_end_reported: bool = False
 
     async def look(self, job: View, status: View) -> None:
-        """Do what is due when things stand so."""
+        """Cut the power, or report its end, when it is time."""
         if self.is_done:
             self._report_end(job)
         elif job["pages"] >= PAGES_BEFORE:

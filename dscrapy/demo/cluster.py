@@ -36,7 +36,7 @@ Environ = dict[str, str]
 
 
 class DemoError(Exception):
-    """The demonstration failed: one line that says at what."""
+    """The demonstration failed; the text says at what, on one line."""
 
 
 @attrs.define
@@ -94,8 +94,8 @@ class Cluster:
         """Kill a worker and its crawl processes, as when its machine loses power."""
         worker = self.services[name]
         self._killed.add(name)
-        # A stopped one tells the master nothing of the processes that die before it,
-        # and waits for none of them, so their numbers stay theirs.
+        # A stopped worker tells the master nothing of the processes that die before
+        # it, and waits for none of them, so no other process gets their numbers.
         worker.send_signal(signal.SIGSTOP)
         for child in children_of(worker.pid):
             with suppress(ProcessLookupError):
@@ -190,7 +190,7 @@ def children_of(pid: int) -> list[int]:
 def _processes() -> list[tuple[int, int]]:
     """Return each process of this machine and its parent."""
     if sys.platform == "linux":
-        # Not every system that has this has ``ps``.
+        # Not every Linux has ``ps``.
         found = []
         for path in Path("/proc").glob("[0-9]*/stat"):
             try:

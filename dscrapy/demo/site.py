@@ -37,7 +37,7 @@ async def start(
     """
     process = await trio.lowlevel.open_process(
         [*COMMAND, "-n", host, "-p", str(port)],
-        # It reads commands from its input, and its end would be the site's.
+        # pydoc reads commands from its input, and ends when the input does.
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

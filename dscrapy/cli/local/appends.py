@@ -1,8 +1,8 @@
 """Files of ``-o`` that a crawl appends to, again if it was stopped and goes on.
 
 A crawl that is stopped appends the items so far. When it goes on, all its items take
-their place: ``crawl.json`` has where they begin and how long the file was then. Until
-they do, the file is as it was: an append that fails leaves it as the last run did.
+their place: ``crawl.json`` says where they begin and how long the file was then. A
+failed append leaves the file as the last run did.
 """
 
 import attrs
@@ -14,11 +14,11 @@ from dscrapy.errors import UserError
 
 
 def prepare(record: Record, feeds: tuple[Feed, ...]) -> tuple[Feed, ...]:
-    """Note in the record where in each file this crawl begins; return the feeds, which
-    know it. Save the record before they are written: what then stands behind that is
-    the crawl's, whenever it is cut short.
+    """Note in the record where in each file this crawl's items begin; return the feeds
+    with these places. Save the record before the files are written: whatever is behind
+    a place is then this crawl's, even if it is cut short.
 
-    What somebody else has written since is not ours to remove: raises ``UserError``.
+    Raises ``UserError`` when somebody else has written to a file since.
     """
     return tuple(_prepared(record, feed) for feed in feeds)
 

@@ -1,7 +1,7 @@
 """What ``crawl`` takes from whoever calls it: folder, variables, stdin, log options.
 
-Variables that choose the project's settings travel in the job; the rest is of one run
-of the command, and no part of what a crawl is.
+Variables that choose the project's settings travel in the job. The rest is for one run
+of the command and does not make it another crawl.
 """
 
 import os
@@ -58,7 +58,7 @@ def run_settings(options: Namespace) -> dict[str, str]:
 
 
 def other_settings(options: Namespace) -> dict[str, str]:
-    """Return the settings that are a part of what the crawl is."""
+    """Return the settings that distinguish this crawl from others."""
     return {
         name: value
         for name, value in dict(options.settings).items()

@@ -97,7 +97,7 @@ class _Run:
     keeps: bool = True
     ticker: Ticker = attrs.field(factory=Ticker)
     log_offset: int = 0
-    # The last of the log that was shown.
+    # The last bytes of the log that were shown.
     log_tail: bytearray = attrs.field(factory=bytearray)
     job_known: bool = False
     stopping: trio.Event = attrs.field(factory=trio.Event)
@@ -129,14 +129,14 @@ def crawl(options: Namespace) -> int:
         command=command_of(options),
     )
     check_files(options)
-    # Our own master and worker are no news; what goes wrong with them is.
+    # Only problems of the command's own master and worker are shown.
     set_up_logging(PROGRAM, "WARNING")
     if options.no_keep:
         identity = identity.once(new_id())
     try:
         return _crawl(options, config, identity, spec, feeds, started)
     finally:
-        # Not while we have the lock: this crawl may be the one that goes.
+        # Not while we have the lock: this crawl may be the one to remove.
         crawl_keep.prune(config.state, crawl_keep.limits_of(config))
 
 
@@ -205,7 +205,7 @@ def _spec(options: Namespace) -> tuple[Path, JobSpec]:
 
 
 async def _run(run: _Run) -> None:
-    """Serve, submit, wait and fetch the items; all of it ends with this."""
+    """Serve, submit, wait and fetch the items; master and worker end with this."""
     from dscrapy.master.server import serve
 
     # The one job stays until its items are written.
@@ -230,7 +230,7 @@ async def _run(run: _Run) -> None:
                     await _until_ended(run, config, client, endpoint)
                 run.is_over = run.shown is not None
                 if run.shown is None:
-                    # Stopped: what it has now is what there is.
+                    # The job was stopped: its items so far are all there are.
                     run.shown = await calls.show(run.record.job)
                 run.fetched = await fetch(calls, run.record.job, run.folder, run.feeds)
             nursery.cancel_scope.cancel()
@@ -248,7 +248,7 @@ def _client(run: _Run, endpoint: Endpoint) -> Callable[[], Client]:
 
 
 async def _begin(run: _Run, client: Client) -> bool:
-    """Submit the job, or say how the one from before goes on.
+    """Submit the job, or let the unfinished one go on.
 
     Returns whether there is anything to run: the job may have ended before.
     """
@@ -315,10 +315,8 @@ async def _cancel(client: Client, job: str) -> None:
 async def _until_ended(
     run: _Run, config: Config, client: Callable[[], Client], endpoint: Endpoint
 ) -> None:
-    """Run the job on a worker of our own, with log and progress, to its end.
-
-    Or until the worker has left, because it was asked to.
-    """
+    """Run the job on a worker of our own, with log and progress, until the job ends or
+    the worker has left after Ctrl-C."""
     from dscrapy.worker.agent import serve
 
     settings = attrs.evolve(
@@ -414,7 +412,7 @@ class _LogWriter:
         self._out = Bytes(sys.stderr)
         is_all = run.shows_all_log and not run.is_quiet
         self._all = HeadingsInUse() if is_all else None
-        self._lines = _Picked(every=run.shows_all_log)
+        self._lines = _LineFilter(every=run.shows_all_log)
 
     def __call__(self, data: bytes) -> None:
         """Take the next bytes of the log."""
@@ -434,9 +432,9 @@ class _LogWriter:
                 self._out.write(data)
 
 
-class _Picked:
+class _LineFilter:
     """Picks the lines of a Scrapy log that are warnings or worse, with what follows; or
-    ``every`` one, but for the headings of processes.
+    ``every`` line, but for the headings of processes.
 
     A line without a date belongs to the one before it (a traceback).
     """
@@ -501,7 +499,7 @@ def _finish(run: _Run, started: float) -> int:
     if trace and trace.encode(errors="replace") not in run.log_tail:
         # The log does not have it, or has it in part.
         write_err(clean_lines(trace) + "\n")
-    # Stopped, it has the items so far and goes on later.
+    # A stopped job has done its work so far, and goes on later.
     undone = job.state if run.is_over and not job.came_to_end else ""
     stdin = kept_stdin(run.crawl.folder) or run.fetched.stdin
     fetched = attrs.evolve(run.fetched, stdin=stdin)
@@ -530,7 +528,7 @@ def _finish(run: _Run, started: float) -> int:
 
 
 def _write(run: _Run, fetched: Fetched, spec: JobSpec, undone: str) -> list[str]:
-    """Write the files; return a line about each. What fails is for the next run."""
+    """Write the files; return a line about each. The next run repeats what fails."""
     feeds = run.feeds
     if not undone:
         feeds = appends.prepare(run.record, feeds)

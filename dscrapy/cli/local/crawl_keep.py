@@ -1,7 +1,7 @@
-"""What `crawl` keeps from run to run: found, listed, and let go.
+"""Finds, lists and removes the crawls that `crawl` keeps from run to run.
 
-A finished crawl goes when newer ones push it out, an unfinished one only by name. Who
-removes holds the crawl's lock, so a run that begins meanwhile finds all or nothing.
+A finished crawl goes when newer ones push it out, an unfinished one only by name. A
+removal holds the crawl's lock, so a run that begins meanwhile finds all or nothing.
 """
 
 import re
@@ -128,7 +128,7 @@ def _bytes_in(folder: Path) -> int:
 def prune(state: Path, limits: Keep, *, dry_run: bool = False) -> list[Kept]:
     """Remove the finished crawls beyond the limits, the oldest first; return them.
 
-    With them goes what is left of killed runs that were to keep nothing.
+    The rests of killed runs with ``--no-keep`` are removed as well.
     """
     now = time.time()
     crawls = kept(state)
@@ -168,7 +168,7 @@ def remove(state: Path, identity: str, *, dry_run: bool = False) -> int:
 
 
 def _remove(folder: Path, *, only_done: bool = False) -> bool:
-    """Remove the folder and its lock file, unless a run has it; whether that was so."""
+    """Remove the folder and its lock file, unless a run has it; False if one has."""
     lock = lock_of(folder)
     with hold_lock(lock) as is_locked:
         if not is_locked:
@@ -182,7 +182,7 @@ def _remove(folder: Path, *, only_done: bool = False) -> bool:
                 # A run took it over since we looked.
                 return False
         try:
-            # Without its record it counts as not begun, should this be cut short.
+            # Without a record the crawl counts as not begun, should this be cut short.
             (folder / RECORD_NAME).unlink(missing_ok=True)
             shutil.rmtree(folder)
         except FileNotFoundError:

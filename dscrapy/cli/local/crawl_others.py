@@ -6,8 +6,8 @@ from dscrapy.cli.local.crawl_state import Crawl, Record
 
 
 def others_line(crawl: Crawl, begun: Record) -> str:
-    """Return a line about the latest one and how to go on with it; empty if there is
-    none. ``begun`` is what was begun instead."""
+    """Return a line about the latest unfinished crawl and how to go on with it; empty
+    if there is none. ``begun`` is the crawl that begins instead."""
     found = crawl.others_unfinished()
     if not found:
         return ""
@@ -30,7 +30,7 @@ def _differences(begun: Record, other: Record) -> str:
         )
         if new_value != old_value
     ]
-    # A release before this one did not note what they were.
+    # An earlier release did not record arguments and settings.
     return ", ".join(differences) if other.command else "other -a or -s"
 
 

@@ -1,10 +1,9 @@
 """Where ``crawl`` keeps what it knows between runs, and which run goes on.
 
-A crawl is known by its project folder, spider, arguments and settings, and by what else
-of its caller decides what it reads. Its folder
-holds the state of its own master and ``crawl.json``; a lock file beside it keeps a
-second run of the same crawl out. Unfinished crawls that were set aside have the same
-name with a number.
+A crawl is known by its project folder, spider, arguments and settings, and by the
+folder and variables of its caller. Its folder has the state of its own master and
+``crawl.json``; a lock file beside it keeps out a second run of the same crawl.
+Unfinished crawls that were set aside have the same name with a number.
 """
 
 import fcntl
@@ -292,7 +291,7 @@ def _lock(handle: int) -> bool:
         except BlockingIOError:
             pass
         try:
-            # What is shared is somebody's look, over in a moment.
+            # A shared lock is ``is_held`` of another command, over in a moment.
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
             fcntl.flock(handle, fcntl.LOCK_UN)
         except BlockingIOError:
@@ -308,8 +307,8 @@ def lock_of(folder: Path) -> Path:
 def hold_lock(path: Path) -> Iterator[bool]:
     """Lock the file for the block, and tell whether that could be done.
 
-    Whoever removes a crawl removes this file while it has it: one that was removed
-    since it was opened locks nobody out. Raises ``UserError``.
+    A removal of the crawl removes the locked file too, so a file that was removed after
+    it was opened locks nobody out and is opened anew. Raises ``UserError``.
     """
     while True:
         try:
@@ -380,7 +379,7 @@ def _digest_of(crawl: Crawl) -> str:
 
 
 def load_record(folder: Path) -> Record | None:
-    """Return what a crawl's folder tells of it, None of one that has not begun.
+    """Return the record in a crawl's folder, None if the crawl has not begun.
 
     Raises ``UserError``.
     """

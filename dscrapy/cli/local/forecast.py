@@ -1,4 +1,4 @@
-"""What is told of a project before its job runs in several processes.
+"""Warnings about a project before its job runs in several processes.
 
 The project is loaded in a process of its own: its modules may do anything when they
 are imported, hang too. Whatever goes wrong there, the submission stands; the job's log
@@ -47,7 +47,7 @@ def _jobs_to_scan(
     for spec in specs:
         if spec.parallelism == 1 or len(scans) >= SCANS_MAX:
             continue
-        # Of all that a job is, this decides on its components.
+        # Only these fields of a job decide on its components.
         reduced = msgspec.structs.replace(
             spec, urls=(), args={}, priority=0, retries=0, parallelism=0, name=""
         )

@@ -36,7 +36,7 @@ def write_err(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     except BrokenPipeError:
-        # Nobody reads our remarks: the results matter on.
+        # Nobody reads the remarks; the results still matter.
         pass
 
 
