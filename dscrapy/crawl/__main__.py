@@ -12,7 +12,7 @@ from dscrapy.crawl.insides.versions import check_version
 from dscrapy.crawl.outgoing.early_end import report
 from dscrapy.crawl.worker_side.in_flight_table import InFlightTable
 from dscrapy.crawl.worker_side.lifeline import ignore_signals, watch_lifeline
-from dscrapy.crawl.worker_side.stdin import say_empty, take_stdin
+from dscrapy.crawl.worker_side.stdin import give_empty_stdin, take_stdin
 from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.errors import RemoteProtocolError, UnsupportedError
 from dscrapy.messages import Local, Run
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     if local.stdin:
         take_stdin(local.stdin, local.stdin_at, marks.await_stdin)
     elif run.no_stdin:
-        say_empty(run.no_stdin)
+        give_empty_stdin(run.no_stdin)
     try:
         check_version()
     except UnsupportedError as error:

@@ -120,15 +120,15 @@ def project_modules(folder: Path) -> Callable[[str], bool]:
     """Return whether a module is the project's: its top-level package lies in the
     project's folder, or is that of the settings."""
     root = folder.resolve()
-    known: dict[str, bool] = {}
+    answers: dict[str, bool] = {}
     if settings_module := os.environ.get(ENVVAR):
-        known[settings_module.partition(".")[0]] = True
+        answers[settings_module.partition(".")[0]] = True
 
     def is_of_project(module: str) -> bool:
         top = module.partition(".")[0]
-        if top not in known:
-            known[top] = _lies_in(root, top)
-        return known[top]
+        if top not in answers:
+            answers[top] = _lies_in(root, top)
+        return answers[top]
 
     return is_of_project
 
@@ -230,11 +230,11 @@ def _spider_by_name(
         return process.spider_loader.load(name)
     except KeyError:
         names = sorted(process.spider_loader.list())
-    there = ", ".join(names[:SPIDERS_NAMED_MAX]) or "none"
+    listing = ", ".join(names[:SPIDERS_NAMED_MAX]) or "none"
     if len(names) > SPIDERS_NAMED_MAX:
-        there += f" and {len(names) - SPIDERS_NAMED_MAX} more"
+        listing += f" and {len(names) - SPIDERS_NAMED_MAX} more"
     raise Failed(
-        "unknown_spider", f"no spider {name!r} in {folder}; there are: {there}"
+        "unknown_spider", f"no spider {name!r} in {folder}; there are: {listing}"
     )
 
 

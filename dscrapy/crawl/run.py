@@ -119,7 +119,7 @@ class CrawlRun:
         self.marks = marks
         self.gate = Gate(boottime)
         self.leading = Leading()
-        self.sender = Sender(run, link.send, self._flush_soon, self._ride)
+        self.sender = Sender(run, link.send, self._flush_soon, self._add_loose_stats)
         self.tracker = Tracker(self.sender, self._on_settled, self._on_closing)
         self.items = ScrapedItems(crawler, self.tracker, self.gate)
         self.is_project = project_modules(code_folder(run.spec))
@@ -131,7 +131,7 @@ class CrawlRun:
         self._crawl_settings: CrawlSettings | None = None
         self._scheduler: Scheduler | None = None
         # What the master says of the end: how, and that it is done.
-        self._order: Retire | Conclude | None = None
+        self._end_order: Retire | Conclude | None = None
         self._done: Done | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -167,7 +167,7 @@ class CrawlRun:
         # Again: Scrapy puts its own handlers in place when the reactor starts.
         ignore_signals()
         count_errors(self.tracker.delta_now)
-        await self.link.attach(self._on_message, self._on_link_end, self._look_again)
+        await self.link.attach(self._on_message, self._on_link_end, self._recheck)
         failure: Outcome | None = None
         try:
             await crawl
@@ -224,8 +224,10 @@ class CrawlRun:
     def _tell_opened(self) -> None:
         """Tell the master that leases can be taken."""
         crawler, crawl_settings = self._crawler, self.crawl_settings
-        once = has_once(crawler, crawl_settings.is_once)
-        self.link.send(crawl_settings.opened(self.run, crawler.settings, has_once=once))
+        has_listed = has_once(crawler, crawl_settings.is_once)
+        self.link.send(
+            crawl_settings.opened(self.run, crawler.settings, has_once=has_listed)
+        )
 
     async def _close_engine(self) -> None:
         # What has begun is finished, also where it is not in Scrapy's hands.
@@ -312,7 +314,7 @@ class CrawlRun:
         self.scheduler.locals.begin_opened(is_wanted=lead.opened)
         self.tracker.release(work)
 
-    def _tell_kept(self) -> None:
+    def _warn_of_state(self) -> None:
         """Warn of components that give other results in several processes.
 
         In a job that has one they are as in Scrapy, unless it dies, which is what
@@ -329,12 +331,12 @@ class CrawlRun:
         loop = asyncio.get_running_loop()
         # With nothing else to do here nothing else comes to be gathered.
         leading = self.leading
-        is_taking = leading.is_pulling and not leading.stands
+        is_taking = leading.is_pulling and not leading.is_waiting
         is_busy = self.tracker.in_flight > 0 or is_taking
         delay = COMMIT_DELAY_S if is_busy else 0.0
         loop.call_later(delay, self.sender.flush, context=self.tracker.context)
 
-    def _ride(self, work: Work) -> None:
+    def _add_loose_stats(self, work: Work) -> None:
         work.delta.take(self.tracker.delta)
 
     def _on_settled(self, work: Work) -> None:
@@ -350,7 +352,7 @@ class CrawlRun:
                 # Before Opened there is nothing to grant, so the scheduler is there.
                 self.scheduler.granted(message)
             case CommitsSeen():
-                self.sender.seen(message)
+                self.sender.acknowledged(message)
             case Offered():
                 self.scheduler.locals.offered(message)
             case Valid(until=until):
@@ -360,7 +362,7 @@ class CrawlRun:
             case Lead():
                 if self.leading.on_lead(message):
                     self._settle_opened()
-                    self._tell_kept()
+                    self._warn_of_state()
             case StartMay():
                 self.leading.on_start_may(message)
             case Finish(number=number):
@@ -369,7 +371,7 @@ class CrawlRun:
                 self._on(Event.STOP, reason)
             case Retire() | Conclude():
                 # One that is told again after the master was away.
-                self._order = self._order or message
+                self._end_order = self._end_order or message
             case Done():
                 self._done = message
             case Probe(number=number):
@@ -380,9 +382,9 @@ class CrawlRun:
                 leave(is_over=False)
             case _:
                 assert_never(message)
-        self._look_again()
+        self._recheck()
 
-    def _look_again(self) -> None:
+    def _recheck(self) -> None:
         self.gate.changed()
         if self._life.is_open and self.scheduler.wants_turn:
             wake(self._crawler)
@@ -407,8 +409,8 @@ class CrawlRun:
             note_changed(crawler.stats)
             self.sender.settled(Work("ending", end=end.outcome()))
             self.sender.flush()
-            await self._wait_unless_done(lambda: self._order is not None)
-        order = self._order
+            await self._wait_unless_done(lambda: self._end_order is not None)
+        order = self._end_order
         if isinstance(order, Conclude):
             take_over(crawler, order.stats, again=order.again)
         else:

@@ -29,24 +29,24 @@ _PACKAGES = ("site-packages", "dist-packages")
 def user_trace(error: BaseException) -> str:
     """Return the error's traceback, of it and of what it came from, without what leads
     to the project's code."""
-    whole = traceback.TracebackException.from_exception(error)
-    for one in _chained(whole, set()):
-        frames = _of_project(list(one.stack), is_syntax=_is_syntax(one))
+    trace = traceback.TracebackException.from_exception(error)
+    for part in _chained(trace, set()):
+        frames = _of_project(list(part.stack), is_syntax=_is_syntax(part))
         # An error without frames is its last line alone.
-        one.stack = traceback.StackSummary.from_list(frames) if frames else None  # type: ignore[assignment] # as `format` expects it
-    return "".join(whole.format())
+        part.stack = traceback.StackSummary.from_list(frames) if frames else None  # type: ignore[assignment] # as `format` expects it
+    return "".join(trace.format())
 
 
 def _chained(
-    error: traceback.TracebackException, seen: set[int]
+    error: traceback.TracebackException, seen_ids: set[int]
 ) -> Iterator[traceback.TracebackException]:
-    if id(error) in seen:
+    if id(error) in seen_ids:
         return
-    seen.add(id(error))
+    seen_ids.add(id(error))
     yield error
-    for other in (error.__cause__, error.__context__, *(error.exceptions or ())):
-        if other is not None:
-            yield from _chained(other, seen)
+    for linked in (error.__cause__, error.__context__, *(error.exceptions or ())):
+        if linked is not None:
+            yield from _chained(linked, seen_ids)
 
 
 def _is_syntax(error: traceback.TracebackException) -> bool:

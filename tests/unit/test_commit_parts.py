@@ -54,7 +54,7 @@ class Master:
 
     def see(self, commit: m.Commit) -> None:
         seen = m.Seen(commit.request, commit.unit, commit.part, "stored")
-        self.sender.seen(m.CommitsSeen(job=RUN.job, process=1, seen=(seen,)))
+        self.sender.acknowledged(m.CommitsSeen(job=RUN.job, process=1, seen=(seen,)))
 
 
 HOSTS = ("a.example", "b.example", "")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dscrapy.crawl.worker_side.stdin import KeptStdin, say_empty
+from dscrapy.crawl.worker_side.stdin import KeptStdin, give_empty_stdin
 from tests.hang import HANG_S
 
 
@@ -114,7 +114,7 @@ def test_who_reads_an_empty_stdin_is_told_why_once(
 ) -> None:
     """Not who never reads it."""
     monkeypatch.setattr(sys, "stdin", sys.stdin)
-    say_empty("only crawl has one")
+    give_empty_stdin("only crawl has one")
     assert caplog.messages == []
     with caplog.at_level(logging.WARNING):
         assert list(sys.stdin) == list(sys.stdin) == []

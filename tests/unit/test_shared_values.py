@@ -116,7 +116,7 @@ def test_a_value_leaves_once_however_many_parts_there_are() -> None:
         sender.flush()
         for answer in list(answers):
             answers.remove(answer)
-            sender.seen(answer)
+            sender.acknowledged(answer)
     assert len(sent) > 3
     values: list[bytes] = []
     number = 0

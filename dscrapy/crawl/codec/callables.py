@@ -62,15 +62,15 @@ class Functions:
             for name, value in vars(cls).items():
                 if value is plain:
                     # A subclass may have put another in its place.
-                    found = getattr(self._spider, name, None)
-                    if getattr(found, "__func__", None) is plain:
+                    bound = getattr(self._spider, name, None)
+                    if getattr(bound, "__func__", None) is plain:
                         return name
         return None
 
     def _partial(self, value: Any, down: Down) -> Any:
         if vars(value):
             return NO_TAG
-        arguments = [down(one) for one in value.args]
+        arguments = [down(argument) for argument in value.args]
         return {"$pa": [down(value.func), arguments, down(value.keywords)]}
 
     # ---- reading --------------------------------------------------------------
@@ -78,8 +78,8 @@ class Functions:
     def method(self, name: Any) -> Any:
         """Return the method of the spider that has this name."""
         method = getattr(self._spider, name, None) if isinstance(name, str) else None
-        is_own = isinstance(method, MethodType) and method.__self__ is self._spider
-        if not is_own:
+        is_spiders = isinstance(method, MethodType) and method.__self__ is self._spider
+        if not is_spiders:
             raise UndecodableError(f"{name!r:.200} is no method of this spider")
         return method
 
@@ -92,23 +92,25 @@ class Functions:
         module, colon, qualname = payload.partition(":")
         if not colon:
             return BUILTINS[payload]
-        found = None
+        target = None
         if self._is_project(module):
             try:
-                found = tags.walk(import_module(module), qualname)
+                target = tags.walk(import_module(module), qualname)
             except ImportError as error:
                 raise UndecodableError(f"{payload!r:.200}: {error}") from error
         # The module's own: what it merely imports is not the project's.
-        is_own = isinstance(found, type | FunctionType) and (
-            self._is_project(found.__module__ or "")
+        is_projects = isinstance(target, type | FunctionType) and (
+            self._is_project(target.__module__ or "")
         )
-        if not is_own:
+        if not is_projects:
             raise UndecodableError(f"{payload!r:.200} is nothing of the project's")
-        return found
+        return target
 
     def read_partial(self, payload: Any, down: Down) -> Any:
         """Read ``$pa``."""
         function, arguments, keywords = payload
         return partial(
-            down(function), *[down(one) for one in arguments], **down(keywords)
+            down(function),
+            *[down(argument) for argument in arguments],
+            **down(keywords),
         )

@@ -282,9 +282,11 @@ def lines_are_stock(settings: BaseSettings) -> bool:
 
 
 def _line_exporter(settings: BaseSettings) -> type[JsonLinesItemExporter]:
-    found = _exporter_of(settings, _LINE_FORMAT)
-    is_one = isinstance(found, type) and issubclass(found, JsonLinesItemExporter)
-    return found if is_one else JsonLinesItemExporter
+    exporter = _exporter_of(settings, _LINE_FORMAT)
+    writes_lines = isinstance(exporter, type) and issubclass(
+        exporter, JsonLinesItemExporter
+    )
+    return exporter if writes_lines else JsonLinesItemExporter
 
 
 def _exporter_of(settings: BaseSettings, format: str) -> Any:

@@ -99,8 +99,8 @@ class Pickles:
         try:
             _Pickler(file, apart).dump(value)
             data = file.getvalue()
-            again = _Unpickler(data, apart.values).load()
-            is_same = type(again) is type(value) and _may_equal(again, value)
+            loaded = _Unpickler(data, apart.values).load()
+            is_same = type(loaded) is type(value) and _may_equal(loaded, value)
         except UnencodableError:
             raise
         except Exception as error:
@@ -195,7 +195,7 @@ def _descriptor(cls: type, name: str) -> Any:
     return vars(cls)[name]
 
 
-def _may_equal(again: Any, value: Any) -> bool:
+def _may_equal(loaded: Any, value: Any) -> bool:
     """Whether two instances of a class that defines equality are equal.
 
     Where that says nothing (identity, an array of answers) nothing can be compared.
@@ -203,5 +203,5 @@ def _may_equal(again: Any, value: Any) -> bool:
     compare: Any = type(value).__eq__
     if compare is object.__eq__:
         return True
-    answer = again == value
+    answer = loaded == value
     return answer if isinstance(answer, bool) else True

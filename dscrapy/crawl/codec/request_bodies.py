@@ -135,8 +135,8 @@ class RequestCodec:
         if len(body) > LEAF_BYTES_MAX:
             writing = _Writing(self, page, seals=True)
             body = writing.body(request, automatic_slot)
-        own, total = writing.sizes(body)
-        for size, limit in ((own, OWN_BYTES_MAX), (total, BODY_BYTES_MAX)):
+        own_bytes, total_bytes = writing.sizes(body)
+        for size, limit in ((own_bytes, OWN_BYTES_MAX), (total_bytes, BODY_BYTES_MAX)):
             if size > limit:
                 raise UnencodableError(f"{size} bytes as JSON, the limit is {limit}")
         if not all(map(is_wire_json, (body, *writing.values.values()))):
@@ -153,8 +153,8 @@ class RequestCodec:
             tree = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise UndecodableError(f"no JSON: {error}") from error
-        more = {**self._readers, "$v": Following(values).read}
-        request = tags.untag({"$q": tree}, self._find_class, more=more)
+        readers = {**self._readers, "$v": Following(values).read}
+        request = tags.untag({"$q": tree}, self._find_class, readers=readers)
         assert isinstance(request, Request)
         return request
 
@@ -263,10 +263,10 @@ class RequestCodec:
         return request
 
     def _read_class(self, tree: Any, down: Down) -> type[Request]:
-        found = self._find_request(tree) if isinstance(tree, str) else down(tree)
-        if not isinstance(found, type) or not issubclass(found, Request):
+        cls = self._find_request(tree) if isinstance(tree, str) else down(tree)
+        if not isinstance(cls, type) or not issubclass(cls, Request):
             raise UndecodableError(f"{tree!r:.200} is no request class")
-        return found
+        return cls
 
     def _read_function(self, tree: Any, down: Down) -> Any:
         if tree is True:
@@ -277,7 +277,7 @@ class RequestCodec:
         name, data, mac, trees = payload
         if not isinstance(name, str) or not isinstance(trees, list):
             raise UndecodableError("a pickle has a name and trees beside it")
-        data, mac = (down({"$b": one}) for one in (data, mac))
+        data, mac = (down({"$b": text}) for text in (data, mac))
         return self.pickles.load(Pickled(name, data, mac, trees), down)
 
 
@@ -317,12 +317,12 @@ class _Writing:
 
     def sizes(self, body: bytes) -> tuple[int, int]:
         """Return the bytes that are the request's own, and those of all it holds."""
-        own = total = len(body)
+        own_bytes = total_bytes = len(body)
         for digest, data in self.values.items():
-            total += len(data)
+            total_bytes += len(data)
             if digest not in self._of_pages:
-                own += len(data)
-        return own, total
+                own_bytes += len(data)
+        return own_bytes, total_bytes
 
     def _write(self, value: Any, down: Down) -> Any:
         kind = type(value)
@@ -330,7 +330,7 @@ class _Writing:
             return self._leaf(value)
         if isinstance(value, Request):
             return {"$q": self._requests.tree(value, down, None)}
-        tree = self._known(value, down)
+        tree = self._tagged(value, down)
         if tree is not NO_TAG:
             return tree
         if isinstance(value, str) and not isinstance(value, Enum):
@@ -341,10 +341,10 @@ class _Writing:
             tree = tags.tag_instance(value, down)
         return self._pickle(value, down) if tree is NO_TAG else tree
 
-    def _known(self, value: Any, down: Down) -> Any:
+    def _tagged(self, value: Any, down: Down) -> Any:
         """Return the tree of what has a tag beside those of ``codec``."""
         kind = type(value)
-        if scrapy_types.is_known(kind):
+        if scrapy_types.has_tag(kind):
             if isinstance(value, Response):
                 self._is_of_page(value.body)
             return scrapy_types.tree_of(value, down)
@@ -368,17 +368,19 @@ class _Writing:
     def _pickle(self, value: Any, down: Down) -> Any:
         if self._is_digest:
             return {"$P": name_of(value)}
-        made = self._requests.pickles.dump(value, lambda part: self._apart(part, down))
-        self.names.add(made.name)
-        data, mac = (tags.tag(one)["$b"] for one in (made.data, made.mac))
-        return {"$P": [made.name, data, mac, made.trees]}
+        pickled = self._requests.pickles.dump(
+            value, lambda part: self._apart(part, down)
+        )
+        self.names.add(pickled.name)
+        data, mac = (tags.tag(field)["$b"] for field in (pickled.data, pickled.mac))
+        return {"$P": [pickled.name, data, mac, pickled.trees]}
 
     def _apart(self, part: Any, down: Down) -> Any:
         """Return the tree of what a pickle does not hold, None for what it does."""
         kind = type(part)
         is_apart = (
             isinstance(part, Request)
-            or scrapy_types.is_known(kind)
+            or scrapy_types.has_tag(kind)
             or kind in _SELECTORS
             or self._requests.functions.method_name(part) is not None
         )
@@ -453,7 +455,9 @@ def _kind(names: set[str]) -> int:
 
 def _read_defaultdict(payload: Any, down: Down) -> Any:
     factory, pairs = payload
-    return defaultdict(down(factory), [(down(key), down(one)) for key, one in pairs])
+    return defaultdict(
+        down(factory), [(down(key), down(child)) for key, child in pairs]
+    )
 
 
 def _read_zoned(payload: Any, down: Down) -> Any:

@@ -80,7 +80,7 @@ def read_header_pairs(pairs: Any, down: Down) -> dict[bytes, list[bytes]]:
     }
 
 
-def is_known(cls: type) -> bool:
+def has_tag(cls: type) -> bool:
     """Whether instances of exactly this class have a tag here."""
     return (
         cls is Headers
@@ -97,7 +97,7 @@ def tree_of(value: Any, down: Down) -> Any:
             return {"$H": [value.encoding, header_pairs(value)]}
         case Link():
             fields = (value.url, value.text, value.fragment, value.nofollow)
-            return {"$L": [down(one) for one in fields]}
+            return {"$L": [down(field) for field in fields]}
         case Response():
             return {"$R": [type(value).__name__, _response_fields(value, down)]}
     assert isinstance(value, itemloaders.ItemLoader)
@@ -115,15 +115,15 @@ def _response_fields(value: Response, down: Down) -> dict[str, Any]:
         fields["body"] = down(value.body)
     # What was declared, not what is guessed from the body: the guess is made again.
     encoding = declared_encoding(value)
-    for name, held in (
+    for name, field in (
         ("flags", value.flags or None),
         ("request", value.request),
         ("ip_address", value.ip_address),
         ("protocol", value.protocol),
         ("encoding", encoding),
     ):
-        if held is not None:
-            fields[name] = down(held)
+        if field is not None:
+            fields[name] = down(field)
     certificate = value.certificate
     if type(certificate) is Certificate:
         fields["certificate"] = {"$b": _der(certificate)}
@@ -173,9 +173,9 @@ def _loader_fields(value: itemloaders.ItemLoader, down: Down) -> dict[str, Any]:
     Its item and its selector stand in its context too, the item of a nested loader in
     the one around it: said once, so that they are one object again.
     """
-    held = dict(vars(value))
-    context = dict(held.pop("context"))
-    item, parent = held.pop("_local_item"), held.pop("parent")
+    attributes = dict(vars(value))
+    context = dict(attributes.pop("context"))
+    item, parent = attributes.pop("_local_item"), attributes.pop("parent")
     fields: dict[str, Any] = {}
     if type(value) is itemloaders.ItemLoader:
         fields["class"] = "itemloaders"
@@ -184,13 +184,13 @@ def _loader_fields(value: itemloaders.ItemLoader, down: Down) -> dict[str, Any]:
     if parent is None or item is not parent._local_item:
         fields["item"] = down(item)
     shared = []
-    for name, own in (("item", item), ("selector", value.selector)):
-        if name in context and context[name] is own:
+    for name, attribute in (("item", item), ("selector", value.selector)):
+        if name in context and context[name] is attribute:
             del context[name]
             shared.append(name)
     fields["shared"] = shared
     fields["context"] = down(context)
-    fields["attributes"] = down(held)
+    fields["attributes"] = down(attributes)
     return fields
 
 
@@ -208,15 +208,15 @@ def _read_loader(payload: Any, down: Down) -> itemloaders.ItemLoader:
         raise UndecodableError("a loader has an item")
     loader = cls.__new__(cls)
     vars(loader).update(attributes)
-    own = {"item": item, "selector": loader.selector}
-    context.update({name: own[name] for name in payload["shared"]})
+    own_values = {"item": item, "selector": loader.selector}
+    context.update({name: own_values[name] for name in payload["shared"]})
     vars(loader).update(context=context, _local_item=item, parent=parent)
     return loader
 
 
 READERS = {
     "$H": lambda payload, down: _read_headers(payload, down),
-    "$L": lambda payload, down: Link(*[down(one) for one in payload]),
+    "$L": lambda payload, down: Link(*[down(child) for child in payload]),
     "$R": _read_response,
     "$IL": _read_loader,
 }

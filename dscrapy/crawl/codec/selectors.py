@@ -85,9 +85,9 @@ class Selectors:
         if value.namespaces != value._default_namespaces:
             tree["namespaces"] = down(value.namespaces)
         for name, default in (("_expr", None), ("_huge_tree", True), ("_text", None)):
-            held = getattr(value, name)
-            if held != default:
-                tree[name] = down(held)
+            setting = getattr(value, name)
+            if setting != default:
+                tree[name] = down(setting)
         response = getattr(value, "response", None)
         if response is not None:
             tree["response"] = down(response)
@@ -99,17 +99,17 @@ class Selectors:
         root = node.getroottree().getroot()
         # Whoever changes a tree does not say so: its nodes are compared each time.
         state = blake2b(etree.tostring(root.getroottree())).digest()
-        held = self._documents.get(id(root))
-        if held is not None and held[1] == state:
+        remembered = self._documents.get(id(root))
+        if remembered is not None and remembered[1] == state:
             self._documents.move_to_end(id(root))
-            return held[2]
+            return remembered[2]
         for document in _candidates(value, root, page):
             # What is no document at all may raise anything of lxml's.
             try:
-                again = _parse(document)
+                parsed = _parse(document)
             except (etree.LxmlError, ValueError):
                 continue
-            if _same(root, again):
+            if _have_same_nodes(root, parsed):
                 break
         else:
             raise UnencodableError("a selector of a tree that no text is parsed into")
@@ -123,14 +123,14 @@ class Selectors:
 def list_tree(value: Any, down: Down) -> Any:
     """Return the tree of a ``SelectorList``."""
     name = "scrapy" if type(value) is SelectorList else "parsel"
-    return {"$SL": [name, [down(one) for one in value]]}
+    return {"$SL": [name, [down(selector) for selector in value]]}
 
 
 def read_list(payload: Any, down: Down) -> Any:
     """Read ``$SL``."""
     name, values = payload
-    selectors = [down(one) for one in values]
-    if not all(isinstance(one, parsel.Selector) for one in selectors):
+    selectors = [down(child) for child in values]
+    if not all(isinstance(child, parsel.Selector) for child in selectors):
         raise UndecodableError("a list of selectors holds selectors")
     return _LISTS[name](selectors)
 
@@ -216,18 +216,18 @@ def _follow(root: Any, path: Any) -> Any:
     return node
 
 
-def _same(root: Any, other: Any) -> bool:
+def _have_same_nodes(root: Any, other: Any) -> bool:
     """Whether two documents have the same nodes, with what stands outside of roots."""
-    mine, theirs = root.getroottree(), other.getroottree()
-    if mine.docinfo.doctype != theirs.docinfo.doctype:
+    tree, other_tree = root.getroottree(), other.getroottree()
+    if tree.docinfo.doctype != other_tree.docinfo.doctype:
         return False
     if type(root) is not type(other):
         return False
-    left, right = _nodes(root), _nodes(other)
-    for one in left:
-        if one != next(right, None):
+    nodes, other_nodes = _nodes(root), _nodes(other)
+    for node in nodes:
+        if node != next(other_nodes, None):
             return False
-    return next(right, None) is None
+    return next(other_nodes, None) is None
 
 
 def _nodes(root: Any) -> Iterator[tuple[Any, ...]]:

@@ -41,22 +41,22 @@ class Remembered:
     """Encoded forms of text and bytes, which never change, by the object itself."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[int, tuple[Any, bytes, bytes]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[Any, bytes, bytes]] = OrderedDict()
         self._bytes = 0
 
     def encode(self, value: str | bytes) -> tuple[bytes, bytes]:
         """Return the digest and the JSON of ``value``."""
         # Whoever is held here keeps its id.
-        held = self._held.get(id(value))
-        if held is not None:
-            self._held.move_to_end(id(value))
-            return held[1], held[2]
+        entry = self._entries.get(id(value))
+        if entry is not None:
+            self._entries.move_to_end(id(value))
+            return entry[1], entry[2]
         data = dumps(tags.tag(value))
         digest = value_digest(data)
-        self._held[id(value)] = (value, digest, data)
+        self._entries[id(value)] = (value, digest, data)
         self._bytes += len(data)
         while self._bytes > REMEMBERED_BYTES_MAX:
-            _, (_, _, old) = self._held.popitem(last=False)
+            _, (_, _, old) = self._entries.popitem(last=False)
             self._bytes -= len(old)
         return digest, data
 

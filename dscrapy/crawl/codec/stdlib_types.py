@@ -38,8 +38,8 @@ Down = Callable[[Any], Any]
 
 _MICROSECOND = timedelta(microseconds=1)
 _IP_TYPES: Mapping[str, Callable[[str], Any]] = {
-    one.__name__: one
-    for one in (
+    cls.__name__: cls
+    for cls in (
         IPv4Address,
         IPv4Interface,
         IPv4Network,
@@ -50,8 +50,8 @@ _IP_TYPES: Mapping[str, Callable[[str], Any]] = {
 }
 # Classes that stand for themselves where a value names one: factories of defaultdicts.
 BUILTINS: Mapping[str, type] = {
-    one.__name__: one
-    for one in (
+    cls.__name__: cls
+    for cls in (
         bool,
         bytes,
         complex,
@@ -69,7 +69,7 @@ BUILTINS: Mapping[str, type] = {
         deque,
     )
 }
-_NAMES: Mapping[type, str] = {one: name for name, one in BUILTINS.items()}
+_NAMES: Mapping[type, str] = {cls: name for name, cls in BUILTINS.items()}
 
 
 def builtin_name(value: Any) -> str | None:
@@ -133,7 +133,9 @@ WRITERS: Mapping[type, Callable[[Any, Down], Any]] = {
     OrderedDict: lambda value, down: {"$od": _pairs(value, down)},
     defaultdict: _tag_defaultdict,
     Counter: lambda value, down: {"$ct": _pairs(value, down)},
-    deque: lambda value, down: {"$dq": [value.maxlen, [down(one) for one in value]]},
+    deque: lambda value, down: {
+        "$dq": [value.maxlen, [down(child) for child in value]]
+    },
     # A proxy tells no class of what is behind it; its copy has that class.
     MappingProxyType: lambda value, down: {"$mp": down(value.copy())},
     SimpleNamespace: lambda value, down: {"$ns": down(vars(value))},

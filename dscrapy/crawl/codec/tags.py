@@ -131,7 +131,7 @@ def untag(
     find_class: FindClass,
     *,
     lenient: bool = False,
-    more: Mapping[str, Read] | None = None,
+    readers: Mapping[str, Read] | None = None,
 ) -> Any:
     """Return the value of a JSON tree made by ``tag``.
 
@@ -141,7 +141,7 @@ def untag(
     ``UndecodableError``, as does every tree that ``tag`` never makes.
     """
     try:
-        return _Reader(find_class, lenient, more or {}).read(tree)
+        return _Reader(find_class, lenient, readers or {}).read(tree)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise UndecodableError(f"{type(error).__name__}: {error}") from error
     except ArithmeticError as error:
@@ -175,14 +175,14 @@ def class_finder(is_allowed: Callable[[str], bool]) -> FindClass:
         if not is_allowed(module_name):
             return None
         try:
-            found = walk(import_module(module_name), qualname)
+            cls = walk(import_module(module_name), qualname)
         except ImportError:
             return None
         # The class must be the module's own: what it merely imports is not the
         # project's, so a project that imports subprocess does not lend it to us.
-        if not isinstance(found, type) or not is_allowed(found.__module__):
+        if not isinstance(cls, type) or not is_allowed(cls.__module__):
             return None
-        return found
+        return cls
 
     return find
 
@@ -194,10 +194,10 @@ def no_classes(path: str) -> type | None:
 
 def walk(module: Any, qualname: str) -> Any:
     """Return what a dotted name leads to from ``module``, None if to nothing."""
-    found = module
+    target = module
     for name in qualname.split("."):
-        found = getattr(found, name, None)
-    return found
+        target = getattr(target, name, None)
+    return target
 
 
 # ---- writing ----------------------------------------------------------------
@@ -317,11 +317,11 @@ def _b64(data: bytes | bytearray) -> str:
 
 class _Reader:
     def __init__(
-        self, find_class: FindClass, lenient: bool, more: Mapping[str, Read]
+        self, find_class: FindClass, lenient: bool, readers: Mapping[str, Read]
     ) -> None:
         self._find_class = find_class
         self._lenient = lenient
-        self._more = more
+        self._readers = readers
 
     def read(self, tree: Any) -> Any:
         if isinstance(tree, list):
@@ -352,7 +352,7 @@ class _Reader:
                 return self._read_namedtuple(*payload)
             case "$i":
                 return self._read_item(*payload)
-        read = self._more.get(name) or stdlib_types.READERS.get(name)
+        read = self._readers.get(name) or stdlib_types.READERS.get(name)
         if read is not None:
             return read(payload, self.read)
         reader = _READERS.get(name)
@@ -366,22 +366,25 @@ class _Reader:
         return [self.read(child) for child in payload]
 
     def _class(self, path: str, base: Callable[[type], bool]) -> type | None:
-        found = self._find_class(path)
-        if found is not None and base(found):
-            return found
+        cls = self._find_class(path)
+        if cls is not None and base(cls):
+            return cls
         if self._lenient:
             return None
         raise UndecodableError(f"{path[:200]!r} is no class that may be built here")
 
     def _read_enum(self, path: str, payload: Any) -> Any:
         value = self.read(payload)
-        cls = self._class(path, lambda found: issubclass(found, Enum))
+        cls = self._class(path, lambda candidate: issubclass(candidate, Enum))
         return value if cls is None else cls(value)
 
     def _read_namedtuple(self, path: str, *payload: Any) -> Any:
         values = tuple(self.read(child) for child in payload)
         cls = self._class(
-            path, lambda found: issubclass(found, tuple) and hasattr(found, "_fields")
+            path,
+            lambda candidate: (
+                issubclass(candidate, tuple) and hasattr(candidate, "_fields")
+            ),
         )
         return values if cls is None else tuple.__new__(cls, values)
 

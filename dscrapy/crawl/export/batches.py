@@ -84,50 +84,50 @@ class Feeds:
         self,
         exporter: FeedExporter,
         spider: Spider,
-        known: tuple[Batch, ...],
+        earlier_batches: tuple[Batch, ...],
         written: Written,
         *,
-        is_whole: bool,
+        came_to_end: bool,
     ) -> None:
         self._exporter: Any = exporter
         self._spider = spider
         self._written = written
         self._is_stock = type(exporter).item_scraped is FeedExporter.item_scraped
         self.can_begin_anywhere = _can_begin_anywhere(exporter)
-        self.every = [Feed(slot, self._size(slot)) for slot in exporter.slots]
+        self.all_feeds = [Feed(slot, self._size(slot)) for slot in exporter.slots]
         written.begin(slot.uri_template for slot in exporter.slots)
-        batches = {batch.feed: batch for batch in known}
+        batches = {batch.feed: batch for batch in earlier_batches}
         for feed in self.batched:
             template = feed.slot.uri_template
             batch = batches.get(template)
-            if batch is None and not is_whole:
+            if batch is None and not came_to_end:
                 batch = batches.get(template.removesuffix(FAILED_SUFFIX))
             if batch is not None:
-                self._take_up(feed, batch, is_whole=is_whole)
+                self._take_up(feed, batch, came_to_end=came_to_end)
 
     @property
     def batched(self) -> list[Feed]:
         """Those that are written in batches."""
-        return [feed for feed in self.every if feed.size]
+        return [feed for feed in self.all_feeds if feed.size]
 
     @property
-    def whole(self) -> list[Feed]:
+    def single_files(self) -> list[Feed]:
         """Those that are one file, written when the crawl is over."""
-        return [feed for feed in self.every if not feed.size]
+        return [feed for feed in self.all_feeds if not feed.size]
 
     def _size(self, slot: FeedSlot) -> int:
         if not self.can_begin_anywhere:
             return 0
         return int(self._exporter.feeds[slot.uri_template]["batch_item_count"] or 0)
 
-    def _take_up(self, feed: Feed, batch: Batch, *, is_whole: bool) -> None:
+    def _take_up(self, feed: Feed, batch: Batch, *, came_to_end: bool) -> None:
         template = feed.slot.uri_template
-        uri = batch.uri if is_whole else batch.uri + FAILED_SUFFIX
+        uri = batch.uri if came_to_end else batch.uri + FAILED_SUFFIX
         slot = start_batch(self._exporter, self._spider, template, batch.number, uri)
         place = Place(batch.item, batch.items_at, batch.tagged_at)
         feed.begin_batch(slot, place)
         feed.full_at = max(feed.full_at, batch.full_at)
-        if is_whole and batch.before is not None:
+        if came_to_end and batch.before is not None:
             self._written.take_up(batch.before)
             feed.before = batch.before
 
@@ -147,7 +147,7 @@ class Feeds:
             return [[feed] for feed in due]
         return [due] if due else []
 
-    def show(self, group: list[Feed]) -> None:
+    def select(self, group: list[Feed]) -> None:
         """Let the exporter have these feeds alone."""
         self._exporter.slots = [feed.slot for feed in group]
 
@@ -158,9 +158,9 @@ class Feeds:
     async def hand(self, item: Any) -> None:
         """Let those feeds that the exporter has take the item, or raise anything."""
         # One of the project's own may be asynchronous.
-        taken = self._exporter.item_scraped(item, self._spider)
-        if taken is not None:
-            await taken
+        result = self._exporter.item_scraped(item, self._spider)
+        if result is not None:
+            await result
 
     def settle(self, group: list[Feed], behind: Place) -> bool:
         """Take what the exporter made of an item, which ends at this place; return
@@ -188,7 +188,7 @@ class Feeds:
 
     async def close(self) -> None:
         """Let the exporter write all that is not full, and wait for it."""
-        self.show(self.every)
+        self.select(self.all_feeds)
         await self._exporter.close_spider(self._spider)
 
 

@@ -49,7 +49,7 @@ class ExportLink:
         self._link = link
         self._run = run
         self._answers: dict[Hashable, asyncio.Future[Any]] = {}
-        self._told = asyncio.Event()
+        self._has_news = asyncio.Event()
         self._done = asyncio.Event()
         self._unit = 0
 
@@ -76,8 +76,8 @@ class ExportLink:
             return b""
         future = self._read(file, offset)
         while True:
-            self._told.clear()
-            news = asyncio.ensure_future(self._told.wait())
+            self._has_news.clear()
+            news = asyncio.ensure_future(self._has_news.wait())
             try:
                 await asyncio.wait(
                     (future, news), timeout=IDLE_S, return_when="FIRST_COMPLETED"
@@ -93,7 +93,9 @@ class ExportLink:
                 # There is nothing to wait for any more.
                 del self._answers[file, offset]
                 return b""
-            if self.items_end is None and (self.stop_reason or not self._told.is_set()):
+            if self.items_end is None and (
+                self.stop_reason or not self._has_news.is_set()
+            ):
                 raise Stopped(self.stop_reason or PROCESS_IDLES)
 
     def _read(
@@ -128,9 +130,9 @@ class ExportLink:
     async def commit(self, **fields: Any) -> None:
         """Commit the next unit of ``fields``; return when that is durable."""
         self._unit += 1
-        seen = self._future(self._unit)
+        answer = self._future(self._unit)
         self._send(Commit(unit=self._unit, **fields))
-        if (await seen) != "published":
+        if (await answer) != "published":
             # The master has given this process up; so will its worker, by a kill.
             await asyncio.Event().wait()
 
@@ -156,14 +158,14 @@ class ExportLink:
             case ReadSeen():
                 self._answer((message.file, message.offset), message)
             case CommitsSeen():
-                for seen in message.seen:
-                    self._answer(seen.unit, seen.result)
+                for ack in message.seen:
+                    self._answer(ack.unit, ack.result)
             case ItemsEnd():
                 self.items_end = message
-                self._told.set()
+                self._has_news.set()
             case Stop(reason=reason):
                 self.stop_reason = self.stop_reason or reason
-                self._told.set()
+                self._has_news.set()
             case Done():
                 self._done.set()
             case _:

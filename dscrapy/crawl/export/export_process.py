@@ -88,8 +88,8 @@ class Export:
         self._run = run
         self._stats = Delta()
         self._link = ExportLink(link, run)
-        self._files = FeedFiles(run.job, self._ask, is_whole=run.came_to_end)
-        self._known: tuple[Batch, ...] = ()
+        self._files = FeedFiles(run.job, self._ask, came_to_end=run.came_to_end)
+        self._earlier_batches: tuple[Batch, ...] = ()
         self._feeds: Feeds | None = None
         self._written = Written()
         self._find_class = tags.class_finder(project_modules(code_folder(run.spec)))
@@ -135,20 +135,20 @@ class Export:
         lay_over_each(self._crawler, settings, urls, lambda: self._stats)
         settings.set("EXTENSIONS_BASE", {_EXPORTER: 0}, force)
         storages = settings.getwithbase("FEED_STORAGES")
-        ours = PartStorage.for_files(self._files)
+        part_storage = PartStorage.for_files(self._files)
         loaded = {
             scheme: load_object(storage)
             for scheme, storage in storages.items()
             if storage is not None
         }
         used = {
-            scheme: watched(ours if storage is FileFeedStorage else storage)
+            scheme: watched(part_storage if storage is FileFeedStorage else storage)
             for scheme, storage in loaded.items()
         }
         if not self._run.came_to_end:
             _set_beside(settings)
-        given = settings.getdict("FEED_STORAGES")
-        settings.set("FEED_STORAGES", {**given, **used}, force)
+        configured = settings.getdict("FEED_STORAGES")
+        settings.set("FEED_STORAGES", {**configured, **used}, force)
         exporters = {
             name: whole_items(load_object(exporter))
             for name, exporter in settings.getwithbase("FEED_EXPORTERS").items()
@@ -166,45 +166,49 @@ class Export:
         if exporter is None:
             _logger.error("The project's FEEDS are not written: see above")
             return
-        is_whole = self._run.came_to_end
+        came_to_end = self._run.came_to_end
         crawler.signals.connect(self._written.note, signals.feed_slot_closed)
         try:
             exporter.open_spider(spider)
             feeds = Feeds(
-                exporter, spider, self._known, self._written, is_whole=is_whole
+                exporter,
+                spider,
+                self._earlier_batches,
+                self._written,
+                came_to_end=came_to_end,
             )
         except Exception:
             # A name that cannot be filled in, a function of the project's own.
             _logger.error("The project's FEEDS are not written", exc_info=True)
             return
-        if is_whole and feeds.batched:
+        if came_to_end and feeds.batched:
             self._feeds = feeds
-            await self._tell_batches()
+            await self._commit_batches()
         if self._link.items_end is None:
             if not feeds.batched:
                 raise Stopped(NO_BATCHES)
             await self._give_all(feeds, feeds.batched)
-            await self._give_all(feeds, feeds.whole)
+            await self._give_all(feeds, feeds.single_files)
         else:
             # One pass over the items is enough.
-            await self._give_all(feeds, feeds.every)
+            await self._give_all(feeds, feeds.all_feeds)
         await feeds.close()
 
-    async def _give_all(self, feeds: Feeds, some: list[Feed]) -> None:
+    async def _give_all(self, feeds: Feeds, chosen: list[Feed]) -> None:
         """Give these feeds all that they have not been given, to the crawl's end."""
-        if not some:
+        if not chosen:
             return
-        items = FeedItems(self._link.fetch, feeds.first_place(some))
+        items = FeedItems(self._link.fetch, feeds.first_place(chosen))
         try:
             while (pair := await items.next()) is not None:
-                if await self._hand_on(feeds, some, pair, items.place):
+                if await self._give_one(feeds, chosen, pair, items.place):
                     await feeds.delivered()
-                    await self._tell_batches()
+                    await self._commit_batches()
         finally:
             feeds.note_waiting(items.place)
 
-    async def _hand_on(
-        self, feeds: Feeds, some: list[Feed], pair: tuple[bytes, bytes], behind: Place
+    async def _give_one(
+        self, feeds: Feeds, chosen: list[Feed], pair: tuple[bytes, bytes], behind: Place
     ) -> bool:
         """Let each feed take an item: where one cannot it is missing, nowhere else.
 
@@ -215,19 +219,19 @@ class Export:
         try:
             item = item_of(line, form, self._find_class)
         except Exception:  # noqa: BLE001 - the project's classes are built
-            self._lost(line, "the feeds")
+            self._log_missing(line, "the feeds")
         is_full = False
-        for group in feeds.groups(some, behind.item - 1):
-            feeds.show(group)
+        for group in feeds.groups(chosen, behind.item - 1):
+            feeds.select(group)
             if item is not None:
                 try:
                     await feeds.hand(item)
                 except Exception:  # noqa: BLE001 - user code
-                    self._lost(line, feeds.name_of(group))
+                    self._log_missing(line, feeds.name_of(group))
             is_full |= feeds.settle(group, behind)
         return is_full
 
-    def _lost(self, line: bytes, feed: str) -> None:
+    def _log_missing(self, line: bytes, feed: str) -> None:
         _logger.error("An item is not in %s: %r", feed, line[:500], exc_info=True)
         self._stats.write("sum", "feedexport/item_error_count", 1)
 
@@ -235,9 +239,9 @@ class Export:
 
     def _batches(self) -> tuple[Batch, ...]:
         feeds = self._feeds
-        return () if feeds is None else tuple(one.batch() for one in feeds.batched)
+        return () if feeds is None else tuple(feed.batch() for feed in feeds.batched)
 
-    async def _tell_batches(self) -> None:
+    async def _commit_batches(self) -> None:
         """Have the master know where the feeds are now, and what is delivered."""
         if self._feeds is None:
             return
@@ -253,7 +257,7 @@ class Export:
     async def _ask(self, lengths: dict[str, int]) -> dict[str, int]:
         answer = await self._link.ask_feeds(lengths)
         if not lengths:
-            self._known = answer.batches
+            self._earlier_batches = answer.batches
         return answer.lengths
 
     def _on_link_end(self) -> None:

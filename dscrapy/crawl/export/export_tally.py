@@ -24,7 +24,7 @@ class Written:
 
     def begin(self, templates: Iterable[str]) -> None:
         """Learn the names of the feeds in the settings, in their order."""
-        self._feeds = {without_password(one): None for one in templates}
+        self._feeds = {without_password(template): None for template in templates}
 
     def take_up(self, before: FeedFiles) -> None:
         """Go on behind what earlier processes have written of a feed."""
@@ -33,13 +33,13 @@ class Written:
     def note(self, slot: FeedSlot) -> None:
         """Count a file that the exporter is done with."""
         feed, place = without_password(slot.uri_template), _place_of(slot)
-        known = self._feeds.get(feed) or FeedFiles(feed=feed, first=place, last=place)
+        files = self._feeds.get(feed) or FeedFiles(feed=feed, first=place, last=place)
         if getattr(slot.storage, "has_failed", False):
-            known = structs.replace(known, failed=known.failed + 1)
+            files = structs.replace(files, failed=files.failed + 1)
         else:
-            items = known.items + slot.itemcount
-            known = structs.replace(known, files=known.files + 1, items=items)
-        self._feeds[feed] = structs.replace(known, last=place)
+            items = files.items + slot.itemcount
+            files = structs.replace(files, files=files.files + 1, items=items)
+        self._feeds[feed] = structs.replace(files, last=place)
 
     def of(self, template: str) -> FeedFiles | None:
         """Return what is written of the feed of this name in the settings."""
@@ -47,7 +47,7 @@ class Written:
 
     def all(self) -> tuple[FeedFiles, ...]:
         """Return what is written of each feed that has something."""
-        return tuple(one for one in self._feeds.values() if one is not None)
+        return tuple(files for files in self._feeds.values() if files is not None)
 
 
 def watched(storage: Any) -> Any:

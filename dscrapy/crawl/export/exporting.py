@@ -60,7 +60,7 @@ class Target:
     begin: int | None = None
 
     @property
-    def its_format(self) -> str:
+    def format_name(self) -> str:
         """Return the name of the format."""
         if not self.format and isinstance(self.place, Path):
             return self.place.suffix.removeprefix(".")
@@ -126,7 +126,7 @@ def export(
     settings = home.crawler.settings
     exporter_class = _exporter_class(target, settings)
     is_stock = exporter_class is JsonLinesItemExporter and lines_are_stock(settings)
-    options: dict[str, Any] = {"format": target.its_format}
+    options: dict[str, Any] = {"format": target.format_name}
     if not target.append:
         # As Scrapy's -o and -O: storages have defaults of their own.
         options["overwrite"] = True
@@ -134,18 +134,18 @@ def export(
     forms = repeat(b"null") if tagged is None else tagged
     # Lengths may differ by an endless repeat only.
     pairs = zip(lines, forms, strict=tagged is not None)
-    first = next(pairs, None)
-    if first is None and not feed["store_empty"]:
+    first_pair = next(pairs, None)
+    if first_pair is None and not feed["store_empty"]:
         return None
-    pairs_again = chain(() if first is None else (first,), pairs)
+    all_pairs = chain(() if first_pair is None else (first_pair,), pairs)
     with _opened(target, feed, home) as file:
         if is_stock:
-            encoding = _other_encoding(settings)
-            return _copy_lines((line for line, _ in pairs_again), file, encoding)
+            encoding = _export_encoding(settings)
+            return _copy_lines((line for line, _ in all_pairs), file, encoding)
         with _blamed(target):
             exporter = _exporter(home.crawler, exporter_class, feed, file)
             exporter.start_exporting()
-        count = _export_items(exporter, pairs_again, home.find_class)
+        count = _export_items(exporter, all_pairs, home.find_class)
         with _blamed(target):
             exporter.finish_exporting()
         return count
@@ -188,17 +188,17 @@ def _loaded(spec: JobSpec | None) -> _Home:
 
 
 def _exporter_class(target: Target, settings: BaseSettings) -> type[BaseItemExporter]:
-    name = target.its_format
-    known = settings.getwithbase("FEED_EXPORTERS")
-    if known.get(name) is None:
-        names = ", ".join(sorted(name for name, cls in known.items() if cls))
+    name = target.format_name
+    exporters = settings.getwithbase("FEED_EXPORTERS")
+    if exporters.get(name) is None:
+        names = ", ".join(sorted(name for name, cls in exporters.items() if cls))
         raise UsageError(
             f"{target.name}: unknown format {name!r}; there are {names}, by the file's "
             "ending or as FILE:FORMAT"
         )
     # The project's own may be missing, or raise anything when it is imported.
     try:
-        exporter: type[BaseItemExporter] = load_object(known[name])
+        exporter: type[BaseItemExporter] = load_object(exporters[name])
     except Exception as error:
         raise UserError(
             f"{target.name}: the exporter of format {name!r} cannot be loaded: "
@@ -242,11 +242,13 @@ def _export_items(
                 exporter.export_item(lossy(item_of(line, None, find_class)))
             except Exception as error:  # noqa: BLE001 - user code
                 bad.missing += 1
-                bad.first = bad.first or f"{type(error).__name__}: {error}"
+                bad.first_reason = (
+                    bad.first_reason or f"{type(error).__name__}: {error}"
+                )
                 continue
             bad.as_lines += 1
         count += 1
-    bad.tell()
+    bad.log()
     return count
 
 
@@ -261,9 +263,9 @@ class _Bad:
     as_lines: int = 0
     untyped: int = 0
     missing: int = 0
-    first: str = ""
+    first_reason: str = ""
 
-    def tell(self) -> None:
+    def log(self) -> None:
         """Log a warning for each kind that there is."""
         if self.as_lines:
             _logger.warning(
@@ -281,7 +283,7 @@ class _Bad:
             _logger.error(
                 "%d items are missing, since they cannot be read or written: %s",
                 self.missing,
-                self.first[:_REASON_CHARS_MAX],
+                self.first_reason[:_REASON_CHARS_MAX],
             )
 
 
@@ -293,7 +295,7 @@ def _read(line: bytes, form: bytes, find_class: tags.FindClass, bad: _Bad) -> An
             item = item_of(line, None, find_class)
         except tags.UndecodableError:
             bad.missing += 1
-            bad.first = bad.first or str(error)
+            bad.first_reason = bad.first_reason or str(error)
             raise _UnreadableError from error
         bad.untyped += 1
         return item
@@ -312,11 +314,11 @@ def _copy_lines(lines: Iterable[bytes], file: IO[bytes], encoding: str | None) -
             data = _recoded(text, encoding)
         except (ValueError, RecursionError, tags.UndecodableError) as error:
             bad.missing += 1
-            bad.first = bad.first or f"{type(error).__name__}: {error}"
+            bad.first_reason = bad.first_reason or f"{type(error).__name__}: {error}"
             continue
         file.write(data)
         count += 1
-    bad.tell()
+    bad.log()
     return count
 
 
@@ -330,7 +332,7 @@ def _recoded(line: bytes, encoding: str) -> bytes:
         return (json.dumps(item) + "\n").encode(encoding)
 
 
-def _other_encoding(settings: BaseSettings) -> str | None:
+def _export_encoding(settings: BaseSettings) -> str | None:
     """Return the encoding of the project's lines if it is not that of the job's."""
     encoding: str | None = settings["FEED_EXPORT_ENCODING"] or None
     if encoding == line_encoding(settings):
@@ -387,9 +389,11 @@ def _storage(target: Target, feed: dict[str, Any], crawler: Crawler) -> Any:
     """Return the storage of a target's URI; raises ``UserError``."""
     assert isinstance(target.place, str)
     scheme = urlsplit(target.place).scheme
-    known = crawler.settings.getwithbase("FEED_STORAGES")
-    if known.get(scheme) is None:
-        names = ", ".join(sorted(name for name, cls in known.items() if name and cls))
+    storages = crawler.settings.getwithbase("FEED_STORAGES")
+    if storages.get(scheme) is None:
+        names = ", ".join(
+            sorted(name for name, cls in storages.items() if name and cls)
+        )
         raise UsageError(
             f"{target.name}: no storage is known for {scheme}://; there are {names}, "
             "and what FEED_STORAGES adds"
@@ -397,7 +401,7 @@ def _storage(target: Target, feed: dict[str, Any], crawler: Crawler) -> Any:
     # The project's own, or a library that is missing: any error may come.
     try:
         return build_from_crawler(
-            load_object(known[scheme]), crawler, target.place, feed_options=feed
+            load_object(storages[scheme]), crawler, target.place, feed_options=feed
         )
     except Exception as error:
         raise UserError(

@@ -42,11 +42,11 @@ class FeedFiles:
     ``is_whole``: they take the place of what earlier tries wrote.
     """
 
-    def __init__(self, job: str, ask: Ask, *, is_whole: bool) -> None:
+    def __init__(self, job: str, ask: Ask, *, came_to_end: bool) -> None:
         self._job = job
         self._ask = ask
-        self._is_whole = is_whole
-        self._known: dict[str, int] = {}
+        self._came_to_end = came_to_end
+        self._earlier_lengths: dict[str, int] = {}
         self._placed: set[str] = set()
         self._undelivered: list[str] = []
         self._folders: set[Path] = set()
@@ -56,14 +56,16 @@ class FeedFiles:
 
     async def begin(self) -> None:
         """Learn what earlier tries have told."""
-        self._known = await self._ask({})
+        self._earlier_lengths = await self._ask({})
 
     def open(self, target: Path, *, overwrite: bool) -> tuple[Path, PartFile]:
         """Return a new part for ``target``, its path and file; raises ``OSError``."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self._count += 1
         name = f".dscrapy-{self._job}-{self._count}.part"
-        length = 0 if overwrite else self._known.get(str(target), _length(target))
+        length = (
+            0 if overwrite else self._earlier_lengths.get(str(target), _length(target))
+        )
         part, file = open_part(target, name, base=max(length, 0))
         self._folders.add(part.parent)
         return part, file
@@ -74,10 +76,12 @@ class FeedFiles:
         length = _length(target)
         async with self._asking:
             new = {name: length} if not overwrite or length == NO_FILE else {}
-            first = (await self._ask(new)).get(name, NO_FILE) if new else length
+            first_length = (await self._ask(new)).get(name, NO_FILE) if new else length
         self._placed.add(name)
         # An append copies, which may take a while.
-        await asyncio.to_thread(_place, part, target, None if overwrite else first)
+        await asyncio.to_thread(
+            _place, part, target, None if overwrite else first_length
+        )
         self._undelivered.append(name)
 
     def delivered(self) -> tuple[str, ...]:
@@ -85,14 +89,14 @@ class FeedFiles:
         or remove any more."""
         names, self._undelivered = tuple(self._undelivered), []
         for name in names:
-            self._known.pop(name, None)
+            self._earlier_lengths.pop(name, None)
         return names
 
     def end(self) -> None:
         """Remove what earlier tries left under other names (times change)."""
-        for name, length in self._known.items():
+        for name, length in self._earlier_lengths.items():
             is_old = length == NO_FILE and name not in self._placed
-            if is_old and self._is_whole:
+            if is_old and self._came_to_end:
                 _logger.info("%s is of an earlier try: removed", name)
                 Path(name).unlink(missing_ok=True)
         self.drop_parts()
@@ -162,10 +166,10 @@ def _length(path: Path) -> int:
     return NO_FILE if length is None else length
 
 
-def _place(part: Path, target: Path, first: int | None) -> None:
+def _place(part: Path, target: Path, first_length: int | None) -> None:
     """Append a part to what was ``first`` bytes long, or replace the target."""
-    if first is None or not target.exists():
+    if first_length is None or not target.exists():
         replace(part, target)
         return
-    append_part(part, target, max(first, 0))
+    append_part(part, target, max(first_length, 0))
     part.unlink()

@@ -91,8 +91,8 @@ def close_part(part: Path, file: IO[bytes]) -> None:
     """Have a complete part on disk; an exporter may have closed it."""
     if not file.closed:
         file.close()
-    with part.open("rb") as whole:
-        os.fsync(whole.fileno())
+    with part.open("rb") as complete:
+        os.fsync(complete.fileno())
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def written(
         elif base == size:
             append_part(part, target, base)
         else:
-            _put_behind(part, target, base, size or 0)
+            _replace_end(part, target, base, size or 0)
     finally:
         part.unlink(missing_ok=True)
 
@@ -146,20 +146,23 @@ def replace(part: Path, target: Path) -> None:
 
 def _is_likened(part: Path, target: Path) -> bool:
     """Give a part what a target has beside its bytes; False where that cannot be."""
-    there = target.stat()
-    if there.st_nlink > 1:
+    target_stat = target.stat()
+    if target_stat.st_nlink > 1:
         return False
     try:
-        ours = part.stat()
-        if (ours.st_uid, ours.st_gid) != (there.st_uid, there.st_gid):
-            os.chown(part, there.st_uid, there.st_gid)
+        part_stat = part.stat()
+        if (part_stat.st_uid, part_stat.st_gid) != (
+            target_stat.st_uid,
+            target_stat.st_gid,
+        ):
+            os.chown(part, target_stat.st_uid, target_stat.st_gid)
         # Access lists among them.
         extra = _attributes(target)
         if extra != _attributes(part):
             for name, value in extra.items():
                 os.setxattr(part, name, value)
         # Last: a new owner takes bits away.
-        part.chmod(stat.S_IMODE(there.st_mode))
+        part.chmod(stat.S_IMODE(target_stat.st_mode))
     except OSError:
         return False
     return True
@@ -201,13 +204,13 @@ def _make_room(handle: int, size: int) -> None:
             raise
 
 
-def append_part(part: Path, target: Path, first: int) -> None:
+def append_part(part: Path, target: Path, base: int) -> None:
     """Append a part to what was ``first`` bytes long, or what an earlier try has not
     appended of it. With an error the target is as long as it was."""
-    with part.open("rb") as source, target.open("r+b") as there:
-        source.seek(_ours(source, there, first))
-        before = there.seek(0, os.SEEK_END)
-        handle = there.fileno()
+    with part.open("rb") as source, target.open("r+b") as file:
+        source.seek(_count_appended(source, file, base))
+        before = file.seek(0, os.SEEK_END)
+        handle = file.fileno()
         os.lseek(handle, before, os.SEEK_SET)
         try:
             _copy(source, handle)
@@ -219,30 +222,30 @@ def append_part(part: Path, target: Path, first: int) -> None:
             raise
 
 
-def _put_behind(part: Path, target: Path, first: int, size: int) -> None:
+def _replace_end(part: Path, target: Path, base: int, size: int) -> None:
     """Let a part stand behind the ``first`` bytes of a target that has ``size``, in
     the place of what does. With an error the target is as it was."""
     with (
         part.open("rb") as source,
-        target.open("r+b") as there,
+        target.open("r+b") as file,
         tempfile.TemporaryFile() as old,
     ):
         # Items that were there before are mostly the same, and stay.
-        same = _same(source, there, first)
-        at = first + same
-        there.seek(at)
-        shutil.copyfileobj(there, old, COPY_BYTES)
+        common = _count_common(source, file, base)
+        at = base + common
+        file.seek(at)
+        shutil.copyfileobj(file, old, COPY_BYTES)
         old.seek(0)
-        handle = there.fileno()
+        handle = file.fileno()
         if os.fstat(handle).st_size != size:
             raise OSError(errno.EAGAIN, "it has been written to meanwhile")
-        whole = first + part.stat().st_size
+        new_size = base + part.stat().st_size
         try:
-            _make_room(handle, whole)
-            source.seek(same)
+            _make_room(handle, new_size)
+            source.seek(common)
             os.lseek(handle, at, os.SEEK_SET)
             _copy(source, handle)
-            os.ftruncate(handle, whole)
+            os.ftruncate(handle, new_size)
             os.fsync(handle)
         except BaseException:
             os.lseek(handle, at, os.SEEK_SET)
@@ -251,39 +254,39 @@ def _put_behind(part: Path, target: Path, first: int, size: int) -> None:
             raise
 
 
-def _same(source: IO[bytes], file: IO[bytes], first: int) -> int:
+def _count_common(source: IO[bytes], file: IO[bytes], base: int) -> int:
     """Return how many bytes of ``source`` stand in ``file`` from ``first`` on."""
-    found = 0
-    file.seek(first)
+    count = 0
+    file.seek(base)
     while data := source.read(COPY_BYTES):
-        there = file.read(len(data))
-        if data != there:
-            pairs = zip(data, there, strict=False)
-            return found + sum(1 for _ in takewhile(lambda pair: eq(*pair), pairs))
-        found += len(data)
-    return found
+        present = file.read(len(data))
+        if data != present:
+            pairs = zip(data, present, strict=False)
+            return count + sum(1 for _ in takewhile(lambda pair: eq(*pair), pairs))
+        count += len(data)
+    return count
 
 
-def _ours(source: IO[bytes], file: IO[bytes], first: int) -> int:
+def _count_appended(source: IO[bytes], file: IO[bytes], base: int) -> int:
     """Return how many bytes of ``source`` stand in ``file`` from ``first`` on: all, or
     as many as there are before the end, or none if others wrote there."""
-    found = 0
-    file.seek(first)
+    count = 0
+    file.seek(base)
     while data := source.read(COPY_BYTES):
-        there = file.read(len(data))
-        if not data.startswith(there):
+        present = file.read(len(data))
+        if not data.startswith(present):
             return 0
-        found += len(there)
-        if len(there) < len(data):
+        count += len(present)
+        if len(present) < len(data):
             break
-    return found
+    return count
 
 
 def _copy(source: IO[bytes], handle: int) -> None:
     while data := source.read(COPY_BYTES):
-        left = memoryview(data)
-        while left:
-            left = left[os.write(handle, left) :]
+        unwritten = memoryview(data)
+        while unwritten:
+            unwritten = unwritten[os.write(handle, unwritten) :]
 
 
 def _sync_folder(folder: Path) -> None:

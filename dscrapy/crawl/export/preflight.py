@@ -60,7 +60,7 @@ def answer(question: Question) -> Answer:
     return Answer()
 
 
-class _Spent(io.RawIOBase):
+class _EmptyInput(io.RawIOBase):
     """A stdin from which nothing comes: the crawl itself is to read it."""
 
     was_read = False
@@ -76,16 +76,16 @@ class _Spent(io.RawIOBase):
 def main() -> None:
     """Answer one question."""
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
-    stdin = _Spent()
+    stdin = _EmptyInput()
     sys.stdin = io.TextIOWrapper(io.BufferedReader(stdin))
     # What the project prints is for people.
     out = os.dup(1)
     os.dup2(2, 1)
-    found = answer(question)
-    if stdin.was_read and not found.is_usage:
+    reply = answer(question)
+    if stdin.was_read and not reply.is_usage:
         # Nobody can tell how a project loads that needs its input for it.
-        found = Answer()
-    data = msgspec.json.encode(found)
+        reply = Answer()
+    data = msgspec.json.encode(reply)
     with open(out, "wb") as file:
         file.write(data)
     sys.stdout.flush()

@@ -14,32 +14,32 @@ from scrapy.exporters import BaseItemExporter, PickleItemExporter, XmlItemExport
 _WRITE_AS_THEY_GO = (PickleItemExporter, XmlItemExporter)
 
 
-class _HeldFile:
+class _BufferedFile:
     """A file that keeps back what is written to it while ``item`` lasts."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._held: list[bytes] | None = None
+        self._pending: list[bytes] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
     def write(self, data: Any) -> int:
-        if self._held is None:
+        if self._pending is None:
             return self._file.write(data)
-        self._held.append(bytes(data))
-        return len(self._held[-1])
+        self._pending.append(bytes(data))
+        return len(self._pending[-1])
 
     @contextmanager
     def item(self) -> Iterator[None]:
         """Write what comes meanwhile at the end, or nothing if there is an error."""
-        held: list[bytes] = []
-        self._held = held
+        pending: list[bytes] = []
+        self._pending = pending
         try:
             yield
         finally:
-            self._held = None
-        for data in held:
+            self._pending = None
+        for data in pending:
             self._file.write(data)
 
 
@@ -50,11 +50,11 @@ def whole_items(base: type[BaseItemExporter]) -> type[BaseItemExporter]:
 
     class WholeItems(base):  # type: ignore[misc, valid-type]  # a base of run time
         def __init__(self, file: IO[bytes], *args: Any, **kwargs: Any) -> None:
-            self._whole = _HeldFile(file)
-            super().__init__(self._whole, *args, **kwargs)
+            self._buffered = _BufferedFile(file)
+            super().__init__(self._buffered, *args, **kwargs)
 
         def export_item(self, item: Any) -> Any:
-            with self._whole.item():
+            with self._buffered.item():
                 return super().export_item(item)
 
     WholeItems.__name__ = base.__name__

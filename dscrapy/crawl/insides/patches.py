@@ -88,12 +88,12 @@ class RobotsGate:
         if self._robots is None:
             return
         site = urlparse_cached(request).netloc
-        known = self._fetching.get(site)
-        if known is not None:
-            await known.wait()
+        fetched = self._fetching.get(site)
+        if fetched is not None:
+            await fetched.wait()
             return
-        known = self._fetching[site] = asyncio.Event()
+        fetched = self._fetching[site] = asyncio.Event()
         try:
             await self._robots.robot_parser(request)
         finally:
-            known.set()
+            fetched.set()

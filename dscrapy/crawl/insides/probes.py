@@ -63,8 +63,8 @@ def check_engine(engine: Any) -> None:
         ("", engine, "close_spider_async"),
     )
     missing = [
-        f"{where}{name}"
-        for where, owner, name in places
+        f"{prefix}{name}"
+        for prefix, owner, name in places
         if not callable(getattr(owner, name, None))
     ]
     if not hasattr(slot, "closing"):
@@ -139,15 +139,15 @@ def watch_scraping(engine: Any, begins: Callable[[Any, Request], Ended]) -> None
 
     def enqueue_scrape(result: Any, request: Request) -> Deferred[Any]:
         ended = begins(result, request)
-        done: Deferred[Any] = enqueue(result, request)
+        deferred: Deferred[Any] = enqueue(result, request)
         if ended is None:
-            return done
+            return deferred
 
         def scraped(value: Any) -> Any:
             ended()
             return value
 
-        return done.addBoth(scraped)
+        return deferred.addBoth(scraped)
 
     scraper.enqueue_scrape = enqueue_scrape
 
@@ -265,11 +265,11 @@ def hold_downloads(crawler: Crawler, wait: Callable[[], Awaitable[None]]) -> Non
     if handlers is None or download is None:
         return
 
-    async def held_download(request: Request) -> Any:
+    async def gated_download(request: Request) -> Any:
         await wait()
         return await download(request)
 
-    handlers.download_request_async = held_download
+    handlers.download_request_async = gated_download
 
 
 def counts_transfers_late(downloader: type[Any]) -> bool:
@@ -486,7 +486,7 @@ async def batches_closed(exporter: Any) -> None:
     """
     tasks = list(getattr(exporter, "_pending_close_tasks", ()))
     coroutines = getattr(exporter, "_pending_close_coros", [])
-    tasks += [asyncio.ensure_future(one) for one in coroutines]
+    tasks += [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     coroutines.clear()
     if tasks:
         await asyncio.wait(tasks)

@@ -66,8 +66,8 @@ class ChildQueue:
         total = 0
         while self._children:
             child, size = self._children[0]
-            new = [one for one in child.values if one in self._values]
-            size += sum(len(self._values[one]) for one in new)
+            new = [digest for digest in child.values if digest in self._values]
+            size += sum(len(self._values[digest]) for digest in new)
             is_first = at_least_one and not children
             if not is_first and total + size > bytes_max:
                 break

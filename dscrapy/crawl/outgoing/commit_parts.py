@@ -95,7 +95,7 @@ class Work:
         "_children",
         "_in_pieces",
         "_items",
-        "_seen",
+        "_seen_fingerprints",
         "_spill",
         "bytes",
         "child_fingerprints",
@@ -147,7 +147,7 @@ class Work:
         self._items: deque[_Whole | _InPieces] = deque()
         self._in_pieces = 0
         self._children = ChildQueue()
-        self._seen = bytearray()
+        self._seen_fingerprints = bytearray()
         self._spill = Spill()
 
     @property
@@ -188,7 +188,7 @@ class Work:
 
     def add_seen(self, fingerprint: bytes) -> None:
         """Take the fingerprint of a request that never left this process."""
-        self._seen += fingerprint
+        self._seen_fingerprints += fingerprint
         self.bytes += _SEEN_BYTES
 
     def forget_values(self) -> None:
@@ -202,7 +202,7 @@ class Work:
         if self._items and isinstance(self._items[0], _InPieces):
             fields["piece"], total = self._take_piece(self._items[0])
         else:
-            items = self._take_whole()
+            items = self._take_items()
             total = sum(item.size for item in items)
             if items:
                 fields["items"] = tuple(msgspec.Raw(item.line) for item in items)
@@ -215,23 +215,23 @@ class Work:
             total += size
             if children.bodies:
                 fields["children"] = children
-        if self._seen and has_all_items and not self._children:
+        if self._seen_fingerprints and has_all_items and not self._children:
             count = max(PART_BYTES_MAX - total, 0) // _SEEN_BYTES
-            fields["seen"] = bytes(self._seen[: count * FINGERPRINT_BYTES])
+            fields["seen"] = bytes(self._seen_fingerprints[: count * FINGERPRINT_BYTES])
             total += len(fields["seen"]) // FINGERPRINT_BYTES * _SEEN_BYTES
-            del self._seen[: count * FINGERPRINT_BYTES]
+            del self._seen_fingerprints[: count * FINGERPRINT_BYTES]
         self.bytes -= total
         return fields, total
 
     def _refill(self) -> None:
         """Have a part's items at hand."""
-        held = sum(item.size for item in self._items) if self._spill else 0
-        while self._spill and held <= PART_BYTES_MAX:
+        ready_bytes = sum(item.size for item in self._items) if self._spill else 0
+        while self._spill and ready_bytes <= PART_BYTES_MAX:
             item = _form(*self._spill.get())
             self._items.append(item)
-            held += item.size
+            ready_bytes += item.size
 
-    def _take_whole(self) -> list[_Whole]:
+    def _take_items(self) -> list[_Whole]:
         items: list[_Whole] = []
         total = 0
         while self._items:
@@ -265,13 +265,13 @@ class Sender:
         self,
         run: Run,
         send: Callable[[Message], None],
-        soon: Callable[[], None],
-        ride: Callable[[Work], None],
+        schedule_flush: Callable[[], None],
+        add_loose_stats: Callable[[Work], None],
     ) -> None:
         self._run = run
         self._send = send
-        self._soon = soon
-        self._ride = ride
+        self._schedule_flush = schedule_flush
+        self._add_loose_stats = add_loose_stats
         self._answered: list[Callable[[Work], None]] = []
         self._works: dict[tuple[int, int], Work] = {}
         self._units: deque[Work] = deque()
@@ -287,9 +287,9 @@ class Sender:
         """Whether everything that was settled has been answered."""
         return not self._works and not self._units
 
-    def when_answered(self, tell: Callable[[Work], None]) -> None:
+    def when_answered(self, callback: Callable[[Work], None]) -> None:
         """Call ``tell`` with each work whose last part is answered, beside others."""
-        self._answered.append(tell)
+        self._answered.append(callback)
 
     def grown(self, work: Work) -> None:
         """Send full parts of an unfinished lease, as far as there is credit."""
@@ -311,17 +311,17 @@ class Sender:
             self._queue_unit()
         self._send_queued()
 
-    def seen(self, answer: CommitsSeen) -> None:
+    def acknowledged(self, answer: CommitsSeen) -> None:
         """Take the master's answers; each may come more than once."""
-        for one in answer.seen:
-            work = self._works.get((one.request, one.unit))
+        for ack in answer.seen:
+            work = self._works.get((ack.request, ack.unit))
             if work is None:
                 continue
-            self._unseen_bytes -= work.unseen.pop(one.part, 0)
+            self._unseen_bytes -= work.unseen.pop(ack.part, 0)
             if work.sent_last and not work.unseen:
-                del self._works[one.request, one.unit]
-                for tell in self._answered:
-                    tell(work)
+                del self._works[ack.request, ack.unit]
+                for callback in self._answered:
+                    callback(work)
             else:
                 self._queue_up(work)
         self._send_queued()
@@ -371,7 +371,7 @@ class Sender:
             assert work.bytes == 0
             work.sent_last = True
             if work.unit:
-                self._ride(work)
+                self._add_loose_stats(work)
             fields["stats"] = work.delta.encoded()
             # Contexts of tasks that outlive their callback keep the work alive.
             work.delta.clear()
@@ -410,7 +410,7 @@ class Sender:
         if self._gathered_bytes >= FRAME_BYTES:
             self.flush()
         elif len(self._gathered) == 1:
-            self._soon()
+            self._schedule_flush()
 
 
 def _form(line: bytes, tagged: bytes | None) -> _Whole | _InPieces:

@@ -56,8 +56,8 @@ class Spill:
         assert self._file is not None
         data = b""
         while len(data) < count:
-            more = os.pread(self._file.fileno(), count - len(data), self._read_at)
-            assert more, "what was written is there"
-            data += more
-            self._read_at += len(more)
+            chunk = os.pread(self._file.fileno(), count - len(data), self._read_at)
+            assert chunk, "what was written is there"
+            data += chunk
+            self._read_at += len(chunk)
         return data

@@ -106,16 +106,16 @@ class Body:
             if isinstance(function, Function):
                 self.methods.setdefault(function.name, []).append(function)
                 if function.name in _MAKERS:
-                    _MadeIsSelf(function)
+                    _InstanceIsSelf(function)
         for part in ast.walk(node):
             if isinstance(part, ast.Compare):
                 for operator, right in zip(part.ops, part.comparators, strict=True):
                     if isinstance(operator, ast.In | ast.NotIn):
                         self.tested.update(filter(None, [self.attribute(right)]))
-            for target, given in targets(part):
+            for target, written in targets(part):
                 name = self.attribute(target)
-                if name and given is not None:
-                    self.values.setdefault(name, []).append(given)
+                if name and written is not None:
+                    self.values.setdefault(name, []).append(written)
 
     def attribute(self, node: ast.AST) -> str:
         """Return the name of the attribute that ``node`` is, else nothing."""
@@ -123,14 +123,14 @@ class Body:
             return ""
         match node.value:
             case ast.Name(id=name):
-                is_own = name in ("self", "cls") or name in self._names
+                is_of_self = name in ("self", "cls") or name in self._names
             case ast.Call(func=ast.Name(id="type"), args=[ast.Name(id="self")]):
-                is_own = True
+                is_of_self = True
             case ast.Attribute(attr="__class__", value=ast.Name(id="self")):
-                is_own = True
+                is_of_self = True
             case _:
-                is_own = False
-        return node.attr if is_own else ""
+                is_of_self = False
+        return node.attr if is_of_self else ""
 
     def root(self, node: ast.AST, aliases: dict[str, str]) -> str:
         """Return the attribute that an expression is a part of, else nothing;
@@ -151,7 +151,7 @@ class Body:
 
     def aliases(self, function: Function) -> dict[str, str]:
         """Return locals that are an attribute or a part of one, and globals."""
-        found = {name: name for name in self.globals - given(function)}
+        origins = {name: name for name in self.globals - names_from_arguments(function)}
         for node in ast.walk(function):
             for target, value in targets(node):
                 if not isinstance(target, ast.Name):
@@ -160,8 +160,8 @@ class Body:
                 if isinstance(value, ast.Attribute | ast.Subscript):
                     name = self.root(value, {})
                 if name:
-                    found[target.id] = name
-        return found
+                    origins[target.id] = name
+        return origins
 
     def is_read(self, node: ast.AST, name: str) -> bool:
         """Whether ``node`` reads the attribute."""
@@ -184,36 +184,36 @@ class Body:
 
     def receivers(self, signals: frozenset[str]) -> list[str]:
         """Return the methods that receive these signals, and those of their names."""
-        found = [name for name in self.methods if name in signals]
+        methods = [name for name in self.methods if name in signals]
         for function in self.functions():
             for call in calls(function):
-                if last(call.func) != "connect" or not call.args:
+                if last_name(call.func) != "connect" or not call.args:
                     continue
                 named = [*call.args[1:2], *(word.value for word in call.keywords)]
                 receiver = call.args[0]
-                if signals.intersection(map(last, named)):
-                    found.append(last(receiver))
-        return found
+                if signals.intersection(map(last_name, named)):
+                    methods.append(last_name(receiver))
+        return methods
 
     def reached(self, names: Iterable[str]) -> list[Function]:
         """Return methods, and all of the class that they call or hand on."""
-        waiting, found = list(names), dict[str, None]()
+        waiting, reached_names = list(names), dict[str, None]()
         while waiting:
             name = waiting.pop()
-            if name in found or name not in self.methods:
+            if name in reached_names or name not in self.methods:
                 continue
-            found[name] = None
+            reached_names[name] = None
             for function in self.methods[name]:
                 waiting += filter(None, map(self.attribute, ast.walk(function)))
-        return [function for name in found for function in self.methods[name]]
+        return [function for name in reached_names for function in self.methods[name]]
 
 
-class _MadeIsSelf(ast.NodeTransformer):
+class _InstanceIsSelf(ast.NodeTransformer):
     """Names ``self`` what ``from_crawler`` makes and returns: it sets attributes of
     it, and connects its methods."""
 
     def __init__(self, function: Function) -> None:
-        self._made = {
+        self._instances = {
             target.id
             for node in ast.walk(function)
             for target, value in targets(node)
@@ -224,7 +224,7 @@ class _MadeIsSelf(ast.NodeTransformer):
         self.visit(function)
 
     def visit_Name(self, node: ast.Name) -> ast.Name:
-        if node.id in self._made:
+        if node.id in self._instances:
             node.id = "self"
         return node
 
@@ -262,8 +262,8 @@ def _unpacked(
     values: list[ast.expr] = [value] * len(target.elts)
     if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == len(target.elts):
         values = value.elts
-    for one, part in zip(target.elts, values, strict=True):
-        yield from _unpacked(one, part)
+    for element, part in zip(target.elts, values, strict=True):
+        yield from _unpacked(element, part)
 
 
 def _assigned(body: list[ast.stmt]) -> Iterator[tuple[str, ast.expr]]:
@@ -290,7 +290,7 @@ def names(node: ast.AST) -> set[str]:
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
-def last(node: ast.AST) -> str:
+def last_name(node: ast.AST) -> str:
     """Return the last part of a dotted name."""
     match node:
         case ast.Attribute(attr=name) | ast.Name(id=name):
@@ -298,10 +298,10 @@ def last(node: ast.AST) -> str:
     return ""
 
 
-def given(function: Function) -> set[str]:
+def names_from_arguments(function: Function) -> set[str]:
     """Return what a call is about: its parameters, and what is made of them."""
     arguments = function.args
-    found = {
+    derived = {
         argument.arg
         for argument in (
             *arguments.posonlyargs,
@@ -310,12 +310,12 @@ def given(function: Function) -> set[str]:
             *filter(None, [arguments.vararg, arguments.kwarg]),
         )
     }
-    found -= _SAME_ALWAYS
+    derived -= _SAME_ALWAYS
     for node in ast.walk(function):
         for target, value in targets(node):
             if isinstance(target, ast.Name) and value is not None:
-                found |= {target.id} if names(value) & found else set()
-    return found
+                derived |= {target.id} if names(value) & derived else set()
+    return derived
 
 
 def is_container(value: ast.expr) -> bool:
@@ -327,12 +327,12 @@ def is_container(value: ast.expr) -> bool:
             return True
         case ast.BoolOp(values=parts):
             return any(map(is_container, parts))
-        case ast.IfExp(body=one, orelse=other):
-            return is_container(one) or is_container(other)
+        case ast.IfExp(body=node, orelse=otherwise):
+            return is_container(node) or is_container(otherwise)
         case ast.Call(func=function, keywords=words):
             # dataclasses.field(default_factory=set), attrs.field(factory=dict)
-            made = [word.value for word in words if "factory" in (word.arg or "")]
-            return any(_names_container(one) for one in (function, *made))
+            factories = [word.value for word in words if "factory" in (word.arg or "")]
+            return any(_names_container(node) for node in (function, *factories))
     return _names_container(value)
 
 
@@ -340,4 +340,4 @@ def _names_container(node: ast.expr) -> bool:
     if isinstance(node, ast.Subscript):
         # list[str], Counter[str]()
         node = node.value
-    return last(node) in _CONTAINERS
+    return last_name(node) in _CONTAINERS

@@ -44,16 +44,16 @@ def warnings_of(classes: Iterable[type], is_once: Callable[[type], bool]) -> lis
     for cls in dict.fromkeys(classes):
         if is_library(cls.__module__):
             continue
-        found = scan(cls, sources)
-        if found.attributes or found.files:
-            kept.append(found)
-        if found.reads_stats and not is_once(cls):
-            readers.append(found.cls)
+        findings = scan(cls, sources)
+        if findings.attributes or findings.files:
+            kept.append(findings)
+        if findings.reads_stats and not is_once(cls):
+            readers.append(findings.cls)
     lines = []
     if kept:
         lines.append(
             "of several processes each has its own, so that results may differ from "
-            f"those of one process (-p 1): {_joined(map(_said, kept))}"
+            f"those of one process (-p 1): {_joined(map(_kept_text, kept))}"
         )
     if readers:
         lines.append(
@@ -105,17 +105,17 @@ def main() -> int:
     return 0
 
 
-def _said(kept: Kept) -> str:
+def _kept_text(kept: Kept) -> str:
     names = [*kept.attributes, *kept.files]
-    more = ", ..." if len(names) > NAMES_MAX else ""
-    return f"{kept.cls} ({', '.join(names[:NAMES_MAX])}{more})"
+    ending = ", ..." if len(names) > NAMES_MAX else ""
+    return f"{kept.cls} ({', '.join(names[:NAMES_MAX])}{ending})"
 
 
 def _joined(texts: Iterable[str]) -> str:
     all_texts = list(texts)
-    left = len(all_texts) - CLASSES_NAMED_MAX
-    more = f" and {left} more" if left > 0 else ""
-    return ", ".join(all_texts[:CLASSES_NAMED_MAX]) + more
+    unnamed = len(all_texts) - CLASSES_NAMED_MAX
+    ending = f" and {unnamed} more" if unnamed > 0 else ""
+    return ", ".join(all_texts[:CLASSES_NAMED_MAX]) + ending
 
 
 if __name__ == "__main__":

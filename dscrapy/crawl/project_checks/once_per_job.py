@@ -42,22 +42,24 @@ def _entries(settings: BaseSettings) -> list[Any]:
     value = settings.get(SETTING)
     # A class itself may stand where Scrapy takes paths.
     entries = [value] if isinstance(value, type) else settings.getlist(SETTING)
-    return [one.strip() if isinstance(one, str) else one for one in entries if one]
+    return [
+        entry.strip() if isinstance(entry, str) else entry for entry in entries if entry
+    ]
 
 
 def _load(entry: Any) -> type:
     # What is imported is the project's code: any error may come.
     try:
-        found = load_object(entry)
+        loaded = load_object(entry)
     except Exception as error:
         raise Failed(
             "import_error",
             f"{SETTING} names {entry}, which cannot be loaded: {describe(error)}",
             error,
         ) from error
-    if not isinstance(found, type):
+    if not isinstance(loaded, type):
         raise Failed("import_error", f"{SETTING} names {entry}, which is no class")
-    return found
+    return loaded
 
 
 def _name(cls: type) -> str:

@@ -26,8 +26,8 @@ from dscrapy.crawl.project_checks.class_sources import (
     Function,
     Sources,
     calls,
-    given,
-    last,
+    names_from_arguments,
+    last_name,
     names,
     targets,
 )
@@ -124,7 +124,7 @@ class _Filled:
             self._read(function)
 
     def _read(self, function: Function) -> None:
-        aliases, about = self._body.aliases(function), given(function)
+        aliases, derived = self._body.aliases(function), names_from_arguments(function)
         declared = {
             name
             for node in ast.walk(function)
@@ -134,14 +134,14 @@ class _Filled:
         for node in ast.walk(function):
             for target, value in targets(node):
                 match target:
-                    case ast.Subscript(value=whole):
-                        name = self._body.root(whole, aliases)
+                    case ast.Subscript(value=container):
+                        name = self._body.root(container, aliases)
                         if name not in self._of_page:
                             self._note(name)
                     case ast.Name(id=name) if name in declared:
                         self._note(name)
                     case ast.Attribute():
-                        self._set(function, node, target, value, about)
+                        self._set(function, node, target, value, derived)
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 name = self._body.root(node.func.value, aliases)
                 if node.func.attr in _CHANGES and self._body.is_filled(name):
@@ -157,18 +157,20 @@ class _Filled:
         node: ast.AST,
         target: ast.Attribute,
         value: ast.expr | None,
-        about: set[str],
+        derived: set[str],
     ) -> None:
         """Take an attribute that is set: to more of itself, or for a later page."""
         name = self._body.attribute(target)
         if not name or value is None:
             return
-        is_more = isinstance(node, ast.AugAssign) or self._is_more(value, name)
-        is_of_page = bool(names(value) & about)
-        if is_more or (is_of_page and self._is_read_later(function, target, name)):
+        is_extended = isinstance(node, ast.AugAssign) or self._extends_itself(
+            value, name
+        )
+        is_of_page = bool(names(value) & derived)
+        if is_extended or (is_of_page and self._is_read_later(function, target, name)):
             self._note(name)
 
-    def _is_more(self, value: ast.expr, name: str) -> bool:
+    def _extends_itself(self, value: ast.expr, name: str) -> bool:
         parts = [value]
         if isinstance(value, ast.BoolOp) and isinstance(value.op, ast.Or):
             # ``self.x = self.x or make()`` is a first use.
@@ -188,11 +190,11 @@ class _Filled:
             if read(node, name)
         ):
             return True
-        others = list(self._ends)
+        readers = list(self._ends)
         if function.name in self._events:
             for event in self._events - {function.name}:
-                others += self._body.methods.get(event, [])
-        return any(read(node, name) for other in others for node in ast.walk(other))
+                readers += self._body.methods.get(event, [])
+        return any(read(node, name) for reader in readers for node in ast.walk(reader))
 
 
 def _of_page(body: Body, functions: list[Function]) -> set[str]:
@@ -200,12 +202,12 @@ def _of_page(body: Body, functions: list[Function]) -> set[str]:
     between methods."""
     count = Counter[str]()
     for function in functions:
-        about = given(function)
+        derived = names_from_arguments(function)
         count.update(
             body.attribute(target)
             for node in ast.walk(function)
             for target, value in targets(node)
-            if value is not None and names(value) & about
+            if value is not None and names(value) & derived
         )
     return {name for name, values in body.values.items() if count[name] == len(values)}
 
@@ -215,7 +217,7 @@ def _of_page(body: Body, functions: list[Function]) -> set[str]:
 
 def _files(body: Body) -> dict[str, None]:
     """Return what holds a file that is written, or the method that writes one."""
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
     of_events = body.reached(_events(body))
     called = body.reached([*_events(body), *_BEGINS, *_ENDS, *body.receivers(_CLOSED)])
     for function in body.functions():
@@ -223,19 +225,21 @@ def _files(body: Body) -> dict[str, None]:
         if not written:
             continue
         holders = _holders(body, function, written)
-        found.update(dict.fromkeys(holders))
+        files.update(dict.fromkeys(holders))
         # A file by the page's name is no file that processes would share.
-        about = given(function) if function in of_events else set[str]()
-        is_shared = any(not names(call) & about for call in written)
+        derived = (
+            names_from_arguments(function) if function in of_events else set[str]()
+        )
+        is_shared = any(not names(call) & derived for call in written)
         if not holders and is_shared and function in called:
-            found[f"{function.name}()"] = None
-    return found
+            files[f"{function.name}()"] = None
+    return files
 
 
 def _holders(body: Body, function: Function, written: list[ast.Call]) -> list[str]:
     """Return the attributes that keep one of these calls' results, also by way of a
     local or inside of something else."""
-    found, local = [], set[str]()
+    holders, local = [], set[str]()
     for node in ast.walk(function):
         for target, value in targets(node):
             if value is None:
@@ -245,15 +249,15 @@ def _holders(body: Body, function: Function, written: list[ast.Call]) -> list[st
                 continue
             name = body.root(target, {})
             if name:
-                found.append(name)
+                holders.append(name)
             elif isinstance(target, ast.Name) and not isinstance(node, ast.withitem):
                 local.add(target.id)
-    return found
+    return holders
 
 
 def _is_written(call: ast.Call) -> bool:
     """Whether a call opens a file for writing, or a database in a file."""
-    name, dotted = last(call.func), ast.unparse(call.func)
+    name, dotted = last_name(call.func), ast.unparse(call.func)
     if name in _WRITES:
         return True
     constants = {arg.value for arg in call.args if isinstance(arg, ast.Constant)}

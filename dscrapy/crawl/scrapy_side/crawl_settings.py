@@ -39,9 +39,9 @@ class CrawlSettings:
             raise UnsupportedError(str(error)) from None
         # What is no number there is an error now, not in a half-made engine.
         host_limits(settings)
-        _check_own(settings, "SCHEDULER", (Scheduler,))
-        _check_own(settings, "DUPEFILTER_CLASS", (RFPDupeFilter, BaseDupeFilter))
-        _warn_of_own(
+        _check_class(settings, "SCHEDULER", (Scheduler,))
+        _check_class(settings, "DUPEFILTER_CLASS", (RFPDupeFilter, BaseDupeFilter))
+        _warn_if_replaced(
             settings,
             "SCHEDULER_PRIORITY_QUEUE",
             (DownloaderAwarePriorityQueue, ScrapyPriorityQueue),
@@ -138,7 +138,7 @@ def _close_limits(settings: BaseSettings) -> CloseLimits:
     A subclass of it is an extension of the project's own, which counts by itself.
     """
     enabled = settings.get_component_priority_dict_with_base("EXTENSIONS")
-    if not any(load_object(one) is CloseSpider for one in enabled):
+    if not any(load_object(extension) is CloseSpider for extension in enabled):
         return CloseLimits()
     return CloseLimits(
         timeout_s=settings.getfloat("CLOSESPIDER_TIMEOUT"),
@@ -150,9 +150,11 @@ def _close_limits(settings: BaseSettings) -> CloseLimits:
     )
 
 
-def _check_own(settings: BaseSettings, name: str, known: tuple[type, ...]) -> None:
+def _check_class(
+    settings: BaseSettings, name: str, supported: tuple[type, ...]
+) -> None:
     cls: Any = load_object(settings[name])
-    if cls not in known:
+    if cls not in supported:
         raise UnsupportedError(
             f"{name} is {cls.__module__}.{cls.__qualname__}: the master schedules and "
             f"filters the requests of a job; only Scrapy's own is supported (remove "
@@ -160,14 +162,18 @@ def _check_own(settings: BaseSettings, name: str, known: tuple[type, ...]) -> No
         )
 
 
-def _warn_of_own(settings: BaseSettings, name: str, known: tuple[type, ...]) -> None:
-    if load_object(settings[name]) not in known:
+def _warn_if_replaced(
+    settings: BaseSettings, name: str, scrapys: tuple[type, ...]
+) -> None:
+    if load_object(settings[name]) not in scrapys:
         _logger.warning("%s is not used: the master orders by priority", name)
 
 
 def _takes_last(settings: BaseSettings, name: str) -> bool:
     queue: Any = load_object(settings[name])
-    own = next((key for key, value in vars(squeues).items() if value is queue), "")
-    if not own:
+    class_name = next(
+        (key for key, value in vars(squeues).items() if value is queue), ""
+    )
+    if not class_name:
         _logger.warning("%s is no queue of Scrapy's: requests are taken LIFO", name)
-    return "Fifo" not in own
+    return "Fifo" not in class_name

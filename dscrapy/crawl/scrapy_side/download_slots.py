@@ -47,8 +47,8 @@ class SlotCapacity:
     def has_room(self, host: str) -> bool:
         """Whether the host's slot could send one more request now."""
         if self._not_before:
-            until = self._not_before.get(host)
-            if until is not None and self._clock() < until:
+            not_before = self._not_before.get(host)
+            if not_before is not None and self._clock() < not_before:
                 return False
             self._not_before.pop(host, None)
         handed = self._handed.get(host, 0)
@@ -63,9 +63,9 @@ class SlotCapacity:
 
     def arrived(self, host: str) -> None:
         """Note that a request on its way has come to its slot, or never will."""
-        left = self._handed[host] - 1
-        if left:
-            self._handed[host] = left
+        remaining = self._handed[host] - 1
+        if remaining:
+            self._handed[host] = remaining
         else:
             del self._handed[host]
 
@@ -87,17 +87,17 @@ class Waiting(Generic[T]):
 
     def take(self, has_room: Callable[[str], bool]) -> T | None:
         """Return the first value whose host has room, or None."""
-        best = ""
-        first: tuple[int, int] | None = None
+        first_host = ""
+        first_order: tuple[int, int] | None = None
         for host, heap in self._hosts.items():
-            if (first is None or heap[0][0] < first) and has_room(host):
-                best, first = host, heap[0][0]
-        if first is None:
+            if (first_order is None or heap[0][0] < first_order) and has_room(host):
+                first_host, first_order = host, heap[0][0]
+        if first_order is None:
             return None
-        heap = self._hosts[best]
+        heap = self._hosts[first_host]
         _, value = heapq.heappop(heap)
         if not heap:
-            del self._hosts[best]
+            del self._hosts[first_host]
         self._count -= 1
         return value
 

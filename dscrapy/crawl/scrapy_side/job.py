@@ -30,7 +30,7 @@ class Leading:
         self.upto_free = 0
         # Whether start() is being consumed, and whether it stands still for now.
         self.is_pulling = False
-        self.stands = False
+        self.is_waiting = False
         self._skip: Counter[bytes] = Counter()
 
     def on_skip(self, message: Skip) -> None:

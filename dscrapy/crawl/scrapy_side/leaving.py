@@ -60,12 +60,12 @@ def _receivers(
     crawler: Crawler, is_once: Callable[[type], bool]
 ) -> list[tuple[Any, Any]]:
     """Return signals and receivers of what is called once in a job."""
-    found = []
+    pairs = []
     for signal in _LAST_SIGNALS:
-        known = dispatcher.getReceivers(crawler.signals.sender, signal)
-        for receiver in dispatcher.liveReceivers(known):
+        connected = dispatcher.getReceivers(crawler.signals.sender, signal)
+        for receiver in dispatcher.liveReceivers(connected):
             owner = getattr(receiver, "__self__", None)
             cls = owner if isinstance(owner, type) else type(owner)
             if is_once(cls):
-                found.append((signal, receiver))
-    return found
+                pairs.append((signal, receiver))
+    return pairs

@@ -57,18 +57,20 @@ class Locals:
         self._sequence = 0
         self._waiting: Waiting[Local] = Waiting()
         # What each work has asked for, until the master knows it.
-        self._known: dict[Work, set[bytes]] = {}
-        self._opened: list[Local] = []
-        self._asked: list[Local] = []
+        self._fingerprints: dict[Work, set[bytes]] = {}
+        self._of_openers: list[Local] = []
+        self._unoffered: list[Local] = []
         self._offers: dict[int, list[Local]] = {}
         self._last_offer = 0
         self._has_warned = False
-        self._closed: Callable[[Work], None] | None = None
+        self._settle_unstarted: Callable[[Work], None] | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether no request waits here."""
-        return not (self._waiting or self._opened or self._asked or self._offers)
+        return not (
+            self._waiting or self._of_openers or self._unoffered or self._offers
+        )
 
     def keep(
         self, request: Request, host: str, fingerprint: bytes | None, why: Exception
@@ -82,22 +84,22 @@ class Locals:
             return False
         work = self._tracker.work_now()
         if fingerprint is not None:
-            self._known.setdefault(work, set()).add(fingerprint)
+            self._fingerprints.setdefault(work, set()).add(fingerprint)
         work.local_count += 1
-        if self._closed is not None:
-            self._closed(work)
+        if self._settle_unstarted is not None:
+            self._settle_unstarted(work)
             return True
         self._tracker.hold(work)
         local = Local(request, Hop(work, host), fingerprint)
         if work is self._tracker.opened:
-            self._opened.append(local)
+            self._of_openers.append(local)
         else:
             self._ask(local)
         return True
 
     def begin_opened(self, *, is_wanted: bool) -> None:
         """Start or forget what handlers of ``spider_opened`` asked for."""
-        locals_, self._opened = self._opened, []
+        locals_, self._of_openers = self._of_openers, []
         for local in locals_:
             if is_wanted:
                 self._ask(local)
@@ -126,42 +128,42 @@ class Locals:
 
     def close(self, *, abandon: bool) -> None:
         """Start none any more: their works are committed without, or not at all."""
-        if self._closed is not None:
+        if self._settle_unstarted is not None:
             return
-        self._closed = self._tracker.abandon if abandon else _leave
-        left = [*self._waiting.take_all(), *self._opened, *self._asked]
+        self._settle_unstarted = self._tracker.abandon if abandon else _do_without
+        unstarted = [*self._waiting.take_all(), *self._of_openers, *self._unoffered]
         for offer in self._offers.values():
-            left += offer
-        self._opened, self._asked, self._offers = [], [], {}
-        for local in left:
-            self._closed(local.hop.work)
+            unstarted += offer
+        self._of_openers, self._unoffered, self._offers = [], [], {}
+        for local in unstarted:
+            self._settle_unstarted(local.hop.work)
             self._tracker.release(local.hop.work)
 
     def answered(self, work: Work) -> None:
         """Forget what a work asked for: it is committed."""
-        self._known.pop(work, None)
+        self._fingerprints.pop(work, None)
 
     def _is_open(self, fingerprint: bytes) -> bool:
-        return any(fingerprint in known for known in self._known.values()) or any(
-            fingerprint in work.child_fingerprints for work in self._tracker.works
-        )
+        return any(
+            fingerprint in asked_for for asked_for in self._fingerprints.values()
+        ) or any(fingerprint in work.child_fingerprints for work in self._tracker.works)
 
     def _ask(self, local: Local) -> None:
         if local.fingerprint is None:
             self._accept(local)
             return
-        if not self._asked:
+        if not self._unoffered:
             loop = asyncio.get_running_loop()
             loop.call_soon(self._send_offer, context=self._tracker.context)
-        self._asked.append(local)
+        self._unoffered.append(local)
 
     def _send_offer(self) -> None:
-        if not self._asked:
+        if not self._unoffered:
             return
         self._last_offer += 1
-        self._offers[self._last_offer] = self._asked
-        fingerprints = b"".join(local.fingerprint or b"" for local in self._asked)
-        self._asked = []
+        self._offers[self._last_offer] = self._unoffered
+        fingerprints = b"".join(local.fingerprint or b"" for local in self._unoffered)
+        self._unoffered = []
         self._send(
             Offer(
                 job=self._run.job,
@@ -209,5 +211,5 @@ class Locals:
         )
 
 
-def _leave(work: Work) -> None:
+def _do_without(work: Work) -> None:
     """Let a work be committed without the requests that were not started."""

@@ -70,11 +70,11 @@ class JobScheduler(BaseScheduler):
         # Whether the engine was seen to hold back and has not been short of requests
         # since; and whether that is being looked at.
         self._is_busy = False
-        self._is_looking = False
+        self._is_checking = False
         pickles = Pickles(job.run.key if job.crawl_settings.pickles else b"")
         assert crawler.spider is not None
         self.codec = RequestCodec(crawler.spider, job.is_project, pickles)
-        self._rooms = SlotCapacity(crawler, asyncio.get_running_loop().time)
+        self._capacity = SlotCapacity(crawler, asyncio.get_running_loop().time)
         self.locals = Locals(
             crawler, job.tracker, job.run, job.link.send, lifo=job.crawl_settings.lifo
         )
@@ -97,7 +97,7 @@ class JobScheduler(BaseScheduler):
 
     def open(self, spider: Spider) -> None:
         """Hook into the engine; the pipelines open next."""
-        self._tracker.attach(self._crawler, self._rooms.arrived)
+        self._tracker.attach(self._crawler, self._capacity.arrived)
         # From here on the process hears of a close; it has to know what it closes.
         self._job.opens(self)
         mend_close(self._crawler)
@@ -121,7 +121,7 @@ class JobScheduler(BaseScheduler):
         if self._job.may_start:
             request = self._next()
             if self._job.leading.is_pulling:
-                self._note(has_given=request is not None)
+                self._note_answer(has_request=request is not None)
         if request is None:
             # What runs next in this context (spider_idle) belongs to no lease.
             CURRENT.set(None)
@@ -176,42 +176,42 @@ class JobScheduler(BaseScheduler):
     def holds_back(self) -> bool:
         """Whether the engine has all the requests that it can start for now."""
         if not self._is_busy:
-            self._look_soon()
+            self._check_soon()
         return self._is_busy
 
-    def _note(self, *, has_given: bool) -> None:
+    def _note_answer(self, *, has_request: bool) -> None:
         """Note what the engine got when it asked, while start() is consumed."""
-        if not has_given:
+        if not has_request:
             # What waits here for room in its slot would wait in the downloader, where
             # Scrapy's engine counts it.
             self._set_busy(bool(self._inbox))
-        elif self._job.leading.stands and not self._is_busy:
-            self._look_soon()
+        elif self._job.leading.is_waiting and not self._is_busy:
+            self._check_soon()
 
-    def _look_soon(self) -> None:
-        if not self._is_looking:
-            self._is_looking = True
-            self._look_again(HELD_BACK_TURNS)
+    def _check_soon(self) -> None:
+        if not self._is_checking:
+            self._is_checking = True
+            self._check_next_turn(HELD_BACK_TURNS)
 
-    def _look_again(self, turns: int) -> None:
+    def _check_next_turn(self, turns: int) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_soon(self._look, turns, context=self._tracker.context)
+        loop.call_soon(self._check_engine, turns, context=self._tracker.context)
 
-    def _look(self, turns: int) -> None:
+    def _check_engine(self, turns: int) -> None:
         engine = self._crawler.engine
         assert engine is not None
         holds_back = engine.needs_backout()
         if holds_back and turns:
-            self._look_again(turns - 1)
+            self._check_next_turn(turns - 1)
             return
-        self._is_looking = False
+        self._is_checking = False
         if holds_back:
             self._set_busy(True)
 
     def _set_busy(self, is_busy: bool) -> None:
-        has_become = is_busy and not self._is_busy
+        becomes_busy = is_busy and not self._is_busy
         self._is_busy = is_busy
-        if has_become:
+        if becomes_busy:
             self._job.gate.changed()
 
     # ---- the link -------------------------------------------------------------
@@ -225,7 +225,7 @@ class JobScheduler(BaseScheduler):
         loop = asyncio.get_running_loop()
         for host, share in grant.shares.items():
             if share.wait_s > 0:
-                self._rooms.wait(host, share.wait_s)
+                self._capacity.wait(host, share.wait_s)
                 loop.call_later(
                     share.wait_s, wake, self._crawler, context=self._tracker.context
                 )
@@ -258,12 +258,12 @@ class JobScheduler(BaseScheduler):
     # ---- requests -------------------------------------------------------------
 
     def _next(self) -> Request | None:
-        local = self.locals.take(self._rooms.has_room)
+        local = self.locals.take(self._capacity.has_room)
         if local is not None:
             self._hand(local.hop)
             return local.request
         while self._inbox:
-            lease = self._inbox.take(self._rooms.has_room)
+            lease = self._inbox.take(self._capacity.has_room)
             if lease is None:
                 break
             request = self._begin(lease)
@@ -305,7 +305,7 @@ class JobScheduler(BaseScheduler):
 
     def _hand(self, hop: Hop) -> None:
         hop.is_handed = True
-        self._rooms.hand(hop.host)
+        self._capacity.hand(hop.host)
 
     def _fingerprint(self, request: Request) -> bytes:
         return wire_fingerprint(

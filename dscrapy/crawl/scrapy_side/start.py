@@ -56,7 +56,7 @@ class StartMiddleware:
         skipped = 0
         while True:
             if not self._may_pull():
-                await self._stand()
+                await self._wait_to_pull()
             try:
                 element = await anext(start)
             except StopAsyncIteration:
@@ -90,16 +90,16 @@ class StartMiddleware:
         is_free = self._count - len(self._items) < leading.upto_free
         return is_free or job.scheduler.holds_back
 
-    async def _stand(self) -> None:
+    async def _wait_to_pull(self) -> None:
         job, leading = self._job, self._job.leading
-        leading.stands = True
+        leading.is_waiting = True
         if not self._tracker.in_flight:
             # More is allowed when what there is has been committed.
             job.sender.flush()
         try:
             await job.gate.wait_until(self._may_pull)
         finally:
-            leading.stands = False
+            leading.is_waiting = False
 
     def _begin(self, element: Any, digest: bytes) -> Work:
         work = self._tracker.begin(Work("start", digest=digest))

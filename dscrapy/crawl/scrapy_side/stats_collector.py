@@ -60,20 +60,20 @@ class Delta:
         Over a write of another kind, "last" stays "last" and takes the effect;
         anything else becomes "last": of what the process has then (``becomes``).
         """
-        held = self._values.get(key)
-        if held is None or operation in _REPLACE:
+        written = self._values.get(key)
+        if written is None or operation in _REPLACE:
             self._values[key] = (operation, value)
-        elif held[0] in (operation, "last"):
-            self._values[key] = (held[0], _joined(operation, held[1], value))
+        elif written[0] in (operation, "last"):
+            self._values[key] = (written[0], _joined(operation, written[1], value))
         else:
-            last = value if becomes is _UNKNOWN else becomes
-            self._values[key] = ("last", last)
+            result = value if becomes is _UNKNOWN else becomes
+            self._values[key] = ("last", result)
 
-    def take(self, other: "Delta") -> None:
+    def take(self, delta: "Delta") -> None:
         """Take all that another delta holds, and empty it."""
-        for key, (operation, value) in other._values.items():
+        for key, (operation, value) in delta._values.items():
             self.write(operation, key, value)
-        other.clear()
+        delta.clear()
 
     def clear(self) -> None:
         """Forget everything."""
@@ -122,12 +122,12 @@ class RecordedStats(dict[Any, Any]):
         self._delta_now = delta_now
         self._read: set[Any] = set()
         # The key that a method of the collector writes now, which notes it itself.
-        self.own: Any = None
+        self.writing_key: Any = None
 
     # ---- reads ----------------------------------------------------------------
 
     def _note_read(self, key: Any) -> None:
-        if key == self.own and self.own is not None:
+        if key == self.writing_key and self.writing_key is not None:
             return
         if len(self._read) >= READ_KEYS_MAX:
             self._read.clear()
@@ -148,7 +148,7 @@ class RecordedStats(dict[Any, Any]):
     # ---- writes ---------------------------------------------------------------
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if key != self.own or self.own is None:
+        if key != self.writing_key or self.writing_key is None:
             self._note_write(key, value)
         super().__setitem__(key, value)
 
@@ -222,7 +222,7 @@ def _is_number(value: Any) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-def _held(collector: Any) -> RecordedStats | None:
+def _recorded(collector: Any) -> RecordedStats | None:
     # Scrapy's own __getattribute__ is slow, and this is asked at each write.
     try:
         stats = object.__getattribute__(collector, COLLECTED)
@@ -237,16 +237,16 @@ def _writing(stats: RecordedStats | None, key: str) -> Iterator[None]:
     if stats is None:
         yield
         return
-    before, stats.own = stats.own, key
+    before, stats.writing_key = stats.writing_key, key
     try:
         yield
     finally:
-        stats.own = before
+        stats.writing_key = before
 
 
 def note_changed(collector: Any) -> None:
     """Note the values of a collector that may have been changed in place."""
-    stats = _held(collector)
+    stats = _recorded(collector)
     if stats is not None:
         stats.note_changed()
 
@@ -273,7 +273,7 @@ def _choosing(
     method: Any = getattr(base, name)
 
     def write(self: Any, key: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        stats = _held(self)
+        stats = _recorded(self)
         if stats is not None and is_stock:
             chosen = choose(dict.get(stats, key, value), value)
             delta_now().write(operation, key, value, chosen)
@@ -290,9 +290,9 @@ def _taking_over(base: type[Any]) -> Callable[[Any, dict[str, Any]], None]:
     """Return the method that lets a collector hold what is counted already."""
 
     def take_over(self: Any, stats: dict[str, Any]) -> None:
-        held = _held(self)
-        if held is not None:
-            held.take_over(stats)
+        recorded = _recorded(self)
+        if recorded is not None:
+            recorded.take_over(stats)
         if base.get_stats(self) == stats:
             return
         # A class of the project's own that keeps them elsewhere.
@@ -314,18 +314,18 @@ def recording(base: type[Any], delta_now: Callable[[], Delta]) -> type[Any]:
     class RecordingStatsCollector(base):  # type: ignore[misc]  # a base of run time
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self._has_told = False
+            self._has_warned = False
             self._record()
 
         def _record(self) -> None:
-            held = getattr(self, COLLECTED, None)
-            if type(held) is dict:
-                setattr(self, COLLECTED, RecordedStats(held, delta_now))
+            values = getattr(self, COLLECTED, None)
+            if type(values) is dict:
+                setattr(self, COLLECTED, RecordedStats(values, delta_now))
 
         def get_stats(self, *args: Any, **kwargs: Any) -> Any:
             stats = super().get_stats(*args, **kwargs)
-            if not isinstance(stats, RecordedStats) and not self._has_told:
-                self._has_told = True
+            if not isinstance(stats, RecordedStats) and not self._has_warned:
+                self._has_warned = True
                 _logger.warning(
                     "STATS_CLASS is %s.%s, which keeps its numbers in a place of its "
                     "own: what is written to the result of its get_stats() does not "
@@ -338,7 +338,7 @@ def recording(base: type[Any], delta_now: Callable[[], Delta]) -> type[Any]:
         def inc_value(
             self, key: str, count: Any = 1, start: Any = 0, *args: Any, **kwargs: Any
         ) -> None:
-            stats = _held(self)
+            stats = _recorded(self)
             if stats is not None and inc_is_stock:
                 begins = start and dict.get(stats, key) is None
                 added = start + count if begins else count
@@ -356,7 +356,7 @@ def recording(base: type[Any], delta_now: Callable[[], Delta]) -> type[Any]:
         set_value = _choosing(base, "set_value", "last", _newest, delta_now)
 
         def set_stats(self, stats: Any, *args: Any, **kwargs: Any) -> None:
-            for key in _held(self) or ():
+            for key in _recorded(self) or ():
                 if key not in stats:
                     delta_now().write("drop", key, None)
             for key, value in stats.items():

@@ -46,7 +46,7 @@ def take_stdin(keep_at: bytes, begins_at: int, on_wait: OnWait) -> None:
     _replace(KeptStdin(0, keep_at, begins_at, on_wait=on_wait))
 
 
-def say_empty(why: str) -> None:
+def give_empty_stdin(why: str) -> None:
     """Let ``sys.stdin`` be empty, and say why when it is read."""
     _replace(_Empty(why))
 
@@ -72,7 +72,7 @@ class _Raw(io.RawIOBase):
         return 0
 
 
-def _unheard(*, on: bool) -> None:
+def _ignore_wait(*, on: bool) -> None:
     return
 
 
@@ -97,7 +97,7 @@ class KeptStdin(_Raw):
         begins_at: int = 0,
         *,
         ahead_bytes_max: int = AHEAD_BYTES_MAX,
-        on_wait: OnWait = _unheard,
+        on_wait: OnWait = _ignore_wait,
     ) -> None:
         self._fd = fd
         self._path = keep_at
@@ -108,36 +108,36 @@ class KeptStdin(_Raw):
         self._position = 0
         # Bytes in the file; changes of these wake who waits.
         self._size = 0
-        self._is_whole = False
+        self._is_complete = False
         self._error: OSError | None = None
-        self._moved = threading.Condition()
+        self._changed = threading.Condition()
 
     def readinto(self, buffer: Any) -> int:
         """Wait for what comes next; returns 0 at the end."""
         if self._file < 0:
             self._begin()
-        with self._moved:
+        with self._changed:
             self._wait()
             if self._size == self._position and self._error is not None:
                 raise self._error
             count = os.preadv(self._file, [buffer], self._position)
             self._position += count
-            self._moved.notify_all()
+            self._changed.notify_all()
         return count
 
     def _wait(self) -> None:
         is_loop = threading.current_thread() is threading.main_thread()
         if self._is_ready() or not is_loop:
-            self._moved.wait_for(self._is_ready)
+            self._changed.wait_for(self._is_ready)
             return
         self._on_wait(on=True)
         try:
-            self._moved.wait_for(self._is_ready)
+            self._changed.wait_for(self._is_ready)
         finally:
             self._on_wait(on=False)
 
     def _is_ready(self) -> bool:
-        has_ended = self._is_whole or self._error is not None
+        has_ended = self._is_complete or self._error is not None
         return self._size > self._position or has_ended
 
     def _begin(self) -> None:
@@ -152,19 +152,19 @@ class KeptStdin(_Raw):
         try:
             step = self._choose_step()
             while count := step():
-                with self._moved:
+                with self._changed:
                     self._size += count
-                    self._moved.notify_all()
-                    self._moved.wait_for(
+                    self._changed.notify_all()
+                    self._changed.wait_for(
                         lambda: self._size - self._position < self._ahead_bytes_max
                     )
             os.fsync(self._file)
             os.rename(self._path + PART_SUFFIX, self._path)
         except OSError as error:
             self._error = error
-        with self._moved:
-            self._is_whole = self._error is None
-            self._moved.notify_all()
+        with self._changed:
+            self._is_complete = self._error is None
+            self._changed.notify_all()
 
     def _choose_step(self) -> Callable[[], int]:
         """Return what copies the next bytes and says how many; 0 at the end."""
@@ -172,10 +172,10 @@ class KeptStdin(_Raw):
         if stat.S_ISREG(mode):
             return self._copy_place
         if not stat.S_ISFIFO(mode) or not hasattr(os, "splice"):
-            return lambda: self._waited(self._copy_read)
-        return lambda: self._waited(self._splice)
+            return lambda: self._do_when_readable(self._copy_read)
+        return lambda: self._do_when_readable(self._splice)
 
-    def _waited(self, step: Callable[[], int]) -> int:
+    def _do_when_readable(self, step: Callable[[], int]) -> int:
         """Do a step; where the descriptor does not wait by itself, wait for it."""
         while True:
             try:
@@ -204,7 +204,7 @@ class KeptStdin(_Raw):
         return count
 
     def _write(self, data: bytes) -> int:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
+        unwritten = memoryview(data)
+        while unwritten:
+            unwritten = unwritten[os.write(self._file, unwritten) :]
         return len(data)
