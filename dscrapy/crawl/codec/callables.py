@@ -3,7 +3,7 @@
 ===========  ===============================================================
 ``$m``       a method of the spider: its name
 ``$g``       a function or class of the project: ``module:qualname``; or one
-             of ``standard.BUILTINS``: its name
+             of ``stdlib_types.BUILTINS``: its name
 ``$pa``      ``functools.partial``: function, arguments, keywords
 ===========  ===============================================================
 
@@ -98,7 +98,7 @@ class Functions:
                 target = tags.walk(import_module(module), qualname)
             except ImportError as error:
                 raise UndecodableError(f"{payload!r:.200}: {error}") from error
-        # The module's own: what it merely imports is not the project's.
+        # A module may import a function or class that is not the project's.
         is_projects = isinstance(target, type | FunctionType) and (
             self._is_project(target.__module__ or "")
         )

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 # Levels of calls: ``items.DEPTH_MAX`` levels of a value, at four calls and up to three
-# levels of JSON each, twice over for what the project's own classes add.
+# levels of JSON each, doubled for calls of the project's own classes.
 RECURSION_MAX = 20_000
-# Four KiB for each of them, of which a call through C takes about one. Only what is
-# touched becomes memory, and it goes with the thread.
+# Four KiB for each level, of which a call through C takes about one. Only pages of the
+# stack that are touched take memory, and they go with the thread.
 STACK_BYTES = 80 * 1024 * 1024
 
 

@@ -4,9 +4,9 @@ The line is what Scrapy's JSON lines exporter writes under the project's setting
 except that it is always UTF-8. What the exporter cannot write becomes its ``repr``
 in the line; the tagged form may still hold it.
 
-What nests too deep for a message travels as a string that holds it, and what nests too
-deep for the interpreter's own limit is written and read by ``deeply``: first the plain
-way is tried, which nearly all items take.
+An item that nests too deep for a message travels as a string of JSON. One that nests
+too deep for the interpreter's own limit is written and read by ``deeply``, after the
+plain way, which does for nearly all items, has failed.
 """
 
 import codecs
@@ -30,16 +30,16 @@ from dscrapy.crawl.codec import tags
 from dscrapy.crawl.codec.deep_recursion import deeply
 from dscrapy.crawl.insides.probes import serialized_fields
 
-# Items nest no deeper: the deepest that any of Scrapy's formats writes (marshal). It
-# ends cycles, too. What requests hold nests less deep (``codec.DEPTH_MAX``).
+# Items nest no deeper: the deepest that any of Scrapy's formats writes (marshal). The
+# limit ends cycles, too. Values of requests nest less deep (``tags.DEPTH_MAX``).
 DEPTH_MAX = 2_000
 # Bytes of an item's line, or of its tagged form, unless the project sets another limit:
-# some copies of it are in memory at a time, here and wherever it is exported. 64 MiB,
-# and 64 KiB for what stands around a single value of that size.
+# some copies of the item are in memory at a time, here and wherever it is exported.
+# 64 MiB for a single value, and 64 KiB for the rest of an item that holds one.
 ITEM_BYTES_MAX = 64 * 1024 * 1024 + 64 * 1024
 ITEM_BYTES_SETTING = "DSCRAPY_ITEM_BYTES_MAX"
-# The interpreter's own; a project may raise it, and so would blur what a message can
-# hold where nobody has raised it.
+# Python's default. A project may raise its limit, but the processes that read a message
+# have the default.
 _RECURSION_LIMIT = 1000
 # The format whose exporter writes the job's lines, if it writes lines of JSON at all.
 _LINE_FORMAT = "jsonl"
@@ -106,7 +106,7 @@ class ItemEncoder:
             self._exporter.export_item(item)
             line = self._file.getvalue().removesuffix(b"\n")
         finally:
-            # What was written goes now: a large item's is not to stay until the next.
+            # The memory of a large item is not kept until the next item comes.
             self._file.seek(0)
             self._file.truncate()
         if b"\n" in line:
@@ -120,7 +120,7 @@ class ItemEncoder:
         if isinstance(tree, dict) and "$i" in tree:
             path, fields, values = tree["$i"]
             if self._is_line(values, line):
-                # The line holds the values; only the class is to be told.
+                # The line holds the values; the tagged form needs only the class.
                 tree = {"$i": [path, fields]}
         return json.dumps(
             tree, ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -130,7 +130,7 @@ class ItemEncoder:
         return self._exporter.encoder.encode(tree).encode() == line
 
     def _as_in_line(self, value: Any) -> Any:
-        # What has no tag is told as the line tells it: a str subclass as a str.
+        # A value without a tag is written as in the line: a str subclass as a str.
         try:
             return json.loads(self._exporter.encoder.encode(value))
         except RecursionError:
@@ -149,14 +149,14 @@ class ItemEncoder:
 
 
 def item_of(line: bytes, tagged: bytes | None, find_class: tags.FindClass) -> Any:
-    """Return the item of its two forms, leniently as ``codec.untag`` does.
+    """Return the item of its two forms, read leniently as in ``tags.untag``.
 
-    Raises ``UndecodableError`` for what is neither, whatever it holds.
+    Raises ``UndecodableError`` for forms that are no item's, whatever they hold.
     """
     try:
         return _item_of(line, tagged, find_class)
     except (ValueError, RecursionError, tags.UndecodableError):
-        # Perhaps it is too deep; what is bad is found to be so again.
+        # Perhaps the item is too deep; a bad one fails again.
         return deeply(lambda: _read_deep(line, tagged, find_class))
 
 

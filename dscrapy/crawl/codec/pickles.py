@@ -1,12 +1,12 @@
 """Values of classes that have no tag, as pickles; nothing else here unpickles.
 
-Whoever loads a pickle runs what it says, so one is loaded only with a MAC by the key
-of the job, which the master gives to the job's processes and to nobody else: what a
-page gave, what was changed on a disk and what was made for another job is refused
-before it is looked at. A value becomes a pickle only when loading it has just
-succeeded here; never when it reaches the spider or the crawler, which every process
-has of its own. What has a tag of its own within it (``save``) is kept apart: its tree
-stands beside the pickle, as does the name of a method of the spider.
+Loading a pickle runs code that it names, so a pickle is loaded only with a MAC by the
+key of the job, which the master gives to the job's processes and to nobody else. One
+that comes from a page, was changed on a disk or was made for another job is refused
+before it is looked at. A value becomes a pickle only when loading the pickle has just
+succeeded here; never when it reaches the spider or the crawler, since every process has
+its own. A part of it that has a tag (``save``) is kept apart: the part's tree stands
+beside the pickle, as does the name of a method of the spider.
 """
 
 import pickle
@@ -51,7 +51,7 @@ _DESCRIPTORS = (
     WrapperDescriptorType,
 )
 _NAMED = (type, FunctionType, BuiltinFunctionType, MethodType)
-# What belongs to one process.
+# Objects of these classes belong to one process.
 _REFUSED = (
     Spider,
     Crawler,
@@ -69,9 +69,10 @@ _REFUSED = (
 
 
 class Pickled(NamedTuple):
-    """A pickle of an instance of, or a reference to, what ``name`` says.
+    """A pickle of an instance of the class ``name``, or of a reference to that name.
 
-    ``trees`` are of what was kept apart, in the order of its numbers in ``data``.
+    ``trees`` are those of the parts kept apart, in the order of their numbers in
+    ``data``.
     """
 
     name: str
@@ -89,7 +90,7 @@ class Pickles:
     def dump(self, value: Any, save: Callable[[Any], Any]) -> Pickled:
         """Return a pickle of ``value``; raises ``UnencodableError``.
 
-        ``save`` returns the tree of what is to be kept apart, else None.
+        ``save`` returns the tree of a part that is to be kept apart, else None.
         """
         name = name_of(value)
         if not self._key:
@@ -108,14 +109,14 @@ class Pickles:
                 f"{name} cannot be pickled: {type(error).__name__}: {error}"
             ) from error
         if not is_same:
-            raise UnencodableError(f"{name} is another when it has been pickled")
+            raise UnencodableError(f"{name} is not the same after pickling")
         return Pickled(name, data, self._mac(name, data), apart.trees)
 
     def load(self, pickled: Pickled, read: Callable[[Any], Any]) -> Any:
         """Return the value; ``read`` reads the trees that stand beside it.
 
-        Raises ``UndecodableError`` for what no process of this job made, and
-        ``UnreadableError`` for what this one cannot load.
+        Raises ``UndecodableError`` for a pickle that no process of this job made, and
+        ``UnreadableError`` for one that this process cannot load.
         """
         name, data, mac, trees = pickled
         if not self._key:
@@ -123,7 +124,7 @@ class Pickles:
         if not compare_digest(mac, self._mac(name, data)):
             raise UndecodableError("a pickle that no process of this job has made")
         apart = [read(tree) for tree in trees]
-        # It was loaded where it was made; here a package may be missing or older.
+        # Its maker has loaded it; in this process a package may be missing or older.
         try:
             return _Unpickler(data, apart).load()
         except Exception as error:
@@ -144,7 +145,7 @@ def name_of(value: Any) -> str:
 
 
 class _Apart:
-    """What a pickle does not hold, each once."""
+    """The parts of a value that stand beside its pickle, each once."""
 
     def __init__(self, save: Callable[[Any], Any]) -> None:
         self._save = save
@@ -159,7 +160,7 @@ class _Apart:
             if tree is None:
                 return None
             place = self._places[id(value)] = len(self.values)
-            # Held, so that nothing else gets its id.
+            # Kept alive, so that no other object gets the same id.
             self.values.append(value)
             self.trees.append(tree)
         return place
@@ -176,7 +177,7 @@ class _Pickler(pickle.Pickler):
         return self._apart.place(value)
 
     def reducer_override(self, value: Any) -> Any:
-        # By itself it would become what the attribute of the class gives.
+        # Pickled as usual, a descriptor would become the value that its class returns.
         if isinstance(value, _DESCRIPTORS):
             return _descriptor, (value.__objclass__, value.__name__)
         return NotImplemented
@@ -198,7 +199,7 @@ def _descriptor(cls: type, name: str) -> Any:
 def _may_equal(loaded: Any, value: Any) -> bool:
     """Whether two instances of a class that defines equality are equal.
 
-    Where that says nothing (identity, an array of answers) nothing can be compared.
+    True where equality says nothing: it is identity, or the answer is an array.
     """
     compare: Any = type(value).__eq__
     if compare is object.__eq__:

@@ -2,21 +2,21 @@
 
 A body is an object of the request's public attributes, as ``Request.to_dict`` has
 them; what has its default is left out of a plain ``Request``. Callbacks are names of
-this spider's methods (``true`` is ``NO_CALLBACK``), or trees as in ``functions``;
-values are tagged as in ``codec``, ``standard``, ``scrapytypes``, ``selectors``,
-``packages`` and here:
+this spider's methods (``true`` is ``NO_CALLBACK``), or trees as in ``callables``;
+values are tagged as in ``tags``, ``stdlib_types``, ``scrapy_types``, ``selectors``,
+``third_party`` and here:
 
 ===========  ===============================================================
 ``$q``       a request: its body
-``$v``       a large value: its digest (``values``)
+``$v``       a large value: its digest (``shared_values``)
 ``$dz``      datetime or time of a zone that has no tag: ISO, fold, zone
 ``$df``      defaultdict of any factory: factory, pairs
 ``$P``       a pickle: class, pickle, MAC, trees beside it (``pickles``)
 ===========  ===============================================================
 
 A class of requests that is neither Scrapy's nor the project's is a pickle; what its
-instances hold beside the attributes of every request stands in ``state``. What cannot
-be said so stays in its process: ``UnencodableError``.
+instances hold beside the attributes of every request stands in ``state``. A request
+that cannot be written so stays in its process: ``UnencodableError``.
 """
 
 import json
@@ -54,15 +54,15 @@ from dscrapy.crawl.codec.stdlib_types import NO_TAG, Down
 from dscrapy.crawl.codec.tags import LEAF_BYTES_MAX, UndecodableError, UnencodableError
 from dscrapy.messages import DIGEST_BYTES, FINGERPRINT_BYTES
 
-# What a request may hold of its own, its values counted and what pages gave to it (the
-# bodies of responses, the documents of selectors) not: hundreds of them are in flight
-# at a time, in messages of a few MiB. Larger ones stay in their process.
+# Bytes that a request may hold of its own: its values count, what pages gave to it (the
+# bodies of responses, the documents of selectors) does not. Hundreds of requests are in
+# flight at a time, in messages of a few MiB. Larger ones stay in their process.
 OWN_BYTES_MAX = 1024 * 1024
-# All of them together travel twice (in a commit and in a grant) and rest in the
-# master's file; half a frame leaves room for what stands around them.
+# Bytes of a request in all, pages' too. They travel twice (in a commit and in a grant)
+# and rest in the master's file; half a frame leaves room for the rest of the message.
 BODY_BYTES_MAX = 4 * 1024 * 1024
 _DOWNLOAD_SLOT = "download_slot"
-# All that a body may have imported of Scrapy: where its requests stand.
+# The modules of Scrapy's request classes: a body may have no others imported.
 _SCRAPY_REQUESTS = "scrapy.http."
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
@@ -82,8 +82,8 @@ _NOTHING: Mapping[bytes, bytes] = MappingProxyType({})
 class RequestCodec:
     """Bodies of one spider's requests.
 
-    ``is_project`` says which modules are the project's: of classes that a body names
-    outside of a pickle only its own and Scrapy's of requests are ever built.
+    ``is_project`` says which modules are the project's. Of the classes that a body
+    names outside of a pickle, only the project's and Scrapy's requests are ever built.
     """
 
     def __init__(
@@ -159,10 +159,11 @@ class RequestCodec:
         return request
 
     def digest(self, request: Request) -> bytes:
-        """Return what tells this element of ``start()`` in another run of it.
+        """Return a digest by which another run of ``start()`` recognizes this element.
 
-        What would be a pickle is told by its class, whose pickles may differ from
-        run to run; what nests too deep by the parts that do not.
+        A value that would be a pickle counts by its class alone, since pickles may
+        differ from run to run. A request that nests too deep counts by the attributes
+        that do not.
         """
         writing = _Writing(self, None, is_digest=True)
         try:
@@ -284,9 +285,9 @@ class RequestCodec:
 class _Writing:
     """One request on its way to its body.
 
-    ``values`` are those told by digest: large text and bytes, with ``seals`` also
-    lists, dicts and whatever else is large. ``names`` are those of its pickles. With
-    ``is_digest`` there are neither: pickles are told by their names alone.
+    ``values`` are those to which the body refers by digest: large text and bytes, with
+    ``seals`` also large lists and dicts. ``names`` are the classes of its pickles. With
+    ``is_digest`` there are neither: a pickle is written as the name of its class.
     """
 
     def __init__(
@@ -304,7 +305,7 @@ class _Writing:
         self._of_pages: set[bytes] = set()
         self.values: dict[bytes, bytes] = {}
         self.names: set[str] = set()
-        # What the text and bytes among them would be in the places of all references.
+        # Bytes of text and bytes among the values, once for each reference to them.
         self.referred = 0
 
     def body(self, request: Request, automatic: str | None) -> bytes:
@@ -342,7 +343,7 @@ class _Writing:
         return self._pickle(value, down) if tree is NO_TAG else tree
 
     def _tagged(self, value: Any, down: Down) -> Any:
-        """Return the tree of what has a tag beside those of ``codec``."""
+        """Return the tree of a value whose tag is not in ``tags``, or ``NO_TAG``."""
         kind = type(value)
         if scrapy_types.has_tag(kind):
             if isinstance(value, Response):
@@ -376,7 +377,7 @@ class _Writing:
         return {"$P": [pickled.name, data, mac, pickled.trees]}
 
     def _apart(self, part: Any, down: Down) -> Any:
-        """Return the tree of what a pickle does not hold, None for what it does."""
+        """Return the tree of a part that stands beside its pickle, None for others."""
         kind = type(part)
         is_apart = (
             isinstance(part, Request)
@@ -477,7 +478,7 @@ def without_slot(meta: dict[str, Any], automatic: str) -> dict[str, Any]:
 
 
 def short_digest(data: bytes) -> bytes:
-    """Return ``DIGEST_BYTES`` that tell this data; addresses in a repr do not count."""
+    """Return a digest (``DIGEST_BYTES``) of data; addresses in a repr do not count."""
     if b" at 0x" in data:
         data = _ADDRESS.sub("", data.decode(errors="replace")).encode()
     return blake2b(data, digest_size=DIGEST_BYTES).digest()

@@ -1,4 +1,4 @@
-"""Tags of Scrapy's own types that requests carry, but for selectors.
+"""Tags of Scrapy's own types that requests carry; ``selectors`` has those of selectors.
 
 ===========  ===============================================================
 ``$H``       Headers: encoding, names with their values
@@ -7,8 +7,8 @@
 ``$IL``      ItemLoader of Scrapy's or ``itemloaders``: attributes
 ===========  ===============================================================
 
-Subclasses have attributes and behaviour of their own: they are pickles, in which
-what these hold is kept apart.
+Subclasses have attributes and behaviour of their own, so their instances are pickles;
+values in them that have a tag here stand beside the pickle.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ def text_of(data: bytes) -> Any:
 
 
 def bytes_of(tree: Any, down: Down) -> bytes:
-    """Return the bytes that ``text_of`` wrote so."""
+    """Return the bytes of a tree that ``text_of`` wrote."""
     value = down(tree)
     if isinstance(value, str):
         return value.encode()
@@ -113,7 +113,7 @@ def _response_fields(value: Response, down: Down) -> dict[str, Any]:
         fields["headers"] = down(value.headers)
     if value.body:
         fields["body"] = down(value.body)
-    # What was declared, not what is guessed from the body: the guess is made again.
+    # The declared encoding alone: one guessed from the body is guessed again.
     encoding = declared_encoding(value)
     for name, field in (
         ("flags", value.flags or None),
@@ -170,8 +170,8 @@ def _certificate(data: Any) -> Certificate:
 def _loader_fields(value: itemloaders.ItemLoader, down: Down) -> dict[str, Any]:
     """Return a loader's attributes.
 
-    Its item and its selector stand in its context too, the item of a nested loader in
-    the one around it: said once, so that they are one object again.
+    A loader's item and selector are in its context too, a nested loader's item in its
+    parent. Each is written once, so that reading gives one object again.
     """
     attributes = dict(vars(value))
     context = dict(attributes.pop("context"))

@@ -1,10 +1,10 @@
 """Selectors that requests carry: a document, and the path of a node in it.
 
-A tree of lxml does not tell what it was parsed from. Its document is one of these,
-the first that is parsed into the same tree here: the selector's own text, the text
-of the page whose callback runs, or what lxml writes of the tree. So ``..`` and paths
-from the root lead where they led before; a tree that none of them gives (it was
-changed by hand into what no parser makes) has no tag.
+A tree of lxml does not keep the text that it was parsed from. Its document is the first
+of these texts that is parsed into the same tree here: the selector's own text, the text
+of the page whose callback runs, or the text that lxml writes of the tree. So ``..`` and
+paths from the root lead where they led before. A tree that none of the texts gives (it
+was changed by hand into a tree that no parser makes) has no tag.
 """
 
 from collections import OrderedDict
@@ -39,8 +39,8 @@ class _XmlOfHtml(SafeXMLParser):
         self.set_element_class_lookup(html.HtmlElementClassLookup())
 
 
-# How a text becomes a tree. A tree of HTML whose HTML is parsed into another one can
-# stand as XML, with the elements of HTML.
+# How a text becomes a tree. Where a tree's HTML is parsed into another tree, the
+# document is XML with the elements of HTML.
 _PARSERS: dict[str, type[Any]] = {
     "html": html.HTMLParser,
     "xml": SafeXMLParser,
@@ -49,7 +49,7 @@ _PARSERS: dict[str, type[Any]] = {
 
 
 class Document(NamedTuple):
-    """What a tree is parsed from."""
+    """The text of a tree, and how it is parsed."""
 
     parser: str
     text: str
@@ -104,7 +104,7 @@ class Selectors:
             self._documents.move_to_end(id(root))
             return remembered[2]
         for document in _candidates(value, root, page):
-            # What is no document at all may raise anything of lxml's.
+            # lxml may raise any of its errors for a text that is no document.
             try:
                 parsed = _parse(document)
             except (etree.LxmlError, ValueError):
@@ -153,7 +153,7 @@ def read_selector(payload: Any, down: Down) -> Any:
     namespaces = down(payload["namespaces"]) if "namespaces" in payload else None
     selector = cls(root=root, type=payload["type"])
     if namespaces is not None:
-        # As they were: also without a default one.
+        # The namespaces as they were, perhaps without a default one.
         selector.namespaces = dict(namespaces)
     for name in ("_expr", "_huge_tree", "_text"):
         if name in payload:
@@ -217,7 +217,7 @@ def _follow(root: Any, path: Any) -> Any:
 
 
 def _have_same_nodes(root: Any, other: Any) -> bool:
-    """Whether two documents have the same nodes, with what stands outside of roots."""
+    """Whether two documents have the same nodes, those beside their roots included."""
     tree, other_tree = root.getroottree(), other.getroottree()
     if tree.docinfo.doctype != other_tree.docinfo.doctype:
         return False

@@ -1,4 +1,4 @@
-"""Large values of requests, told by digest, so that a page's requests share them.
+"""Large values of requests, named by digest, so that a page's requests share them.
 
 A body says ``{"$v": digest}`` where a value is more than ``LEAF_BYTES_MAX`` of JSON:
 a response that a hundred requests of its page carry is written, sent and kept once.
@@ -16,11 +16,11 @@ from dscrapy.crawl.codec.stdlib_types import Down
 from dscrapy.crawl.codec.tags import UndecodableError
 
 VALUE_DIGEST_BYTES = 16
-# Text and bytes whose encoded form is remembered: what pages under way hand to their
-# requests, a few documents of the usual size. Beyond it the oldest is encoded anew.
+# Bytes of encoded text and bytes that are remembered: a few documents of the usual
+# size, which pages under way hand to their requests. Beyond it the oldest is forgotten.
 REMEMBERED_BYTES_MAX = 8 * 1024 * 1024
-# What one body may stand for when all its references are followed: more than any
-# process writes, and an end for references that multiply.
+# Bytes of one body when all its references are followed: more than any process writes,
+# and an end for references that multiply.
 EXPANDED_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -46,7 +46,7 @@ class Remembered:
 
     def encode(self, value: str | bytes) -> tuple[bytes, bytes]:
         """Return the digest and the JSON of ``value``."""
-        # Whoever is held here keeps its id.
+        # An object that is kept here keeps its id.
         entry = self._entries.get(id(value))
         if entry is not None:
             self._entries.move_to_end(id(value))
@@ -71,7 +71,7 @@ class Following:
     def read(self, payload: Any, down: Down) -> Any:
         """Return the value of a reference."""
         if not isinstance(payload, str):
-            raise UndecodableError("a value is told by its digest")
+            raise UndecodableError("a value is named by its digest")
         data = self._values.get(bytes.fromhex(payload))
         if data is None:
             raise UndecodableError(f"the value {payload[:40]} did not come along")

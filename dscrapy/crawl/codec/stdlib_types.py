@@ -1,4 +1,4 @@
-"""Tags of the standard library's types that JSON and ``codec`` know nothing of.
+"""Tags of the standard library's types that neither JSON nor ``tags`` has.
 
 ===========  ==========================  ===========  ==========================
 ``$od``      OrderedDict: pairs          ``$F``       Fraction: two integers
@@ -9,8 +9,8 @@
 ``$mp``      MappingProxyType            ``$ns``      SimpleNamespace
 ===========  ==========================  ===========  ==========================
 
-A class is matched exactly: an instance of a subclass has other behaviour and is none
-of these. ``down`` writes and reads what a value holds.
+A class is matched exactly: an instance of a subclass has other behaviour and gets no
+tag here. ``down`` writes and reads the children of a value.
 """
 
 import re
@@ -73,7 +73,7 @@ _NAMES: Mapping[type, str] = {cls: name for name, cls in BUILTINS.items()}
 
 
 def builtin_name(value: Any) -> str | None:
-    """Return the name that ``value`` has in ``BUILTINS``, if it is one of these."""
+    """Return the name that ``value`` has in ``BUILTINS``, None if it is not there."""
     return _NAMES.get(value) if isinstance(value, type) else None
 
 
@@ -91,7 +91,7 @@ def zone_tag(zone: tzinfo | None) -> Any:
 
 
 def read_zone(zone: Any) -> tzinfo | None:
-    """Return the zone that ``zone_tag`` wrote so."""
+    """Return the zone of a tree that ``zone_tag`` wrote."""
     match zone:
         case None:
             return None
@@ -136,7 +136,7 @@ WRITERS: Mapping[type, Callable[[Any, Down], Any]] = {
     deque: lambda value, down: {
         "$dq": [value.maxlen, [down(child) for child in value]]
     },
-    # A proxy tells no class of what is behind it; its copy has that class.
+    # A proxy does not show the class of its mapping; its copy has that class.
     MappingProxyType: lambda value, down: {"$mp": down(value.copy())},
     SimpleNamespace: lambda value, down: {"$ns": down(vars(value))},
     Fraction: lambda value, down: {"$F": [value.numerator, value.denominator]},
@@ -167,7 +167,7 @@ def _read_defaultdict(payload: Any, down: Down) -> Any:
 
 
 def _read_counter(payload: Any, down: Down) -> Any:
-    # Its init and update would count; a dict's takes values as they are.
+    # Counter's own init and update would count; dict's takes values as they are.
     counter: Counter[Any] = Counter()
     dict.update(counter, _read_pairs(payload, down))
     return counter

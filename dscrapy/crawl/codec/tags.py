@@ -1,6 +1,6 @@
 """Values of a crawl as JSON trees with type tags, and back; no pickle.
 
-What JSON holds stands as it is. Everything else is an object with one key that
+A value that JSON can hold stands as it is. Any other is an object with one key that
 begins with ``$``:
 
 ===========  ==========================  ===========  ==========================
@@ -16,8 +16,8 @@ begins with ``$``:
 ``$n``       namedtuple: class, values   ``$i``       item: class, fields, values
 ===========  ==========================  ===========  ==========================
 
-``standard`` has the tags of more of Python's own types. Requests have tags of their own
-beside these (``requests``): what they stand for is read with them only.
+``stdlib_types`` has the tags of more of Python's own types. ``request_bodies`` has
+further tags, which are read in requests only.
 
 A dict with a key that begins with ``$`` is written as ``$d``, so a value is never
 taken for a tag. A zone is null, an offset in microseconds (with a name: both) or the
@@ -50,7 +50,7 @@ from dscrapy.crawl.insides.probes import exporters_order_fields
 # Nobody nests data like this by hand; a cycle ends here too.
 DEPTH_MAX = 100
 
-# Longer text and bytes are offered to ``write`` first: it may say them by digest.
+# Longer text and bytes are offered to ``write`` first, which may write a digest.
 LEAF_BYTES_MAX = 16 * 1024
 _PATH_TYPE = type(Path())
 _IS_ORDERED = exporters_order_fields()
@@ -135,7 +135,7 @@ def untag(
 ) -> Any:
     """Return the value of a JSON tree made by ``tag``.
 
-    ``more`` reads the tags that ``write`` made. ``lenient`` builds something to
+    ``readers`` read the tags that ``write`` made. ``lenient`` builds something to
     export in the place of a class that ``find_class`` does not know: an ``Item``
     with the same declared fields, an enum's value, a tuple. Otherwise that raises
     ``UndecodableError``, as does every tree that ``tag`` never makes.
@@ -178,8 +178,8 @@ def class_finder(is_allowed: Callable[[str], bool]) -> FindClass:
             cls = walk(import_module(module_name), qualname)
         except ImportError:
             return None
-        # The class must be the module's own: what it merely imports is not the
-        # project's, so a project that imports subprocess does not lend it to us.
+        # The class must be defined in the project: a project that imports subprocess
+        # does not let a body build classes of subprocess.
         if not isinstance(cls, type) or not is_allowed(cls.__module__):
             return None
         return cls
@@ -297,7 +297,7 @@ def _tag_item(value: Any, down: Down) -> Any:
         try:
             value = adapter[name]
         except (KeyError, AttributeError):
-            # Declared and never set, as a field without init and default may be.
+            # A field may be declared and never set, without init and default.
             continue
         values[name] = down(value)
     return {"$i": [path, list(adapter.field_names()), values]}

@@ -1,13 +1,13 @@
-"""Values of packages that a pickle cannot say, or would say worse.
+"""Values of other packages that a pickle cannot hold, or that it would change.
 
 ===========  ===============================================================
 ``$cf``      what ``scrapy_poet.callback_for`` returned, a function without a
              name: its page or item class
-``$du``      a zone of ``dateutil.tz.gettz``: its name. Read anew it is the one
-             that others have, so that times compare as before
+``$du``      a zone of ``dateutil.tz.gettz``: its name. Reading gives the object
+             that gettz gives everybody, so that times compare as before
 ===========  ===============================================================
 
-A process that has no such package says so: ``UnreadableError``.
+A process without the package raises ``UnreadableError``.
 """
 
 import sys
@@ -26,7 +26,7 @@ _DATEUTIL = "dateutil.tz"
 
 
 def tree_of(value: Any, down: Down) -> Any:
-    """Return the tree of such a value, ``NO_TAG`` for anything else."""
+    """Return the tree of a value of these packages, ``NO_TAG`` for anything else."""
     module = getattr(type(value), "__module__", None) or ""
     if isinstance(value, FunctionType):
         return _poet_tree(value, down)

@@ -1,9 +1,9 @@
 """Where each of a project's feeds is in the job's items: batches begin and are full.
 
 Scrapy's feed exporter does the work. It has a slot for each feed: the file that is
-being written. A slot whose batch is full is closed and another takes its place. Here
-each slot is known with the first item that it has not been given, so that it can begin
-anywhere in the job's items, under a number and a URI that an earlier process has told.
+being written. A slot whose batch is full is closed and another takes its place. This
+module keeps, for each slot, the first item that it has not been given. So a batch can
+begin anywhere in the job's items, under the number and URI of an earlier process.
 """
 
 import logging
@@ -20,12 +20,13 @@ from dscrapy.model import FeedFiles
 
 _logger = logging.getLogger(__name__)
 
-# What tells a feed's NAME.failed from its name in the settings.
+# Ends the name of a feed whose crawl did not come to its end: NAME.failed.
 FAILED_SUFFIX = ".failed"
 
 
 class Place:
-    """A place between two items: ``item`` of them, and these bytes, stand before it."""
+    """A place between two items: ``item`` items stand before it, and so many bytes of
+    ``items.jsonl`` and ``tagged.jsonl``."""
 
     __slots__ = ("item", "items_at", "tagged_at")
 
@@ -36,7 +37,7 @@ class Place:
 
 
 class Feed:
-    """One feed: its slot, and the first item that this has not been given.
+    """One feed: its slot, and the number of the first item not given to the slot.
 
     ``size`` is its ``batch_item_count``, 0 for one file; ``begin`` is where the batch,
     or the file, begins. ``full_at`` and ``before`` are known of a batch: see
@@ -59,7 +60,7 @@ class Feed:
         self.full_at = place.item + self.size
 
     def batch(self) -> Batch:
-        """Return what the master keeps of it."""
+        """Return the message of the batch, which the master keeps."""
         return Batch(
             feed=self.slot.uri_template,
             number=self.slot.batch_id,
@@ -75,8 +76,8 @@ class Feed:
 class Feeds:
     """The feeds of an exporter that has opened them.
 
-    ``known`` are the batches that earlier processes have told, ``written`` is told of
-    those before them; ``is_whole`` is False where all goes to NAME.failed. Building
+    ``earlier_batches`` are those that earlier processes have begun; ``written`` counts
+    the files before them. Without ``came_to_end`` all items go to NAME.failed. Building
     storages may raise anything.
     """
 
@@ -107,12 +108,12 @@ class Feeds:
 
     @property
     def batched(self) -> list[Feed]:
-        """Those that are written in batches."""
+        """The feeds that are written in batches."""
         return [feed for feed in self.all_feeds if feed.size]
 
     @property
     def single_files(self) -> list[Feed]:
-        """Those that are one file, written when the crawl is over."""
+        """The feeds that are one file, written when the crawl is over."""
         return [feed for feed in self.all_feeds if not feed.size]
 
     def _size(self, slot: FeedSlot) -> int:
@@ -138,8 +139,8 @@ class Feeds:
         return min((feed.begin for feed in feeds), key=lambda place: place.item)
 
     def groups(self, feeds: list[Feed], item: int) -> list[list[Feed]]:
-        """Return those feeds that are to be given this item, in groups of which the
-        exporter takes one at a time."""
+        """Return the feeds that are to be given this item, in groups; the exporter is
+        given the item once for each group."""
         due = [feed for feed in feeds if feed.next_item <= item]
         if self._is_stock:
             # An error in one feed (the project's filters and serializers) would keep
@@ -148,7 +149,7 @@ class Feeds:
         return [due] if due else []
 
     def select(self, group: list[Feed]) -> None:
-        """Let the exporter have these feeds alone."""
+        """Let the exporter write to these feeds alone."""
         self._exporter.slots = [feed.slot for feed in group]
 
     def name_of(self, group: list[Feed]) -> str:
@@ -156,14 +157,14 @@ class Feeds:
         return group[0].slot.uri if self._is_stock else "the feeds"
 
     async def hand(self, item: Any) -> None:
-        """Let those feeds that the exporter has take the item, or raise anything."""
-        # One of the project's own may be asynchronous.
+        """Give an item to the selected feeds; the exporter may raise anything."""
+        # A project's own exporter may be asynchronous.
         result = self._exporter.item_scraped(item, self._spider)
         if result is not None:
             await result
 
     def settle(self, group: list[Feed], behind: Place) -> bool:
-        """Take what the exporter made of an item, which ends at this place; return
+        """Note that the exporter has taken the item that ends at ``behind``; return
         whether a batch is full."""
         is_full = False
         for feed, slot in zip(group, self._exporter.slots, strict=True):
@@ -180,7 +181,7 @@ class Feeds:
             feed.before = self._written.of(feed.slot.uri_template)
 
     def note_waiting(self, behind: Place) -> None:
-        """Note of each batch how many items it needs at least, as far as is known."""
+        """Note for each batch the first item at which it can be full."""
         for feed in self.batched:
             if feed.next_item == behind.item:
                 missing = feed.size - feed.slot.itemcount
@@ -193,8 +194,8 @@ class Feeds:
 
 
 def _can_begin_anywhere(exporter: FeedExporter) -> bool:
-    """Whether the exporter is what this module knows, else its batches are begun anew
-    by whoever writes them: no version of Scrapy promises it."""
+    """Whether batches can be begun anywhere; no version of Scrapy promises it. Where
+    they cannot, each process begins them anew."""
     if has_batches(exporter):
         return True
     _logger.warning(

@@ -1,4 +1,4 @@
-"""What an export process asks the master, what it commits and what it is told."""
+"""An export process's link to the master: its questions, commits and orders."""
 
 import asyncio
 from collections.abc import Callable, Hashable
@@ -40,8 +40,8 @@ class Stopped(Exception):
 
 
 class ExportLink:
-    """Questions and answers over ``link``, and orders: ``stop_reason`` is why the
-    process is to end before the crawl does, ``items_end`` is there when it is over."""
+    """Questions, answers and orders over ``link``. ``stop_reason`` is why the process
+    is to end before the crawl does; ``items_end`` is None until the crawl is over."""
 
     def __init__(self, link: Link, run: Run) -> None:
         self.stop_reason = ""
@@ -54,13 +54,13 @@ class ExportLink:
         self._unit = 0
 
     async def attach(self, on_end: Callable[[], None]) -> None:
-        """Begin to hear; ``on_end`` is called when the link ends."""
+        """Begin to take messages; ``on_end`` is called when the link ends."""
         await self._link.attach(self._on_message, on_end, lambda: None)
 
     # ---- questions ------------------------------------------------------------------
 
     async def ask_feeds(self, lengths: dict[str, int]) -> FeedsSeen:
-        """Tell lengths of files; return those that were told first, and the batches."""
+        """Report lengths of files; return the lengths first reported, and batches."""
         run = self._run
         question = Feeds(job=run.job, process=run.process, lengths=lengths)
         self._link.send(question)
@@ -119,7 +119,7 @@ class ExportLink:
         return offset >= (end.items_bytes if file == "items" else end.tagged_bytes)
 
     def _future(self, key: Hashable) -> asyncio.Future[Any]:
-        """Return the answer to come to the one question of this key."""
+        """Return a future for the answer to this key's question."""
         assert key not in self._answers
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers[key] = future
@@ -128,7 +128,7 @@ class ExportLink:
     # ---- commits --------------------------------------------------------------------
 
     async def commit(self, **fields: Any) -> None:
-        """Commit the next unit of ``fields``; return when that is durable."""
+        """Commit the next unit with these fields; return when it is durable."""
         self._unit += 1
         answer = self._future(self._unit)
         self._send(Commit(unit=self._unit, **fields))
@@ -147,7 +147,7 @@ class ExportLink:
         run = self._run
         self._link.send(Commits(job=run.job, process=run.process, commits=(commit,)))
 
-    # ---- what is told ---------------------------------------------------------------
+    # ---- messages -------------------------------------------------------------------
 
     def _on_message(self, message: ToCrawl) -> None:
         match message:
@@ -169,11 +169,11 @@ class ExportLink:
             case Done():
                 self._done.set()
             case _:
-                # Spans: nothing is requested here.
+                # Spans and the like are for crawls: an export requests no pages.
                 return
 
     def _answer(self, key: Hashable, answer: Any) -> None:
-        # What nobody waits for any more may still be answered.
+        # An answer may come when nobody waits for it any more.
         future = self._answers.pop(key, None)
         if future is not None:
             future.set_result(answer)

@@ -3,13 +3,14 @@
 It loads the project as a crawl does, but opens no engine: of the project's extensions
 only the feed exporter is driven, item by item, from what is committed. So formats,
 filters, batches, postprocessing and storages are Scrapy's and the project's; local
-files are those of ``feedfiles``. A feed that fails is logged and counted, as in Scrapy.
-What a crawl has that did not come to its end goes to NAME.failed, beside older files.
+files are written by ``feed_files``. A feed that fails is logged and counted, as in
+Scrapy. The items of a crawl that did not come to its end go to NAME.failed, beside
+older files.
 
-While the crawl goes on, feeds with batches are written as far as these are full. A
-batch is where it goes before the next one begins, and before the first byte of a batch
-the master has its number, its URI and the item with which it begins: whoever repeats it
-writes the same there.
+While the crawl goes on, the batches of feeds that are full are written. A batch is
+delivered before the next one begins. Before the first byte of a batch is written, the
+master has its number, its URI and its first item, so a process that writes the batch
+again writes the same.
 """
 
 import logging
@@ -117,7 +118,7 @@ class Export:
             _logger.error("The feeds could not be written", exc_info=True)
             outcome = outcome_of("spider_error", describe(error), error)
         self._is_committing = True
-        # One that stops has told of its batches, and has nothing else.
+        # A process that stops has committed its batches, and has written nothing else.
         is_stopped = not outcome.failure and outcome.finish_reason != FEEDS_WRITTEN
         written = () if is_stopped else self._written.all()
         await self._link.close(
@@ -129,7 +130,7 @@ class Export:
         self.is_finished = True
 
     def configure(self, settings: BaseSettings) -> None:
-        """Leave of Scrapy's extensions the feed exporter alone; count what it does."""
+        """Switch off all of Scrapy's extensions but the feed exporter; count its work."""
         force = "cmdline"
         urls = self._run.spec.urls
         lay_over_each(self._crawler, settings, urls, lambda: self._stats)
@@ -195,7 +196,7 @@ class Export:
         await feeds.close()
 
     async def _give_all(self, feeds: Feeds, chosen: list[Feed]) -> None:
-        """Give these feeds all that they have not been given, to the crawl's end."""
+        """Give these feeds all items that they have not been given, to the last one."""
         if not chosen:
             return
         items = FeedItems(self._link.fetch, feeds.first_place(chosen))
@@ -210,9 +211,9 @@ class Export:
     async def _give_one(
         self, feeds: Feeds, chosen: list[Feed], pair: tuple[bytes, bytes], behind: Place
     ) -> bool:
-        """Let each feed take an item: where one cannot it is missing, nowhere else.
+        """Give an item to each feed; where a feed cannot take it, only that one lacks it.
 
-        It ends at this place; return whether it fills a batch.
+        The item ends at ``behind``. Return whether it fills a batch.
         """
         line, form = pair
         item = None
@@ -235,14 +236,14 @@ class Export:
         _logger.error("An item is not in %s: %r", feed, line[:500], exc_info=True)
         self._stats.write("sum", "feedexport/item_error_count", 1)
 
-    # ---- what the master keeps ----------------------------------------------------
+    # ---- batches ------------------------------------------------------------------
 
     def _batches(self) -> tuple[Batch, ...]:
         feeds = self._feeds
         return () if feeds is None else tuple(feed.batch() for feed in feeds.batched)
 
     async def _commit_batches(self) -> None:
-        """Have the master know where the feeds are now, and what is delivered."""
+        """Commit where the feeds' batches are now, and which files are delivered."""
         if self._feeds is None:
             return
         stats = self._stats.encoded()
@@ -265,7 +266,7 @@ class Export:
 
 
 def _set_beside(settings: BaseSettings) -> None:
-    """Let all feeds go to NAME.failed, which no other run's items are in."""
+    """Let all feeds go to NAME.failed, where no other run has written."""
     feeds: dict[str, dict[str, Any]] = {}
     if settings["FEED_URI"]:
         feeds[_beside(settings["FEED_URI"])] = {"format": settings["FEED_FORMAT"]}
@@ -282,7 +283,7 @@ def _set_beside(settings: BaseSettings) -> None:
 
 
 def _beside(uri: str | Path) -> str:
-    """Return NAME.failed; what is no file (a pipe, stdout) has nothing to keep."""
+    """Return NAME.failed, or the name itself of a pipe or stdout, which keep nothing."""
     name = str(uri.absolute()) if isinstance(uri, Path) else str(uri)
     scheme = urlsplit(name).scheme
     if scheme == "stdout":

@@ -1,7 +1,7 @@
-"""What an export process has written of each feed: files, and items in them.
+"""How many files of each feed an export process has written, and items in them.
 
-Scrapy's exporter says when it is done with a file, by a signal; that the storage failed
-it tells the log and the stats alone, so storages are watched.
+Scrapy's exporter sends a signal when it is done with a file. That the storage failed is
+only in the log and the stats, so the storages' classes are wrapped.
 """
 
 import os
@@ -61,7 +61,7 @@ def watched(storage: Any) -> Any:
         has_failed = False
 
         async def store(self, file: Any) -> None:
-            # Set back when it is there: whatever ends this ends it without.
+            # An error of any kind leaves this set.
             self.has_failed = True
             await ensure_awaitable(super().store(file))
             self.has_failed = False

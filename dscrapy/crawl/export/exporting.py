@@ -43,7 +43,7 @@ from dscrapy.text import without_password
 
 _logger = logging.getLogger(__name__)
 
-# What is shown of why the first item is missing.
+# Characters shown of the error for which the first item is missing.
 _REASON_CHARS_MAX = 500
 
 
@@ -51,7 +51,7 @@ _REASON_CHARS_MAX = 500
 class Target:
     """Where items go: a file's path, or a URI of ``FEED_STORAGES``; and how.
 
-    Without a ``format`` it is the path's ending. ``begin`` is as in ``written``.
+    Without a ``format`` the format is the path's ending. ``begin`` is as in ``written``.
     """
 
     place: Path | str
@@ -68,7 +68,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """Return what people call it."""
+        """Return the target's name for people, without a password."""
         if isinstance(self.place, Path):
             return str(self.place)
         return without_password(self.place)
@@ -113,14 +113,15 @@ def export(
     *,
     spec: JobSpec | None = None,
 ) -> int | None:
-    """Write items to ``target``; return how many it holds of them, None where there are
-    none and no empty file is to be (``FEED_STORE_EMPTY``).
+    """Write items to ``target``; return how many of them it holds, or None where there
+    are none and ``FEED_STORE_EMPTY`` asks for no empty file.
 
     ``lines`` are those of ``items.jsonl``; ``tagged`` as many tagged forms, or
     ``null`` for each item that is its line. With ``spec`` the project in the
     current folder is loaded; where that fails, a warning says so and the items
-    are exported without it, as warnings say what of an item is not as it was. A file
-    is written whole, or is as it was. Raises ``UserError`` for what cannot be written.
+    are exported without it. Other warnings count items that are not written as they
+    were. A file is written whole, or is as it was. Raises ``UserError`` where ``target``
+    cannot be written.
     """
     home = _project(spec)
     settings = home.crawler.settings
@@ -153,7 +154,7 @@ def export(
 
 @contextmanager
 def _blamed(target: Target) -> Iterator[None]:
-    """Let what the project's exporter raises be one line."""
+    """Turn what the project's exporter raises into a ``UserError`` of one line."""
     try:
         yield
     except OSError:
@@ -253,7 +254,7 @@ def _export_items(
 
 
 class _UnreadableError(Exception):
-    """Neither the line nor the tagged form is what it should be."""
+    """Neither the line nor the tagged form can be read."""
 
 
 @attrs.define
@@ -266,7 +267,7 @@ class _Bad:
     first_reason: str = ""
 
     def log(self) -> None:
-        """Log a warning for each kind that there is."""
+        """Log a message for each count that is not 0."""
         if self.as_lines:
             _logger.warning(
                 "%d items hold what this format cannot; they stand as in the job's "
@@ -323,7 +324,7 @@ def _copy_lines(lines: Iterable[bytes], file: IO[bytes], encoding: str | None) -
 
 
 def _recoded(line: bytes, encoding: str) -> bytes:
-    """Return a line in another encoding; what that cannot hold is escaped."""
+    """Return a line in another encoding; where that lacks a character, escape it."""
     text = line.decode() + "\n"
     try:
         return text.encode(encoding)
@@ -333,7 +334,7 @@ def _recoded(line: bytes, encoding: str) -> bytes:
 
 
 def _export_encoding(settings: BaseSettings) -> str | None:
-    """Return the encoding of the project's lines if it is not that of the job's."""
+    """Return the project's encoding if it is not the encoding of the job's lines."""
     encoding: str | None = settings["FEED_EXPORT_ENCODING"] or None
     if encoding == line_encoding(settings):
         return None
@@ -360,7 +361,7 @@ def _opened(target: Target, feed: dict[str, Any], home: _Home) -> Iterator[IO[by
 
 @contextmanager
 def _sent(target: Target, feed: dict[str, Any], home: _Home) -> Iterator[IO[bytes]]:
-    """Give a file that is stored at a URI afterwards, or nothing is."""
+    """Give a file that is stored at a URI afterwards, unless there is an error."""
     storage = _storage(target, feed, home.crawler)
 
     async def store(file: IO[bytes]) -> None:

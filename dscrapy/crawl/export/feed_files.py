@@ -2,8 +2,8 @@
 
 Scrapy's exporters write to a part beside the target. When a feed is complete, the
 master is told how long the target is (-1: there is none), and only then the part takes
-its place, or is appended. Whoever tries again learns those lengths: what stands behind
-one and begins as our part does is ours from before. What is not ours is never removed.
+its place, or is appended. A process that tries again learns that length: bytes behind
+it that begin as the part does are of the earlier try. Others' bytes are never removed.
 """
 
 import asyncio
@@ -29,17 +29,18 @@ from dscrapy.crawl.export.file_writes import (
 
 _logger = logging.getLogger(__name__)
 
-# What ``Feeds`` tells of a file that is not there.
+# The length in ``Feeds`` of a file that is not there.
 NO_FILE = -1
 
-# Tells lengths to the master and returns what it knew first.
+# Reports lengths to the master and returns those first reported.
 Ask = Callable[[dict[str, int]], Awaitable[dict[str, int]]]
 
 
 class FeedFiles:
     """The files that one export process writes for ``job``.
 
-    ``is_whole``: they take the place of what earlier tries wrote.
+    ``came_to_end`` is of the crawl: then files that earlier tries wrote under other
+    names are removed.
     """
 
     def __init__(self, job: str, ask: Ask, *, came_to_end: bool) -> None:
@@ -55,7 +56,7 @@ class FeedFiles:
         self._asking = asyncio.Lock()
 
     async def begin(self) -> None:
-        """Learn what earlier tries have told."""
+        """Learn the lengths that earlier tries have reported."""
         self._earlier_lengths = await self._ask({})
 
     def open(self, target: Path, *, overwrite: bool) -> tuple[Path, PartFile]:
@@ -85,15 +86,15 @@ class FeedFiles:
         self._undelivered.append(name)
 
     def delivered(self) -> tuple[str, ...]:
-        """Return the files placed since this was last asked, which nobody is to write
-        or remove any more."""
+        """Return the files placed since the last call, which nobody is to write or
+        remove any more."""
         names, self._undelivered = tuple(self._undelivered), []
         for name in names:
             self._earlier_lengths.pop(name, None)
         return names
 
     def end(self) -> None:
-        """Remove what earlier tries left under other names (times change)."""
+        """Remove files of earlier tries under other names (names may hold the time)."""
         for name, length in self._earlier_lengths.items():
             is_old = length == NO_FILE and name not in self._placed
             if is_old and self._came_to_end:
@@ -102,7 +103,7 @@ class FeedFiles:
         self.drop_parts()
 
     def drop_parts(self) -> None:
-        """Remove what has not been put in its place."""
+        """Remove parts that have not been put in their places."""
         for folder in self._folders:
             for part in folder.glob(f".dscrapy-{self._job}-*.part"):
                 part.unlink(missing_ok=True)
@@ -167,7 +168,8 @@ def _length(path: Path) -> int:
 
 
 def _place(part: Path, target: Path, first_length: int | None) -> None:
-    """Append a part to what was ``first`` bytes long, or replace the target."""
+    """Append a part to a target that was ``first_length`` bytes long before any try, or
+    replace the target."""
     if first_length is None or not target.exists():
         replace(part, target)
         return

@@ -1,4 +1,4 @@
-"""A job's items from a place on, as the master has them."""
+"""A job's items from a place on, read from the master."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable

@@ -1,12 +1,12 @@
-"""How a local file gets what was written for it: whole, or not at all.
+"""Writes to a local file all that was meant for it, or nothing.
 
-What is written goes to a part beside the file first. A complete part takes the place of
-the file, or is appended to it. To the user this is the file that was there: a link goes
-on pointing to it, its mode, owner and other names stay. Where a rename cannot give that
-(several names, a foreign owner, a folder that takes no new files), the file is written
-over where it is. A pipe, a device or an open file takes what is written at once.
+Bytes go to a part beside the file first. A complete part takes the place of the file,
+or is appended to it. To the user this is the file that was there: a link goes on
+pointing to it, its mode, owner and other names stay. Where a rename cannot give that
+(several names, a foreign owner, a folder that takes no new files), the part is copied
+over the file's content. A pipe, a device or an open file is written to at once.
 
-The feeds of ``FEEDS`` and the files of ``-o`` and ``-O`` are written by this.
+This module writes the feeds of ``FEEDS`` and the files of ``-o`` and ``-O``.
 """
 
 import errno
@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import IO
 
 COPY_BYTES = 1024 * 1024
-# Names of what this process, or the one at the other end of a descriptor, has open: a
-# rename would part them from it.
+# Names of files that this process or another has open: after a rename the process would
+# go on with a file that has no name.
 _OPEN_FILES = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
-# A folder that takes no new file; a file that another system's is mounted on.
+# Errors of a folder that takes no new file, and of a file that is a mount point.
 _NO_PART = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_RENAME = frozenset({*_NO_PART, errno.EBUSY, errno.EXDEV})
 _NO_ALLOCATION = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
 
 class PartFile(BufferedWriter):
-    """A part that goes behind ``base`` bytes: exporters see that by its position."""
+    """A part that goes behind ``base`` bytes; its position counts them, for exporters."""
 
     def __init__(self, path: Path, base: int) -> None:
         super().__init__(FileIO(path, "wb"))
@@ -46,8 +46,8 @@ class PartFile(BufferedWriter):
 
 
 def takes_at_once(path: Path) -> bool:
-    """Whether what is written to ``path`` goes on at once, so that nothing of it can
-    be kept back: a pipe, a device, or what somebody has open (``/dev/stdout``)."""
+    """Whether ``path`` is written to at once, without a part: a pipe, a device, or a
+    file that somebody has open (``/dev/stdout``)."""
     if str(path).startswith(_OPEN_FILES):
         return True
     return path.exists() and not path.is_file() and not path.is_dir()
@@ -72,9 +72,10 @@ def length_of(path: Path) -> int | None:
 def open_part(target: Path, name: str, *, base: int = 0) -> tuple[Path, PartFile]:
     """Return a new part for ``target``, its path and file; raises ``OSError``.
 
-    It stands beside, else, for a file that is there, in the folder for temporary ones.
+    The part is in the target's folder or, where that takes no new file and the target
+    exists, in the folder for temporary files.
     """
-    # A rename would pass over a file's own mode.
+    # A rename would replace a file that its mode protects from being written.
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
     part = target.with_name(name)
@@ -101,9 +102,9 @@ def written(
 ) -> Iterator[IO[bytes]]:
     """Give a file to write to, whose bytes are at ``path`` afterwards.
 
-    They are appended to its first ``begin`` bytes: what stands behind these is of an
-    earlier time, and replaced. With an error ``path`` is as it was, to the byte. Raises
-    ``OSError``.
+    With ``append`` and ``begin`` the bytes are put behind the first ``begin`` bytes of
+    the file; what an earlier run wrote there is replaced. With an error ``path`` is as
+    it was, to the byte. Raises ``OSError``.
     """
     if takes_at_once(path):
         with path.open("ab" if append else "wb", buffering=COPY_BYTES) as direct:
@@ -145,7 +146,7 @@ def replace(part: Path, target: Path) -> None:
 
 
 def _is_likened(part: Path, target: Path) -> bool:
-    """Give a part what a target has beside its bytes; False where that cannot be."""
+    """Give a part the target's owner, attributes and mode; False where that fails."""
     target_stat = target.stat()
     if target_stat.st_nlink > 1:
         return False
@@ -161,7 +162,7 @@ def _is_likened(part: Path, target: Path) -> bool:
         if extra != _attributes(part):
             for name, value in extra.items():
                 os.setxattr(part, name, value)
-        # Last: a new owner takes bits away.
+        # The mode last: a change of the owner takes bits away.
         part.chmod(stat.S_IMODE(target_stat.st_mode))
     except OSError:
         return False
@@ -178,7 +179,7 @@ def _attributes(path: Path) -> dict[str, bytes]:
 
 
 def _write_over(part: Path, target: Path) -> None:
-    """Write a part over a target, which stays the file that it is."""
+    """Copy a part over the content of a target, which stays the same file."""
     handle = os.open(target, os.O_WRONLY)
     try:
         size = part.stat().st_size
@@ -192,8 +193,8 @@ def _write_over(part: Path, target: Path) -> None:
 
 
 def _make_room(handle: int, size: int) -> None:
-    """Let a file have room for so many bytes: that there is none is found out before
-    anything is lost. With an error it is as long as it was."""
+    """Allocate so many bytes for a file, so that a full disk is found out before
+    anything is lost. With an error the file is as long as it was."""
     before = os.fstat(handle).st_size
     try:
         if size > before:
@@ -205,8 +206,8 @@ def _make_room(handle: int, size: int) -> None:
 
 
 def append_part(part: Path, target: Path, base: int) -> None:
-    """Append a part to what was ``first`` bytes long, or what an earlier try has not
-    appended of it. With an error the target is as long as it was."""
+    """Append a part to a target that was ``base`` bytes long, but for bytes that an
+    earlier try has appended. With an error the target is as long as it was."""
     with part.open("rb") as source, target.open("r+b") as file:
         source.seek(_count_appended(source, file, base))
         before = file.seek(0, os.SEEK_END)
@@ -216,21 +217,21 @@ def append_part(part: Path, target: Path, base: int) -> None:
             _copy(source, handle)
             os.fsync(handle)
         except BaseException:
-            # What others have appended meanwhile is theirs.
+            # Bytes that others have appended meanwhile are not removed.
             if os.fstat(handle).st_size == os.lseek(handle, 0, os.SEEK_CUR):
                 os.ftruncate(handle, before)
             raise
 
 
 def _replace_end(part: Path, target: Path, base: int, size: int) -> None:
-    """Let a part stand behind the ``first`` bytes of a target that has ``size``, in
-    the place of what does. With an error the target is as it was."""
+    """Replace all behind the first ``base`` bytes of a target, which has ``size`` bytes,
+    by a part. With an error the target is as it was."""
     with (
         part.open("rb") as source,
         target.open("r+b") as file,
         tempfile.TemporaryFile() as old,
     ):
-        # Items that were there before are mostly the same, and stay.
+        # Most items are the same as before, and are not written again.
         common = _count_common(source, file, base)
         at = base + common
         file.seek(at)
@@ -238,7 +239,7 @@ def _replace_end(part: Path, target: Path, base: int, size: int) -> None:
         old.seek(0)
         handle = file.fileno()
         if os.fstat(handle).st_size != size:
-            raise OSError(errno.EAGAIN, "it has been written to meanwhile")
+            raise OSError(errno.EAGAIN, "the file has been written to meanwhile")
         new_size = base + part.stat().st_size
         try:
             _make_room(handle, new_size)
@@ -255,7 +256,7 @@ def _replace_end(part: Path, target: Path, base: int, size: int) -> None:
 
 
 def _count_common(source: IO[bytes], file: IO[bytes], base: int) -> int:
-    """Return how many bytes of ``source`` stand in ``file`` from ``first`` on."""
+    """Return how many first bytes of ``source`` stand in ``file`` from ``base`` on."""
     count = 0
     file.seek(base)
     while data := source.read(COPY_BYTES):
@@ -268,7 +269,7 @@ def _count_common(source: IO[bytes], file: IO[bytes], base: int) -> int:
 
 
 def _count_appended(source: IO[bytes], file: IO[bytes], base: int) -> int:
-    """Return how many bytes of ``source`` stand in ``file`` from ``first`` on: all, or
+    """Return how many bytes of ``source`` stand in ``file`` from ``base`` on: all, or
     as many as there are before the end, or none if others wrote there."""
     count = 0
     file.seek(base)

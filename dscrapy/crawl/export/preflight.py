@@ -1,6 +1,6 @@
-"""Whether items can go where they are to, asked before a crawl begins.
+"""Checks before a crawl whether items can be written where the command line says.
 
-Which formats and storages there are the project decides, and the command line is not to
+The project decides which formats and storages there are, and the command line does not
 run its code: settings may do anything to the process that loads them. So this is a
 process of its own, ``python -P -m dscrapy.crawl.export.preflight`` in the project's
 folder. It reads a ``Question`` from stdin and writes an ``Answer`` to stdout.
@@ -35,7 +35,7 @@ class Question(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Answer(msgspec.Struct, kw_only=True, frozen=True):
-    """What is wrong, empty if nothing is; ``is_usage``: with the command line."""
+    """``fault`` is empty if nothing is wrong; ``is_usage`` if the command line is."""
 
     fault: str = ""
     is_usage: bool = False
@@ -61,7 +61,7 @@ def answer(question: Question) -> Answer:
 
 
 class _EmptyInput(io.RawIOBase):
-    """A stdin from which nothing comes: the crawl itself is to read it."""
+    """An empty stdin: the input is for the crawl itself."""
 
     was_read = False
 
@@ -83,7 +83,7 @@ def main() -> None:
     os.dup2(2, 1)
     reply = answer(question)
     if stdin.was_read and not reply.is_usage:
-        # Nobody can tell how a project loads that needs its input for it.
+        # How a project loads that needs its input cannot be found out here.
         reply = Answer()
     data = msgspec.json.encode(reply)
     with open(out, "wb") as file:

@@ -1,7 +1,7 @@
 """Exporters that write an item whole or not at all.
 
-Those of Scrapy that write as they go leave half an item in their file when a value
-turns out to be one that they cannot write, and with it a file that nobody reads.
+Some of Scrapy's exporters write an item value by value. At a value that they cannot
+write they leave half an item in the file, which then cannot be read.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from typing import IO, Any
 
 from scrapy.exporters import BaseItemExporter, PickleItemExporter, XmlItemExporter
 
-# The others encode an item before they write the first byte of it.
+# The other exporters encode a whole item before they write the first byte of it.
 _WRITE_AS_THEY_GO = (PickleItemExporter, XmlItemExporter)
 
 
 class _BufferedFile:
-    """A file that keeps back what is written to it while ``item`` lasts."""
+    """A file that keeps back what is written to it within ``item``."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -32,7 +32,7 @@ class _BufferedFile:
 
     @contextmanager
     def item(self) -> Iterator[None]:
-        """Write what comes meanwhile at the end, or nothing if there is an error."""
+        """Write all that the block writes at its end, or nothing if it raises."""
         pending: list[bytes] = []
         self._pending = pending
         try:
@@ -44,7 +44,8 @@ class _BufferedFile:
 
 
 def whole_items(base: type[BaseItemExporter]) -> type[BaseItemExporter]:
-    """Return an exporter like ``base``, the project's or Scrapy's, that does so."""
+    """Return an exporter like ``base``, the project's or Scrapy's, that writes an item
+    whole or not at all."""
     if not issubclass(base, _WRITE_AS_THEY_GO):
         return base
 

@@ -26,9 +26,9 @@ from dscrapy.crawl.project_checks.class_sources import (
     Function,
     Sources,
     calls,
-    names_from_arguments,
     last_name,
     names,
+    names_from_arguments,
     targets,
 )
 
