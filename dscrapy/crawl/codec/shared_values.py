@@ -78,7 +78,7 @@ class Following:
         self._expanded += len(data)
         if self._expanded > EXPANDED_BYTES_MAX:
             raise UndecodableError(
-                f"its values are more than {EXPANDED_BYTES_MAX} bytes"
+                f"the values of a body are more than {EXPANDED_BYTES_MAX} bytes"
             )
         return down(json.loads(data))
 

@@ -181,7 +181,7 @@ class Feeds:
             feed.before = self._written.of(feed.slot.uri_template)
 
     def note_waiting(self, behind: Place) -> None:
-        """Note for each batch the first item at which it can be full."""
+        """Note for each batch how many items the job has before it can be full."""
         for feed in self.batched:
             if feed.next_item == behind.item:
                 missing = feed.size - feed.slot.itemcount

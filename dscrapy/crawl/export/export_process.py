@@ -130,7 +130,7 @@ class Export:
         self.is_finished = True
 
     def configure(self, settings: BaseSettings) -> None:
-        """Switch off all of Scrapy's extensions but the feed exporter; count its work."""
+        """Switch off Scrapy's extensions, but not the feed exporter; watch its files."""
         force = "cmdline"
         urls = self._run.spec.urls
         lay_over_each(self._crawler, settings, urls, lambda: self._stats)
@@ -211,7 +211,7 @@ class Export:
     async def _give_one(
         self, feeds: Feeds, chosen: list[Feed], pair: tuple[bytes, bytes], behind: Place
     ) -> bool:
-        """Give an item to each feed; where a feed cannot take it, only that one lacks it.
+        """Give an item to each feed; a feed that cannot take it goes without it.
 
         The item ends at ``behind``. Return whether it fills a batch.
         """
@@ -283,7 +283,7 @@ def _set_beside(settings: BaseSettings) -> None:
 
 
 def _beside(uri: str | Path) -> str:
-    """Return NAME.failed, or the name itself of a pipe or stdout, which keep nothing."""
+    """Return NAME.failed; for a pipe or stdout, which keep nothing, its own name."""
     name = str(uri.absolute()) if isinstance(uri, Path) else str(uri)
     scheme = urlsplit(name).scheme
     if scheme == "stdout":

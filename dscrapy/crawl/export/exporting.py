@@ -51,7 +51,7 @@ _REASON_CHARS_MAX = 500
 class Target:
     """Where items go: a file's path, or a URI of ``FEED_STORAGES``; and how.
 
-    Without a ``format`` the format is the path's ending. ``begin`` is as in ``written``.
+    Without a ``format`` the path's ending names it. ``begin`` is as in ``written``.
     """
 
     place: Path | str
@@ -120,8 +120,8 @@ def export(
     ``null`` for each item that is its line. With ``spec`` the project in the
     current folder is loaded; where that fails, a warning says so and the items
     are exported without it. Other warnings count items that are not written as they
-    were. A file is written whole, or is as it was. Raises ``UserError`` where ``target``
-    cannot be written.
+    were. A file is written whole, or is as it was. Raises ``UserError`` where
+    ``target`` cannot be written.
     """
     home = _project(spec)
     settings = home.crawler.settings

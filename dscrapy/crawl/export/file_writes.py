@@ -34,7 +34,7 @@ _NO_ALLOCATION = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
 
 class PartFile(BufferedWriter):
-    """A part that goes behind ``base`` bytes; its position counts them, for exporters."""
+    """A part that goes behind ``base`` bytes, which its position counts too."""
 
     def __init__(self, path: Path, base: int) -> None:
         super().__init__(FileIO(path, "wb"))
@@ -224,8 +224,10 @@ def append_part(part: Path, target: Path, base: int) -> None:
 
 
 def _replace_end(part: Path, target: Path, base: int, size: int) -> None:
-    """Replace all behind the first ``base`` bytes of a target, which has ``size`` bytes,
-    by a part. With an error the target is as it was."""
+    """Replace all behind the first ``base`` bytes of a target by a part.
+
+    ``size`` is the target's own. With an error the target is as it was.
+    """
     with (
         part.open("rb") as source,
         target.open("r+b") as file,

@@ -51,11 +51,11 @@ def whole_items(base: type[BaseItemExporter]) -> type[BaseItemExporter]:
 
     class WholeItems(base):  # type: ignore[misc, valid-type]  # a base of run time
         def __init__(self, file: IO[bytes], *args: Any, **kwargs: Any) -> None:
-            self._buffered = _BufferedFile(file)
-            super().__init__(self._buffered, *args, **kwargs)
+            self._buffered_file = _BufferedFile(file)
+            super().__init__(self._buffered_file, *args, **kwargs)
 
         def export_item(self, item: Any) -> Any:
-            with self._buffered.item():
+            with self._buffered_file.item():
                 return super().export_item(item)
 
     WholeItems.__name__ = base.__name__

@@ -1,8 +1,8 @@
 """The requests that a lease or unit gave, on their way to the master, part by part.
 
-What many of them carry (a page's document, say) is a *value*: it travels once in a
-commit, in the part of the first request that refers to it. Values are numbered as they
-leave; the master stores them beside the bodies.
+Data that many requests carry (a page's document, say) is a *value*: it travels once in
+a commit, in the part of the first request that refers to it. Values are numbered as
+they leave; the master stores them beside the bodies.
 """
 
 from collections import deque
@@ -35,13 +35,13 @@ class Child(NamedTuple):
 
 
 class ChildQueue:
-    """Requests of one commit that have not left yet."""
+    """Requests of one commit that have not been sent yet."""
 
     __slots__ = ("_children", "_numbers", "_values")
 
     def __init__(self) -> None:
         self._children: deque[tuple[Child, int]] = deque()
-        # Values that wait for their first request to leave, and numbers of the others.
+        # Values that wait for their first request to leave; numbers of those sent.
         self._values: dict[bytes, bytes] = {}
         self._numbers: dict[bytes, int] = {}
 
@@ -49,7 +49,7 @@ class ChildQueue:
         return bool(self._children)
 
     def add(self, child: Child, values: Mapping[bytes, bytes] = NO_VALUES) -> int:
-        """Take a request with the values of its digests; return how much it adds."""
+        """Take a request with the values of its digests; return how many bytes it adds."""
         size = len(child.body) + len(child.host) + _CHILD_BYTES
         added = size
         for digest in child.values:
@@ -60,7 +60,7 @@ class ChildQueue:
         return added
 
     def take(self, bytes_max: int, *, at_least_one: bool) -> tuple[Children, int]:
-        """Return requests of about so many bytes, and how many they are."""
+        """Return requests of at most about ``bytes_max`` bytes, and their bytes."""
         children: list[Child] = []
         values: list[bytes] = []
         total = 0
@@ -80,7 +80,7 @@ class ChildQueue:
         return columns(children, values, self._numbers), total
 
     def clear(self) -> None:
-        """Forget which values have left: nothing follows any more."""
+        """Forget which values were sent: no request follows that could refer to them."""
         self._numbers.clear()
 
 

@@ -1,15 +1,15 @@
 """What leases and units gave, on its way to the master: commits in parts and frames.
 
-No clock, and no I/O but for that on the disk. A ``Work`` gathers what one leased
-request or one unit gives. A large lease travels in numbered parts as it grows, at most
-``PARTS_UNSEEN_MAX`` of them unanswered; whoever adds items is told by ``is_full`` to
-wait meanwhile. A unit gets its number when it is finished, since the master takes units
-strictly in order; until then all of it is held here, items beyond ``UNIT_BYTES_MAX`` on
-the disk (``spill``). An item that no part can hold goes in pieces, each in a part of
-its own. All works together have at most about ``BYTES_UNSEEN_MAX`` unanswered; those
-that could go on beyond that take turns, one part at a time. Commits gather until
-``flush`` into frames of about ``FRAME_BYTES``. What is sent is forgotten: the worker
-keeps it until it is answered.
+This module has no clock, and no I/O but the spill on the disk. A ``Work`` gathers what
+one leased request or one unit gives. A large lease travels in numbered parts as it
+grows, at most ``PARTS_UNSEEN_MAX`` of them unanswered; meanwhile ``is_full`` asks
+callers to wait before they add items. A unit gets its number when it is finished, since
+the master takes units strictly in order; until then all of it is held here, items
+beyond ``UNIT_BYTES_MAX`` on the disk (``item_spill``). An item that no part can hold
+goes in pieces, each in a part of its own. All works together have at most about
+``BYTES_UNSEEN_MAX`` unanswered; works with more to send take turns, one part at a time.
+Commits gather until ``flush`` into frames of about ``FRAME_BYTES``. A commit is
+forgotten when it is sent: the worker keeps it until it is answered.
 """
 
 import contextlib
@@ -38,24 +38,24 @@ from dscrapy.model import Outcome
 # shared by many items, small enough that memory stays small.
 PART_BYTES_MAX = 256 * 1024
 # Parts of one commit that the master has not acknowledged. Many pages finish at a
-# time, so a few each keep the line busy and bound what all of them hold.
+# time, so a few parts of each keep the line busy and bound the memory of all.
 PARTS_UNSEEN_MAX = 4
 # Commits that gather into one frame; precedent: nsq's --max-msg-size.
 FRAME_BYTES = 1024 * 1024
 # Bytes of an item in one part; a larger item goes in pieces of that size. As JSON they
 # are a third more, far below the longest frame.
 PIECE_BYTES_MAX = FRAME_BYTES
-# What parts of all works hold that the master has not acknowledged: the worker keeps
-# it for us. Two of the largest works at full speed, or thousands of pages.
+# Bytes of all works' parts that the master has not acknowledged, which the worker
+# keeps: two of the largest works at full speed, or thousands of pages.
 BYTES_UNSEEN_MAX = 8 * 1024 * 1024
-# Items of an unfinished unit that wait in memory; further ones do so on the disk of
-# this machine. Far more than a unit gives that is no chain of requests that stay here.
+# Bytes of an unfinished unit's items that wait in memory; further items wait on this
+# machine's disk. Few units have more: those with chains of local requests.
 UNIT_BYTES_MAX = 4 * 1024 * 1024
-# What a commit costs beside what it holds.
+# Bytes of a commit beside its items, requests and stats.
 _COMMIT_BYTES = 200
-# What a fingerprint costs in a commit, in base64.
+# Bytes of a fingerprint in a commit, in base64.
 _SEEN_BYTES = 27
-# What a number costs in a commit's stats, with its key.
+# Bytes of a number in a commit's stats, with its key.
 _STAT_BYTES = 50
 
 _NULL = msgspec.Raw(b"null")
@@ -70,7 +70,7 @@ class _Whole(NamedTuple):
 
 
 class _InPieces:
-    """What is left of an item that does not fit a part."""
+    """The unsent rest of an item that does not fit a part."""
 
     __slots__ = ("_line", "_tagged", "size")
 
@@ -89,7 +89,7 @@ class _InPieces:
 
 
 class Work:
-    """A leased request (``request`` > 0) or a unit of this kind, and what it gave."""
+    """A leased request (``request`` > 0) or a unit of ``kind``, and what it gave."""
 
     __slots__ = (
         "_children",
@@ -130,14 +130,14 @@ class Work:
         self.finish = finish
         self.end = end
         self.delta = Delta()
-        # What has to end before the work is settled; and how many of its requests
+        # How many holds keep the work from being settled; and how many of its requests
         # never left this process.
         self.open = 0
         self.local_count = 0
         self.is_settled = False
         self.child_fingerprints: set[bytes] = set()
-        # On its way: its number as a unit, its next part, the sizes of the unanswered
-        # ones; and whether it stands in line for its turn.
+        # The work on its way: its number as a unit, the number of its next part, the
+        # sizes of unanswered parts by number; and whether it waits for its turn.
         self.unit = 0
         self.next_part = 0
         self.unseen: dict[int, int] = {}
@@ -152,19 +152,19 @@ class Work:
 
     @property
     def may_send(self) -> bool:
-        """Whether it has a part to send and credit for that."""
+        """Whether the work has a part to send and credit for it."""
         if self.sent_last or len(self.unseen) >= PARTS_UNSEEN_MAX:
             return False
         return self.is_settled or self.bytes >= PART_BYTES_MAX
 
     @property
     def fits_part(self) -> bool:
-        """Whether one part can hold all that is left."""
+        """Whether one part can hold all that has not been sent."""
         return not self._in_pieces and self.bytes <= PART_BYTES_MAX
 
     @property
     def is_full(self) -> bool:
-        """Whether whoever adds items should wait until some of it has left."""
+        """Whether callers should wait until a part is sent before they add items."""
         return self.request > 0 and self.bytes >= PART_BYTES_MAX
 
     def add_item(self, line: bytes, tagged: bytes | None) -> None:
@@ -174,7 +174,7 @@ class Work:
         if isinstance(item, _InPieces):
             self._in_pieces += 1
         if not self.request and (self._spill or self.bytes > UNIT_BYTES_MAX):
-            # Without room on the disk it waits here, before the others.
+            # Where the disk is full the item waits in memory, before those on the disk.
             with contextlib.suppress(OSError):
                 self._spill.put(line, tagged)
                 return
@@ -192,11 +192,14 @@ class Work:
         self.bytes += _SEEN_BYTES
 
     def forget_values(self) -> None:
-        """Nothing follows any more that could refer to them."""
+        """Forget values: no request follows that could refer to them."""
         self._children.clear()
 
     def take_part(self) -> tuple[dict[str, Any], int]:
-        """Return the fields of the next part and its size: at least one thing."""
+        """Return the fields of the next part and its size.
+
+        The part has at least one item, piece, request or fingerprint, if any is left.
+        """
         fields: dict[str, Any] = {}
         self._refill()
         if self._items and isinstance(self._items[0], _InPieces):
@@ -224,7 +227,7 @@ class Work:
         return fields, total
 
     def _refill(self) -> None:
-        """Have a part's items at hand."""
+        """Read the items of the next part from the disk."""
         ready_bytes = sum(item.size for item in self._items) if self._spill else 0
         while self._spill and ready_bytes <= PART_BYTES_MAX:
             item = _form(*self._spill.get())
@@ -256,9 +259,9 @@ class Work:
 class Sender:
     """Turns works into ``Commits`` of one process.
 
-    ``send`` takes whole messages; ``soon`` is called when something has begun to
-    gather, and ``flush`` is to follow. ``ride`` is called before a unit's last part
-    is made: it adds the stats that belong to no lease.
+    ``send`` takes whole messages. ``schedule_flush`` is called when commits have begun
+    to gather; it has ``flush`` called soon. ``add_loose_stats`` is called before a
+    unit's last part is made: it adds the stats that belong to no lease.
     """
 
     def __init__(
@@ -288,7 +291,7 @@ class Sender:
         return not self._works and not self._units
 
     def when_answered(self, callback: Callable[[Work], None]) -> None:
-        """Call ``tell`` with each work whose last part is answered, beside others."""
+        """Call ``callback``, beside earlier ones, with each work that is answered."""
         self._answered.append(callback)
 
     def grown(self, work: Work) -> None:
@@ -342,7 +345,7 @@ class Sender:
             self._queue.append(work)
 
     def _queue_unit(self) -> None:
-        """Let the first unit that is not sent whole have its turns."""
+        """Queue the first unit that is not sent to its end."""
         while self._units and self._units[0].sent_last:
             self._units.popleft()
         if self._units:

@@ -21,7 +21,7 @@ def report(link: Link, run: Run, outcome: Outcome) -> int:
             case Probe(number=number):
                 link.send(Alive(number=number))
             case _:
-                # Answers, stops and spans of a crawl that never was.
+                # Answers, stops and spans for a crawl that did not begin.
                 continue
 
 

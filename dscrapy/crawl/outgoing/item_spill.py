@@ -12,8 +12,8 @@ _NONE = -1
 class Spill:
     """Lines and tagged forms, first in, first out, in a file without a name.
 
-    The file is there only while something waits in it. ``OSError`` of ``put`` leaves
-    what waits as it was.
+    The file is there only while items wait in it. After an ``OSError`` of ``put`` the
+    items that wait are as they were.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Spill:
 
     def put(self, line: bytes, tagged: bytes | None) -> None:
         """Take an item."""
-        # It is open as long as anything waits in it.
+        # The file stays open as long as items wait in it.
         file = self._file or tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - see above
         size = _NONE if tagged is None else len(tagged)
         data = memoryview(_HEAD.pack(len(line), size) + line + (tagged or b""))

@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ScrapedItems:
-    """Takes the items of one crawl, by settings that are complete when one comes."""
+    """Takes the items of one crawl; reads the settings when the first item comes."""
 
     def __init__(self, crawler: Crawler, tracker: Tracker, gate: Gate) -> None:
         self._crawler = crawler
@@ -29,7 +29,7 @@ class ScrapedItems:
 
     @cached_property
     def encoder(self) -> ItemEncoder:
-        """What encodes them."""
+        """The encoder of items."""
         return ItemEncoder(self._crawler)
 
     @cached_property
@@ -39,8 +39,8 @@ class ScrapedItems:
     def take(self, item: Any) -> Awaitable[None] | None:
         """Encode the item at once for the running work.
 
-        Scrapy awaits what is returned: until the work has room for more. Raises
-        ``TypeError`` for what is no item.
+        Scrapy awaits what is returned: until the work may take more items. Raises
+        ``TypeError`` if ``item`` is none.
         """
         try:
             encoded = self.encoder.encode(item)
@@ -55,7 +55,7 @@ class ScrapedItems:
             return None
         work = self._tracker.work_now()
         work.add_item(encoded.line, encoded.tagged)
-        # What was sent is to be let go, not held by this frame while it waits.
+        # While the caller waits, this frame must not keep the memory of sent items.
         del encoded
         self._tracker.grown(work)
         if work.is_full:

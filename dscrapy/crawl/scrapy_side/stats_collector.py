@@ -115,7 +115,7 @@ class Delta:
 class RecordedStats(dict[Any, Any]):
     """A collector's numbers; writes that its methods do not make are noted."""
 
-    __slots__ = ("_delta_now", "_read", "own")
+    __slots__ = ("_delta_now", "_read", "writing_key")
 
     def __init__(self, values: Any, delta_now: Callable[[], Delta]) -> None:
         super().__init__(values)
@@ -314,7 +314,7 @@ def recording(base: type[Any], delta_now: Callable[[], Delta]) -> type[Any]:
     class RecordingStatsCollector(base):  # type: ignore[misc]  # a base of run time
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self._has_warned = False
+            self._has_warned_of_get_stats = False
             self._record()
 
         def _record(self) -> None:
@@ -324,8 +324,11 @@ def recording(base: type[Any], delta_now: Callable[[], Delta]) -> type[Any]:
 
         def get_stats(self, *args: Any, **kwargs: Any) -> Any:
             stats = super().get_stats(*args, **kwargs)
-            if not isinstance(stats, RecordedStats) and not self._has_warned:
-                self._has_warned = True
+            if (
+                not isinstance(stats, RecordedStats)
+                and not self._has_warned_of_get_stats
+            ):
+                self._has_warned_of_get_stats = True
                 _logger.warning(
                     "STATS_CLASS is %s.%s, which keeps its numbers in a place of its "
                     "own: what is written to the result of its get_stats() does not "
