@@ -142,13 +142,13 @@ class CrawlRun:
 
     @property
     def crawl_settings(self) -> CrawlSettings:
-        """What the project's settings ask for: known when components are made."""
+        """The settings of the crawl; set when components are made."""
         assert self._crawl_settings is not None
         return self._crawl_settings
 
     @property
     def scheduler(self) -> Scheduler:
-        """The scheduler: there from its ``opens`` on."""
+        """The scheduler; set from its ``opens`` on."""
         assert self._scheduler is not None
         return self._scheduler
 
@@ -296,7 +296,7 @@ class CrawlRun:
     # ---- leading --------------------------------------------------------------
 
     def engine_runs(self) -> None:
-        """Note that what is asked for from now on was not asked for by openers."""
+        """Note that requests from now on are not of ``spider_opened`` handlers."""
         self.tracker.has_begun = True
         self._settle_opened()
 

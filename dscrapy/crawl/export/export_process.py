@@ -130,7 +130,7 @@ class Export:
         self.is_finished = True
 
     def configure(self, settings: BaseSettings) -> None:
-        """Switch off Scrapy's extensions, but not the feed exporter; watch its files."""
+        """Switch off Scrapy's extensions but the feed exporter; wrap its storages."""
         force = "cmdline"
         urls = self._run.spec.urls
         lay_over_each(self._crawler, settings, urls, lambda: self._stats)

@@ -1,11 +1,11 @@
-"""Errors of Scrapy that would show in many crawls, mended from outside.
+"""Workarounds for errors of Scrapy that would show in many crawls.
 
 With asyncio the downloader takes all of a slot's queue when one transfer ends, since
 a transfer counts only once its task has begun: a host then sees far more connections
 than ``CONCURRENT_REQUESTS_PER_DOMAIN``. Of the requests that wait for a host's
-robots.txt only the first is told what it says; the others are let through. And a spider
-that closes while an item that came from no page is in the pipelines closes them under
-it, or never closes. A probe says whether the Scrapy that is installed has the error.
+robots.txt only the first obeys it; the others are let through. And a spider that closes
+while an item that came from no page is in the pipelines closes them under the item, or
+never closes. A probe tells whether the installed Scrapy has the error.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ def mended_downloader(base: type[Any]) -> type[Any]:
 
 
 def mend_close(crawler: Crawler) -> None:
-    """Let a closing spider wait for items that came from no page, and close then."""
+    """Let a closing spider wait for items that came from no page before it closes."""
     if probes.forgets_items_at_close():
         probes.wait_for_items(crawler.engine)
 
 
 def mend_limits(crawler: Crawler, settings: BaseSettings) -> None:
-    """Let the settings have the limits that older Scrapys read of the spider."""
+    """Set the limits that older versions of Scrapy read from the spider."""
     if not probes.reads_limits_of_spider():
         return
     for attribute, name in (
@@ -78,7 +78,7 @@ class RobotsGate:
         return cls(crawler)
 
     async def process_request(self, request: Request) -> None:
-        """Return when Scrapy's middleware knows what robots.txt says."""
+        """Return when Scrapy's middleware has the site's robots.txt."""
         if request.meta.get("dont_obey_robotstxt") or request.url.startswith(
             ("data:", "file:")
         ):

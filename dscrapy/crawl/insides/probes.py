@@ -1,11 +1,12 @@
-"""Every touch of what Scrapy does not promise: one function each.
+"""Probes: one function for each use of what Scrapy does not promise.
 
-No other file of ``crawl/`` touches a private name of Scrapy's, or what hangs on its
-engine. Each says what it touches, why, in which versions it was found, and what is done
-where it is not as expected. What is found decides, never a version number: a class is
-asked for its attributes, and where only its code can tell, a method for the names that
-it uses. So an error that Scrapy mends is mended here no longer, and a Scrapy without
-something that a crawl needs is refused with one line that names it.
+No other file of ``crawl/`` uses a private name of Scrapy's, or an attribute of its
+engine. Each function says what it touches, why, in which versions that was found, and
+what is done where it is not as expected. The installed code decides, never a version
+number: a class is asked for its attributes and, where only its code can tell, a method
+for the names that it uses. So an error that Scrapy has corrected is not worked around,
+and a Scrapy without something that a crawl needs is refused with one line that names
+it.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from twisted.internet.defer import Deferred
 from dscrapy.crawl.insides.versions import SUPPORTED
 from dscrapy.errors import UnsupportedError
 
-# What is to be called when something is over, if anything is.
+# A function to call when a request or item is through, or None.
 Ended = Callable[[], None] | None
 
 
@@ -126,7 +127,7 @@ def watch_removals(engine: Any, removed: Callable[[Request], None]) -> None:
 
 def watch_scraping(engine: Any, begins: Callable[[Any, Request], Ended]) -> None:
     """Call ``begins`` with each response or failure and its request before the callback
-    is called, and what that returns when its output is through.
+    is called, and the function that it returns when the callback's output is through.
 
     Touches: ``scraper.enqueue_scrape``, which is replaced.
     Why: it tells a redirect or retry from what a callback asks for, also for failures,
@@ -154,7 +155,7 @@ def watch_scraping(engine: Any, begins: Callable[[Any, Request], Ended]) -> None
 
 def watch_items(engine: Any, begins: Callable[[Any], Ended]) -> None:
     """Call ``begins`` with each item before the pipelines have it, in the context of
-    whatever gave it, and what that returns when the item is through, or has failed.
+    the code that gave it, and the function that it returns when the item is through.
 
     Touches: ``scraper.start_itemproc_async``, which is replaced.
     Why: no signal says that an item is through with the handlers of its signals, too.
@@ -182,8 +183,8 @@ def watch_closing(engine: Any, begins: Callable[[str], None]) -> None:
     """Call ``begins`` with the reason when anybody closes the spider.
 
     Touches: ``close_spider_async``, which is replaced.
-    Why: the first signal comes when all under way is done; the master is to know at
-    once, and to give out nothing more.
+    Why: the first signal comes when all requests under way are done; the master is to
+    know at once, and to grant nothing more.
     Found: 2.16 to 2.19.
     Else: ``check_engine`` has refused it.
     """
@@ -208,12 +209,12 @@ def closes_from_start() -> bool:
 
 
 def component_managers(crawler: Crawler) -> Iterable[Any]:
-    """Yield what holds the components that Scrapy has made for a crawl.
+    """Yield the managers of the components that Scrapy has made for a crawl.
 
     Touches: ``scraper.itemproc``, ``scraper.spidermw``, ``downloader.middleware``.
-    Why: what keeps state is told of those that run, not of those that settings name.
+    Why: warnings about state name components that run, not those in the settings.
     Found: 2.16 to 2.19.
-    Else: nothing is told of what a manager that is not there would hold.
+    Else: no warning about the components of a missing manager.
     """
     engine = engine_of(crawler)
     scraper = getattr(engine, "scraper", None)
@@ -245,7 +246,7 @@ def room_in(slot: Any) -> int:
     Touches: ``Slot.free_transfer_slots`` and ``Slot.queue`` of the downloader.
     Why: as ``download_slots``.
     Found: 2.16 to 2.19.
-    Else: an error of ours: who has slots has Scrapy's.
+    Else: an error of ours: a downloader that has slots has Scrapy's.
     """
     free: int = slot.free_transfer_slots() - len(slot.queue)
     return free
@@ -255,8 +256,8 @@ def hold_downloads(crawler: Crawler, wait: Callable[[], Awaitable[None]]) -> Non
     """Await ``wait`` before each download begins.
 
     Touches: ``downloader.handlers.download_request_async``, which is replaced.
-    Why: what waits in a slot for a delay, and what a callback downloads by itself, may
-    not begin either once the master gives this process up.
+    Why: requests that wait in a slot for a delay, and downloads of callbacks, may not
+    begin either once the master gives this process up.
     Found: 2.16 to 2.19.
     Else: a downloader of the project's own; the scheduler alone is held.
     """
@@ -436,7 +437,7 @@ def has_batches(exporter: FeedExporter) -> bool:
 
     Touches: ``FeedExporter._start_new_batch``, the list of batches that close, and
     what a ``FeedSlot`` knows of its batch.
-    Why: a batch is begun where an earlier process left off.
+    Why: a batch begins where an earlier process stopped.
     Found: 2.16 to 2.19.
     Else: a warning; feeds in batches are written when the crawl is over.
     """
@@ -476,7 +477,7 @@ _CLOSING = ("_pending_close_tasks", "_pending_close_coros")
 
 
 async def batches_closed(exporter: Any) -> None:
-    """Return when all batches that are full are where they go.
+    """Return when all batches that are full are delivered.
 
     Touches: ``FeedExporter._pending_close_tasks``, ``_pending_close_coros``.
     Why: a batch is delivered before the next one begins.
@@ -510,9 +511,9 @@ def serialized_fields(exporter: Any, item: Any) -> list[tuple[Any, Any]]:
     """Return names and values as an exporter would write them; raises what it raises.
 
     Touches: ``BaseItemExporter._get_serialized_fields``.
-    Why: an item that its exporter cannot write is told by the same fields.
+    Why: an item that its exporter cannot write has the same fields in its line.
     Found: public in 2.18 and 2.19, private in 2.16 and 2.17.
-    Else: ``AttributeError``: the fields are told as the item has them.
+    Else: ``AttributeError``: the line has the fields as the item has them.
     """
     method = getattr(exporter, "get_serialized_fields", None)
     return list((method or exporter._get_serialized_fields)(item))

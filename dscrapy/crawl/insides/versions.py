@@ -1,11 +1,11 @@
-"""Which versions of Scrapy there are to be, asked before any of it is imported."""
+"""The supported versions of Scrapy, checked before any of it is imported."""
 
 from importlib import metadata
 
 from dscrapy.errors import UnsupportedError
 
-# What pyproject.toml asks for. Nothing is refused for being newer: what a newer Scrapy
-# lacks, the probes name.
+# As in pyproject.toml. A newer Scrapy is not refused for its version: the probes name
+# the parts that it lacks.
 OLDEST = (2, 16)
 SUPPORTED = "Scrapy 2.16 to 2.19"
 

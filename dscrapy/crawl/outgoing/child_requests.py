@@ -49,7 +49,7 @@ class ChildQueue:
         return bool(self._children)
 
     def add(self, child: Child, values: Mapping[bytes, bytes] = NO_VALUES) -> int:
-        """Take a request with the values of its digests; return how many bytes it adds."""
+        """Take a request with the values of its digests; return the bytes it adds."""
         size = len(child.body) + len(child.host) + _CHILD_BYTES
         added = size
         for digest in child.values:
@@ -80,7 +80,7 @@ class ChildQueue:
         return columns(children, values, self._numbers), total
 
     def clear(self) -> None:
-        """Forget which values were sent: no request follows that could refer to them."""
+        """Forget which values were sent: no request follows that refers to them."""
         self._numbers.clear()
 
 

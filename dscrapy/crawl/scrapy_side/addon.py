@@ -1,7 +1,7 @@
-"""What is laid over the project's settings, as a Scrapy add-on.
+"""Lays our components over the project's settings, as a Scrapy add-on.
 
-An add-on runs after the spider's ``custom_settings``, so nothing of the project is
-replaced before it has been read; ours is the last of them.
+An add-on runs after the spider's ``custom_settings``, and ours is the last add-on, so
+the project's settings are complete before any of them is replaced.
 """
 
 import logging
@@ -30,7 +30,7 @@ _START_ORDER = -10_000
 
 
 class Overlay(Protocol):
-    """What lays something over a crawler's settings, to use the crawler for a job."""
+    """Changes a crawler's settings, to use the crawler for a job."""
 
     @property
     def is_finished(self) -> bool:
@@ -43,7 +43,7 @@ class Overlay(Protocol):
 def install_addon(crawler: Crawler, overlay: Overlay) -> None:
     """Have ``overlay.configure`` called once the crawler's settings are known.
 
-    Raises ``Failed``, then or now, where they ask for another reactor.
+    Raises ``Failed``, then or now, where the settings ask for another reactor.
     """
     check_reactor(crawler.settings)
 
@@ -65,15 +65,15 @@ def lay_over_each(
     urls: tuple[str, ...],
     delta_now: Callable[[], Delta],
 ) -> None:
-    """Do what every process of ours does, also one that only writes feeds: offer the
-    job's URLs, record the stats where ``delta_now`` says, open no ports."""
+    """Change what crawl and export processes have in common: offer the job's URLs,
+    record stats in the delta that ``delta_now`` returns, open no ports."""
     force = "cmdline"
     spider: Any = crawler.spider
     if urls and not getattr(spider, "start_urls", None):
         spider.start_urls = list(urls)
     stats_class = load_object(settings["STATS_CLASS"])
     settings.set("STATS_CLASS", recording(stats_class, delta_now), force)
-    # Both open ports into the process; RemoteControl runs code that comes in.
+    # Both open ports into the process; RemoteControl runs code that it receives.
     settings.set("TELNETCONSOLE_ENABLED", False, force)
     settings.set("REMOTE_CONTROL_ENABLED", False, force)
 
@@ -81,7 +81,7 @@ def lay_over_each(
 def lay_over(settings: BaseSettings) -> CrawlSettings:
     """Put our components in, and switch off what cannot work in a crawl process.
 
-    Returns what the project's settings asked for. Raises ``UnsupportedError``.
+    Return what the project's settings asked for. Raises ``UnsupportedError``.
     """
     force = "cmdline"
     crawl_settings = CrawlSettings(settings)
@@ -93,8 +93,8 @@ def lay_over(settings: BaseSettings) -> CrawlSettings:
         "SPIDER_MIDDLEWARES", StartMiddleware, _START_ORDER
     )
     mend_robots(settings)
-    # An export process writes feeds from what is committed; the last process of the
-    # job prints the stats of all.
+    # An export process writes feeds from committed items; the last process of the job
+    # prints the job's stats.
     settings.set("FEEDS", {}, force)
     settings.set("FEED_URI", None, force)
     settings.set("STATS_DUMP", False, force)

@@ -1,4 +1,4 @@
-"""What a project's settings ask of the frontier, and what of them cannot be had."""
+"""What a project's settings ask of the frontier; settings that are not supported."""
 
 import logging
 from typing import Any
@@ -28,7 +28,7 @@ class CrawlSettings:
     """Read from a project's settings before ours are laid over them.
 
     ``is_once`` says which classes are called once in a job. Raises ``Failed`` or
-    ``UnsupportedError`` for what cannot be had, a scheduler of its own for instance.
+    ``UnsupportedError`` for settings that are not supported, a scheduler for instance.
     """
 
     def __init__(self, settings: BaseSettings) -> None:
@@ -37,7 +37,7 @@ class CrawlSettings:
             item_bytes_max(settings)
         except ValueError as error:
             raise UnsupportedError(str(error)) from None
-        # What is no number there is an error now, not in a half-made engine.
+        # A limit that is no number raises now, not in a half-made engine.
         host_limits(settings)
         _check_class(settings, "SCHEDULER", (Scheduler,))
         _check_class(settings, "DUPEFILTER_CLASS", (RFPDupeFilter, BaseDupeFilter))
@@ -51,7 +51,7 @@ class CrawlSettings:
         self.has_feeds = bool(settings.getdict("FEEDS") or settings["FEED_URI"])
         self.pickles = settings.getbool("DSCRAPY_PICKLE", True)
         self.batch_items = _batch_items(settings)
-        # An empty file of them may be none at all.
+        # Without FEED_STORE_EMPTY a job without items has no file.
         self.own_lines = not (
             settings.getbool("FEED_STORE_EMPTY")
             and all(is_lines(settings, name) for name in LINES_FORMATS)
@@ -66,7 +66,7 @@ class CrawlSettings:
 
     @staticmethod
     def override(settings: BaseSettings) -> None:
-        """Switch off what counts for the whole job, not for this process.
+        """Switch off Scrapy's CloseSpider: its limits are for the whole job.
 
         The settings stay: an extension of the project's own may read them.
         """
@@ -92,10 +92,10 @@ class CrawlSettings:
 
 
 def _batch_items(settings: BaseSettings) -> int:
-    """Return how few items fill a batch of one of the feeds, 0: none has batches."""
+    """Return the items of the smallest batch of any feed, 0 if none has batches."""
     default = settings.getint("FEED_EXPORT_BATCH_ITEM_COUNT")
     counts = [
-        # Whatever else may stand there: that is for Scrapy to refuse.
+        # Anything that is no dict is for Scrapy to refuse.
         options.get("batch_item_count", default) if isinstance(options, dict) else 0
         for options in settings.getdict("FEEDS").values()
     ]
@@ -107,16 +107,16 @@ def _batch_items(settings: BaseSettings) -> int:
 
 
 def window(concurrency: int) -> int:
-    """Return how many leases keep so many requests under way, and a few ready."""
+    """Return how many leases keep ``concurrency`` requests under way, a few ready."""
     if concurrency <= 0:
         return WINDOW_UNLIMITED
-    # One at a time asks for the exact order, and gets one: what is next depends on
-    # what the last one gave.
+    # A concurrency of 1 asks for the exact order and gets one lease: which request is
+    # next depends on what the last one gave.
     return concurrency + concurrency // 2
 
 
 def host_limits(settings: BaseSettings) -> tuple[HostLimits, dict[str, HostLimits]]:
-    """Return what is allowed towards a host, and towards those named."""
+    """Return the limits of any host, and those of hosts in ``DOWNLOAD_SLOTS``."""
     default = HostLimits(
         concurrency=settings.getint("CONCURRENT_REQUESTS_PER_IP")
         or settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN"),
@@ -133,9 +133,9 @@ def host_limits(settings: BaseSettings) -> tuple[HostLimits, dict[str, HostLimit
 
 
 def _close_limits(settings: BaseSettings) -> CloseLimits:
-    """Return what Scrapy's extension would close the spider for, where it is enabled.
+    """Return the limits of Scrapy's extension CloseSpider, where it is enabled.
 
-    A subclass of it is an extension of the project's own, which counts by itself.
+    A subclass of CloseSpider is the project's own extension, which counts by itself.
     """
     enabled = settings.get_component_priority_dict_with_base("EXTENSIONS")
     if not any(load_object(extension) is CloseSpider for extension in enabled):

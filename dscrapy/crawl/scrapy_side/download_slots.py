@@ -1,8 +1,9 @@
 """Requests of this process that wait for room in their download slots.
 
-A request is given out only when its slot could send it now, so that what waits can
-still be given back. Room is what the slot has free, less what it queues itself and
-what is on its way to it through the downloader's middlewares.
+A request is given out only when its slot could send it now, so that the process can
+still give back the requests that wait. Room is the number of transfers that a slot has
+free, less the requests in its own queue and those on their way to it through the
+downloader's middlewares.
 """
 
 import heapq
@@ -21,7 +22,7 @@ T = TypeVar("T")
 class Lease(NamedTuple):
     """A leased request that has not been started.
 
-    ``values``: digest -> JSON of all that its body refers to, and perhaps of more.
+    ``values``: digest -> JSON of each value that the body refers to, perhaps of more.
     """
 
     request: int
@@ -31,7 +32,7 @@ class Lease(NamedTuple):
 
 
 class SlotCapacity:
-    """How much more each download slot can take now."""
+    """How many more requests each download slot can take now."""
 
     def __init__(self, crawler: Crawler, clock: Callable[[], float]) -> None:
         self._slots = download_slots(crawler)
@@ -71,7 +72,7 @@ class SlotCapacity:
 
 
 class Waiting(Generic[T]):
-    """Things that wait for room, by host; smaller orders go first."""
+    """Requests that wait for room, by host; smaller orders go first."""
 
     def __init__(self) -> None:
         self._hosts: dict[str, list[tuple[tuple[int, int], T]]] = {}

@@ -1,7 +1,6 @@
-"""What our components in Scrapy's places have of the crawl process they work in.
+"""The interfaces between the crawl process and our components inside Scrapy.
 
-Scrapy makes them and ``crawl.run`` is the process; these are the words in which both
-know each other.
+Scrapy makes the components and ``crawl.run`` is the process; neither imports the other.
 """
 
 from collections import Counter
@@ -25,17 +24,17 @@ class Leading:
 
     def __init__(self) -> None:
         self.lead: Lead | None = None
-        # Start units in all: while the engine holds back, and at any time.
+        # Bounds on the number of start units: while the engine holds back, and else.
         self.upto = 0
         self.upto_free = 0
-        # Whether start() is being consumed, and whether it stands still for now.
+        # Whether start() is being consumed, and whether its next element has to wait.
         self.is_pulling = False
         self.is_waiting = False
         self._skip: Counter[bytes] = Counter()
 
     def on_skip(self, message: Skip) -> None:
         """Take digests of committed elements."""
-        # In the middle of start() this is a repeat: what it says is used already.
+        # In the middle of start() this is a repeat: its digests are in use already.
         if self.lead is not None:
             return
         if message.part == 0:
@@ -47,7 +46,7 @@ class Leading:
         )
 
     def on_lead(self, message: Lead) -> bool:
-        """Lead from now on; False if that is known."""
+        """Lead from now on; False if the process leads already."""
         if self.lead is not None:
             return False
         self.lead = message
@@ -59,7 +58,7 @@ class Leading:
         self.upto_free = max(self.upto_free, message.upto_free)
 
     def skips(self, digest: bytes) -> bool:
-        """Whether this element is committed already; once for each time it is."""
+        """Whether this element is committed already; True as often as it is."""
         if not self._skip.get(digest):
             return False
         self._skip[digest] -= 1
@@ -71,7 +70,7 @@ class Scheduler(Protocol):
 
     @property
     def codec(self) -> RequestCodec:
-        """What reads and writes requests of this spider."""
+        """The codec of this spider's requests."""
 
     @property
     def locals(self) -> Locals:
@@ -89,7 +88,7 @@ class Scheduler(Protocol):
         """Take leases."""
 
     def give_back(self) -> None:
-        """Release what was not started, and take nothing any more."""
+        """Release leases that were not started, and take no more."""
 
 
 class Job(Protocol):
@@ -107,11 +106,11 @@ class Job(Protocol):
 
     @property
     def crawl_settings(self) -> CrawlSettings:
-        """What the project's settings ask for: known when components are made."""
+        """The settings of the crawl; set when components are made."""
 
     @property
     def scheduler(self) -> Scheduler:
-        """The scheduler: there from its ``opens`` on."""
+        """The scheduler; set from its ``opens`` on."""
 
     @property
     def may_start(self) -> bool:
@@ -125,7 +124,7 @@ class Job(Protocol):
         """Note that the scheduler is open; the pipelines come next."""
 
     def engine_runs(self) -> None:
-        """Note that what is asked for from now on was not asked for by openers."""
+        """Note that requests from now on are not of ``spider_opened`` handlers."""
 
     async def end(self, reason: str) -> None:
         """Return when all that the spider gave is committed."""

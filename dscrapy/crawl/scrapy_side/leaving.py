@@ -1,7 +1,8 @@
-"""What differs at its end between a process that leaves and the one that ends the job.
+"""How a process that leaves a job ends, and how the last one ends the job.
 
-Both run all of the project's code for a closing spider. One that leaves does so without
-the components that are called once in a job; the last one does so with the job's stats.
+Both run the project's code for a closing spider. A process that leaves does not call
+the components that are called once in a job; the last process calls them, with the
+job's stats.
 """
 
 import logging
@@ -19,17 +20,17 @@ from dscrapy.model import Stats
 
 _logger = logging.getLogger(__name__)
 
-# At these a crawl tells how it went.
+# The signals at which components report how the crawl went.
 _LAST_SIGNALS = (signals.spider_closed, signals.engine_stopped)
 
 
 def has_once(crawler: Crawler, is_once: Callable[[type], bool]) -> bool:
-    """Return whether something in this crawl is called once in a job, at its end."""
+    """Return whether a component of this crawl is called once in a job, at its end."""
     return bool(_receivers(crawler, is_once))
 
 
 def leave_out_once(crawler: Crawler, is_once: Callable[[type], bool]) -> None:
-    """Let what is called once in a job not be called in this process."""
+    """Disconnect the components that are called once in a job."""
     for signal, receiver in _receivers(crawler, is_once):
         crawler.signals.disconnect(receiver, signal)
 
@@ -45,8 +46,8 @@ def begin_at(crawler: Crawler, opened_at: float) -> None:
 
 
 def take_over(crawler: Crawler, stats: Stats, *, again: bool) -> None:
-    """Let the collector hold the whole job's stats; ``again`` after another process
-    was to end the job."""
+    """Let the collector hold the whole job's stats; ``again`` if another process died
+    that was to end the job."""
     collector: Any = crawler.stats
     collector.take_over(merged(stats))
     if again:
@@ -59,7 +60,7 @@ def take_over(crawler: Crawler, stats: Stats, *, again: bool) -> None:
 def _receivers(
     crawler: Crawler, is_once: Callable[[type], bool]
 ) -> list[tuple[Any, Any]]:
-    """Return signals and receivers of what is called once in a job."""
+    """Return signals and receivers of components that are called once in a job."""
     pairs = []
     for signal in _LAST_SIGNALS:
         connected = dispatcher.getReceivers(crawler.signals.sender, signal)

@@ -1,15 +1,15 @@
-"""Requests that no other process could read: they never leave this one.
+"""Local requests: no other process could read them, so they never leave this one.
 
-They belong to the lease or unit of the code that asked for them: its commit waits
-for them and holds what they gave, so all of them are done again when the process dies.
-There may be any number. What they give leaves in parts as that of any page does, and
-waits when that does not keep up (``parts``); what stays in memory is the requests
-that wait here, as in Scrapy's own queue, and the fingerprint of each that its work has
-asked for, as in Scrapy's own filter.
+A local request belongs to the lease or unit of the code that asked for it. The commit
+of that work waits for the request and holds what it gave, so all of a work's local
+requests are done again when the process dies. There may be any number. Their items and
+requests are sent in parts as those of any page are (``commit_parts``). In memory stay
+the requests that wait here, as in Scrapy's own queue, and the fingerprints of all that
+a work has asked for, as in Scrapy's own filter.
 
-They are compared with what this process holds open or has not had answered and, by
-asking the master, with what is committed; two processes that run the same one at the
-same time do not know of each other.
+A local request is compared with the requests of works that are open or unanswered here
+and, by asking the master, with those committed. Two processes that do the same request
+at the same time do not know of each other.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Local(NamedTuple):
-    """A request that is kept here; without a fingerprint nobody compares it."""
+    """A local request; without a fingerprint it is not compared with others."""
 
     request: Request
     hop: Hop
@@ -38,7 +38,7 @@ class Local(NamedTuple):
 
 
 class Locals:
-    """Holds them until they may start."""
+    """Holds local requests until they may start."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Locals:
         self._step = -1 if lifo else 1
         self._sequence = 0
         self._waiting: Waiting[Local] = Waiting()
-        # What each work has asked for, until the master knows it.
+        # Fingerprints that each work has asked for, until the work is answered.
         self._fingerprints: dict[Work, set[bytes]] = {}
         self._of_openers: list[Local] = []
         self._unoffered: list[Local] = []
@@ -75,7 +75,10 @@ class Locals:
     def keep(
         self, request: Request, host: str, fingerprint: bytes | None, why: Exception
     ) -> bool:
-        """Take a request for the running code's work; False if it is a duplicate."""
+        """Take a request for the running work; False if it is a duplicate.
+
+        ``why`` is the error for which no other process can read it.
+        """
         stats = self._crawler.stats
         stats.inc_value("scheduler/unserializable")
         self._warn(request, why)
@@ -116,7 +119,7 @@ class Locals:
                 self._accept(local)
 
     def take(self, has_room: Callable[[str], bool]) -> Local | None:
-        """Return the next one that may start, entered into the tracker."""
+        """Return the next request that may start, entered into the tracker."""
         local = self._waiting.take(has_room) if self._waiting else None
         if local is not None:
             if "download_slot" not in local.request.meta:
@@ -127,7 +130,8 @@ class Locals:
         return local
 
     def close(self, *, abandon: bool) -> None:
-        """Start none any more: their works are committed without, or not at all."""
+        """Start no more local requests: their works are committed without them or,
+        with ``abandon``, never."""
         if self._settle_unstarted is not None:
             return
         self._settle_unstarted = self._tracker.abandon if abandon else _do_without
@@ -140,7 +144,7 @@ class Locals:
             self._tracker.release(local.hop.work)
 
     def answered(self, work: Work) -> None:
-        """Forget what a work asked for: it is committed."""
+        """Forget the fingerprints of a committed work: the master has them."""
         self._fingerprints.pop(work, None)
 
     def _is_open(self, fingerprint: bytes) -> bool:

@@ -1,7 +1,8 @@
 """Scrapy's scheduler in a crawl process: leases in, requests for the master out.
 
-Scrapy calls it synchronously and has no public way to be told that there is more;
-it is woken where something may have changed, never left to its heartbeat.
+Scrapy calls the scheduler synchronously and has no public way to be told of new
+requests. So the engine is woken wherever something may have changed, never left to its
+heartbeat.
 """
 
 import asyncio
@@ -44,15 +45,15 @@ from dscrapy.messages import (
 _logger = logging.getLogger(__name__)
 
 _NO_FINGERPRINT = bytes(FINGERPRINT_BYTES)
-# The engine holds back when it has done so for as many turns of the event loop on end.
-# Leases come many at a time: what starts together and is done within less than this
-# (``data:``) would not let Scrapy's engine hold back, which is fed one by one.
+# The engine counts as holding back when it does so for as many turns of the event loop
+# on end. Leases come many at a time, and Scrapy's engine is fed one by one: it would
+# not hold back for requests that are done within fewer turns (``data:``).
 HELD_BACK_TURNS = 5
-# Larger priorities are alike; messages hold numbers of 64 bits.
+# Priorities beyond this count as equal; messages hold numbers of 64 bits.
 PRIORITY_MAX = 2**53
-# Requests of spider_idle handlers that are known to be seen: a handler that asks for
-# the same again at each idle would keep a job alive for ever. Far more than handlers
-# ask for; beyond it the memory is used anew.
+# Fingerprints of spider_idle handlers' requests that are remembered: a handler that
+# asks for the same request at each idle would keep a job alive for ever. Far more than
+# handlers ask for; beyond it all are forgotten.
 IDLE_KNOWN_MAX = 100_000
 
 
@@ -68,7 +69,7 @@ class JobScheduler(BaseScheduler):
         self._idle_known: set[bytes] = set()
         self._is_closed = False
         # Whether the engine was seen to hold back and has not been short of requests
-        # since; and whether that is being looked at.
+        # since; and whether a check of that is under way.
         self._is_busy = False
         self._is_checking = False
         pickles = Pickles(job.run.key if job.crawl_settings.pickles else b"")
@@ -98,7 +99,7 @@ class JobScheduler(BaseScheduler):
     def open(self, spider: Spider) -> None:
         """Hook into the engine; the pipelines open next."""
         self._tracker.attach(self._crawler, self._capacity.arrived)
-        # From here on the process hears of a close; it has to know what it closes.
+        # From here on the process hears of a close, for which it needs the scheduler.
         self._job.opens(self)
         mend_close(self._crawler)
         gate_downloads(self._crawler, self._job.gate)
@@ -107,7 +108,7 @@ class JobScheduler(BaseScheduler):
         )
 
     def close(self, reason: str) -> Deferred[None]:
-        """Let nothing more be told to the spider before all it gave is committed."""
+        """Return when all is committed that the spider gave; then Scrapy closes on."""
         return deferred_from_coro(self._job.end(reason))
 
     def has_pending_requests(self) -> bool:
@@ -116,21 +117,21 @@ class JobScheduler(BaseScheduler):
         return not self._tracker.is_finishing
 
     def next_request(self) -> Request | None:
-        """Return a request that its slot can send now, as the running work."""
+        """Return a request whose slot can send it now; its work is the running one."""
         request = None
         if self._job.may_start:
             request = self._next()
             if self._job.leading.is_pulling:
                 self._note_answer(has_request=request is not None)
         if request is None:
-            # What runs next in this context (spider_idle) belongs to no lease.
+            # Code that runs next in this context (spider_idle) belongs to no lease.
             CURRENT.set(None)
         return request
 
     def enqueue_request(self, request: Request) -> bool:
         """Take a request for the running work.
 
-        False for a known duplicate; of most the master knows, so True says little.
+        False for a duplicate that this process knows; the master filters the others.
         """
         hop = CURRENT.get()
         automatic = None if hop is None else hop.automatic_slot
@@ -155,7 +156,7 @@ class JobScheduler(BaseScheduler):
             work.child_fingerprints.add(fingerprint)
             if work.kind == "idle":
                 self._remember_idle(fingerprint)
-        # A bool is an int for Scrapy, not for a message; the body has it as it is.
+        # A bool is an int for Scrapy, not for a message; the body keeps the bool.
         priority = max(-PRIORITY_MAX, min(int(request.priority), PRIORITY_MAX))
         child = Child(
             fingerprint=fingerprint or _NO_FINGERPRINT,
@@ -180,10 +181,11 @@ class JobScheduler(BaseScheduler):
         return self._is_busy
 
     def _note_answer(self, *, has_request: bool) -> None:
-        """Note what the engine got when it asked, while start() is consumed."""
+        """Note whether the engine got a request when it asked, while start() is
+        consumed."""
         if not has_request:
-            # What waits here for room in its slot would wait in the downloader, where
-            # Scrapy's engine counts it.
+            # Requests that wait here for room in their slots would in Scrapy wait in
+            # the downloader, where its engine counts them.
             self._set_busy(bool(self._inbox))
         elif self._job.leading.is_waiting and not self._is_busy:
             self._check_soon()
@@ -217,7 +219,7 @@ class JobScheduler(BaseScheduler):
     # ---- the link -------------------------------------------------------------
 
     def granted(self, grant: Grant) -> None:
-        """Take leases; one that comes while the spider closes goes back."""
+        """Take leases; those that come while the spider closes are given back."""
         self._tracker.finish = 0
         if self._is_closed:
             self._release(list(grant.requests))
@@ -239,7 +241,7 @@ class JobScheduler(BaseScheduler):
             self._inbox.add(host, (0, self._sequence), lease)
 
     def give_back(self) -> None:
-        """Release what was not started, and take nothing any more."""
+        """Release leases that were not started, and take no more."""
         self._is_closed = True
         self._release([lease.request for lease in self._inbox.take_all()])
 
@@ -272,7 +274,7 @@ class JobScheduler(BaseScheduler):
         return None
 
     def _begin(self, lease: Lease) -> Request | None:
-        # What it holds may crash the process that builds it.
+        # Building the request may crash the process.
         self._job.marks.add(lease.request, "")
         try:
             request = self.codec.decode(lease.body, lease.values)
@@ -286,8 +288,8 @@ class JobScheduler(BaseScheduler):
         except UndecodableError as error:
             work = self._tracker.begin(Work("page", request=lease.request))
             hop = Hop(work, lease.host)
-            # A project that changed under a running job, or what no process of the
-            # job has written.
+            # The project changed under a running job, or no process of the job has
+            # written this body.
             CURRENT.set(hop)
             _logger.error("Request %d cannot be read: %s", lease.request, error)
             self._crawler.stats.inc_value("dscrapy/undecodable_requests")

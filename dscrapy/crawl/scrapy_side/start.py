@@ -1,11 +1,11 @@
 """``start()`` in the process that leads, and in no other.
 
-The outermost spider middleware consumes what ``start()`` gives, element by element,
-each a unit of its own, as Scrapy's engine does: while it holds back, as fast as they
-come, up to the master's bound; else no further ahead than what could be started now.
-What an earlier leader has committed is skipped by digest.
-Elsewhere the middleware waits, so that no line of ``start()`` runs and the spider is
-never idle.
+The outermost spider middleware consumes ``start()`` as Scrapy's engine does, element by
+element, each a unit of its own: while the engine holds back, as fast as elements come,
+up to the master's bound; else no further ahead than could be started now. Elements that
+an earlier leader has committed are skipped by digest.
+In other processes the middleware waits, so that no line of ``start()`` runs and the
+spider is never idle.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from dscrapy.crawl.outgoing.commit_parts import Work
 from dscrapy.crawl.scrapy_side.job import Job
 from dscrapy.crawl.scrapy_side.tracking import CURRENT, Hop
 
-# Skipped elements between two turns of the event loop, which has probes to answer:
-# some ms of a start() that never awaits.
+# Elements skipped in one turn of the event loop, which has to answer probes: some ms of
+# a start() that never awaits.
 SKIPS_PER_TURN = 100
 
 
@@ -35,7 +35,7 @@ class StartMiddleware:
         self._job = job
         self._tracker = job.tracker
         self._count = 0
-        # Items among them whose units are not answered: they take nobody's place.
+        # Unanswered units of items: they take no place of a request.
         self._items: set[Work] = set()
         job.sender.when_answered(self._items.discard)
 
@@ -45,7 +45,7 @@ class StartMiddleware:
         return cls(crawler.job)  # type: ignore[attr-defined]  # see JobCrawler
 
     async def process_start(self, start: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """Yield what is new of ``start()``, if this process leads."""
+        """Yield the new elements of ``start()``, if this process leads."""
         job, leading = self._job, self._job.leading
         job.engine_runs()
         await job.gate.wait_until(lambda: leading.lead is not None)
@@ -62,7 +62,8 @@ class StartMiddleware:
             except StopAsyncIteration:
                 break
             except Exception as error:
-                # Where the job closes, whoever goes on with it runs start() again.
+                # CloseSpider closes the job: start() is not over, another leader that
+                # goes on with the job runs it again.
                 if not (isinstance(error, CloseSpider) and closes_from_start()):
                     await self._exhausted(error)
                 raise
@@ -72,9 +73,9 @@ class StartMiddleware:
                 work = self._begin(element, digest)
                 yield element
                 CURRENT.set(None)
-                # Scrapy has taken the request up, or dropped it; an item is held apart.
+                # Scrapy has taken the request, or dropped it; an item has its own hold.
                 self._tracker.release(work)
-                # What has been sent may be answered before the next one is asked for.
+                # Let answers come in before the next element is asked for.
                 await asyncio.sleep(0)
                 continue
             skipped += 1
@@ -94,7 +95,7 @@ class StartMiddleware:
         job, leading = self._job, self._job.leading
         leading.is_waiting = True
         if not self._tracker.in_flight:
-            # More is allowed when what there is has been committed.
+            # The master allows more when it has the commits that have gathered.
             job.sender.flush()
         try:
             await job.gate.wait_until(self._may_pull)
@@ -116,7 +117,8 @@ class StartMiddleware:
         return work
 
     async def _exhausted(self, error: Exception | None) -> None:
-        """Say so after all units: a later leader will not look for them."""
+        """Commit that ``start()`` is over, after all its units, since a later leader
+        does not run it again."""
         self._job.leading.is_pulling = False
         await self._job.gate.wait_until(lambda: self._tracker.open_starts == 0)
         end = None
@@ -128,7 +130,7 @@ class StartMiddleware:
     def _digest(self, element: Any) -> bytes:
         if isinstance(element, Request):
             return self._job.scheduler.codec.digest(element)
-        # What is no item fails in Scrapy, where that is told.
+        # For an element that is no item Scrapy logs an error.
         try:
             encoded = self._job.items.encoder.encode(element)
         except TypeError:

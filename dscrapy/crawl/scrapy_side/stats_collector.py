@@ -1,11 +1,11 @@
 """Scrapy's stats with the operation that wrote each, lease by lease.
 
 The collector holds this process's numbers, as its readers in the process see them.
-Beside them every write goes into the ``Delta`` of the lease whose work is running,
-which travels with its commit, so that a job's stats are those of what is committed.
-That is so for writes into the dict that ``get_stats()`` gives, too: a number that is
-written where it was read before (``stats["x"] += 1``) adds, what else is written there
-replaces, and what is removed is dropped.
+Every write also goes into the ``Delta`` of the lease whose work is running, which
+travels with the lease's commit, so a job's stats are those of its commits. The same
+holds for writes into the dict that ``get_stats()`` returns: a number that was read
+before it is written (``stats["x"] += 1``) adds, any other value replaces, and a removed
+key is dropped.
 """
 
 import contextlib
@@ -26,16 +26,15 @@ from dscrapy.model import Stats
 
 _logger = logging.getLogger(__name__)
 
-# Stats travel in one message with the end of a page. Scrapy's own are 40 numbers; these
-# leave room for a hundred thousand of a project that counts by page or host.
+# Stats travel in one message with the end of a page. Scrapy's own are 40 numbers; the
+# limits leave room for a hundred thousand of a project that counts by page or host.
 VALUE_BYTES_MAX = 64 * 1024
 STATS_BYTES_MAX = 6 * 1024 * 1024
-# Keys that were read in the dict of stats and not written since. A reader that is no
-# writer may read all there are; beyond this they are forgotten and what follows counts
-# as if it had not been read.
+# Keys that were read in the dict of stats and not written since. Code that only reads
+# may read all keys; beyond this number all are forgotten and count as not read.
 READ_KEYS_MAX = 10_000
 _UNKNOWN = object()
-# Whatever was written before.
+# Operations that replace an earlier write of any kind.
 _REPLACE = frozenset({"last", "drop"})
 # Values that nobody changes in place.
 _FIXED = (str, bytes, int, float, bool, type(None), datetime, date, tuple, frozenset)
@@ -57,8 +56,9 @@ class Delta:
     ) -> None:
         """Take a write: "sum", "max", "min", "last", or "drop", which has no value.
 
-        Over a write of another kind, "last" stays "last" and takes the effect;
-        anything else becomes "last": of what the process has then (``becomes``).
+        After a "last" any write stays "last", of the value that results. Two other
+        operations of different kinds become "last" of ``becomes``, the value that the
+        process has then.
         """
         written = self._values.get(key)
         if written is None or operation in _REPLACE:
@@ -82,8 +82,8 @@ class Delta:
     def encoded(self) -> Stats:
         """Return the delta as it travels.
 
-        "sum", "max" and "min" hold numbers only; what is too large to send is left
-        out, with a warning that names it.
+        "sum", "max" and "min" hold numbers only. Stats that are too large to send are
+        left out; a warning names them.
         """
         stats: Stats = {}
         left_out: list[str] = []
@@ -121,7 +121,7 @@ class RecordedStats(dict[Any, Any]):
         super().__init__(values)
         self._delta_now = delta_now
         self._read: set[Any] = set()
-        # The key that a method of the collector writes now, which notes it itself.
+        # The key that a method of the collector is writing; the method notes the write.
         self.writing_key: Any = None
 
     # ---- reads ----------------------------------------------------------------
@@ -185,7 +185,7 @@ class RecordedStats(dict[Any, Any]):
     def setdefault(self, key: Any, default: Any = None) -> Any:
         self._note_read(key)
         if not dict.__contains__(self, key):
-            # The number to begin with, not one that replaces what others have.
+            # A first number is added; it does not replace other processes' numbers.
             self[key] = default
             self._note_read(key)
         return dict.__getitem__(self, key)
@@ -199,20 +199,20 @@ class RecordedStats(dict[Any, Any]):
         return self
 
     def __reduce__(self) -> Any:
-        # A copy is nobody's stats.
+        # A copy is a plain dict: writes to it are not noted.
         return dict, (dict(self),)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.__reduce__()
 
     def take_over(self, values: dict[str, Any]) -> None:
-        """Hold these from now on, which is noted by nobody."""
+        """Hold these values from now on, without noting a write."""
         dict.clear(self)
         dict.update(self, values)
         self._read.clear()
 
     def note_changed(self) -> None:
-        """Note again what may have been changed in place."""
+        """Note again the values that may have been changed in place."""
         for key, value in self.items():
             if not isinstance(value, _FIXED):
                 self._delta_now().write("last", key, value)
@@ -233,7 +233,7 @@ def _recorded(collector: Any) -> RecordedStats | None:
 
 @contextlib.contextmanager
 def _writing(stats: RecordedStats | None, key: str) -> Iterator[None]:
-    """Let what the project's class does with the key not count twice."""
+    """Note no write to the key in the block: the caller has noted it."""
     if stats is None:
         yield
         return
@@ -287,7 +287,7 @@ def _choosing(
 
 
 def _taking_over(base: type[Any]) -> Callable[[Any, dict[str, Any]], None]:
-    """Return the method that lets a collector hold what is counted already."""
+    """Return the method that lets a collector hold given stats."""
 
     def take_over(self: Any, stats: dict[str, Any]) -> None:
         recorded = _recorded(self)
@@ -295,7 +295,7 @@ def _taking_over(base: type[Any]) -> Callable[[Any, dict[str, Any]], None]:
             recorded.take_over(stats)
         if base.get_stats(self) == stats:
             return
-        # A class of the project's own that keeps them elsewhere.
+        # A class of the project's own that keeps its stats elsewhere.
         base.clear_stats(self)
         for key, value in stats.items():
             base.set_value(self, key, value)

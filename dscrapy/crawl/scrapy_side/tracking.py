@@ -2,12 +2,12 @@
 
 A context variable names the ``Hop`` whose work is running. The scheduler sets it
 before it gives a request to Scrapy, and every task and callback that Scrapy starts
-for this request inherits it, so whatever asks for a request, an item or a stat is
-known by it, however it asks. A hop has left when the engine removes its request from
+for this request inherits it, so each request, item and stat is known to be of this
+work, whatever code gives it. A hop has left when the engine removes its request from
 its slot: after callback or errback, all items and all their handlers. A ``Work`` is
-settled when nothing holds it open any more; what its code does after that (tasks
-that outlive their callback) belongs to no lease, as does what handlers of
-``spider_opened`` and ``spider_idle`` ask for: that makes a unit for each loop turn.
+settled when nothing holds it open any more. Code that runs after that (tasks that
+outlive their callback) belongs to no lease, nor do handlers of ``spider_opened`` and
+``spider_idle``: their requests and items make a unit for each turn of the loop.
 
 Scrapy has no public hooks for this: ``attach`` uses those of ``insides.probes``.
 """
@@ -53,14 +53,14 @@ class Hop:
         self.automatic_slot: str | None = None
         self.element: Any = None
         self.holds_item = False
-        # While its response or failure is with the scraper, a request that ends is
-        # one that its callback downloads once more.
+        # In the stage "scrape" (response or failure are with the scraper) a request
+        # that ends is this one, downloaded once more by its callback.
         self.stage: Literal["download", "scrape", "scraped"] = "download"
         self._page: ref[Response] | None = None
 
     @property
     def page(self) -> Response | None:
-        """The response whose callback runs, while anybody has it."""
+        """The response whose callback runs, while anybody refers to it."""
         return None if self._page is None else self._page()
 
     @page.setter
@@ -88,19 +88,20 @@ class Tracker:
         self._sender = sender
         self._settled = settled
         self._closing = closing
-        # Of no lease, for callbacks of our own: a lease's would be kept alive by them.
+        # The context of no lease, for callbacks of our own: in a lease's context they
+        # would keep the lease alive.
         self.context: Context = copy_context()
         self._hops: dict[int, Hop] = {}
         self._gathering: Work | None = None
         self.works: set[Work] = set()
-        # Stats that belong to no lease; they ride on the next unit.
+        # Stats that belong to no lease; they are sent with the next unit.
         self.delta = Delta()
         self.opened: Work | None = None
         self.has_begun = False
         self.open_starts = 0
-        # Number of the ``Finish`` that is not revoked.
+        # Number of the last ``Finish``, 0 if it is revoked.
         self.finish = 0
-        # Before there is a scheduler nothing is handed on.
+        # Before there is a scheduler no request is handed to a slot.
         self._arrived: Callable[[str], None] = lambda host: None
 
     # ---- who is running ---------------------------------------------------------
@@ -112,7 +113,7 @@ class Tracker:
         return None if hop is None or hop.work.is_settled else hop
 
     def delta_now(self) -> Delta:
-        """Return where stats are written now."""
+        """Return the delta for stats of the running code."""
         hop = self.current()
         return self.delta if hop is None else hop.work.delta
 
@@ -168,16 +169,16 @@ class Tracker:
             self._settled(work)
 
     def abandon(self, work: Work) -> None:
-        """Never commit this work: what its code still gives is kept by nobody."""
+        """Never commit this work, nor what its code still gives."""
         self.works.discard(work)
 
     def grown(self, work: Work) -> None:
-        """Let a work that has grown send what is full."""
+        """Let a work that has grown send its full parts."""
         if work in self.works:
             self._sender.grown(work)
 
     def end_gathering(self) -> None:
-        """Settle what was gathered beside leases in this loop turn."""
+        """Settle the work of no lease that gathers in this turn of the loop."""
         if self._gathering is not None:
             self._end_gathering(self._gathering)
 
@@ -191,7 +192,7 @@ class Tracker:
     def enter(self, request: Request, hop: Hop) -> None:
         """Give a request to Scrapy: the running code is this hop's from now on.
 
-        Its work is held already; the hold ends when the request has left.
+        The caller holds the work; the hold ends when the request has left the engine.
         """
         self._hops[id(request)] = hop
         CURRENT.set(hop)
@@ -228,10 +229,10 @@ class Tracker:
     # ---- Scrapy -----------------------------------------------------------------
 
     def attach(self, crawler: Crawler, arrived: Callable[[str], None]) -> None:
-        """Hook into the engine; raises ``UnsupportedError`` where that cannot be.
+        """Hook into the engine; raises ``UnsupportedError`` where that is impossible.
 
         ``arrived`` is called with the host of each request that was handed to Scrapy,
-        when it has come to its download slot, or never will.
+        when the request has come to its download slot, or never will.
         """
         engine = crawler.engine
         probes.check_engine(engine)

@@ -1,1 +1,1 @@
-"""What a crawl process has of its worker: link, lifeline, marks, a caller's stdin."""
+"""A crawl process's side of its worker: link, lifeline, marks, a caller's stdin."""

@@ -1,4 +1,4 @@
-"""Marks what this process has under way, for whoever looks after its death."""
+"""Marks the requests under way, for the worker to read when this process has died."""
 
 import mmap
 
@@ -22,7 +22,7 @@ class InFlightTable:
         self._used = 0
 
     def add(self, request: int, url: str) -> None:
-        """Mark a request that is about to start; once more changes its URL."""
+        """Mark a request that is about to start; a second call changes its URL."""
         slot = self._slots.get(request)
         if slot is None:
             if not self._free:
@@ -39,7 +39,7 @@ class InFlightTable:
         NUMBER.pack_into(self._map, at, request)
 
     def await_stdin(self, *, on: bool) -> None:
-        """Mark that the event loop stands still until there is input, or goes on."""
+        """Mark whether the event loop stands still until there is input."""
         self._map[AWAITS_AT] = on
 
     def remove(self, request: int) -> None:

@@ -1,4 +1,4 @@
-"""What this process does about its worker's end and about signals."""
+"""The end of this process with its worker, and signals that it ignores."""
 
 import os
 import signal
@@ -29,11 +29,11 @@ def ignore_signals() -> None:
 
 def _die_at_end(fd: int) -> None:
     while os.read(fd, 1):
-        # Nothing is ever written; whatever it is, it is not the end.
+        # Nobody writes to the pipe; a byte would not be its end.
         continue
     pid = os.getpid()
     if os.getpgrp() == pid:
-        # What the project has started (browsers) belongs to the same group.
+        # Programs that the project has started (browsers) belong to the same group.
         os.killpg(pid, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
 

@@ -2,16 +2,16 @@
 
 Descriptor 0 is the caller's stdin itself, so a spider that never reads it leaves all of
 it to others, and never waits for its end. The first read through ``sys.stdin`` starts a
-thread that copies what comes into a file of the crawl's state, somewhat ahead of the
-reader, who gets it from there. A process that takes over reads that file from its
-beginning; once it is whole it has its final name, and is the stdin of each later
-process. What a program reads from descriptor 0 itself is not kept.
+thread that copies the input into a file of the crawl's state, somewhat ahead of the
+reader, who reads that file. A process that takes over reads the file from its
+beginning. Once the file holds all of the input it has its final name, and is the stdin
+of each later process. Input that a program reads from descriptor 0 itself is not kept.
 
-A kill between reading and writing would lose what was read. So a pipe is spliced into
-the file, where the system can, and a regular file is read at places of its own.
+A kill between reading and writing would lose input. So a pipe is spliced into the file,
+where the system can, and a regular file is read by offset.
 
-A read in the event loop's thread blocks the loop until there is input. That is no
-silence of the process's: ``on_wait`` is told, so that its worker knows.
+A read in the event loop's thread blocks the loop until there is input. ``on_wait`` is
+called then, so that the worker does not take the process for silent.
 """
 
 import io
@@ -24,25 +24,25 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-# Bytes of one step of the copy: what a pipe holds.
+# Bytes of one step of the copy: as many as a pipe holds.
 STEP_BYTES = 64 * 1024
-# The copy is this far ahead of the reader at most: an endless input fills no disk.
+# The copy is at most this far ahead of the reader: an endless input fills no disk.
 AHEAD_BYTES_MAX = 64 * 1024 * 1024
-# What the file's name ends in until it is whole.
+# Ends the file's name until the file holds all of the input.
 PART_SUFFIX = b".part"
 
 _logger = logging.getLogger(__name__)
 
 
 class OnWait(Protocol):
-    """Takes whether the thread of the event loop waits for input."""
+    """Called with whether the thread of the event loop waits for input."""
 
     def __call__(self, *, on: bool) -> None: ...
 
 
 def take_stdin(keep_at: bytes, begins_at: int, on_wait: OnWait) -> None:
-    """Let ``sys.stdin`` keep in this file what it reads from descriptor 0, which
-    begins at ``begins_at`` if it is a regular file."""
+    """Let ``sys.stdin`` read descriptor 0 and keep what it reads in the file
+    ``keep_at``; a regular file is read from its offset ``begins_at`` on."""
     _replace(KeptStdin(0, keep_at, begins_at, on_wait=on_wait))
 
 
@@ -60,7 +60,7 @@ def _replace(raw: io.RawIOBase) -> None:
 
 
 class _Raw(io.RawIOBase):
-    """What both have of a file: descriptor 0, for ``select`` and the like."""
+    """A raw file on descriptor 0, which ``select`` and the like ask for."""
 
     name = "<stdin>"
     mode = "rb"
@@ -106,14 +106,14 @@ class KeptStdin(_Raw):
         self._on_wait = on_wait
         self._file = -1
         self._position = 0
-        # Bytes in the file; changes of these wake who waits.
+        # Bytes in the file. A change of size, end or error notifies ``_changed``.
         self._size = 0
         self._is_complete = False
         self._error: OSError | None = None
         self._changed = threading.Condition()
 
     def readinto(self, buffer: Any) -> int:
-        """Wait for what comes next; returns 0 at the end."""
+        """Wait for input and read it; returns 0 at the end."""
         if self._file < 0:
             self._begin()
         with self._changed:
@@ -143,9 +143,9 @@ class KeptStdin(_Raw):
     def _begin(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._file = os.open(self._path + PART_SUFFIX, flags, 0o600)
-        # What a process before this one has kept comes first.
+        # Input that an earlier process has kept comes first.
         self._size = os.lseek(self._file, 0, os.SEEK_END)
-        # It may wait for ever, and must not hold up the process's end.
+        # The thread may wait for ever, and must not hold up the process's end.
         threading.Thread(target=self._copy, name="stdin", daemon=True).start()
 
     def _copy(self) -> None:
@@ -167,7 +167,8 @@ class KeptStdin(_Raw):
             self._changed.notify_all()
 
     def _choose_step(self) -> Callable[[], int]:
-        """Return what copies the next bytes and says how many; 0 at the end."""
+        """Return a function that copies the next bytes and returns how many, 0 at the
+        end."""
         mode = os.fstat(self._fd).st_mode
         if stat.S_ISREG(mode):
             return self._copy_place
@@ -189,7 +190,7 @@ class KeptStdin(_Raw):
         except BlockingIOError:
             raise
         except OSError:
-            # A file system that cannot; an error of the disk comes again.
+            # The file system cannot splice; an error of the disk comes again.
             return self._copy_read()
 
     def _copy_read(self) -> int:
@@ -199,7 +200,7 @@ class KeptStdin(_Raw):
         place = self._begins_at + self._size
         count = self._write(os.pread(self._fd, STEP_BYTES, place))
         if not count:
-            # Whoever reads on in this file after us does so from its end.
+            # Leave the offset at the end for programs that read on in this file.
             os.lseek(self._fd, place, os.SEEK_SET)
         return count
 

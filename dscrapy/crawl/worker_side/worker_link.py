@@ -116,8 +116,8 @@ class _Protocol(asyncio.Protocol):
             while (frame := self._reader.next_frame()) is not None:
                 self._on_message(self._decoder.decode(frame))
         except RemoteProtocolError:
-            # Only a worker of another version could send this; ending is all
-            # that both sides are sure to understand.
+            # Only a worker of another version could send this; both sides are sure to
+            # understand the link's end.
             self._on_end()
 
     def pause_writing(self) -> None:
