@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
         return 1
     local = run.local or Local(settings={})
     marks = InFlightTable(marks_fd)
-    # Before any module of the project is imported, for that may read.
+    # Before any module of the project is imported, since the import may read stdin.
     if local.stdin:
         take_stdin(local.stdin, local.stdin_at, marks.await_stdin)
     elif run.no_stdin:
@@ -67,7 +67,7 @@ def profiled(path: bytes) -> Iterator[None]:
     if not path:
         yield
         return
-    # Nobody else needs it.
+    # Imported here: a process that is not profiled does without it.
     import cProfile
 
     profile = cProfile.Profile()

@@ -1,4 +1,4 @@
-"""How a crawl ends: noted while it closes, told with its last commits."""
+"""How a crawl ends: noted while it closes, sent with its last commits."""
 
 from typing import Any
 
@@ -9,30 +9,33 @@ from dscrapy.crawl.outcomes import TEXT_CHARS_MAX, Failed, describe, outcome_of
 from dscrapy.errors import UnsupportedError
 from dscrapy.model import PROCESS_REASONS, WORKER_DRAINS, Outcome
 
-# What Scrapy calls it when its process is told to end. The spider, its log and its
-# stats have that name; ours says that the job goes on.
+# Our reason for a close -> Scrapy's, which the spider, its log and its stats have. Ours
+# says that the job goes on.
 _IN_SCRAPY = {WORKER_DRAINS: "shutdown"}
 
 
 class CrawlEnd:
-    """``stop_reason`` is why the master stops the process, None before it does;
-    ``reason`` is what the spider has closed for, by the name that the master knows."""
+    """The end of one crawl.
+
+    ``stop_reason`` is why the master stops the process, None before it does; ``reason``
+    is why the spider has closed, by the name that the master knows.
+    """
 
     def __init__(self) -> None:
         self.stop_reason: str | None = None
         self.reason = ""
-        # What start() raised.
+        # The error that start() raised.
         self.start_error: BaseException | None = None
 
     @property
     def stop_in_scrapy(self) -> str:
-        """What the spider is told why it is stopped."""
+        """The reason for the stop that the spider sees."""
         assert self.stop_reason is not None
         return _IN_SCRAPY.get(self.stop_reason, self.stop_reason)
 
     @property
     def is_shutdown(self) -> bool:
-        """Whether the process was told to end, as Scrapy's own may be."""
+        """Whether the process ends as a plain Scrapy does at a signal."""
         return self.reason in _IN_SCRAPY
 
     @property
@@ -41,7 +44,7 @@ class CrawlEnd:
         return self.reason in PROCESS_REASONS
 
     def close_for(self, reason: Any) -> None:
-        """Note what Scrapy says that the spider closes for."""
+        """Note the reason for which the spider closes, as Scrapy names it."""
         self.reason = reason_text(reason)
         if self.stop_reason and self.stop_in_scrapy == self.reason:
             self.reason = self.stop_reason
@@ -65,7 +68,7 @@ class CrawlEnd:
         """
         code = _failure_code(error, spider, is_opening=is_opening)
         if isinstance(error, Failed | UnsupportedError):
-            # Their text says it all.
+            # The text of these errors is complete.
             return outcome_of(code, str(error), error.__cause__, self.reason)
         return outcome_of(code, describe(error), error, self.reason)
 

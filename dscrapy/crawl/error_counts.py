@@ -2,7 +2,7 @@
 
 Scrapy's ``log_count/ERROR`` begins when the spider is open, ends before extensions and
 collectors have closed, and leaves out what is below LOG_LEVEL; the extension may be
-switched off. A job's errors are no matter of how much of them is printed.
+switched off. A job's errors count whether they are printed or not.
 """
 
 import logging
@@ -17,8 +17,8 @@ KEY = "dscrapy/errors_logged"
 
 
 class ErrorCounter(logging.Handler):
-    """Counts errors that none of Scrapy's counters takes; ``delta_now`` gives the
-    stats of the code that is running."""
+    """Counts errors that none of Scrapy's counters counts; ``delta_now`` returns the
+    delta of the running code."""
 
     def __init__(self, delta_now: Callable[[], Delta]) -> None:
         super().__init__(logging.ERROR)

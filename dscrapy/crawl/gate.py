@@ -1,8 +1,8 @@
-"""Whether requests may start, and who waits for what to change.
+"""Whether requests may start, and a way to wait for changes.
 
-Three places ask: the scheduler gives nothing out, the downloader's handlers wait
-(requests that wait there for a delay or an inline download start no earlier), and
-``start()`` is not pulled.
+While they may not, the scheduler gives no request to the engine, the downloader's
+handlers wait (so requests that are in a download slot already and downloads of
+callbacks wait too), and ``start()`` is not pulled.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ class Gate:
         return self.valid_until is None or self._clock() <= self.valid_until
 
     def changed(self) -> None:
-        """Let those who wait look again."""
+        """Let waiting callers check their conditions again."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait until ``condition`` holds; it is looked at when something changes."""
+        """Wait until ``condition`` holds; ``changed`` has it checked again."""
         while not condition():
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)

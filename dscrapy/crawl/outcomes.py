@@ -1,4 +1,4 @@
-"""What goes wrong with a project, as an outcome: a code, one line, a traceback.
+"""Failures of a project, as outcomes: a code, one line, a traceback.
 
 Codes are those of ``endings.FAILURES``.
 """
@@ -29,7 +29,7 @@ def outcome_of(
     if cause is not None:
         trace = user_trace(cause)
         data = trace.encode(errors="backslashreplace")
-        # The end is what people look for: the innermost frame and the error.
+        # People look at the end: the innermost frame and the error.
         trace = data[-TRACEBACK_BYTES_MAX:].decode(errors="replace")
     line = " ".join(text.split()).encode(errors="backslashreplace").decode()
     return Outcome(

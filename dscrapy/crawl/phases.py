@@ -7,11 +7,11 @@ Left alone it goes one way::
 Three things come in between at any time. The master stops the process: Scrapy closes no
 spider whose engine does not run yet, so one that is stopped early goes on until then
 (the phases ``..._TO_STOP``). The spider closes by itself, perhaps before it has opened.
-And the crawl ends with an error. What is no cell of the table cannot come, unless this
-process or its Scrapy is wrong.
+And the crawl ends with an error. An event without a cell in the table cannot come,
+unless this process or its Scrapy is wrong.
 
-What the end is (reasons, errors, what the master asks for) is data of the crawl, not
-part of its life.
+Reasons and errors of the end, and the master's orders for it, are data of the crawl,
+not part of its life.
 """
 
 from enum import Enum, auto
@@ -42,29 +42,29 @@ class Phase(Enum):
 
 
 class Event(Enum):
-    """What happens to it."""
+    """What happens to a crawl process."""
 
     SCHEDULER_OPENS = "the scheduler opens"
     SPIDER_OPENED = "the spider has opened"
     ENGINE_STARTED = "the engine has started"
-    # The master's; it may come again, with another reason.
+    # The master stops the process; a stop may come again, with another reason.
     STOP = "a stop"
-    # The engine begins to close the spider, whoever asked for it; perhaps once more.
+    # The engine begins to close the spider, whoever asked for it; it may come again.
     CLOSE = "a close"
     CRAWL_ENDED = "the crawl has ended"
 
 
 class Do(Enum):
-    """What is to be done at an event, in this order."""
+    """Actions at an event, in this order."""
 
     KEEP_STOP = auto()
     TELL_OPENED = auto()
     TELL_CLOSING = auto()
-    # Of leases, what has not begun.
+    # Give back leases whose requests have not begun.
     GIVE_BACK = auto()
     CLOSE_ENGINE = auto()
-    # Requests that cannot leave the process and have not begun: what asked for them is
-    # committed without them, or not at all, so that it is done again elsewhere.
+    # Drop local requests that have not begun: the works that asked for them are
+    # committed without them, or never, so that another process does the works again.
     LEAVE_LOCALS = auto()
     ABANDON_LOCALS = auto()
 
@@ -89,8 +89,8 @@ TABLE: dict[Phase, dict[Event, Step]] = {
     Phase.OPENING: {
         Event.SPIDER_OPENED: _to(Phase.OPEN, Do.TELL_OPENED),
         Event.STOP: _to(Phase.OPENING_TO_STOP, Do.KEEP_STOP, Do.TELL_CLOSING),
-        # Of one that does not come up the last commit tells all: what it says of the
-        # job has to be weighed with what others say.
+        # No TELL_CLOSING: the last commit of a process that does not open says why. The
+        # master weighs it with the other processes' ends.
         Event.CLOSE: _to(Phase.CLOSING_UNOPENED, Do.LEAVE_LOCALS),
         **_ENDS,
     },
@@ -128,14 +128,14 @@ TABLE: dict[Phase, dict[Event, Step]] = {
         **_ENDS,
     },
     Phase.CLOSING_UNOPENED: {
-        # Scrapy opens a spider to the end that a pipeline closes through the engine.
+        # Scrapy still opens a spider that a pipeline closes through the engine.
         Event.SPIDER_OPENED: _to(Phase.CLOSING, Do.TELL_OPENED),
         Event.STOP: _to(Phase.CLOSING_UNOPENED),
         Event.CLOSE: _to(Phase.CLOSING_UNOPENED),
         **_ENDS,
     },
     Phase.CLOSING: {
-        # Closed by a handler of ``spider_opened``.
+        # A handler of ``spider_opened`` has closed the spider.
         Event.ENGINE_STARTED: _to(Phase.CLOSING),
         Event.STOP: _to(Phase.CLOSING),
         Event.CLOSE: _to(Phase.CLOSING),
@@ -143,7 +143,7 @@ TABLE: dict[Phase, dict[Event, Step]] = {
     },
     Phase.COMMITTING: {
         Event.STOP: _to(Phase.COMMITTING),
-        # Asked for by code that outlives its crawl.
+        # Code that outlives its crawl asks for a close.
         Event.CLOSE: _to(Phase.COMMITTING),
     },
 }
@@ -163,8 +163,8 @@ class Life:
     def on(self, event: Event) -> tuple[Do, ...]:
         """Take an event and return what is to be done, in order.
 
-        Raises ``LocalProtocolError`` for one that cannot come in this phase, which
-        stays.
+        Raises ``LocalProtocolError`` for an event that cannot come in this phase; the
+        phase stays.
         """
         step = TABLE[self.phase].get(event)
         if step is None:

@@ -1,6 +1,6 @@
 """The project and its spider, loaded as the ``scrapy`` command would.
 
-What can be wrong with them ends here as ``Failed``.
+Whatever is wrong with them is raised as ``Failed``.
 """
 
 import os
@@ -58,7 +58,7 @@ def load(spec: JobSpec, local: Local | None = None) -> Loaded:
         classes = list(iter_spider_classes(module))
         if not classes:
             raise Failed("unknown_spider", f"no spider in {folder / spec.spider}")
-        # The last one, as ``scrapy runspider`` takes it.
+        # ``scrapy runspider`` takes the last class, too.
         return Loaded(process, classes[-1], arguments)
     return Loaded(process, _spider_by_name(process, spec.spider, folder), arguments)
 
@@ -111,14 +111,14 @@ def check_reactor(settings: BaseSettings) -> None:
 
 
 def code_folder(spec: JobSpec) -> Path:
-    """Return the folder of the project's code: a project that workers know by its
-    name is in the current one."""
+    """Return the folder of the project's code: the current one for a project that
+    workers know by its name."""
     return Path(spec.project_dir) if spec.project_dir else Path.cwd()
 
 
 def project_modules(folder: Path) -> Callable[[str], bool]:
-    """Return whether a module is the project's: its top-level package lies in the
-    project's folder, or is that of the settings."""
+    """Return a function that tells whether a module is the project's: its top-level
+    package lies in the project's folder, or is that of the settings."""
     root = folder.resolve()
     answers: dict[str, bool] = {}
     if settings_module := os.environ.get(ENVVAR):
@@ -152,10 +152,10 @@ def _lies_in(root: Path, top: str) -> bool:
 
 
 def _choose_settings(spec: JobSpec, folder: Path) -> None:
-    """Let the variables name the settings that the job does, and the code be found.
+    """Set the environment variables and the import path for the job's settings.
 
-    A job that names one has both from whoever asked for it: what this machine's
-    variables say would take precedence over the other.
+    A job that sets one of the two variables sets both: a value from this machine would
+    take precedence over the job's.
     """
     if spec.scrapy_project or spec.settings_module:
         for name, value in (

@@ -1,4 +1,4 @@
-"""A project's crawler in this process, from its load to the exit code."""
+"""Runs a project's crawler in this process, from loading it to the exit code."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ def run_project(
 ) -> int:
     """Run a crawler of the project to its end and return the process's exit code.
 
-    ``make`` returns it, and what is laid over its settings.
+    ``make`` returns the crawler, and the overlay of its settings.
     """
     try:
         loaded = load(run.spec, run.local)
@@ -32,12 +32,13 @@ def run_project(
     except Exception as error:  # noqa: BLE001 - the project's classes are user code
         return report(link, run, outcome_of("spider_error", describe(error), error))
     loaded.process.start()
-    # Somebody stopped the reactor under the crawl: that is a death, not an end.
+    # Not finished: somebody stopped the reactor under the crawl, which is a death.
     return 0 if overlay.is_finished else 1
 
 
 def leave(*, is_over: bool) -> NoReturn:
-    """End the process at once, since its link has; ``is_over`` if all was told."""
+    """End the process at once, since its link has ended; ``is_over`` if the last commit
+    was sent."""
     logging.shutdown()
-    # Nobody waits for what is left: no clean-up of the project's may hold it.
+    # Nobody waits for this process: no clean-up of the project's may hold it up.
     os._exit(0 if is_over else 1)

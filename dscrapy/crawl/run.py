@@ -108,7 +108,7 @@ class JobCrawler(Crawler):
 class CrawlRun:
     """Joins one crawler to the link: leases in, commits out.
 
-    Where it stands is its ``Life``; what happens goes through ``_on``.
+    Its phase is in its ``Life``; every event goes through ``_on``.
     """
 
     def __init__(
@@ -126,11 +126,11 @@ class CrawlRun:
         self._crawler = crawler
         self._life = Life()
         self._end = CrawlEnd()
-        # Scrapy makes its components by and by: the settings are known first, if they
-        # are not refused; the scheduler is there from its opening on.
+        # Scrapy makes its components by and by: the settings are set first, if they are
+        # not refused; the scheduler is set when it opens.
         self._crawl_settings: CrawlSettings | None = None
         self._scheduler: Scheduler | None = None
-        # What the master says of the end: how, and that it is done.
+        # The master's order for the end, and its answer that the process is done.
         self._end_order: Retire | Conclude | None = None
         self._done: Done | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -191,10 +191,10 @@ class CrawlRun:
             self._dump(self._crawler.stats.get_stats())
         self.link.close()
 
-    # ---- its life -------------------------------------------------------------
+    # ---- life -----------------------------------------------------------------
 
     def _on(self, event: Event, reason: str = "") -> None:
-        """Take what happens; ``reason`` is why, if it is a stop or a close."""
+        """Take an event; ``reason`` is why, if it is a stop or a close."""
         for action in self._life.on(event):
             self._do(action, reason)
 
@@ -222,7 +222,7 @@ class CrawlRun:
                 assert_never(action)
 
     def _tell_opened(self) -> None:
-        """Tell the master that leases can be taken."""
+        """Tell the master that this process can take leases."""
         crawler, crawl_settings = self._crawler, self.crawl_settings
         has_listed = has_once(crawler, crawl_settings.is_once)
         self.link.send(
@@ -230,7 +230,7 @@ class CrawlRun:
         )
 
     async def _close_engine(self) -> None:
-        # What has begun is finished, also where it is not in Scrapy's hands.
+        # Requests that have begun are finished, also local ones that still wait.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(
                 self.gate.wait_until(lambda: not self._has_locals), STOP_LOCAL_S
@@ -241,14 +241,14 @@ class CrawlRun:
 
     @property
     def _has_locals(self) -> bool:
-        # What openers asked for begins with leading only.
+        # Requests of ``spider_opened`` handlers begin when the process leads.
         begun = self.tracker.works - {self.tracker.opened}
         return any(work.local_count for work in begun)
 
-    # ---- what Scrapy says -----------------------------------------------------
+    # ---- Scrapy ---------------------------------------------------------------
 
     def configure(self, settings: BaseSettings) -> None:
-        """Lay ours over the settings, offer the job's URLs, connect signals."""
+        """Lay our settings over the project's, offer the job's URLs, take signals."""
         self._crawl_settings = lay_over(settings)
         urls = self.run.spec.urls
         lay_over_each(self._crawler, settings, urls, self.tracker.delta_now)
@@ -260,7 +260,7 @@ class CrawlRun:
 
     def opens(self, scheduler: Scheduler) -> None:
         """Note that the scheduler is open; the pipelines come next."""
-        # All that the life asks for from now on is there.
+        # From now on the life's actions need the scheduler.
         self._scheduler = scheduler
         self._on(Event.SCHEDULER_OPENS)
         # After the extensions' own handlers.
@@ -317,8 +317,8 @@ class CrawlRun:
     def _warn_of_state(self) -> None:
         """Warn of components that give other results in several processes.
 
-        In a job that has one they are as in Scrapy, unless it dies, which is what
-        the log says of all pipelines.
+        In a job with one process the results are as in Scrapy, unless the process dies;
+        of that the log warns where there are pipelines.
         """
         if self.run.spec.parallelism == 1:
             return
@@ -329,7 +329,7 @@ class CrawlRun:
 
     def _flush_soon(self) -> None:
         loop = asyncio.get_running_loop()
-        # With nothing else to do here nothing else comes to be gathered.
+        # A process with nothing else to do has no further commits to gather.
         leading = self.leading
         is_taking = leading.is_pulling and not leading.is_waiting
         is_busy = self.tracker.in_flight > 0 or is_taking
@@ -349,7 +349,7 @@ class CrawlRun:
     def _on_message(self, message: ToCrawl) -> None:
         match message:
             case Grant():
-                # Before Opened there is nothing to grant, so the scheduler is there.
+                # The master grants nothing before Opened, so there is a scheduler.
                 self.scheduler.granted(message)
             case CommitsSeen():
                 self.sender.acknowledged(message)
@@ -370,7 +370,7 @@ class CrawlRun:
             case Stop(reason=reason):
                 self._on(Event.STOP, reason)
             case Retire() | Conclude():
-                # One that is told again after the master was away.
+                # The order may come again, after the master was away.
                 self._end_order = self._end_order or message
             case Done():
                 self._done = message
@@ -397,8 +397,8 @@ class CrawlRun:
     async def end(self, reason: Any) -> None:
         """Commit all that the crawl gave, and learn whether the job ends with it.
 
-        Between the pipelines' end and ``spider_closed``. A process that stops while its
-        job goes on, or that did not come up, just leaves.
+        Runs between the pipelines' end and ``spider_closed``. A process that stops
+        while its job goes on, or whose spider did not open, just leaves.
         """
         crawler, end = self._crawler, self._end
         end.close_for(reason)
@@ -417,11 +417,11 @@ class CrawlRun:
             leave_out_once(crawler, self.crawl_settings.is_once)
 
     async def _wait_unless_done(self, condition: Callable[[], bool]) -> None:
-        # A job that is over has no orders any more.
+        # Of a job that is over no order comes.
         await self.gate.wait_until(lambda: condition() or self._done is not None)
 
     def _dump(self, stats: dict[str, Any]) -> None:
-        # A crawl whose settings are refused has none to print.
+        # A crawl whose settings were refused has no stats to print.
         if self._crawl_settings is None or not self._crawl_settings.dumps_stats:
             return
         logging.getLogger("scrapy.statscollectors").info(

@@ -1,7 +1,7 @@
-"""Tracebacks as those read them who wrote the project: from their own code on.
+"""Tracebacks for the project's authors: from their own code on.
 
-What leads to it, in dscrapy, Scrapy and the standard library, says nothing about a
-mistake in a project. An error that our own code raised is shown whole: it is ours.
+Frames before it, in dscrapy, Scrapy and the standard library, say nothing about a
+mistake in a project. An error that our own code raised is shown with all its frames.
 """
 
 import os
@@ -22,13 +22,13 @@ def _folder(file: str | None) -> str:
 _OURS = _folder(dscrapy.__file__)
 _STDLIB = os.path.join(sysconfig.get_path("stdlib"), "")
 _LIBRARIES = (_OURS, _folder(scrapy.__file__), _folder(twisted.__file__))
-# Also where a virtual environment's folder lies inside of the standard library's.
+# Folders of packages, perhaps inside of the standard library's.
 _PACKAGES = ("site-packages", "dist-packages")
 
 
 def user_trace(error: BaseException) -> str:
-    """Return the error's traceback, of it and of what it came from, without what leads
-    to the project's code."""
+    """Return the traceback of an error and its causes, without the frames that lead to
+    the project's code."""
     trace = traceback.TracebackException.from_exception(error)
     for part in _chained(trace, set()):
         frames = _of_project(list(part.stack), is_syntax=_is_syntax(part))
@@ -50,7 +50,7 @@ def _chained(
 
 
 def _is_syntax(error: traceback.TracebackException) -> bool:
-    # It names its own place, which no frame does.
+    # A syntax error names the line in the project; no frame does.
     return error.exc_type is not None and issubclass(error.exc_type, SyntaxError)
 
 
@@ -64,7 +64,7 @@ def _of_project(
     for place, frame in enumerate(frames):
         if not _is_library(frame.filename):
             return frames[place:]
-    # Nothing of the project's ran: a class that is not there, a missing argument.
+    # No code of the project ran: a class is missing, or an argument.
     return [] if is_syntax else frames
 
 

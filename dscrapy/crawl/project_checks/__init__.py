@@ -1,1 +1,1 @@
-"""What a project's code says about how it will do with several processes."""
+"""Checks of a project's code: what may differ where a job has several processes."""

@@ -1,7 +1,7 @@
-"""The source of classes, as trees: methods, attributes, and how they hang together.
+"""The source of classes, as trees: methods, attributes, and which of them use which.
 
-Classes of Scrapy, of the standard library and ours are left out: it is known what these
-do.
+Classes of Scrapy, of the standard library and ours are left out: they keep no state
+that makes results differ.
 """
 
 import ast
@@ -15,7 +15,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 _MAKERS = frozenset({"from_crawler", "from_settings"})
 # Parameters that are the same for every page.
 _SAME_ALWAYS = frozenset({"self", "cls", "spider", "crawler", "settings", "info"})
-# By name: what is imported from where is not looked up.
+# Containers by name alone: imports are not looked up.
 _CONTAINERS = frozenset(
     {
         *("set", "dict", "list", "bytearray", "defaultdict", "Counter", "deque"),
@@ -33,7 +33,7 @@ class Sources:
         self._trees: dict[str, ast.Module | None] = {}
 
     def body(self, cls: type) -> "Body":
-        """Return what the class and its bases are made of, where there is source."""
+        """Return the methods and attributes of the class and its bases, from source."""
         body = Body()
         for base in cls.__mro__:
             module = sys.modules.get(base.__module__)
@@ -82,9 +82,9 @@ def _class_node(cls: type, tree: ast.Module) -> ast.ClassDef | None:
 class Body:
     """The methods of a class and its bases by name, and their attributes.
 
-    ``values`` has what is written to an attribute or annotates it, wherever;
-    ``tested`` are attributes on the right of an ``in``, ``globals`` containers of the
-    modules.
+    ``values`` has the values and annotations of each attribute, wherever they are
+    written; ``tested`` are attributes on the right of an ``in``, ``globals`` the
+    containers of the modules.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Body:
         self._names: set[str] = set()
 
     def read(self, node: ast.ClassDef, module: ast.Module) -> None:
-        """Add a class; one that comes earlier stands before it in the look-up."""
+        """Add a class; classes are added in the order of the look-up."""
         self._names.add(node.name)
         self.globals.update(
             name for name, value in _assigned(module.body) if is_container(value)
@@ -118,7 +118,7 @@ class Body:
                     self.values.setdefault(name, []).append(written)
 
     def attribute(self, node: ast.AST) -> str:
-        """Return the name of the attribute that ``node`` is, else nothing."""
+        """Return the name if ``node`` is an attribute of the class, else ""."""
         if not isinstance(node, ast.Attribute):
             return ""
         match node.value:
@@ -133,8 +133,9 @@ class Body:
         return node.attr if is_of_self else ""
 
     def root(self, node: ast.AST, aliases: dict[str, str]) -> str:
-        """Return the attribute that an expression is a part of, else nothing;
-        ``aliases`` are locals that stand for one."""
+        """Return the attribute that an expression is a part of, else "".
+
+        ``aliases`` are locals that stand for an attribute."""
         while True:
             name = self.attribute(node)
             if name:
@@ -150,7 +151,7 @@ class Body:
                     return ""
 
     def aliases(self, function: Function) -> dict[str, str]:
-        """Return locals that are an attribute or a part of one, and globals."""
+        """Return locals that stand for an attribute or a part of one, and globals."""
         origins = {name: name for name in self.globals - names_from_arguments(function)}
         for node in ast.walk(function):
             for target, value in targets(node):
@@ -172,7 +173,7 @@ class Body:
         )
 
     def is_filled(self, name: str) -> bool:
-        """Whether an attribute or global can be filled, as far as one can see."""
+        """Whether an attribute or global is a container, as far as the source shows."""
         if name in self.tested or name in self.globals:
             return True
         return any(map(is_container, self.values.get(name, ())))
@@ -183,7 +184,7 @@ class Body:
             yield from functions
 
     def receivers(self, signals: frozenset[str]) -> list[str]:
-        """Return the methods that receive these signals, and those of their names."""
+        """Return the methods connected to these signals, or named like them."""
         methods = [name for name in self.methods if name in signals]
         for function in self.functions():
             for call in calls(function):
@@ -196,7 +197,7 @@ class Body:
         return methods
 
     def reached(self, names: Iterable[str]) -> list[Function]:
-        """Return methods, and all of the class that they call or hand on."""
+        """Return these methods, and all methods of the class that they mention."""
         waiting, reached_names = list(names), dict[str, None]()
         while waiting:
             name = waiting.pop()
@@ -209,8 +210,8 @@ class Body:
 
 
 class _InstanceIsSelf(ast.NodeTransformer):
-    """Names ``self`` what ``from_crawler`` makes and returns: it sets attributes of
-    it, and connects its methods."""
+    """Renames the instance that ``from_crawler`` makes to ``self``, since that method
+    sets attributes of the instance and connects its methods."""
 
     def __init__(self, function: Function) -> None:
         self._instances = {
@@ -233,7 +234,7 @@ class _InstanceIsSelf(ast.NodeTransformer):
 
 
 def targets(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr | None]]:
-    """Yield what a statement writes to, with the value if there is one."""
+    """Yield each target of a statement, with the value if there is one."""
     match node:
         case ast.Assign(targets=several, value=value):
             for target in several:
@@ -299,7 +300,10 @@ def last_name(node: ast.AST) -> str:
 
 
 def names_from_arguments(function: Function) -> set[str]:
-    """Return what a call is about: its parameters, and what is made of them."""
+    """Return a function's parameters, and the locals that are made from them.
+
+    Parameters that are the same for every page (``self``, ``spider``) are left out.
+    """
     arguments = function.args
     derived = {
         argument.arg
@@ -319,7 +323,7 @@ def names_from_arguments(function: Function) -> set[str]:
 
 
 def is_container(value: ast.expr) -> bool:
-    """Whether a value or annotation is of a set, list, dict or the like."""
+    """Whether a value or annotation is that of a set, list, dict or the like."""
     match value:
         case ast.List() | ast.Dict() | ast.Set():
             return True

@@ -1,10 +1,10 @@
-"""Which of a project's enabled components keep something: told before a job with
-several processes, and in its log.
+"""Warnings about a project's enabled components that keep state: people see them before
+a job with several processes, and in its log.
 
 ``python -m dscrapy.crawl.project_checks.components`` reads a ``JobSpec`` from stdin and
 writes lines for people to stdout, as a JSON list, for the project in its current
-folder. A process of its own, since the project's modules may do anything when they are
-imported.
+folder. It is a process of its own, since the project's modules may do anything when
+they are imported.
 """
 
 import os
@@ -23,7 +23,7 @@ from dscrapy.crawl.project_checks.stateful import Kept, scan
 from dscrapy.crawl.project_loader import load_for_export
 from dscrapy.model import JobSpec
 
-# Names in a line: a project that has more of them knows it after the first ones.
+# Names in a line: the first ones tell enough to a project that has more of them.
 CLASSES_NAMED_MAX = 8
 NAMES_MAX = 5
 
@@ -36,8 +36,10 @@ _SETTINGS = (
 
 
 def warnings_of(classes: Iterable[type], is_once: Callable[[type], bool]) -> list[str]:
-    """Return lines for people about what these classes keep; ``is_once`` are called
-    once in a job, whatever they read."""
+    """Return lines for people about the state that these classes keep.
+
+    Classes for which ``is_once`` holds may read stats: they are called once in a job.
+    """
     sources = Sources()
     kept: list[Kept] = []
     readers: list[str] = []
@@ -75,8 +77,8 @@ def enabled(settings: BaseSettings) -> Iterator[type]:
     """Yield the classes that the settings enable, as far as they can be loaded."""
     for name in _SETTINGS:
         for path in settings.get_component_priority_dict_with_base(name):
-            # What is imported is the project's code: any error may come, and comes
-            # again in the job, which tells it.
+            # The import runs the project's code: any error may come, and comes again
+            # in the job, which reports it.
             try:
                 cls = load_object(path)
             except Exception:  # noqa: BLE001, S112 - user code
@@ -86,10 +88,10 @@ def enabled(settings: BaseSettings) -> Iterator[type]:
 
 
 def main() -> int:
-    """Tell of the job on stdin; 1 where its project cannot be loaded."""
+    """Write the warnings about the job on stdin; 1 if its project cannot be loaded."""
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=JobSpec)
     out = os.dup(1)
-    # What the project prints is nobody's, and there is nothing for it to read.
+    # The project's output is thrown away, and its input is empty.
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nowhere, fd)

@@ -1,7 +1,8 @@
-"""Which components are called at a job's end once, however many processes it has.
+"""Which components are called once at a job's end, however many processes it has.
 
-They tell somebody how the whole crawl went (a report, a mail), by what the stats hold
-at ``spider_closed``: in a process that leaves before the job's end that is a part.
+They report how the whole crawl went (by mail, say), from the stats at
+``spider_closed``. In a process that leaves before the job's end those stats are a part
+of the job's.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from dscrapy.crawl.outcomes import Failed, describe
 # Import paths, with commas or as a list, of a project's own such classes.
 SETTING = "DSCRAPY_ONCE_PER_JOB"
 
-# By name: importing Scrapy's gives a warning that it is deprecated, and the other
-# package need not be there.
+# Names, not classes: importing Scrapy's gives a warning that it is deprecated, and the
+# other package may be missing.
 ONCE_PER_JOB = frozenset(
     {
         "scrapy.extensions.statsmailer.StatsMailer",
@@ -48,7 +49,7 @@ def _entries(settings: BaseSettings) -> list[Any]:
 
 
 def _load(entry: Any) -> type:
-    # What is imported is the project's code: any error may come.
+    # The import runs the project's code: any error may come.
     try:
         loaded = load_object(entry)
     except Exception as error:

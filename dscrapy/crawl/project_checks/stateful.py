@@ -1,19 +1,19 @@
-"""What a component keeps from page to page, as its source tells.
+"""What a component keeps from page to page, found in its source.
 
-A component that keeps something gives other results where a job has several processes,
-each with a component of its own: a pipeline that drops what it has seen, a file that is
-opened once. Nothing is run to find that out; source is read, and what it does not show
-(a client whose class keeps something) is not found. Named are
+A component with state gives other results where a job has several processes, each with
+a component of its own: a pipeline that drops duplicates, a file that is opened once.
+The source is read, no code is run, and state that the source does not show (a client
+whose class keeps something) is not found. Named are
 
 - attributes that are filled while pages are crawled, in ``process_item`` and the like,
-  in receivers of signals that come with pages, and in what these call: counters,
-  containers that are changed, values that a later page reads;
+  in receivers of signals that come with pages, and in methods that these call:
+  counters, containers that are changed, values that a later page reads;
 - files that are opened for writing, and databases in files;
 - receivers of ``spider_closed`` that read stats.
 
-Not named is what only looks like that: a client or a connection made at first use, a
-value that passes between a component's own methods, a session's ``add`` and a table's
-``insert`` (containers are known by what an attribute begins as, or by an ``in``).
+Attributes that only look like state are not named: a client or a connection made at
+first use, a value that passes between a component's own methods, a session's ``add``
+and a table's ``insert`` (a container is known by its first value, or by an ``in``).
 """
 
 import ast
@@ -55,7 +55,7 @@ _EVENT_SIGNALS = frozenset(
 _CLOSED = frozenset({"spider_closed"})
 _ENDS = _CLOSED | {"close_spider", "closed", "engine_stopped"}
 _BEGINS = frozenset({"__init__", "from_crawler", "open_spider", "spider_opened"})
-# Attributes that are Scrapy's, or have a count of their own.
+# Attributes that Scrapy sets, or whose state counts elsewhere.
 _SCRAPYS = frozenset({"crawler", "spider", "settings", "stats", "logger", "signals"})
 _CHANGES = frozenset(
     {
@@ -63,9 +63,9 @@ _CHANGES = frozenset(
         *("insert", "pop", "popitem", "popleft", "remove", "setdefault", "update"),
     }
 )
-# Called as they stand, or as NAME.open; with the mode where none is given.
+# Functions that open a file, called by name or as an attribute; their default mode.
 _OPENS = {"open": "r", "ZipFile": "r", "ExcelWriter": "w"}
-# Of these ``open`` takes a path first, everywhere else it may be a path's own.
+# Modules whose ``open`` takes a path first; elsewhere ``open`` may be a path's method.
 _OPENERS = frozenset(
     {"io", "codecs", "gzip", "bz2", "lzma", "aiofiles", "tarfile", "dbm"}
 )
@@ -92,7 +92,7 @@ class Kept(NamedTuple):
 
 
 def scan(cls: type, sources: Sources) -> Kept:
-    """Return what the class keeps, by its source and that of its bases."""
+    """Return what the class keeps, from the source of the class and its bases."""
     body = sources.body(cls)
     files = _files(body)
     ends = body.reached(body.receivers(_CLOSED))
@@ -113,7 +113,7 @@ class _Filled:
     """The attributes that are filled while pages are crawled."""
 
     def __init__(self, body: Body) -> None:
-        # A dict for its order.
+        # A dict as an ordered set.
         self.names: dict[str, None] = {}
         self._body = body
         self._events = set(_events(body))
@@ -159,7 +159,7 @@ class _Filled:
         value: ast.expr | None,
         derived: set[str],
     ) -> None:
-        """Take an attribute that is set: to more of itself, or for a later page."""
+        """Note an attribute that is set, if it grows or a later page reads it."""
         name = self._body.attribute(target)
         if not name or value is None:
             return
@@ -198,8 +198,8 @@ class _Filled:
 
 
 def _of_page(body: Body, functions: list[Function]) -> set[str]:
-    """Return the attributes that are never anything but a page's: an item that passes
-    between methods."""
+    """Return the attributes whose every value comes from a page: an item that passes
+    between methods, for instance."""
     count = Counter[str]()
     for function in functions:
         derived = names_from_arguments(function)
@@ -216,7 +216,7 @@ def _of_page(body: Body, functions: list[Function]) -> set[str]:
 
 
 def _files(body: Body) -> dict[str, None]:
-    """Return what holds a file that is written, or the method that writes one."""
+    """Return the attributes that hold a written file, and methods that write one."""
     files: dict[str, None] = {}
     of_events = body.reached(_events(body))
     called = body.reached([*_events(body), *_BEGINS, *_ENDS, *body.receivers(_CLOSED)])
@@ -226,7 +226,7 @@ def _files(body: Body) -> dict[str, None]:
             continue
         holders = _holders(body, function, written)
         files.update(dict.fromkeys(holders))
-        # A file by the page's name is no file that processes would share.
+        # Processes do not share a file that is named after a page.
         derived = (
             names_from_arguments(function) if function in of_events else set[str]()
         )
@@ -274,7 +274,7 @@ def _is_written(call: ast.Call) -> bool:
             return bool(_WRITING.intersection(text))
     if not call.args[1:2] and not words:
         return bool(_WRITING.intersection(_OPENS[name]))
-    # A mode that cannot be read here.
+    # A mode that is no constant may be one for writing.
     return any(not isinstance(mode, ast.Constant) for mode in [*call.args[1:2], *words])
 
 
