@@ -12,7 +12,7 @@ from scrapy.utils.log import LogCounterHandler
 
 from dscrapy.crawl.scrapy_side.stats_collector import Delta
 
-# Added to Scrapy's count by whoever counts a job's errors.
+# A job's count of errors is this stat and Scrapy's own count.
 KEY = "dscrapy/errors_logged"
 
 

@@ -417,7 +417,7 @@ class CrawlRun:
             leave_out_once(crawler, self.crawl_settings.is_once)
 
     async def _wait_unless_done(self, condition: Callable[[], bool]) -> None:
-        # Of a job that is over no order comes.
+        # When the job is over, no order comes.
         await self.gate.wait_until(lambda: condition() or self._done is not None)
 
     def _dump(self, stats: dict[str, Any]) -> None:

@@ -337,7 +337,7 @@ class _Writing:
         if isinstance(value, str) and not isinstance(value, Enum):
             # lxml's strings hold their tree, markup's are text: see _plain_str.
             return NO_TAG
-        # Whoever reads it builds the project's classes only.
+        # A reader of the body builds the project's classes only.
         if self._requests.is_project(kind.__module__):
             tree = tags.tag_instance(value, down)
         return self._pickle(value, down) if tree is NO_TAG else tree

@@ -97,7 +97,7 @@ class Selectors:
         self, value: parsel.Selector, node: Any, page: TextResponse | None
     ) -> Document:
         root = node.getroottree().getroot()
-        # Whoever changes a tree does not say so: its nodes are compared each time.
+        # A tree may have been changed since: its nodes are compared each time.
         state = blake2b(etree.tostring(root.getroottree())).digest()
         remembered = self._documents.get(id(root))
         if remembered is not None and remembered[1] == state:

@@ -2,7 +2,7 @@
 
 A body says ``{"$v": digest}`` where a value is more than ``LEAF_BYTES_MAX`` of JSON:
 a response that a hundred requests of its page carry is written, sent and kept once.
-A value may refer to others in the same way; whoever hands on a body hands on all.
+A value may refer to others in the same way; a body travels with all of them.
 """
 
 import json
@@ -84,7 +84,7 @@ class Following:
 
 
 def value_digest(data: bytes) -> bytes:
-    """Return what tells the value of this JSON."""
+    """Return the digest that names the value of this JSON."""
     return blake2b(data, digest_size=VALUE_DIGEST_BYTES).digest()
 
 

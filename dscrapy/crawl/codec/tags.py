@@ -92,11 +92,11 @@ def tag(
 ) -> Any:
     """Return the JSON tree of ``value``.
 
-    ``write`` is asked about what has no tag of its own here, before this module
-    looks for an item's or an enum's, and first about text and bytes of more than
-    ``LEAF_BYTES_MAX``. ``seal`` is given each tree, inner ones first, and what it
-    returns stands there. ``fallback`` turns what has no tag into plain JSON data;
-    without it, and for what nests too deep, ``UnencodableError`` is raised.
+    ``write`` is asked for the tree of a value whose type has no tag here, before this
+    module tries items and enums, and first of all for text and bytes of more than
+    ``LEAF_BYTES_MAX``. ``seal`` is given each tree, inner ones first, and its result
+    takes the tree's place. ``fallback`` turns a value without a tag into plain JSON
+    data; without it, and for values that nest too deep, ``UnencodableError`` is raised.
     """
     if depth > depth_max:
         raise TooDeepError(f"nested deeper than {depth_max}")

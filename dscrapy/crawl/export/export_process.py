@@ -50,7 +50,7 @@ _logger = logging.getLogger(__name__)
 
 # Finish reason beside a crawl where no batch can be written before its end.
 NO_BATCHES = "no batches"
-# As Scrapy's defaults name it, so that the project's settings can too.
+# Named as in Scrapy's defaults, so that the project's EXTENSIONS can name it.
 _EXPORTER = "scrapy.extensions.feedexport.FeedExporter"
 
 

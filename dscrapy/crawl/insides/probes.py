@@ -130,7 +130,7 @@ def watch_scraping(engine: Any, begins: Callable[[Any, Request], Ended]) -> None
     is called, and the function that it returns when the callback's output is through.
 
     Touches: ``scraper.enqueue_scrape``, which is replaced.
-    Why: it tells a redirect or retry from what a callback asks for, also for failures,
+    Why: so a redirect or retry differs from a request of a callback, also for failures,
     of which spider middlewares see nothing.
     Found: 2.16 to 2.19.
     Else: ``check_engine`` has refused it.
@@ -392,7 +392,7 @@ def set_start(core: CoreStats, began_at: float) -> datetime:
     """
     start = datetime.fromtimestamp(began_at, UTC)
     core.start_time = start
-    # What the time elapsed is counted from.
+    # Scrapy counts the time elapsed from here.
     core._start_time_mono = time.monotonic() - max(time.time() - began_at, 0.0)
     return start
 

@@ -14,7 +14,7 @@ import msgspec
 
 from dscrapy.messages import Children
 
-# What a child costs in a commit beside its body and host: fingerprint, numbers.
+# Bytes of a child in a commit beside its body and host: fingerprint, numbers.
 _CHILD_BYTES = 48
 NO_VALUES: Mapping[bytes, bytes] = MappingProxyType({})
 

@@ -112,7 +112,7 @@ class StartMiddleware:
             self._items.add(work)
             hop.element = element
             hop.holds_item = True
-        # A generator runs in the context of whoever consumes it: the engine's task.
+        # A generator runs in the context of its consumer, the engine's task.
         CURRENT.set(hop)
         return work
 

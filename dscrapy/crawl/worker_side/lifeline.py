@@ -7,9 +7,9 @@ from types import FrameType
 
 
 def watch_lifeline(fd: int) -> None:
-    """Kill this process when nobody holds the other end of the pipe any more.
+    """Kill this process when the other end of the pipe is closed: the worker has died.
 
-    In a thread of its own, since user code may block the event loop for ever.
+    A thread watches, since user code may block the event loop for ever.
     (Linux's death signal would be sent when the worker's *thread* ends.)
     """
     thread = threading.Thread(
