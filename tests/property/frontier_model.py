@@ -180,8 +180,8 @@ class NaiveFrontier(RuleBasedStateMachine):
             self.reserved = {h: p for h, p in self.reserved.items() if p != process}
 
     def look(self) -> None:
-        """What is asked for leases forgets hosts without requests."""
-        if not self.peers:
+        """A change forgets hosts without requests, once there are rules."""
+        if not self.ruled:
             return
         for host in HOSTS:
             if not any(
@@ -189,6 +189,20 @@ class NaiveFrontier(RuleBasedStateMachine):
             ):
                 self.disown(host)
                 self.reserved.pop(host, None)
+
+    def see_gift_taken(self, process: int, number: int) -> None:
+        """Note that a host without leases was given up and taken, all in one call."""
+        host = self.open[number].host
+        assert host not in self.reserved
+        assert process not in self.reserved.values()
+        assert not self.leases(host)
+        if process == self.isolator:
+            assert number in self.suspects
+        else:
+            assert not self.busy(process)
+            assert not self.free()
+            assert len(self.busy(self.owner[host])) >= 2
+        self.disown(host)
 
     def see_gifts(self) -> None:
         """Note what was given up: only by owners of two, to processes with nothing."""

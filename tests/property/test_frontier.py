@@ -273,6 +273,8 @@ class FrontierModel(NaiveFrontier):
             if self.best(process) is None:
                 # What follows was given up for it just now.
                 self.see_gifts()
+                if self.best(process) is None:
+                    self.see_gift_taken(process, number)
             assert number == self.best(process)
             self.give(process, number, waits)
             one = self.open[number]
@@ -391,6 +393,7 @@ class FrontierModel(NaiveFrontier):
 
     @invariant()
     def counts_agree(self) -> None:
+        self.look()
         frontier = self.frontier
         leased = len(self.leases())
         assert frontier.leased_count == leased
