@@ -98,12 +98,16 @@ BUGS: tuple[Bug, ...] = (
         (
             COMMITTER,
             _DECIDES_IN_TURN,
-            "        carry_out, late = self._carry_out, []\n"
-            "        self._carry_out = lambda decision, *_: late.append(decision)\n"
-            f"{_DECIDES_IN_TURN}"
-            "        self._carry_out = carry_out\n"
+            "        late = [\n"
+            "            self.machine.decide(waiting.session, waiting.command, now)\n"
+            "            for waiting in batch\n"
+            "            if not isinstance(waiting.command, m.GetStatus)\n"
+            "        ]\n"
             "        for decision in late:\n"
-            "            carry_out(decision, now, group)\n",
+            "            self._take(group, self.machine.carry_out(decision))\n"
+            "        for one in batch:\n"
+            "            if isinstance(one.command, m.GetStatus):\n"
+            "                self._decide(one.session, one.command, now, group)\n",
         ),
     ),
     _bug(
