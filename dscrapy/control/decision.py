@@ -23,7 +23,14 @@ from dscrapy.endings import came_to_end
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier.frontier import Granted
 from dscrapy.keep import Keep
-from dscrapy.messages import Message, Refused, Stop, ToProcess
+from dscrapy.messages import (
+    ClientCall,
+    FromWorker,
+    Message,
+    Refused,
+    Stop,
+    ToProcess,
+)
 from dscrapy.model import Outcome
 
 # What deciding raised at: a "job", "worker" or "schedule", with its id or name.
@@ -91,6 +98,7 @@ class OnPrune:
 
 
 OwnCommand = OnTick | OnClosed | OnMissing | OnDamage | OnMeasured | OnPrune
+Command = ClientCall | FromWorker | OwnCommand
 
 
 @attrs.frozen(kw_only=True)

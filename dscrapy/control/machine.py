@@ -25,6 +25,7 @@ from dscrapy.control.decide.reconcile import JobReconciler
 from dscrapy.control.decide.worker_reports import decide_worker, process_of
 from dscrapy.control.decision import (
     Bug,
+    Command,
     Decision,
     OnClosed,
     OnDamage,
@@ -32,15 +33,12 @@ from dscrapy.control.decision import (
     OnMissing,
     OnPrune,
     OnTick,
-    OwnCommand,
     Policy,
     StepError,
 )
 from dscrapy.control.own_bugs import Fallbacks
 from dscrapy.control.state.state import State
 from dscrapy.errors import RemoteProtocolError
-
-Command = m.ClientCall | m.FromWorker | OwnCommand
 
 
 @attrs.define(kw_only=True)

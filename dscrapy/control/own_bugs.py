@@ -13,7 +13,7 @@ from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.decide.conclusion import Conclusion
 from dscrapy.control.decide.registration import register
-from dscrapy.control.decision import Culprit, Decision, OwnCommand
+from dscrapy.control.decision import Command, Culprit, Decision, OwnCommand
 from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
 from dscrapy.control.state.verdict import Verdict
@@ -26,7 +26,6 @@ TIMES_MAX = 3
 KEYS_MAX = 10_000
 TEXT = "internal error of the master; its log has the traceback"
 
-Command = m.ClientCall | m.FromWorker | OwnCommand
 Key = tuple[str | int, ...]
 
 

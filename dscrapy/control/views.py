@@ -29,12 +29,10 @@ BARRED_SHOWN_MAX = 3
 # Poisoned requests that ``show`` lists.
 POISONED_SHOWN_MAX = 100
 
-_NOTHING_YET = Course()
-
 
 def view_job(state: State, job: Job) -> JobView:
     """Return the job as it stands."""
-    course = job.course or _NOTHING_YET
+    course = job.progress
     crawl = state.crawls.get(job.id)
     is_over = job.is_final or crawl is None
     return JobView(
@@ -212,7 +210,7 @@ def show(state: State, call: int, identity: str) -> m.Shown | None:
     """Return all that is known of a job or schedule, None for an unknown id."""
     job = state.jobs.get(identity)
     if job is not None:
-        course = job.course or _NOTHING_YET
+        course = job.progress
         return m.Shown(
             call=call,
             job=view_job(state, job),

@@ -24,9 +24,9 @@ from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.apply import apply
 from dscrapy.control.clock import Now, RunClock
-from dscrapy.control.decision import Bug, Decision, OnMissing, OnTick
+from dscrapy.control.decision import Bug, Command, Decision, OnMissing, OnTick
 from dscrapy.control.effects import Write, coalesced
-from dscrapy.control.machine import Command, Machine
+from dscrapy.control.machine import Machine
 from dscrapy.control.projections import known_lengths
 from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State

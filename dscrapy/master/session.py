@@ -15,8 +15,7 @@ import trio
 
 from dscrapy import messages as m
 from dscrapy.control.decide.client_calls import no_job
-from dscrapy.control.decision import OnClosed
-from dscrapy.control.machine import Command
+from dscrapy.control.decision import Command, OnClosed
 from dscrapy.errors import DamagedFileError, LocalProtocolError, RemoteProtocolError
 from dscrapy.master.committer import Committer
 from dscrapy.master.files import JobFiles

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import attrs
 
 from dscrapy.control.clock import Now
-from dscrapy.control.decision import Decision
-from dscrapy.control.machine import Command, Machine
+from dscrapy.control.decision import Command, Decision
+from dscrapy.control.machine import Machine
 from dscrapy.control.state.state import State
 
 

@@ -7,7 +7,7 @@ campaign of kills always gets on.
 
 import random
 from collections import Counter
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 
@@ -23,18 +23,8 @@ Stage = Literal[
     "finish",
 ]
 Victim = Literal["process", "worker", "master"]
-STAGES: tuple[Stage, ...] = (
-    "start",
-    "download",
-    "callback",
-    "pipeline",
-    "sent",
-    "journalled",
-    "acknowledged",
-    "idle",
-    "finish",
-)
-VICTIMS: tuple[Victim, ...] = ("process", "worker", "master")
+STAGES: tuple[Stage, ...] = get_args(Stage)
+VICTIMS: tuple[Victim, ...] = get_args(Victim)
 # A killed worker or master takes longer to come back, so they die less often.
 WEIGHTS = (5, 3, 2)
 # Chances that are let pass at most: kills then fall anywhere within a crawl.

@@ -15,8 +15,8 @@ import trio
 from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.clock import Now
-from dscrapy.control.decision import Decision
-from dscrapy.control.machine import Command, Machine
+from dscrapy.control.decision import Command, Decision
+from dscrapy.control.machine import Machine
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Worker
 from dscrapy.master.session import Sessions

@@ -200,7 +200,7 @@ def _change_schedule(
 def _cancel(decision: Decision, job: Job, command: m.ChangeJob) -> str | None:
     if job.is_final:
         return f"job {job.id} is already {job.status}"
-    if job.course is not None and job.course.cancelling:
+    if job.progress.cancelling:
         return f"job {job.id} is already being cancelled"
     if not job.has_processes:
         decision.end_job(job, CANCELLED)

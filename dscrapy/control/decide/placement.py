@@ -116,14 +116,15 @@ def _make_room(decision: Decision, job: Job) -> bool:
     for identity in state.wide:
         donor = state.jobs[identity]
         crawl = state.crawls[identity]
-        if any(process.stopping for process in state.crawling(identity)):
+        processes = state.crawling(identity)
+        if any(process.stopping for process in processes):
             # A slot will be free soon: wait for it.
             return False
         if donor.priority > job.priority or donor.processes < 2:
             continue
         useful = [
             process
-            for process in state.crawling(identity)
+            for process in processes
             if process.number != crawl.leader
             and _could_take(state.workers.get(process.worker), job)
         ]
@@ -232,5 +233,4 @@ def _opened_at(state: State, job: Job) -> float | None:
     """Return when the job's crawl began, as its stats say if they do."""
     crawl = state.crawls.get(job.id)
     began_at = None if crawl is None else crawl.totals.start_at
-    course = job.course
-    return began_at if began_at or course is None else course.opened_at
+    return began_at or job.progress.opened_at
