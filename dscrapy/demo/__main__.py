@@ -164,7 +164,8 @@ class Demo:
 
 @attrs.define
 class PowerCut:
-    """Kills a worker that has done some pages, and has more, at about a third."""
+    """Kills a worker that has more pages to do, at about a third, when all have done
+    some."""
 
     screen: Screen
     cluster: Cluster
@@ -178,7 +179,9 @@ class PowerCut:
         elif job["pages"] >= PAGES_BEFORE:
             reports = await self._ask(status["workers"])
             part = reports.get(VICTIM)
-            if part and part["leased"] and part["pages"] >= OWN_PAGES_MIN:
+            others = [report for name, report in reports.items() if name != VICTIM]
+            is_shared = bool(others) and all(report["pages"] for report in others)
+            if part and part["leased"] and part["pages"] >= OWN_PAGES_MIN and is_shared:
                 await self._cut(reports)
 
     async def _ask(self, workers: Sequence[View]) -> dict[str, View]:
