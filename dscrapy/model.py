@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSIONS = (4,)
+PROTOCOL_VERSIONS = (5,)
 
 # A name becomes part of a path (a project under projects_root) or of a terminal
 # line, so it is one plain component.
@@ -211,3 +211,13 @@ FEEDS_WRITTEN = "feeds written"
 # "last", each with key -> JSON value (datetimes are tagged, see docs/protocol.md). In
 # what a commit adds also "drop": keys that are removed, with null.
 Stats = dict[str, dict[str, msgspec.Raw]]
+
+
+def waiting_text(pages: int) -> str:
+    """Return what people are told when all open pages wait and nothing else is left."""
+    return (
+        f"{pages} pages wait in callbacks or pipelines, nothing else is left to do. "
+        "A pipeline that gathers the items of several pages needs these in one process "
+        "(-p 1); a callback that waits for a page which was parsed before a kill needs "
+        "a fresh start (retry --fresh)"
+    )

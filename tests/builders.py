@@ -201,6 +201,20 @@ def page(request: int, **fields: Any) -> m.Commit:
     return m.Commit(request=request, **fields)
 
 
+def digests(children: m.Children) -> bytes:
+    """Return digests of requests: equal ones for equal fingerprints."""
+    size = m.FINGERPRINT_BYTES
+    ends = range(size, len(children.fingerprints) + 1, size)
+    return b"".join(children.fingerprints[end - m.DIGEST_BYTES : end] for end in ends)
+
+
+def part(request: int, number: int, *, last: bool = False, **fields: Any) -> m.Commit:
+    """Return a part of the commit of a request."""
+    if "children" in fields and not last:
+        fields = {"digests": digests(fields["children"])} | fields
+    return m.Commit(request=request, part=number, last=last, **fields)
+
+
 def unit(number: int, kind: Kind = "late", **fields: Any) -> m.Commit:
     """Return a whole unit."""
     if kind == "start":
@@ -208,6 +222,11 @@ def unit(number: int, kind: Kind = "late", **fields: Any) -> m.Commit:
     if kind == "closed":
         fields = {"end": FINISHED} | fields
     return m.Commit(unit=number, kind=kind, **fields)
+
+
+def progress(process: int, job: str = ID, **fields: Any) -> m.Progress:
+    """Return how far a process says that it has come."""
+    return m.Progress(job=job, process=process, **fields)
 
 
 def commits(process: int, *every: m.Commit, job: str = ID) -> m.Commits:

@@ -167,9 +167,7 @@ class MasterConfig:
 
     host: str = _text("127.0.0.1", "address to listen on; nothing is encrypted", _host)
     port: int = _number(7411, "port to listen on; 0: any free one", 0, 65535)
-    heartbeat_s: float = _number(
-        2.0, "seconds between a worker's heartbeats", 0.05, 3600
-    )
+    heartbeat_s: float = _number(2.0, "seconds between heartbeats", 0.05, 3600)
     die_after_s: float = _number(
         20.0, "seconds until a silent worker's jobs run elsewhere", 0.1, DAY_S
     )
@@ -178,6 +176,9 @@ class MasterConfig:
     )
     start_deaths_max: int = _number(
         3, "a job fails when this many of its processes died", 1, 1000
+    )
+    suspect_patience_s: float = _number(
+        60.0, "seconds that suspects which only wait are tried apart", 0.1, DAY_S
     )
     disk_free_bytes_min: int = _number(
         64 * MIB, "no new work while the disk has fewer bytes free", 0, 2**60

@@ -246,6 +246,11 @@ def _part_stored(state: State, record: r.PartStored, _: Effects) -> None:
     state.crawls[record.job].store(record, state.processes[record.process])
 
 
+def _part_taken(state: State, record: r.PartTaken, effects: Effects) -> None:
+    state.crawls[record.job].take_early(record, state.processes[record.process])
+    effects.touched.append(record.job)
+
+
 def _published(state: State, record: r.Published, effects: Effects) -> None:
     course = state.jobs[record.job].begin()
     process = state.processes.get(record.process)
@@ -270,7 +275,7 @@ def _process_ended(state: State, record: r.ProcessEnded, effects: Effects) -> No
     crawl = state.crawls.get(job.id)
     if crawl is not None:
         crawl.forget_process(process, record.at)
-        crawl.frontier.count_death(record.blamed, alone=record.alone)
+        crawl.count_death(record)
     if record.text and not job.is_final:
         course.reason = record.text
     if job.status == "running" and not job.has_processes:
@@ -319,6 +324,13 @@ def _process_opened(state: State, record: r.ProcessOpened, effects: Effects) -> 
     effects.touched.append(opened.job)
 
 
+def _process_proceeds(
+    state: State, record: r.ProcessProceeds, effects: Effects
+) -> None:
+    state.crawls[record.job].proceed(record)
+    effects.touched.append(record.job)
+
+
 def _process_stops(
     state: State, record: r.ProcessCloses | r.ProcessStops, effects: Effects
 ) -> None:
@@ -338,6 +350,19 @@ def _process_isolates(
 ) -> None:
     state.crawls[record.job].frontier.quarantine.isolate(record.process)
     effects.touched.append(record.job)
+
+
+def _companies_given(state: State, record: r.CompaniesGiven, effects: Effects) -> None:
+    state.crawls[record.job].frontier.quarantine.give_companions()
+    effects.touched.append(record.job)
+
+
+def _process_waits(state: State, record: r.ProcessWaits, _: Effects) -> None:
+    state.processes[record.process].waits_since = record.since
+
+
+def _all_wait_noted(state: State, record: r.AllWaitNoted, _: Effects) -> None:
+    state.crawls[record.job].all_wait = True
 
 
 def _process_dismissed(state: State, record: r.ProcessDismissed, _: Effects) -> None:
@@ -360,6 +385,14 @@ def _lead_given(state: State, record: r.LeadGiven, _: Effects) -> None:
 
 def _start_may_given(state: State, record: r.StartMayGiven, _: Effects) -> None:
     state.crawls[record.job].start_may = record.upto, record.upto_free
+
+
+def _work_short_sent(state: State, record: r.WorkShortSent, _: Effects) -> None:
+    short = state.crawls[record.job].told_short
+    if record.on:
+        short.add(record.process)
+    else:
+        short.discard(record.process)
 
 
 def _finish_sent(state: State, record: r.FinishSent, _: Effects) -> None:
@@ -501,6 +534,7 @@ _HANDLERS: dict[type, Callable[[State, Any, Effects], None]] = {
     r.ScheduleRemoved: _schedule_removed,
     r.ProcessStarted: _process_started,
     r.PartStored: _part_stored,
+    r.PartTaken: _part_taken,
     r.Published: _published,
     r.ProcessEnded: _process_ended,
     r.Concludes: _concludes,
@@ -508,15 +542,20 @@ _HANDLERS: dict[type, Callable[[State, Any, Effects], None]] = {
     r.RequestFailed: _request_failed,
     r.ProcessKnown: _process_known,
     r.ProcessOpened: _process_opened,
+    r.ProcessProceeds: _process_proceeds,
     r.ProcessCloses: _process_stops,
     r.ProcessStops: _process_stops,
     r.ProcessIdles: _process_idles,
     r.ProcessIsolates: _process_isolates,
+    r.CompaniesGiven: _companies_given,
+    r.ProcessWaits: _process_waits,
+    r.AllWaitNoted: _all_wait_noted,
     r.ProcessDismissed: _process_dismissed,
     r.ItemsEndSent: _items_end_sent,
     r.ProcessOrdered: _process_ordered,
     r.LeadGiven: _lead_given,
     r.StartMayGiven: _start_may_given,
+    r.WorkShortSent: _work_short_sent,
     r.FinishSent: _finish_sent,
     r.TimeRuns: _time_runs,
     r.LeasesWanted: _leases_wanted,

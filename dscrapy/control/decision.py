@@ -105,13 +105,15 @@ Command = ClientCall | FromWorker | OwnCommand
 class Policy:
     """What the operator has chosen.
 
-    ``start_deaths_max`` processes that die without a commit fail their job. ``secret``
+    ``start_deaths_max`` processes that die without a commit fail their job. Suspects
+    that only wait get companions after ``suspect_patience_s``. ``secret``
     is what the keys of jobs are made from; without a secret jobs have no keys. ``keep``
     says how many ended jobs stay, beside those named in ``kept_names``.
     """
 
     spans: Spans = attrs.field(factory=Spans)
     start_deaths_max: int = 3
+    suspect_patience_s: float = 60.0
     secret: bytes = attrs.field(default=b"", repr=False)
     keep: Keep = attrs.field(factory=Keep)
     kept_names: frozenset[str] = frozenset()

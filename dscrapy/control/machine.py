@@ -63,8 +63,10 @@ class Machine:
         return decision
 
     def handle(self, session: int, command: Command, now: Now) -> list[Decision]:
-        """Decide the command, carry the decision out and return it, alone in a list.
+        """Decide the command, carry the decision out and return it in a list.
 
+        What follows from it is left to ``settle``, but for a process that keeps
+        Scrapy's order: its next lease is chosen from what is pending at this command.
         Where deciding raises, one or more other decisions take its place.
         """
         try:
@@ -92,7 +94,10 @@ class Machine:
             bug = Bug("deciding", type(command).__name__, error)
             decision = self.decision(now, bug)
             self._fallbacks.for_command(decision, session, command)
-        return [self.carry_out(decision)]
+        done = [self.carry_out(decision)]
+        if self._asks_in_order(command):
+            done += self.settle(now)
+        return done
 
     def settle(self, now: Now) -> list[Decision]:
         """Carry out and return all decisions that follow from changes.
@@ -130,6 +135,14 @@ class Machine:
             self._fallbacks.refuse_all(instead, instead.effects.answered)
             decision.take(instead)
         return decision
+
+    def _asks_in_order(self, command: Command) -> bool:
+        """Whether a process that has one request at a time asks for the next one."""
+        if not isinstance(command, m.Commits | m.Progress) or not command.downloaded:
+            return False
+        process = self.state.processes.get(command.process)
+        opened = None if process is None else process.opened
+        return opened is not None and opened.window == 1
 
     def _apply(self, decision: Decision) -> None:
         for record in decision.records:

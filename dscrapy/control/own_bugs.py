@@ -3,8 +3,9 @@ not end the others.
 
 The state is as before the step that raised. A client is answered ``internal_error``. A
 worker offers what is not answered again, on its next session and for ever, so the
-``TIMES_MAX``-th time the command is set aside: a page's request as if it were poisoned,
-a process as if it had died, a registration without what it holds. A job that cannot be
+``TIMES_MAX``-th time the command is set aside: a page's request as if it were poisoned
+(also for a part of the page), a process as if it had died, a registration without what
+it holds. A job that cannot be
 assigned or looked at is left out, and the ``TIMES_MAX``-th time it fails. The rest goes
 on.
 """
@@ -45,7 +46,10 @@ class Fallbacks:
         process = _process_of(decision.state, session, command)
         page = _page_of(command)
         times = self._count(_key_of(session, command, page))
-        if page is not None and isinstance(command, m.Commits):
+        is_part = page is not None and not _is_whole(page)
+        if is_part and times < TIMES_MAX:
+            _end_session(decision, session)
+        elif page is not None and isinstance(command, m.Commits):
             _give_back(decision, session, command, page, times)
         elif isinstance(command, m.Register) and times >= TIMES_MAX:
             register(decision, session, command, is_empty=True)
@@ -190,13 +194,17 @@ def _end_session(decision: Decision, session: int) -> None:
 
 
 def _page_of(command: Command) -> m.Commit | None:
-    """Return the page if the command commits one page whole; a commit in parts is
-    dropped only with its process."""
+    """Return the page if the command commits one page, or a part of one."""
     if not isinstance(command, m.Commits) or len(command.commits) != 1:
         return None
     (commit,) = command.commits
-    is_whole = commit.request and commit.last and not commit.part
-    return commit if is_whole else None
+    return commit if commit.request else None
+
+
+def _is_whole(page: m.Commit) -> bool:
+    """Whether a page is committed in one part: it may be run again at once, since its
+    process is through with it."""
+    return page.last and not page.part
 
 
 def _key_of(session: int, command: m.FromWorker, page: m.Commit | None) -> Key:
@@ -205,7 +213,7 @@ def _key_of(session: int, command: m.FromWorker, page: m.Commit | None) -> Key:
     if isinstance(command, m.Register):
         return name, command.name, command.instance
     if page is not None and isinstance(command, m.Commits):
-        return name, command.job, page.request
+        return name, command.job, page.request, page.part
     if isinstance(command, m.Commits):
         first = command.commits[0]
         return name, command.process, first.request, first.unit, first.part

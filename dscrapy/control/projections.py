@@ -91,7 +91,7 @@ def effects_of(state: State, record: r.Record | r.Volatile) -> Effects:
     """Return the writes and bodies of ``record``, which is not applied to the state
     yet."""
     match record:
-        case r.PartStored():
+        case r.PartStored() | r.PartTaken():
             return _with_bodies(state, record, _store(state, record))
         case r.Published():
             return _with_bodies(state, record, _publish(state, record))
@@ -102,9 +102,10 @@ def effects_of(state: State, record: r.Record | r.Volatile) -> Effects:
             process = state.processes[record.process]
             return Effects(
                 [
-                    Discard(spool)
-                    for key in process.spools
-                    for spool in spool_names(record.process, key)
+                    Discard(name)
+                    for key, spool in process.spools.items()
+                    if spool.items_bytes
+                    for name in spool_names(record.process, key)
                 ]
             )
         case r.JobEnded(state="succeeded") if record.job in state.crawls:
@@ -116,7 +117,9 @@ def effects_of(state: State, record: r.Record | r.Volatile) -> Effects:
 
 
 def _with_bodies(
-    state: State, record: r.PartStored | r.Published, writes: list[Write]
+    state: State,
+    record: r.PartStored | r.PartTaken | r.Published,
+    writes: list[Write],
 ) -> Effects:
     found = payloads(record.children)
     if not found:
@@ -127,17 +130,19 @@ def _with_bodies(
     return Effects(writes, [Bodies(record.job, at, found)])
 
 
-def _spool_of(state: State, record: r.PartStored | r.Published) -> Spool:
+def _spool_of(state: State, record: r.PartStored | r.PartTaken | r.Published) -> Spool:
     process = state.processes.get(record.process)
     key = spool_key(record.request, record.unit)
     return Spool() if process is None else process.spools.get(key, Spool())
 
 
-def _store(state: State, record: r.PartStored) -> list[Write]:
+def _store(state: State, record: r.PartStored | r.PartTaken) -> list[Write]:
     spool = _spool_of(state, record)
     key = spool_key(record.request, record.unit)
     items, tagged = spool_names(record.process, key)
     lines, forms = texts_of(record)
+    if not lines and not forms:
+        return []
     return [
         Append(items, spool.items_bytes, lines),
         Append(tagged, spool.tagged_bytes, forms),

@@ -1,6 +1,6 @@
 """Views of the state, for people and scripts."""
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from dscrapy import messages as m
 from dscrapy.control.clock import Now
 from dscrapy.control.decide.placement import has_room
+from dscrapy.control.state.crawls import Crawl
 from dscrapy.control.state.jobs import Course, Job, Schedule, position_of, project_label
 from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Spans, Worker
@@ -19,6 +20,7 @@ from dscrapy.model import (
     Stats,
     Versions,
     WorkerView,
+    waiting_text,
 )
 
 # Running jobs that ``status`` lists; more would not fit on a screen anyway.
@@ -43,7 +45,7 @@ def view_job(state: State, job: Job) -> JobView:
         state=job.state,
         reason=_why_barred(state, job)
         or _paused(job)
-        or "; ".join(filter(None, (course.reason, _why_waiting(state, job))))
+        or "; ".join(filter(None, _reasons(state, job, course, crawl)))
         or _why_narrow(state, job),
         priority=job.priority,
         parallelism=job.parallelism,
@@ -107,6 +109,21 @@ def _why_waiting(state: State, job: Job) -> str:
         why = barred[0].barred[job.id]
         return f"no slot is free on a worker that can run it; on others: {why}"
     return ""
+
+
+def _reasons(
+    state: State, job: Job, course: Course, crawl: Crawl | None
+) -> Iterator[str]:
+    yield course.reason
+    yield _why_waiting(state, job)
+    yield _why_standing(crawl)
+
+
+def _why_standing(crawl: Crawl | None) -> str:
+    """Say why a job makes no progress: all its pages wait, perhaps for ever."""
+    if crawl is None or not crawl.all_wait:
+        return ""
+    return waiting_text(crawl.frontier.leased_count)
 
 
 def _why_barred(state: State, job: Job) -> str:

@@ -8,7 +8,7 @@ from dscrapy.frontier.politeness import at_once
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.frontier.quarantine import Quarantine
 
-# A process gets no leases while more than this part of its window is leased. So grants
+# A process gets no leases while more than this part of its window is taken. So grants
 # come in batches, and the process still has more leases than its downloader takes at a
 # time (two thirds of the window).
 LOW_WATER = 0.75
@@ -16,7 +16,10 @@ LOW_WATER = 0.75
 
 @attrs.define(eq=False)
 class Capacity:
-    """Answers questions and changes nothing; a process is named by its number."""
+    """Answers questions and changes nothing; a process is named by its number.
+
+    A lease takes a place of its process's window until its download is over.
+    """
 
     _owners: Owners
     _index: PriorityIndex
@@ -28,9 +31,9 @@ class Capacity:
         process = self._owners.processes.get(number)
         if process is None or process.closing:
             return 0
-        count = len(process.leases)
         if number == self._quarantine.isolator:
-            return 0 if count else 1
+            return 0 if process.leases else process.window
+        count = process.active
         return process.window - count if count <= process.window * LOW_WATER else 0
 
     def wants_process(self) -> bool:
@@ -44,12 +47,22 @@ class Capacity:
         """Return how many requests beyond those that are pending the open processes
         could start at once; less than 0 where more are pending than could be started.
 
-        A pending request counts like a leased one: it may be leased a moment later.
+        A pending request counts like one in its download: it may be leased a moment
+        later.
         """
         places = sum(map(self._places, self._owners.processes.values()))
         # Suspects wait for the isolator: they take no place of another process.
         pending = self._requests.pending_count - len(self._quarantine.waiting)
         return places - pending
+
+    def is_short(self, *, was_short: bool) -> bool:
+        """Tell whether processes have to wait for what the others' pages ask for.
+
+        Work is short once nothing is pending, until it fills all processes.
+        """
+        if was_short:
+            return self.spare_places() > 0
+        return not self._requests.pending_count and self.spare_places() > 0
 
     def waits_for_others(self, number: int) -> bool:
         """Tell whether a process could start more, but all pending requests wait for
@@ -65,14 +78,14 @@ class Capacity:
         return owned + self._index.free_count
 
     def occupied_count(self) -> int:
-        """Return how many processes have leases, but own no host that counts as
+        """Return how many processes have downloads, but own no host that counts as
         workable."""
         return sum(
-            bool(process.leases) and not process.busy and not process.closing
+            bool(process.active) and not process.busy and not process.closing
             for process in self._owners.processes.values()
         )
 
     def _places(self, process: Process) -> int:
         if process.closing or process.number == self._quarantine.isolator:
             return 0
-        return at_once(process.window) - len(process.leases)
+        return at_once(process.window) - process.active

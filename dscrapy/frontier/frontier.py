@@ -13,11 +13,13 @@ take batches in columns, so that the tables behind them can change and the calls
 
 import struct
 from collections.abc import Collection, Iterable, Sequence
+from types import MappingProxyType
 
 import attrs
 import msgspec
 
 from dscrapy.frontier.capacity import Capacity
+from dscrapy.frontier.early_requests import EarlyRequests, Given
 from dscrapy.frontier.leases import Leases
 from dscrapy.frontier.open_requests import OpenRequests
 from dscrapy.frontier.owners import Owners
@@ -26,6 +28,7 @@ from dscrapy.frontier.quarantine import DeathCounts, Deaths, Poisoned, Quarantin
 from dscrapy.frontier.queues import Entry, flags_of, priority_of, rank_of
 from dscrapy.frontier.readers import Readers
 from dscrapy.messages import (
+    DERIVED,
     DONT_FILTER,
     FINGERPRINT_BYTES,
     KIND_MAX,
@@ -43,7 +46,8 @@ class Granted:
 
     ``places`` are those of the bodies; ``values`` has the places of the values that a
     request refers to, for each request that refers to some. ``shares`` names the hosts
-    that the process did not own before.
+    that the process did not own before. Of the pages ``again`` an earlier run has
+    given requests.
     """
 
     requests: tuple[int, ...]
@@ -51,6 +55,7 @@ class Granted:
     places: tuple[Place, ...]
     shares: dict[str, Share]
     values: dict[int, tuple[Place, ...]] = attrs.field(factory=dict)
+    again: tuple[int, ...] = ()
 
     @property
     def all_places(self) -> tuple[Place, ...]:
@@ -74,6 +79,7 @@ class Granted:
             requests=tuple(self.requests[at] for at in kept),
             hosts=tuple(self.hosts[at] for at in kept),
             places=tuple(self.places[at] for at in kept),
+            again=tuple(page for page in self.again if page not in lacking),
         )
         return whole, tuple(lacking)
 
@@ -107,6 +113,21 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             offset += length + 1
         return places
 
+    def spent(self) -> "Stored":
+        """Return what is left of this part when its requests have taken effect."""
+        offset = self.offset + sum(self.lengths) + len(self.lengths)
+        return Stored(
+            fingerprints=b"",
+            hosts=(),
+            host_of=(),
+            priorities=(),
+            flags=(),
+            offset=offset,
+            lengths=(),
+            value_lengths=self.value_lengths,
+            seen=self.seen,
+        )
+
 
 class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The durable part of a frontier; open requests in columns, numbers rising.
@@ -114,7 +135,7 @@ class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     ``numbers``, ``host_of``, ``offsets`` and ``lengths`` are packed, 8 bytes each,
     ``flags`` one byte each. Requests that are ``poisoned`` are open, too; ``deaths``
     count against requests. ``kinds`` and ``values`` (places) have only those requests
-    that have some.
+    that have some. ``early`` has the digests of ``early_requests``.
     """
 
     next_request: int
@@ -131,6 +152,7 @@ class FrontierSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     poisoned: dict[int, Poisoned] = {}
     kinds: dict[int, int] = {}
     values: dict[int, tuple[Place, ...]] = {}
+    early: dict[int, bytes] = {}
 
 
 @attrs.define(eq=False)
@@ -204,15 +226,16 @@ def payloads(children: Children) -> tuple[msgspec.Raw, ...]:
 class Frontier:
     """See the module. ``next_request`` is the number of the request added next.
 
-    ``body_bytes`` is the length of the job's file of bodies. ``leases`` takes what
-    processes do, ``quarantine`` has the process that runs suspects, ``capacity``
-    answers whether there is work for more processes.
+    ``body_bytes`` is the length of the job's file of bodies. ``early`` counts requests
+    of open pages. ``leases`` takes what processes do, ``quarantine`` has the process
+    that runs suspects, ``capacity`` answers whether there is work for more processes.
     """
 
     next_request: int = 1
     body_bytes: int = 0
     _values: dict[int, tuple[Place, ...]] = attrs.field(init=False, factory=dict)
     _seen: Seen = attrs.field(init=False, factory=Seen)
+    early: EarlyRequests = attrs.field(init=False, factory=EarlyRequests)
     _deaths: DeathCounts = attrs.field(init=False, factory=DeathCounts)
     _readers: Readers = attrs.field(init=False, factory=Readers)
     _owners: Owners = attrs.field(init=False, factory=Owners)
@@ -239,6 +262,12 @@ class Frontier:
         self.capacity = Capacity(*parts)
 
     # ---- durable -----------------------------------------------------------
+
+    def without(self, children: Children, passed_over: Sequence[bool]) -> Children:
+        """Return the requests that are not passed over."""
+        kept = [at for at, is_passed in enumerate(passed_over) if not is_passed]
+        is_whole = len(kept) == len(children.bodies)
+        return children if is_whole else _select(children, kept)
 
     def unseen(self, children: Children) -> tuple[Children, int]:
         """Return the requests that ``add`` would take, and how many it would not."""
@@ -282,28 +311,63 @@ class Frontier:
         self.body_bytes += sum(all_lengths) + len(all_lengths)
         return stored
 
-    def publish(self, parts: Sequence[Stored], request: int = 0) -> int:
+    def take_early(
+        self,
+        page: int,
+        earlier: Sequence[Stored],
+        part: Stored,
+        given: Given,
+        digests: bytes,
+    ) -> tuple[Stored, int]:
+        """Let the requests of one part have effect before its page is done.
+
+        ``earlier`` are the parts of this run before it; ``given`` counts by digest what
+        they and this one, of these ``digests``, have asked for. Return what is left of
+        the part, and how many requests are seen.
+        """
+        values: list[Place] = []
+        if part.uses:
+            values += (place for each in earlier for place in each.value_places())
+            values += part.value_places()
+        filtered, _ = self._add_stored(part, values)
+        self.early.note(page, given, digests)
+        self._index.refresh()
+        return part.spent(), filtered
+
+    def publish(
+        self,
+        parts: Sequence[Stored],
+        request: int = 0,
+        given: Given = MappingProxyType({}),
+    ) -> int:
         """Let a commit have effect: number the requests of its parts that are not seen
         by now and make them pending; return how many are seen.
 
         ``request`` is the request that the commit is of, which is done; 0 for none.
+        ``given`` counts by digest what its run has asked for.
         """
         values: list[Place] = []
-        filtered = 0
+        filtered, successor = 0, None
         for part in parts:
             values += part.value_places()
-            filtered += self._add_stored(part, values)
+            seen_count, successor = self._add_stored(part, values)
+            filtered += seen_count
         for part in parts:
             self._seen.add_many(part.seen)
         if request:
+            self.early.end(request, given, successor)
             self._values.pop(request, None)
             was_open = self._requests.done(request)
             assert was_open, request
         self._index.refresh()
         return filtered
 
-    def _add_stored(self, stored: Stored, values: Sequence[Place]) -> int:
-        offset, filtered = stored.offset, 0
+    def _add_stored(
+        self, stored: Stored, values: Sequence[Place]
+    ) -> tuple[int, int | None]:
+        """Make requests pending; return how many are seen, and the number of the one
+        that takes its page's place, if one does."""
+        offset, filtered, successor = stored.offset, 0, None
         kinds = stored.kinds or (0,) * len(stored.lengths)
         uses = stored.uses or ((),) * len(stored.lengths)
         for is_new, host, priority, flags, length, kind, use in zip(
@@ -324,38 +388,51 @@ class Frontier:
                     self._readers.kinds[self.next_request] = kind
                 if use:
                     self._values[self.next_request] = tuple(values[at] for at in use)
+                if flags & DERIVED:
+                    successor = self.next_request
                 self.next_request += 1
             else:
                 filtered += 1
             offset += length + 1
-        return filtered
+        return filtered, successor
 
     def done(self, request: int, now: float | None = None) -> bool:
         """Let a request be done; False if it was not open."""
         self._owners.politeness.tick(now)
         self._values.pop(request, None)
+        self.early.forget(request)
         was_open = self._requests.done(request)
         self._index.refresh()
         return was_open
 
-    def count_death(self, requests: Sequence[int], *, alone: bool) -> None:
-        """Count the death of a process against open requests that it had under way.
+    def count_death(self, requests: Sequence[int], *, alone: bool) -> int:
+        """Count the death of a process against open requests that it is blamed on;
+        return how many are suspects for it from now on.
 
         ``alone``: the process had no other request.
         """
+        new = 0
         for request in requests:
             if request in self._deaths.poisoned or not self.is_open(request):
                 continue
             if self._deaths.add(request, alone=alone):
                 self._requests.put_in_quarantine(request)
+                new += 1
         self._index.refresh()
+        return new
+
+    def halve(self, requests: Sequence[int]) -> None:
+        """Try these suspects, which were tried together, in two groups."""
+        left = [request for request in requests if self.is_suspect(request)]
+        if left:
+            self._deaths.halve(left)
 
     def would_prove(self, request: int, *, alone: bool) -> bool:
         """Tell whether one more death would prove that the request is poisoned."""
         return self._deaths.would_prove(request, alone=alone)
 
     def is_suspect(self, request: int) -> bool:
-        """Tell whether the request goes out alone."""
+        """Tell whether the request is tried apart."""
         return self._deaths.is_suspect(request)
 
     def set_aside(self, request: int, poisoned: Poisoned) -> None:
@@ -423,6 +500,7 @@ class Frontier:
                 if request in self._values
             },
             shares=shares,
+            again=tuple(request for request in requests if self.early.has(request)),
         )
 
     # ---- snapshot ----------------------------------------------------------
@@ -448,6 +526,7 @@ class Frontier:
             poisoned=dict(self._deaths.poisoned),
             kinds=dict(self._readers.kinds),
             values=dict(self._values),
+            early=self.early.dump(),
         )
 
     @classmethod
@@ -469,6 +548,7 @@ class Frontier:
             frontier._requests.add(number, snapshot.hosts[host], rank, place)
         frontier._readers.kinds.update(snapshot.kinds)
         frontier._values.update(snapshot.values)
+        frontier.early.restore(snapshot.early)
         frontier._deaths.deaths.update(snapshot.deaths)
         frontier._deaths.poisoned.update(snapshot.poisoned)
         for number in snapshot.deaths:

@@ -67,9 +67,9 @@ class Leases:
         process = self._owners.processes.get(number)
         if process is None:
             return
-        for request in sorted(process.leases):
-            self._requests.host_of(request).last_request_at = now
-            self._requests.give_back(request)
+        # The last one first: each suspect among them waits before all others.
+        for request in sorted(process.leases, reverse=True):
+            self._requests.give_up(request)
         for host in list(process.hosts.values()):
             self._owners.disown(host)
         self._owners.unreserve(process)
@@ -78,9 +78,18 @@ class Leases:
         self._quarantine.end_isolation()
         self._index.refresh()
 
-    def hold(self, number: int, requests: Iterable[int], now: float) -> None:
+    def hold(
+        self,
+        number: int,
+        requests: Iterable[int],
+        now: float,
+        *,
+        started: Iterable[int] = (),
+        downloaded: Iterable[int] = (),
+    ) -> None:
         """Give a process exactly these leases, without the requests that it cannot
-        have: those leased to another process, those done and those set aside.
+        have: those leased to another process, those done and those set aside. Some are
+        started by now, and some of these downloaded.
 
         For a process that comes back: its worker was cut off, or the master has
         restarted.
@@ -91,14 +100,53 @@ class Leases:
         lost = [request for request in sorted(process.leases) if request not in kept]
         self.release(number, lost, now)
         for request in kept:
-            if not self._requests.may_be_leased(request):
-                continue
-            host = self._requests.host_of(request)
-            self._requests.lease(request, process)
-            self._quarantine.resume(request, process)
-            if host.owner is None:
-                self._owners.own(host, process)
+            if self._requests.may_be_leased(request):
+                self._requests.lease(request, process)
+                self._quarantine.resume(request, process)
+        self._proceed(number, started, downloaded)
+        for request in sorted(process.leases):
+            if self._requests.is_active(request):
+                host = self._requests.host_of(request)
+                if host.owner is None:
+                    self._owners.own(host, process)
         self._index.refresh()
+
+    def proceed(
+        self,
+        number: int,
+        started: Iterable[int],
+        downloaded: Iterable[int],
+        now: float,
+    ) -> None:
+        """Note which leases a process has begun, and which it has downloaded; ignore
+        requests that are not leased to it."""
+        self._owners.politeness.tick(now)
+        self._proceed(number, started, downloaded)
+        self._index.refresh()
+
+    def _proceed(
+        self, number: int, started: Iterable[int], downloaded: Iterable[int]
+    ) -> None:
+        for request in started:
+            if self._requests.holder(request) == number:
+                self._requests.start(request)
+        for request in downloaded:
+            if self._requests.holder(request) == number:
+                self._requests.end_download(request)
+
+    def holder(self, request: int) -> int | None:
+        """Return the number of the process that has leased a request, if one has."""
+        return self._requests.holder(request)
+
+    def all_wait(self, number: int) -> bool:
+        """Tell whether a process has leases, and all are past their download."""
+        waiting = self.waiting_count(number)
+        return waiting > 0 and waiting == self.count_of(number)
+
+    def waiting_count(self, number: int) -> int:
+        """Return how many leases of a process are past their download."""
+        process = self._owners.processes.get(number)
+        return 0 if process is None else len(process.leases) - process.active
 
     def count_of(self, number: int) -> int:
         """Return how many leases a process has."""
@@ -110,29 +158,39 @@ class Leases:
     def grant(
         self, number: int, count: int, now: float
     ) -> tuple[list[int], dict[str, Share]]:
-        """Lease up to ``count`` requests; return them and the hosts newly owned."""
+        """Lease up to ``count`` requests; return them and the hosts newly owned.
+
+        Leases whose download is over take no place of the process's window.
+        """
         self._owners.politeness.tick(now)
         requests: list[int] = []
         shares: dict[str, Share] = {}
         process = self._owners.processes.get(number)
         if process is None or process.closing:
             return requests, shares
-        count = min(count, process.window - len(process.leases))
-        while len(requests) < count:
-            request = self._next_for(process)
-            if request is None:
-                break
-            host = self._requests.host_of(request)
-            if host.owner is None:
-                shares[host.name] = Share(wait_s=self._wait_s(host, process))
-                self._owners.own(host, process)
-            self._requests.lease(request, process)
-            requests.append(request)
-            self._index.place(host)
-            if number == self._quarantine.isolator:
-                break
+        count = min(count, process.window - process.active)
+        if number == self._quarantine.isolator:
+            if not process.leases:
+                requests = self._quarantine.group_for(process, count)
+            for request in requests:
+                self._lease(request, process, shares)
+        else:
+            while len(requests) < count:
+                chosen = self._next_for(process)
+                if chosen is None:
+                    break
+                self._lease(chosen, process, shares)
+                requests.append(chosen)
         self._index.refresh()
         return requests, shares
+
+    def _lease(self, request: int, process: Process, shares: dict[str, Share]) -> None:
+        host = self._requests.host_of(request)
+        if host.owner is None:
+            shares[host.name] = Share(wait_s=self._wait_s(host, process))
+            self._owners.own(host, process)
+        self._requests.lease(request, process)
+        self._index.place(host)
 
     def release(self, number: int, requests: Sequence[int], now: float) -> None:
         """Take back leases of a process; ignore requests that are not leased to it."""
@@ -152,8 +210,6 @@ class Leases:
         self.release(number, requests, now)
 
     def _next_for(self, process: Process) -> int | None:
-        if process.number == self._quarantine.isolator:
-            return None if process.leases else self._quarantine.next_for(process)
         if (refused := self._next_refused(process)) is not None:
             return refused
         while (first := self._index.first(process)) is None:
@@ -216,4 +272,4 @@ class Leases:
     def _is_full(self, host: Host, process: Process) -> bool:
         rules = self._owners.politeness.rules
         assert rules is not None
-        return host.leased >= rules.bound(host.name, process.window)
+        return host.unstarted >= rules.bound(host.name, process.window)

@@ -13,7 +13,14 @@ import attrs
 from dscrapy.frontier.owners import Host, Owners, Process
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.frontier.quarantine import DeathCounts, Quarantine
-from dscrapy.frontier.queues import APART, Entry, returned
+from dscrapy.frontier.queues import (
+    APART,
+    DOWNLOADED,
+    STARTED,
+    UNSTARTED,
+    Entry,
+    returned,
+)
 from dscrapy.frontier.readers import Readers
 
 
@@ -35,8 +42,12 @@ class OpenRequests:
         return len(self.entries) - self.leased_count - len(self._counts.poisoned)
 
     def host_of(self, request: int) -> Host:
-        """Return the host of a request that is open and not set aside."""
+        """Return the host of a request that waits or is not past its download."""
         return self._owners.hosts[self.entries[request].host]
+
+    def is_active(self, request: int) -> bool:
+        """Tell whether the download of a leased request is not over."""
+        return self.entries[request].stage != DOWNLOADED
 
     def holder(self, request: int) -> int | None:
         """Return the number of the process that has leased a request, if one has."""
@@ -70,16 +81,17 @@ class OpenRequests:
         self._readers.forget(request)
         if was_aside:
             return True
-        host = self._owners.hosts[entry.host]
         if entry.process:
-            host.last_request_at = self._owners.politeness.now
-            self._end_lease(request, entry, host)
+            self._note_request(entry)
+            self._end_lease(request, entry)
         else:
+            host = self._owners.hosts[entry.host]
             self._stop_waiting(request, entry, host)
             if entry.process is None:
                 host.queues.trim(entry.rank, self.entries)
-        if host.owner is None and host.is_empty:
-            self._index.forget(host)
+        host_left = self._owners.hosts.get(entry.host)
+        if host_left is not None and host_left.owner is None and host_left.is_empty:
+            self._index.forget(host_left)
         self._quarantine.end_isolation()
         return True
 
@@ -94,11 +106,10 @@ class OpenRequests:
     def set_aside(self, request: int) -> None:
         """Let an open request not be leased any more, until it is brought back."""
         entry = self.entries[request]
-        host = self._owners.hosts[entry.host]
         if entry.process:
-            self._end_lease(request, entry, host)
+            self._end_lease(request, entry)
         else:
-            self._stop_waiting(request, entry, host)
+            self._stop_waiting(request, entry, self._owners.hosts[entry.host])
         entry.process = APART
         self._quarantine.end_isolation()
 
@@ -116,14 +127,38 @@ class OpenRequests:
         self._stop_waiting(request, entry, host)
         entry.process = process.number
         process.leases.add(request)
-        host.leased += 1
+        process.active += 1
+        host.active += 1
+        host.unstarted += 1
         self.leased_count += 1
+
+    def start(self, request: int) -> None:
+        """Note that the process of a lease has begun it, if that is new."""
+        entry = self.entries[request]
+        if entry.stage == UNSTARTED:
+            entry.stage = STARTED
+            host = self._owners.hosts[entry.host]
+            host.unstarted -= 1
+            self._owners.touch(host)
+
+    def end_download(self, request: int) -> None:
+        """Note that the download of a leased request is over, if that is new."""
+        entry = self.entries[request]
+        if entry.stage != DOWNLOADED:
+            self._note_request(entry)
+            self._leave_host(entry)
+            entry.stage = DOWNLOADED
+
+    def give_up(self, request: int) -> None:
+        """Let a lease of a process that has ended wait again, begun or not."""
+        self._note_request(self.entries[request])
+        self.give_back(request)
 
     def give_back(self, request: int) -> None:
         """Let a leased request wait again, before others of its priority."""
         entry = self.entries[request]
-        host = self._owners.hosts[entry.host]
-        self._end_lease(request, entry, host)
+        self._end_lease(request, entry)
+        host = self._owners.host(entry.host)
         entry.rank = returned(entry.rank)
         if self._counts.is_suspect(request) or request in self._readers.refused:
             self._put_apart(request, entry, host, comes_back=True)
@@ -131,6 +166,7 @@ class OpenRequests:
             entry.process = None
             host.queues.push(request, entry.rank)
             host.pending += 1
+            self._owners.touch(host)
 
     # ---- one change each -------------------------------------------------------
 
@@ -157,11 +193,27 @@ class OpenRequests:
         host.apart += 1
         self._owners.touch(host)
 
-    def _end_lease(self, request: int, entry: Entry, host: Host) -> None:
+    def _end_lease(self, request: int, entry: Entry) -> None:
         assert entry.process is not None
         self._owners.processes[entry.process].leases.remove(request)
-        host.leased -= 1
         self.leased_count -= 1
-        if host.draining and not host.leased:
+        if entry.stage != DOWNLOADED:
+            self._leave_host(entry)
+        entry.stage = UNSTARTED
+
+    def _note_request(self, entry: Entry) -> None:
+        """Note that a lease's host may have been sent a request by now."""
+        if entry.stage != DOWNLOADED:
+            host = self._owners.hosts[entry.host]
+            host.last_request_at = self._owners.politeness.now
+
+    def _leave_host(self, entry: Entry) -> None:
+        """Take a lease from its host: its download is over, or the lease is."""
+        assert entry.process is not None
+        self._owners.processes[entry.process].active -= 1
+        host = self._owners.hosts[entry.host]
+        host.active -= 1
+        host.unstarted -= entry.stage == UNSTARTED
+        if host.draining and not host.active:
             self._owners.disown(host)
         self._owners.touch(host)

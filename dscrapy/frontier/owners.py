@@ -1,10 +1,11 @@
 """Hosts with open requests, the processes, and who owns or waits for which host.
 
 A process that takes a lease from a host becomes the host's owner: no other process gets
-leases there, so the owner alone keeps the delay and the concurrency. It ceases to be
-the owner when it ends or closes, when nothing of the host is open, or when the host is
-*reserved* for another process. Then the host *drains*: its owner gets no further leases
-there, and the host changes hands once none is left.
+leases there, so the owner alone keeps the delay and the concurrency. A lease is of its
+host until the download is over. The process ceases to be the owner when it ends or
+closes, when nothing of the host is left, or when the host is *reserved* for another
+process. Then the host *drains*: its owner gets no further leases there, and the host
+changes hands once it has no lease.
 
 Each change marks its host as *touched*; ``priority_index`` looks at the touched hosts
 again before a request is chosen. All of this is volatile.
@@ -20,15 +21,16 @@ from dscrapy.frontier.queues import Heads, Queues
 class Process:
     """A process that is open or has leases; ``window`` is 0 until it is open.
 
-    It owns ``hosts``; those that are ``busy`` have pending requests and do not drain.
-    ``heads`` lists the hosts that only this process may lease from. It waits for the
-    host that is ``reserved``.
+    ``active`` counts its leases whose download is not over. It owns ``hosts``; those
+    that are ``busy`` have pending requests and do not drain. ``heads`` lists the hosts
+    that only this process may lease from. It waits for the host that is ``reserved``.
     """
 
     number: int
     window: int = 0
     closing: bool = False
     leases: set[int] = attrs.field(factory=set)
+    active: int = 0
     hosts: "dict[str, Host]" = attrs.field(factory=dict)
     busy: "dict[str, Host]" = attrs.field(factory=dict)
     heads: Heads = attrs.field(factory=Heads)
@@ -37,16 +39,18 @@ class Process:
 
 @attrs.define(eq=False, kw_only=True)
 class Host:
-    """A host with open requests: ``pending``, ``leased`` and ``apart`` count them.
+    """A host with open requests: ``pending``, ``active`` and ``apart`` count them.
 
-    ``last_owner`` is the number of a process that may have sent the host a request at
-    ``last_request_at``. ``heads`` lists the host now.
+    ``active`` are leased and their download is not over; ``unstarted`` of them have not
+    begun. ``last_owner`` is the number of a process that may have sent the host a
+    request at ``last_request_at``. ``heads`` lists the host now.
     """
 
     name: str
     queues: Queues = attrs.field(factory=Queues)
     pending: int = 0
-    leased: int = 0
+    active: int = 0
+    unstarted: int = 0
     apart: int = 0
     owner: Process | None = None
     draining: bool = False
@@ -58,13 +62,13 @@ class Host:
     @property
     def is_empty(self) -> bool:
         """Whether no request of the host can be leased, now or later."""
-        return not (self.pending or self.leased or self.apart)
+        return not (self.pending or self.active or self.apart)
 
     def is_open_to(self, process: Process) -> bool:
         """Tell whether the process owns the host or may become its owner now."""
         if self.owner is not None:
             return self.owner is process
-        return not self.leased and self.reserved_for in (None, process)
+        return not self.active and self.reserved_for in (None, process)
 
 
 @attrs.define(eq=False)
@@ -129,7 +133,7 @@ class Owners:
         it has none there, which may be at once."""
         host.draining = True
         self.touch(host)
-        if not host.leased:
+        if not host.active:
             self.disown(host)
 
     def forget(self, host: Host) -> None:

@@ -8,15 +8,15 @@ from dscrapy.frontier.queues import Order
 from dscrapy.messages import Opened
 from dscrapy.model import HostLimits
 
-# A host has more leases than its concurrency: more by this part of it (a half, rounded
-# up), and by at least this many. So the download slot has its next request when a page
-# is done: a commit and the leases that follow it take some 10 ms, in which a near site
-# answers often.
+# A process has more leases of a host that it has not begun than the host's concurrency:
+# more by this part of it (a half, rounded up), and by at least this many. So the
+# download slot has its next request when a download is over: the leases that follow
+# take some 10 ms, in which a near site answers often.
 PREFETCH_PART = 2
 PREFETCH_MIN = 4
-# With a delay one request goes out at a time; this many more leases cover the time of
-# the way to the master and back.
-DELAYED_PREFETCH = 2
+# With a delay requests go out one after another; so many leases cover the time of the
+# way to the master and back.
+DELAYED_PREFETCH = 3
 
 
 def at_once(window: int) -> int:
@@ -49,12 +49,13 @@ class Rules:
         return self.hosts.get(host, self.default).delay_s
 
     def bound(self, host: str, window: int) -> int:
-        """Return how many leases of the host a process may have at a time."""
+        """Return how many leases of the host a process may have that it has not begun;
+        what it has begun is bounded by Scrapy itself."""
         limits = self.hosts.get(host, self.default)
         if window == 1:
             return 1
         if limits.delay_s > 0:
-            return 1 + DELAYED_PREFETCH
+            return DELAYED_PREFETCH
         concurrency = max(limits.concurrency, 1)
         return concurrency + max(-(-concurrency // PREFETCH_PART), PREFETCH_MIN)
 

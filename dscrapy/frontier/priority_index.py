@@ -78,10 +78,10 @@ class PriorityIndex:
             return None
         owner = host.owner
         if owner is None:
-            if host.leased:
+            if host.active:
                 # A process that does not own the host has requests under way there.
                 return None
             return self._free if host.reserved_for is None else host.reserved_for.heads
-        if host.draining or host.leased >= rules.bound(host.name, owner.window):
+        if host.draining or host.unstarted >= rules.bound(host.name, owner.window):
             return None
         return owner.heads

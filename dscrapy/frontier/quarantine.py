@@ -1,16 +1,19 @@
-"""Requests that may have killed their process, and the process that tries them alone.
+"""Requests that may have killed their process, and the process that tries them apart.
 
 When a process dies by the job's own doing, its death counts against the requests that
-it had under way. Two deaths make a request a *suspect*: from now on it goes out alone,
-to a process that has nothing else. Two more deaths, alone, prove it *poisoned*: like a
-dead letter it is set aside, and never leased again unless the job is retried. So a
-request that only shared a process with a bad one is cleared by its own commit. Kills
-from outside count against no request.
+it is blamed on. Two deaths make a request a *suspect*: from now on it is tried apart,
+by a process that has no others. Suspects are tried in groups; a group whose process
+dies is halved, so that a bad request among many is found soon. Two more deaths, alone,
+prove a suspect *poisoned*: like a dead letter it is set aside, and never leased again
+unless the job is retried. So a request that only shared a process with a bad one is
+cleared by its own commit. Kills from outside count against no request.
 
-Suspects stand in no queue. One process at a time, the *isolator*, has them, one after
-another, and nothing beside them; a host that another process owns is reserved for it.
-The counts are durable; the waiting suspects and the isolator are volatile.
+Suspects stand in no queue. One process at a time, the *isolator*, has them, group after
+group, and nothing beside them; a host that another process owns is reserved for it. The
+counts and groups are durable; the waiting suspects and the isolator are volatile.
 """
+
+from collections.abc import Sequence
 
 import attrs
 import msgspec
@@ -32,14 +35,15 @@ class Poisoned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Deaths(msgspec.Struct, array_like=True, gc=False):
-    """The deaths that count against a request."""
+    """The deaths that count against a request; the group in which it is tried."""
 
     shared: int = 0
     alone: int = 0
+    group: int = 0
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the request goes out alone."""
+        """Whether the request is tried apart."""
         return self.shared >= SHARED_DEATHS_MAX
 
 
@@ -51,9 +55,20 @@ class DeathCounts:
     poisoned: dict[int, Poisoned] = attrs.field(factory=dict)
 
     def is_suspect(self, request: int) -> bool:
-        """Whether the request goes out alone."""
+        """Whether the request is tried apart."""
         deaths = self.deaths.get(request)
         return deaths is not None and deaths.is_suspect
+
+    def group_of(self, request: int) -> int:
+        """Return the group of a suspect."""
+        return self.deaths[request].group
+
+    def halve(self, requests: Sequence[int]) -> None:
+        """Make two groups of suspects that were tried together."""
+        last = max(deaths.group for deaths in self.deaths.values())
+        for at, request in enumerate(requests):
+            is_second = 2 * at >= len(requests)
+            self.deaths[request].group = last + 1 + is_second
 
     def add(self, request: int, *, alone: bool) -> bool:
         """Count one death; return whether it makes the request a suspect.
@@ -132,8 +147,29 @@ class Quarantine:
         """Let a suspect that was leased wait before those that were never leased."""
         self.waiting = {request: host, **self.waiting}
 
-    def next_for(self, process: Process) -> int | None:
-        """Return the first suspect whose host the isolator may have."""
+    def group_for(self, process: Process, count: int) -> list[int]:
+        """Return up to ``count`` suspects of one group whose hosts the isolator may
+        have."""
+        first = self._first_for(process)
+        if first is None:
+            return []
+        group = self._counts.group_of(first)
+        found = [
+            request
+            for request, host in self.waiting.items()
+            if self._counts.group_of(request) == group and host.is_open_to(process)
+        ]
+        return found[:count]
+
+    def give_companions(self) -> None:
+        """Let the isolator have other requests, too: its suspects wait for them."""
+        assert self.isolator is not None
+        process = self._owners.processes.get(self.isolator)
+        if process is not None:
+            self._owners.unreserve(process)
+        self.isolator = None
+
+    def _first_for(self, process: Process) -> int | None:
         for request, host in self.waiting.items():
             if host.is_open_to(process):
                 return request

@@ -35,13 +35,17 @@ Key = tuple[int, int]
 # Stands in place of a process for requests in no queue; no process has this number.
 APART = 0
 
+# How far a process has come with a lease: not begun, in its download, past that (its
+# callback runs, or its items are in the pipelines).
+UNSTARTED, STARTED, DOWNLOADED = range(3)
+
 
 class Entry(msgspec.Struct, gc=False):
     """A request that is not done; ``process`` has the lease.
 
     ``process`` is None for a pending request, ``APART`` for one that is apart or set
-    aside (``open_requests``). The body is ``length`` bytes at ``offset`` of the job's
-    file of bodies.
+    aside (``open_requests``). ``stage`` is that of its lease. The body is ``length``
+    bytes at ``offset`` of the job's file of bodies.
     """
 
     host: str
@@ -49,6 +53,7 @@ class Entry(msgspec.Struct, gc=False):
     offset: int
     length: int
     process: int | None = None
+    stage: int = UNSTARTED
 
 
 def rank_of(priority: int, flags: int) -> int:

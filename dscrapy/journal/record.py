@@ -18,8 +18,8 @@ from dscrapy.errors import LocalProtocolError
 
 # The version that this code writes, and the versions that it reads; docs/journal.md
 # says how to change them.
-FORMAT_VERSION = 4
-READABLE_VERSIONS = (2, 3, 4)
+FORMAT_VERSION = 5
+READABLE_VERSIONS = (2, 3, 4, 5)
 
 SEGMENT_MAGIC = b"\xffdscrlog"
 SNAPSHOT_MAGIC = b"\xffdscrsnp"

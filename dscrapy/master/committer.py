@@ -516,17 +516,19 @@ def _grant_of(
     values: Iterable[Place],
     which: range,
 ) -> m.Grant:
+    requests = tuple(granted.requests[at] for at in which)
     hosts = [granted.hosts[at] for at in which]
     index = {host: number for number, host in enumerate(dict.fromkeys(hosts))}
     return m.Grant(
         job=process.job,
         process=process.number,
-        requests=tuple(granted.requests[at] for at in which),
+        requests=requests,
         hosts=tuple(index),
         host_of=tuple(index[host] for host in hosts),
         bodies=tuple(_payload_at(found, granted.places[at]) for at in which),
         shares={host: granted.shares[host] for host in index if host in granted.shares},
         values=tuple(_payload_at(found, place) for place in values),
+        again=tuple(page for page in requests if page in granted.again),
     )
 
 

@@ -122,6 +122,7 @@ class _Master:
                 reconnect_grace_s=settings.reconnect_grace_s,
             ),
             start_deaths_max=settings.start_deaths_max,
+            suspect_patience_s=settings.suspect_patience_s,
             secret=_secret(storage) if settings.pickles else b"",
             keep=Keep.of(settings),
         )

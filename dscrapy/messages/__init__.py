@@ -37,6 +37,7 @@ from dscrapy.messages.client_messages import (
     WaitJob,
 )
 from dscrapy.messages.process_messages import (
+    DERIVED,
     DIGEST_BYTES,
     DONT_FILTER,
     FINGERPRINT_BYTES,
@@ -44,6 +45,7 @@ from dscrapy.messages.process_messages import (
     START_REQUEST,
     UNITS_AHEAD_MAX,
     Alive,
+    AllWait,
     Batch,
     Children,
     Closing,
@@ -66,6 +68,8 @@ from dscrapy.messages.process_messages import (
     PartFields,
     Piece,
     Probe,
+    Progress,
+    ProgressFields,
     Read,
     ReadSeen,
     Release,
@@ -77,6 +81,7 @@ from dscrapy.messages.process_messages import (
     StartMay,
     Stop,
     Valid,
+    WorkShort,
 )
 from dscrapy.messages.worker_messages import (
     Drain,
@@ -110,7 +115,7 @@ ClientCall = (
 )
 Answer = Accepted | Status | Jobs | Shown | Chunk | Pruned | Refused
 # What a crawl process says to the master, handed on by its worker as it is.
-FromProcess = Opened | Commits | Release | Closing | Offer | Feeds | Read
+FromProcess = Opened | Commits | Progress | Release | Closing | Offer | Feeds | Read
 FromWorker = (
     Register | Heartbeat | Draining | Leaving | Started | Log | Ended | FromProcess
 )
@@ -120,6 +125,8 @@ ToProcess = (
     | Skip
     | Lead
     | StartMay
+    | WorkShort
+    | AllWait
     | Finish
     | Stop
     | Retire
@@ -136,6 +143,7 @@ ToCrawl = Run | Valid | Probe | ToProcess
 FromCrawl = Alive | FromProcess
 
 __all__ = [
+    "DERIVED",
     "DIGEST_BYTES",
     "DONT_FILTER",
     "FINGERPRINT_BYTES",
@@ -144,6 +152,7 @@ __all__ = [
     "UNITS_AHEAD_MAX",
     "Accepted",
     "Alive",
+    "AllWait",
     "Answer",
     "Batch",
     "ChangeJob",
@@ -188,6 +197,8 @@ __all__ = [
     "Piece",
     "Ping",
     "Probe",
+    "Progress",
+    "ProgressFields",
     "Prune",
     "Pruned",
     "Read",
@@ -217,4 +228,5 @@ __all__ = [
     "UnderWay",
     "Valid",
     "WaitJob",
+    "WorkShort",
 ]

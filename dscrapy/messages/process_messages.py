@@ -22,15 +22,17 @@ from dscrapy.model import (
 # Bytes of a fingerprint; a project's own fingerprints of another length are hashed to
 # it.
 FINGERPRINT_BYTES = 20
-# Bytes of the digest of an element of start().
+# Bytes of the digest of an element of start(), or of a request of a page.
 DIGEST_BYTES = 8
 # A process numbers its units one after another. The units that it has under way fit
 # into a few messages of 1 MiB, so a unit this far beyond the latest one is an error.
 UNITS_AHEAD_MAX = 10_000
 # Flags of a request: its fingerprint is not looked up and not marked as seen, as in
-# Scrapy; start() gave it, so it stands in a queue of its own.
+# Scrapy; start() gave it, so it stands in a queue of its own; it takes the place of the
+# page that it comes from, which was redirected or is tried again.
 DONT_FILTER = 1
 START_REQUEST = 2
+DERIVED = 4
 # Kinds of bodies are positive numbers up to this.
 KIND_MAX = 2**31 - 1
 
@@ -126,7 +128,9 @@ class PartFields(Value, kw_only=True, frozen=True, omit_defaults=True):
     is empty, or as long as ``items`` with each item's tagged form, null where
     that is the line itself. A ``piece`` of one large item stands in their place, and
     the parts after it hold the others, to its end. ``seen`` holds fingerprints of
-    requests that never left the process.
+    requests that never left the process. ``digests`` is empty or holds
+    ``DIGEST_BYTES`` for each request that this part of a page asks for, by which it is
+    known again when the page is run again.
     """
 
     request: int = 0
@@ -135,6 +139,7 @@ class PartFields(Value, kw_only=True, frozen=True, omit_defaults=True):
     tagged: tuple[msgspec.Raw, ...] = ()
     piece: Piece | None = None
     children: Children = Children()
+    digests: bytes = b""
     seen: bytes = b""
 
 
@@ -182,16 +187,40 @@ class Commit(CommitFields, kw_only=True, frozen=True, omit_defaults=True):
     - ``closed``: the spider is closed, ``end`` says how; the last commit of a process.
       An export process lists in ``written`` the files of complete feeds.
 
-    Only the part with ``last`` carries ``stats`` and ``end``; before it nothing has
-    effect.
+    Only the part with ``last`` carries ``stats`` and ``end``; before it nothing of a
+    unit has effect, and of a page only the requests, at once. So a part of a page that
+    is not the last has ``digests``, and so has each part of a page that is run again.
     """
 
     part: int = 0
     last: bool = True
 
 
-class Commits(Message, tag="commits", kw_only=True, frozen=True):
-    """Commits of one process, gathered over a few ms; answered by ``CommitsSeen``."""
+class ProgressFields(Value, kw_only=True, frozen=True, omit_defaults=True):
+    """How far a process has come with some of its leases.
+
+    It has ``started`` these requests, those ``downloaded`` are past their download,
+    those ``received`` have got a response. Each is said once, and not of a page that
+    is committed whole.
+    """
+
+    started: tuple[int, ...] = ()
+    downloaded: tuple[int, ...] = ()
+    received: tuple[int, ...] = ()
+
+
+class Commits(
+    Message,
+    ProgressFields,
+    tag="commits",
+    kw_only=True,
+    frozen=True,
+    omit_defaults=True,
+):
+    """Commits of one process, gathered over a few ms; answered by ``CommitsSeen``.
+
+    How far the process has come counts after the commits.
+    """
 
     job: str
     process: int
@@ -209,6 +238,20 @@ class Release(Message, tag="release", kw_only=True, frozen=True, omit_defaults=T
     process: int
     requests: tuple[int, ...]
     unreadable: str = ""
+
+
+class Progress(
+    Message,
+    ProgressFields,
+    tag="progress",
+    kw_only=True,
+    frozen=True,
+    omit_defaults=True,
+):
+    """How far a process has come, while it has nothing to commit."""
+
+    job: str
+    process: int
 
 
 class Closing(Message, tag="closing", kw_only=True, frozen=True):
@@ -276,7 +319,9 @@ class Grant(Message, tag="grant", kw_only=True, frozen=True):
     """Leases, in columns, in the order in which they are to start.
 
     ``host_of`` is an index into ``hosts``. ``shares`` names hosts that the process
-    did not own before. ``values`` are the values that the bodies refer to.
+    did not own before. ``values`` are the values that the bodies refer to. The pages
+    ``again`` are run again, and an earlier run has given requests: their commits have
+    digests.
     """
 
     job: str
@@ -287,6 +332,7 @@ class Grant(Message, tag="grant", kw_only=True, frozen=True):
     bodies: tuple[msgspec.Raw, ...]
     shares: dict[str, Share] = msgspec.field(default_factory=dict)
     values: tuple[msgspec.Raw, ...] = ()
+    again: tuple[int, ...] = ()
 
 
 class Skip(Message, tag="skip", kw_only=True, frozen=True):
@@ -326,6 +372,26 @@ class StartMay(Message, tag="start_may", kw_only=True, frozen=True):
     process: int
     upto: int
     upto_free: int
+
+
+class WorkShort(Message, tag="work_short", kw_only=True, frozen=True):
+    """The job is short of work (``on``), or not any more.
+
+    While it is, pages send what they ask for at once: another process waits for it.
+    """
+
+    job: str
+    process: int
+    on: bool
+
+
+class AllWait(Message, tag="all_wait", kw_only=True, frozen=True):
+    """All open pages of the job, ``pages``, wait in callbacks or pipelines, and nothing
+    else is left to do: the process warns of it in its log."""
+
+    job: str
+    process: int
+    pages: int
 
 
 class Finish(Message, tag="finish", kw_only=True, frozen=True):
@@ -389,14 +455,15 @@ class Offered(Message, tag="offered", kw_only=True, frozen=True):
 class Seen(Value, array_like=True, frozen=True):
     """What became of a part of a commit.
 
-    ``stored``: durable; ``published``: durable and all its parts have effect;
-    ``settled``: dropped, since the request is done already or this process lost it.
+    ``stored``: durable; ``taken``: durable, and its requests have effect;
+    ``published``: durable and all its parts have effect; ``settled``: dropped, since
+    the request is done already or this process lost it.
     """
 
     request: int
     unit: int
     part: int
-    result: Literal["stored", "published", "settled"]
+    result: Literal["stored", "taken", "published", "settled"]
 
 
 class CommitsSeen(Message, tag="commits_seen", kw_only=True, frozen=True):

@@ -12,13 +12,17 @@ from dscrapy.model import JobSpec, Outcome, Value, Versions
 class HeldProcess(Message, kw_only=True, frozen=True, omit_defaults=True):
     """A crawl process that a worker has, or whose end or commits are not acknowledged.
 
-    ``requests`` are leased to it, or have a commit that is not acknowledged. ``leads``:
-    it was sent ``Lead``. ``closing`` is the reason of its ``Closing``, if any.
+    ``requests`` are leased to it, or have a commit that is not acknowledged; the other
+    columns are those of its ``Progress``, of these requests. ``leads``: it was sent
+    ``Lead``. ``closing`` is the reason of its ``Closing``, if any.
     """
 
     job: str
     process: int
     requests: tuple[int, ...] = ()
+    started: tuple[int, ...] = ()
+    downloaded: tuple[int, ...] = ()
+    received: tuple[int, ...] = ()
     opened: Opened | None = None
     leads: bool = False
     closing: str = ""
@@ -71,14 +75,18 @@ class Log(Message, tag="log", kw_only=True, frozen=True):
     data: bytes
 
 
-class UnderWay(Value, kw_only=True, frozen=True):
+class UnderWay(Value, kw_only=True, frozen=True, omit_defaults=True):
     """A leased request that a process had started and not finished when it died.
 
-    ``url`` is for people, and cut where it is long.
+    ``stage``: it had ``begun``, was in its ``download`` (until its callback began), or
+    was past that and ``waits``. ``ran_last``: of all code that ran for requests its
+    was the last. ``url`` is for people, and cut where it is long.
     """
 
     request: int
     url: str
+    stage: Literal["begun", "download", "waits"] = "download"
+    ran_last: bool = False
 
 
 class Ended(Message, tag="ended", kw_only=True, frozen=True):
@@ -87,8 +95,8 @@ class Ended(Message, tag="ended", kw_only=True, frozen=True):
     ``how``: ``exited``, ``refused`` (this worker cannot run it now: draining, or no
     room), ``other_code`` (its copy of the project differs), ``failed`` (the job cannot
     run: ``outcome`` says why). ``counted`` when the death is the job's own doing: not a
-    SIGKILL from outside. Then the requests ``under_way`` may have caused it; ``alone``
-    when the process had no other lease.
+    SIGKILL from outside. Then one of the requests ``under_way`` may have caused it;
+    ``alone`` when the process had no other lease.
     """
 
     job: str

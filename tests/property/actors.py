@@ -1,8 +1,9 @@
 """Workers and crawl processes as a model of the frontier knows them, and a site.
 
 The site is the same in every run of every job: each page gives pages of higher numbers
-and one of lower, so that there is something to filter; a handler of ``spider_idle``
-pushes one more page the first time. So what a job that succeeded has given is known.
+and one of lower, so that there is something to filter; some give the last page without
+a filter; a handler of ``spider_idle`` pushes one more page the first time. So what a
+job that succeeded has given is known.
 """
 
 from typing import Any
@@ -19,37 +20,55 @@ from tests import builders as b
 STARTS = 3
 PAGES = 12
 IDLE_PAGE = 100
-EXPECTED = sorted(
-    [b'{"s":%d}' % one for one in range(STARTS)]
-    + [b'{"k":%d}' % one for one in (*range(PAGES), IDLE_PAGE)]
-)
+# A page and whether its request is not filtered.
+Link = tuple[int, bool]
 
 
 def children(*keys: int) -> m.Children:
     """Return the requests of these pages, on three hosts."""
-    return b.children(*keys, hosts=[f"h{key % 3}" for key in keys])
+    return linked(*((key, False) for key in keys))
 
 
-def _links(key: int) -> list[int]:
-    found = [one for one in (2 * key + 3, 2 * key + 4) if one < PAGES]
-    return [*found, *([key - 1] if 0 < key < PAGES else [])]
+def linked(*links: Link) -> m.Children:
+    """Return these requests, on three hosts."""
+    return b.children(
+        *(key for key, _ in links),
+        hosts=[f"h{key % 3}" for key, _ in links],
+        flags=[m.DONT_FILTER * is_free for _, is_free in links],
+    )
 
 
-def given_by(key: int) -> m.Children:
+def digests(*links: Link) -> bytes:
+    """Return the digests of these requests."""
+    return b"".join(b"%06d.%d" % (key, is_free) for key, is_free in links)
+
+
+def links_of(key: int) -> list[Link]:
     """Return what a page gives."""
-    return children(*_links(key))
+    found = [one for one in (2 * key + 3, 2 * key + 4) if one < PAGES]
+    lower = [key - 1] if 0 < key < PAGES else []
+    # Two equal ones of one page are two requests.
+    free = [PAGES - 1] * 2 if key == 1 else []
+    return [*((one, False) for one in (*found, *lower)), *((one, True) for one in free)]
 
 
-def expected_without(bad: int) -> list[bytes]:
+def expected_without(bad: int | None) -> list[bytes]:
     """Return what a job gives if this page never does."""
-    found = {*range(STARTS), IDLE_PAGE} - {bad}
-    while True:
-        new = {key for key in range(PAGES) if any(key in _links(one) for one in found)}
-        if new - found <= {bad}:
-            break
-        found |= new - {bad}
     lines = [b'{"s":%d}' % one for one in range(STARTS)]
-    return sorted(lines + [b'{"k":%d}' % one for one in found])
+    waiting = [(one, False) for one in (*range(STARTS), IDLE_PAGE)]
+    seen: set[int] = set()
+    while waiting:
+        key, is_free = waiting.pop()
+        if key == bad or (not is_free and key in seen):
+            continue
+        if not is_free:
+            seen.add(key)
+        lines.append(b'{"k":%d}' % key)
+        waiting += links_of(key)
+    return sorted(lines)
+
+
+EXPECTED = expected_without(None)
 
 
 class Files:
@@ -83,7 +102,8 @@ class Files:
 class Crawl:
     """One crawl process: what it holds and what it has not had answered.
 
-    ``held`` are leases, request -> page; ``unacked`` commits in their order, whose
+    ``held`` are leases, request -> page; those ``again`` were run before, those
+    ``downloaded`` were said to be; ``unacked`` are commits in their order, whose
     requests it holds as well.
     """
 
@@ -108,6 +128,8 @@ class Crawl:
     finish: int = 0
     units: int = 0
     held: dict[int, int] = attrs.field(factory=dict)
+    again: set[int] = attrs.field(factory=set)
+    downloaded: set[int] = attrs.field(factory=set)
     unacked: list[m.Commit] = attrs.field(factory=list)
     # Parts of commits that are sent: request -> how many.
     parts: dict[int, int] = attrs.field(factory=dict)
@@ -135,6 +157,7 @@ class Crawl:
             self.number,
             *sorted({*self.held, *waiting}),
             job=self.start.job,
+            downloaded=tuple(sorted(self.downloaded)),
             opened=self.opened() if self.is_open else None,
             leads=self.leads,
             closing=self.closing,
@@ -170,11 +193,21 @@ class Crawl:
                 for one in message.seen:
                     self.settle(one)
 
-    def take(self, requests: tuple[int, ...], keys: list[int]) -> None:
+    def take(
+        self, requests: tuple[int, ...], keys: list[int], again: tuple[int, ...]
+    ) -> None:
         """Take leases."""
         assert self.is_open
         assert not set(requests) & self.held.keys()
         self.held.update(zip(requests, keys, strict=True))
+        self.again.update(again)
+
+    def forget(self, request: int) -> None:
+        """Have a lease no more."""
+        self.held.pop(request, None)
+        self.parts.pop(request, None)
+        self.again.discard(request)
+        self.downloaded.discard(request)
 
     def settle(self, seen: m.Seen) -> None:
         """Forget a commit that was answered; one that is settled, with its rest."""
@@ -182,11 +215,10 @@ class Crawl:
             one
             for one in self.unacked
             if (one.request, one.unit) != (seen.request, seen.unit)
-            or (seen.result == "stored" and one.part != seen.part)
+            or (seen.result in ("stored", "taken") and one.part != seen.part)
         ]
-        if seen.request and seen.result != "stored":
-            self.held.pop(seen.request, None)
-            self.parts.pop(seen.request, None)
+        if seen.request and seen.result not in ("stored", "taken"):
+            self.forget(seen.request)
 
     # ---- what it says ------------------------------------------------------------
 
@@ -194,12 +226,15 @@ class Crawl:
         """Return the next part of a page, or the whole of what is left of it."""
         key, part = self.held[request], self.parts.get(request, 0)
         self.parts[request] = part + 1
-        # What the page gives comes with every part.
+        # Each part has one of the page's links, the last has the others.
+        links = links_of(key)[part:] if last else links_of(key)[part : part + 1]
+        has_digests = request in self.again or not last
         commit = m.Commit(
             request=request,
             part=part,
             last=last,
-            children=given_by(key),
+            children=linked(*links),
+            digests=digests(*links) if has_digests else b"",
             **_item_of(key, part, last=last),
         )
         self.unacked.append(commit)

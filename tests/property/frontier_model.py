@@ -10,7 +10,7 @@ URLS = tuple(f"u{number}" for number in range(10))
 HOSTS = ("a", "b", "c", "slow")
 DELAY_S = 4.0
 CONCURRENCY = 4
-# What the settings below allow a process of each window to hold of a host.
+# What the settings below allow a process to hold of a host without having begun it.
 BOUND = {"plain": 6, "slow": 3}
 PROCESSES = (1, 2, 3)
 
@@ -25,8 +25,11 @@ class Known:
     place: tuple[int, int]
     holder: int | None = None
     came_back: bool = False
+    # 0: not begun, 1: in its download, 2: past it.
+    stage: int = 0
     deaths: int = 0
     deaths_alone: int = 0
+    group: int = 0
     aside: bool = False
 
     @property
@@ -92,6 +95,14 @@ class NaiveFrontier(RuleBasedStateMachine):
             and (not process or one.holder == process)
         ]
 
+    def active(self, host: str = "", process: int = 0) -> list[int]:
+        """Leases that are not past their download."""
+        return [
+            number
+            for number in self.leases(host, process)
+            if self.open[number].stage < 2
+        ]
+
     def has_pending(self, host: str) -> bool:
         return any(one.host == host and one.is_pending for one in self.open.values())
 
@@ -111,18 +122,21 @@ class NaiveFrontier(RuleBasedStateMachine):
             if self.has_pending(host)
             and host not in self.owner
             and host not in self.reserved
-            and not self.leases(host)
+            and not self.active(host)
         ]
 
     def bound(self, host: str, process: int) -> int:
         window = self.peers[process].window
         return 1 if window == 1 else BOUND["slow" if host == "slow" else "plain"]
 
+    def unstarted(self, host: str) -> int:
+        return sum(self.open[number].stage == 0 for number in self.leases(host))
+
     def may_lease(self, host: str, process: int) -> bool:
         if self.owner.get(host) == process:
-            count = len(self.leases(host))
+            count = self.unstarted(host)
             return host not in self.draining and count < self.bound(host, process)
-        if host in self.owner or self.leases(host):
+        if host in self.owner or self.active(host):
             return False
         return self.reserved.get(host, process) == process
 
@@ -156,13 +170,13 @@ class NaiveFrontier(RuleBasedStateMachine):
         self.draining.discard(host)
 
     def settle(self, host: str) -> None:
-        """A host that is given up is free when its last lease is gone."""
-        if host in self.draining and not self.leases(host):
+        """A host that is given up is free when its last download is over."""
+        if host in self.draining and not self.active(host):
             self.disown(host)
 
     def back(self, number: int) -> None:
         one = self.open[number]
-        one.holder, one.came_back = None, True
+        one.holder, one.came_back, one.stage = None, True, 0
         if one.is_suspect:
             self.suspects.insert(0, number)
         self.settle(one.host)
@@ -179,14 +193,29 @@ class NaiveFrontier(RuleBasedStateMachine):
             self.isolator = None
             self.reserved = {h: p for h, p in self.reserved.items() if p != process}
 
+    def is_used(self, host: str) -> bool:
+        """Whether a request of the host waits or is in its download."""
+        return any(
+            one.host == host and not one.aside and one.stage < 2
+            for one in self.open.values()
+        )
+
+    def proceed(self, process: int, started: set[int], downloaded: set[int]) -> None:
+        """A process has come further with some of its leases."""
+        for number in started.intersection(self.leases(process=process)):
+            self.open[number].stage = max(self.open[number].stage, 1)
+        for number in downloaded.intersection(self.active(process=process)):
+            one = self.open[number]
+            one.stage = 2
+            self.rest[one.host] = self.now
+            self.settle(one.host)
+
     def look(self) -> None:
         """A change forgets hosts without requests, once there are rules."""
         if not self.ruled:
             return
         for host in HOSTS:
-            if not any(
-                one.host == host and not one.aside for one in self.open.values()
-            ):
+            if not self.is_used(host):
                 self.disown(host)
                 self.reserved.pop(host, None)
 
@@ -195,7 +224,7 @@ class NaiveFrontier(RuleBasedStateMachine):
         host = self.open[number].host
         assert host not in self.reserved
         assert process not in self.reserved.values()
-        assert not self.leases(host)
+        assert not self.active(host)
         if process == self.isolator:
             assert number in self.suspects
         else:

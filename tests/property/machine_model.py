@@ -161,10 +161,11 @@ class DrivenMachine(RuleBasedStateMachine):
         frontier = self.machine.state.crawls[process.job].frontier
         suspects = [n for n in granted.requests if frontier.is_suspect(n)]
         if suspects:
-            # One that may be bad shares its process with nothing.
-            assert (len(granted.requests), crawl.held) == (1, {})
+            # Those that may be bad share their process with nothing.
+            assert (len(granted.requests), crawl.held) == (len(suspects), {})
         assert not set(granted.requests) & set(frontier.poisoned)
-        crawl.take(granted.requests, [b.number_of(body) for body in bodies])
+        keys = [b.number_of(body) for body in bodies]
+        crawl.take(granted.requests, keys, granted.again)
 
     def acknowledge(self, crawl: Crawl, message: m.Message) -> None:
         """Keep the items of what the master says to be published."""

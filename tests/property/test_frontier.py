@@ -126,11 +126,10 @@ class FrontierModel(NaiveFrontier):
         if one.aside:
             return
         if one.holder is not None:
-            self.rest[one.host] = self.now
+            if one.stage < 2:
+                self.rest[one.host] = self.now
             self.settle(one.host)
-        others = [other for other in self.open.values() if not other.aside]
-        hosts = {other.host for other in others} | set(self.owner)
-        if one.host not in hosts:
+        if not self.is_used(one.host) and one.host not in self.owner:
             self.reserved.pop(one.host, None)
         self.end_isolation()
 
@@ -169,14 +168,25 @@ class FrontierModel(NaiveFrontier):
             if one.is_suspect and one.holder is None:
                 self.suspects.append(number)
 
+    @precondition(lambda self: self.suspects)
+    @rule(data=st.data())
+    def halve(self, data: st.DataObject) -> None:
+        """Suspects that were tried together make two groups."""
+        several = st.lists(st.sampled_from(self.suspects), min_size=1, unique=True)
+        numbers = data.draw(several)
+        last = max(self.open[number].group for number in self.blamed)
+        self.frontier.halve(numbers)
+        for at, number in enumerate(numbers):
+            self.open[number].group = last + 1 + (2 * at >= len(numbers))
+
     @rule(number=st.integers(1, 30))
     def set_aside(self, number: int) -> None:
         one = self.open.get(number)
         if one is None or one.aside:
             return
         self.frontier.set_aside(number, Poisoned(url="u", text="why"))
-        one.aside = True
-        one.holder = None
+        one.aside, one.group = True, 0
+        one.holder, one.stage = None, 0
         if number in self.suspects:
             self.suspects.remove(number)
         if number not in self.blamed:
@@ -191,7 +201,7 @@ class FrontierModel(NaiveFrontier):
         self.frontier.pardon()
         for number in aside:
             one = self.open[number]
-            one.aside, one.deaths, one.deaths_alone = False, 2, 0
+            one.aside, one.deaths, one.deaths_alone, one.group = False, 2, 0, 0
             self.suspects.append(number)
 
     @rule(process=st.sampled_from(PROCESSES))
@@ -242,8 +252,9 @@ class FrontierModel(NaiveFrontier):
 
     def end(self, process: int) -> None:
         self.frontier.leases.end_process(process, self.now)
-        for number in self.leases(process=process):
-            self.rest[self.open[number].host] = self.now
+        for number in reversed(self.leases(process=process)):
+            if self.open[number].stage < 2:
+                self.rest[self.open[number].host] = self.now
             self.back(number)
         for host in HOSTS:
             if self.owner.get(host) == process:
@@ -265,9 +276,16 @@ class FrontierModel(NaiveFrontier):
             return 0
         self.look()
         left = min(
-            count, self.peers[process].window - len(self.leases(process=process))
+            count, self.peers[process].window - len(self.active(process=process))
         )
         waits: dict[str, float] = {}
+        if process == self.isolator:
+            self.check_group(process, granted.requests, left)
+            for number in granted.requests:
+                self.give(process, number, waits)
+            self.see_gifts()
+            assert {h: share.wait_s for h, share in granted.shares.items()} == waits
+            return len(granted.requests)
         for at, number in enumerate(granted.requests):
             assert at < left
             if self.best(process) is None:
@@ -279,22 +297,30 @@ class FrontierModel(NaiveFrontier):
             self.give(process, number, waits)
             one = self.open[number]
             assert (one.host, one.place) == (granted.hosts[at], granted.places[at])
-            assert len(self.leases(one.host)) <= self.bound(one.host, process)
+            assert self.unstarted(one.host) <= self.bound(one.host, process)
         if len(granted.requests) < left:
             assert self.best(process) is None
         self.see_gifts()
         assert {h: share.wait_s for h, share in granted.shares.items()} == waits
         return len(granted.requests)
 
+    def check_group(self, process: int, requests: tuple[int, ...], count: int) -> None:
+        """The isolator gets suspects of one group, when it has none."""
+        if self.leases(process=process):
+            assert requests == ()
+            return
+        if requests and not self.group_at_hand():
+            self.see_gifts()
+            if not self.group_at_hand():
+                self.see_gift_taken(process, requests[0])
+        assert list(requests) == self.group_at_hand()[:count]
+
+    def group_at_hand(self) -> list[int]:
+        """Suspects of the first one's group whose hosts the isolator may have."""
+        may = [n for n in self.suspects if self.may_have_alone(self.open[n].host)]
+        return [n for n in may if self.open[n].group == self.open[may[0]].group]
+
     def best(self, process: int) -> int | None:
-        if process == self.isolator:
-            if self.leases(process=process):
-                return None
-            hosts = [self.open[number].host for number in self.suspects]
-            may = map(self.may_have_alone, hosts)
-            return next(
-                (n for n, ok in zip(self.suspects, may, strict=True) if ok), None
-            )
         choice = [
             number
             for number, one in self.open.items()
@@ -306,7 +332,7 @@ class FrontierModel(NaiveFrontier):
         if host in self.owner:
             return self.owner[host] == self.isolator
         is_free = self.reserved.get(host, self.isolator) == self.isolator
-        return is_free and not self.leases(host)
+        return is_free and not self.active(host)
 
     def give(self, process: int, number: int, waits: dict[str, float]) -> None:
         one = self.open[number]
@@ -331,10 +357,42 @@ class FrontierModel(NaiveFrontier):
             self.back(number)
 
     @precondition(lambda self: self.peers)
-    @rule(data=st.data(), numbers=st.sets(st.integers(1, 30), max_size=6))
-    def hold(self, data: st.DataObject, numbers: set[int]) -> None:
+    @rule(
+        data=st.data(),
+        started=st.sets(st.integers(1, 30), max_size=6),
+        downloaded=st.sets(st.integers(1, 30), max_size=6),
+    )
+    def come_further(
+        self, data: st.DataObject, started: set[int], downloaded: set[int]
+    ) -> None:
         process = data.draw(st.sampled_from(sorted(self.peers)))
-        self.frontier.leases.hold(process, sorted(numbers), self.now)
+        self.frontier.leases.proceed(
+            process, sorted(started), sorted(downloaded), self.now
+        )
+        self.proceed(process, started, downloaded)
+
+    @precondition(lambda self: self.peers)
+    @rule(
+        data=st.data(),
+        numbers=st.sets(st.integers(1, 30), max_size=6),
+        started=st.sets(st.integers(1, 30), max_size=6),
+        downloaded=st.sets(st.integers(1, 30), max_size=6),
+    )
+    def hold(
+        self,
+        data: st.DataObject,
+        numbers: set[int],
+        started: set[int],
+        downloaded: set[int],
+    ) -> None:
+        process = data.draw(st.sampled_from(sorted(self.peers)))
+        self.frontier.leases.hold(
+            process,
+            sorted(numbers),
+            self.now,
+            started=sorted(started),
+            downloaded=sorted(downloaded),
+        )
         for number in self.leases(process=process):
             if number not in numbers:
                 self.back(number)
@@ -347,11 +405,14 @@ class FrontierModel(NaiveFrontier):
                 self.suspects.remove(number)
                 if self.isolator is None and not self.peers[process].closing:
                     self.isolator = process
-            if one.host not in self.owner:
-                self.owner[one.host] = process
-                self.reserved.pop(one.host, None)
+        self.proceed(process, started, downloaded)
+        for number in self.active(process=process):
+            host = self.open[number].host
+            if host not in self.owner:
+                self.owner[host] = process
+                self.reserved.pop(host, None)
                 if self.peers[process].closing:
-                    self.draining.add(one.host)
+                    self.draining.add(host)
 
     @rule()
     def give_up_host(self) -> None:
@@ -388,7 +449,7 @@ class FrontierModel(NaiveFrontier):
         assert self.frontier.encode() == snapshot
         self.forget_processes()
         for one in self.open.values():
-            one.holder, one.came_back = None, False
+            one.holder, one.came_back, one.stage = None, False, 0
         self.suspects = [n for n in self.blamed if self.open[n].is_suspect]
 
     @invariant()
@@ -413,10 +474,12 @@ class FrontierModel(NaiveFrontier):
             if peer is None or peer.closing:
                 assert frontier.capacity.room(process) == 0
             elif process == self.isolator:
-                assert frontier.capacity.room(process) == (0 if mine else 1)
+                room = 0 if mine else peer.window
+                assert frontier.capacity.room(process) == room
             else:
-                missing = peer.window - mine
-                few = mine * 4 <= peer.window * 3
+                active = len(self.active(process=process))
+                missing = peer.window - active
+                few = active * 4 <= peer.window * 3
                 assert frontier.capacity.room(process) == (missing if few else 0)
 
     def teardown(self) -> None:

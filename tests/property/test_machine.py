@@ -1,5 +1,6 @@
 """The frontier against a naive model: any order of commands, crashes of the master."""
 
+from collections import Counter
 from typing import Any
 
 import hypothesis.strategies as st
@@ -212,10 +213,14 @@ class MachineModel(DrivenMachine):
             self.close(peer, crawl, crawl.stop_reason)
             return
         if crawl.is_stopped:
-            unstarted = tuple(one for one in free if one not in crawl.parts)
+            unstarted = tuple(
+                one
+                for one in free
+                if one not in crawl.parts and one not in crawl.downloaded
+            )
             if unstarted:
                 for one in unstarted:
-                    del crawl.held[one]
+                    crawl.forget(one)
                 self.say(peer, m.Release(job=job, process=number, requests=unstarted))
                 return
         commit: m.Commit | str | None = None
@@ -237,6 +242,17 @@ class MachineModel(DrivenMachine):
             self.leave(peer, crawl)
         elif crawl.is_stopped and not crawl.unacked:
             self.leave(peer, crawl)
+
+    @precondition(lambda self: self.crawling())
+    @rule(which=st.integers(0, 100), count=st.integers(1, 2))
+    def download(self, which: int, count: int) -> None:
+        """Pages are past their download, and wait."""
+        every = self.crawling()
+        peer, crawl = every[which % len(every)]
+        fresh = [one for one in crawl.held if one not in crawl.downloaded][:count]
+        crawl.downloaded.update(fresh)
+        ids: Any = {"job": crawl.start.job, "process": crawl.number}
+        self.say(peer, m.Progress(**ids, downloaded=tuple(fresh)))
 
     def leave(self, peer: Peer, crawl: Crawl) -> None:
         """Say what comes last, unless that has to wait for an order."""
@@ -371,7 +387,7 @@ class MachineModel(DrivenMachine):
             content = self.files.content.get(items_name(job.id), b"")
             lines = content.splitlines()
             assert lines == self.published.get(job.id, [])
-            assert len(lines) == len(set(lines))
+            assert Counter(lines) <= Counter(EXPECTED)
             assert self.acknowledged.get(job.id, set()) <= set(lines)
             course = job.course or Course()
             assert course.items_bytes == len(content)
@@ -395,8 +411,9 @@ class MachineModel(DrivenMachine):
             by_each = sum(crawl.frontier.leases.count_of(number) for number in numbers)
             assert crawl.frontier.leased_count == by_each
             for _, process in self.crawling():
-                leased = crawl.frontier.leases.count_of(process.number)
-                assert leased <= process.window or not process.is_open
+                holder = crawl.frontier._owners.processes.get(process.number)
+                active = 0 if holder is None else holder.active
+                assert active <= process.window or not process.is_open
 
     @invariant()
     def request_numbers_only_rise(self) -> None:

@@ -367,12 +367,12 @@ def test_snapshot_under_anothers_name_is_refused(storage: Storage) -> None:
     assert "is snapshot 2 under another's name" in refusal(storage).reason
 
 
-@pytest.mark.parametrize("version", [1, 5])
+@pytest.mark.parametrize("version", [1, 6])
 def test_other_format_is_named_not_guessed(storage: Storage, version: int) -> None:
     """Files of an older or newer format give both versions and the way out, in one
     line; nothing of them is touched."""
     expected = (
-        f"is written in format {version}, this dscrapy reads formats 2, 3, 4: use "
+        f"is written in format {version}, this dscrapy reads formats 2, 3, 4, 5: use "
         "the dscrapy that wrote it"
     )
     head = segment_head_of_version(version, number=1, sequence=1)

@@ -351,10 +351,8 @@ async def test_a_snapshot_and_its_tail_give_state_and_items_back(
         given = crawl.unit("start", children=b.children(*BODIES[:2]))
         await crawl.commit(given)
         master.committer._snapshot_at_bytes = 1
-        part = m.Commit(
-            request=1, last=False, items=items, children=b.children(*BODIES[2:4])
-        )
-        assert await crawl.commit(part) == ["stored"]
+        part = b.part(1, 0, items=items, children=b.children(*BODIES[2:4]))
+        assert await crawl.commit(part) == ["taken"]
         await trio.sleep(1)
         assert any(name.startswith("snapshot") for name in storage.names())
         # Only what is in snapshots and behind them from here on.

@@ -37,10 +37,12 @@ async def test_leases_bring_the_bodies_that_were_committed(
         for crawl, mine in zip(crawls, (BODIES[:4], BODIES[4:]), strict=True):
             await crawl.commit(crawl.unit("start", children=b.children(*mine)))
             # A part of a later commit comes before the others.
+            unit = crawl.unit("late", last=False, children=b.children(b"[2]", b"[3]"))
             await crawl.commit(
-                m.Commit(request=2, last=False, children=b.children(b"[2]", b"[3]")),
+                unit,
                 m.Commit(request=1, children=b.children(b'"one"', mine[0])),
-                m.Commit(request=2, part=1, children=b.children(b"[4]")),
+                b.unit(unit.unit, part=1, children=b.children(b"[4]")),
+                m.Commit(request=2),
             )
             await master.files.caught_up()
             for request in range(3, 9):

@@ -8,6 +8,7 @@ bodies.
 """
 
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -41,12 +42,14 @@ class Known:
     """What a client or worker was told, or may still be true.
 
     ``items`` are the items of acknowledged commits of the job's present run; ``asked``
-    those of commits that were sent. ``fresh`` may or may not run afresh.
+    those of commits that were sent. ``taken`` are requests of acknowledged early parts.
+    ``fresh`` may or may not run afresh.
     """
 
     jobs: set[str] = attrs.field(factory=set)
     items: dict[str, list[bytes]] = attrs.field(factory=dict)
     asked: dict[str, list[bytes]] = attrs.field(factory=dict)
+    taken: dict[str, set[int]] = attrs.field(factory=dict)
     succeeded: set[str] = attrs.field(factory=set)
     fresh: str = ""
     done: bool = False
@@ -71,7 +74,7 @@ async def live(master: MasterInMemory, known: Known) -> None:
     known.fresh = first
     await client.send(m.ChangeJob(call=9, verb="retry", job=first, fresh=True))
     await receive(client, m.Shown)
-    known.items[first], known.asked[first] = [], []
+    known.items[first], known.asked[first], known.taken[first] = [], [], set()
     known.succeeded.discard(first)
     known.fresh = ""
     await run_job(master, worker, known, parts=False)
@@ -87,13 +90,17 @@ async def run_job(
     job = crawl.job
     acknowledged = known.items.setdefault(job, [])
     asked = known.asked.setdefault(job, [])
+    taken = known.taken.setdefault(job, set())
 
     async def commit(item: int, *parts: m.Commit) -> None:
         """Commit in one or several messages, of which the last one publishes."""
         asked.append(b'{"n":%d}' % item)
         for part in parts:
             (result,) = await crawl.commit(part)
-            assert result == ("published" if part.last else "stored")
+            of_part = "taken" if part.digests else "stored"
+            assert result == ("published" if part.last else of_part)
+            if result == "taken":
+                taken.update(numbers_in(part.children.bodies))
         acknowledged.append(b'{"n":%d}' % item)
 
     await commit(
@@ -121,7 +128,7 @@ async def run_job(
             snapshot_soon(master)
         await commit(
             number,
-            m.Commit(request=request, last=False, children=b.children(*gives[:1])),
+            b.part(request, 0, children=b.children(*gives[:1])),
             msgspec.structs.replace(whole, part=1),
         )
     await crawl.hear(m.Finish)
@@ -198,19 +205,28 @@ async def check(storage: MemoryStorage, known: Known) -> None:
             if identity in known.succeeded:
                 assert job.status == "succeeded"
             elif lines:
-                check_frontier(state, storage, identity, lines)
+                taken = known.taken.get(identity, set())
+                check_frontier(state, storage, identity, lines, taken)
 
 
 def check_frontier(
-    state: State, storage: MemoryStorage, identity: str, lines: list[bytes]
+    state: State,
+    storage: MemoryStorage,
+    identity: str,
+    lines: list[bytes],
+    taken: set[int],
 ) -> None:
-    """What is open is what the committed pages gave and is not done itself."""
+    """What is open is what the committed pages gave and is not done itself, and what
+    open pages gave early: that of which it was acknowledged, perhaps more."""
     if identity not in state.crawls:
         assert len(lines) == REQUESTS + 1 or lines == [b'{"n":9}']
         return
     committed = [msgspec.json.decode(line)["n"] for line in lines]
     given = [body for number in committed for body in GIVES.get(number, [])]
-    left = {msgspec.json.decode(body)["r"] for body in given} - set(committed)
+    left = set(numbers_in(given)) - set(committed)
+    early = {
+        number for page in left for number in numbers_in(GIVES.get(page, [])[:1])
+    } - set(committed)
     frontier = state.crawls[identity].frontier
     snapshot = frontier.encode()
     places = [
@@ -220,13 +236,18 @@ def check_frontier(
         )
     ]
     bodies = Bodies(storage).read(identity, places)
-    assert sorted(msgspec.json.decode(body or b"")["r"] for body in bodies) == sorted(
-        left
-    )
+    found = numbers_in(body or b"" for body in bodies)
+    assert len(found) == len(set(found))
+    assert left | (taken & early) <= set(found) <= left | early
     if given:
         file = storage.read(requests_name(identity), 0, 10_000)
         assert len(file) >= frontier.body_bytes
     assert frontier.leased_count == 0
+
+
+def numbers_in(bodies: Iterable[Any]) -> list[int]:
+    """Return the numbers of these requests."""
+    return [msgspec.json.decode(body)["r"] for body in bodies]
 
 
 def eights(data: bytes) -> list[bytes]:

@@ -29,6 +29,9 @@ FORMAT_2 = DATA / "state-2"
 # Written by a master of format 3: the same, with a request that two deaths are blamed
 # on, and a third process that the journal counts on.
 FORMAT_3 = DATA / "state-3"
+# Written by a master of format 4: the same, pages with stored parts before the snapshot
+# and behind it; the requests of such parts had no effect yet.
+FORMAT_4 = DATA / "state-4"
 HALF, DONE, SCHEDULE = (b.job_id(number) for number in (1, 2, 3))
 
 
@@ -110,6 +113,43 @@ async def test_a_folder_of_format_3_goes_on(
         assert sorted(urls) == ["http://a/3", "http://a/4", "http://a/5"]
     storage.close()
     assert versions_of(folder) == [3, FORMAT_VERSION]
+
+
+async def test_a_folder_of_format_4_goes_on(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What is committed stands; void parts gave no item and no request."""
+    folder = tmp_path / "state"
+    shutil.copytree(FORMAT_4, folder)
+    storage = DiskStorage(folder)
+    async with running(storage) as master:
+        state = master.committer.machine.state
+        assert state.jobs[DONE].status == "succeeded"
+        assert state.schedules[SCHEDULE].runs == 1
+        before = await master.files.read(HALF, "items", 0, 100)
+        assert before == b'{"n":0}\n{"n":1}\n{"n":2}\n'
+        await trio.sleep(SPANS.die_after_s + 1)
+        worker = await master.register("other", slots=2)
+        crawl = CrawlInMemory(worker, await receive(worker, m.Start))
+        while crawl.job != HALF:
+            crawl = CrawlInMemory(worker, await receive(worker, m.Start))
+        await crawl.open()
+        while len(crawl.bodies) < 4:
+            await crawl.hear(m.Grant)
+        urls = {msgspec.json.decode(body)["url"] for body in crawl.bodies.values()}
+        assert urls == {f"http://a/{number}" for number in (3, 4, 5, 6)}
+        for number in sorted(crawl.bodies):
+            part = b.part(number, 0, children=b.children(b'{"url":"http://a/7"}'))
+            assert await crawl.commit(part, m.Commit(request=number, part=1)) == [
+                "taken",
+                "published",
+            ]
+        # Void parts took no number.
+        while 7 not in crawl.bodies:
+            await crawl.hear(m.Grant)
+        assert crawl.bodies[7] == b'{"url":"http://a/7"}'
+    storage.close()
+    assert versions_of(folder) == [4, FORMAT_VERSION]
 
 
 def versions_of(folder: Path) -> list[int]:

@@ -1,6 +1,7 @@
 """What a worker lets through between master and process, and says that it holds."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -30,6 +31,8 @@ from tests.shell.worker_in_memory import Crawl, Crawls, Slow
         # Units follow one another.
         (b.commits(1, m.Commit(unit=2, kind="late")), "bad_commit"),
         (b.commits(1, m.Commit(unit=10**12, kind="late")), "bad_commit"),
+        (b.progress(1, started=(1, 7)), "not_held"),
+        (b.progress(1, received=(3,)), "not_held"),
         (m.Release(job=b.ID, process=1, requests=(2, 7)), "not_held"),
         (m.Release(job=b.ID, process=1, requests=(1,)), "not_held"),
     ],
@@ -75,6 +78,7 @@ async def test_units_are_free_and_parts_keep_their_request(
 
 
 CLOSING = m.Closing(job=b.ID, process=1, reason="enough")
+PROGRESS = b.progress(1, started=(2, 1), downloaded=(1,), received=(1,))
 # What a process says that has leases of 1, 2 and 3; which of them it holds then, alive
 # and dead.
 STATES: dict[str, tuple[list[m.FromProcess], tuple[int, ...], tuple[int, ...]]] = {
@@ -84,6 +88,7 @@ STATES: dict[str, tuple[list[m.FromProcess], tuple[int, ...], tuple[int, ...]]] 
     "a unit": ([b.commits(1, m.Commit(unit=1, kind="late"))], (1, 2, 3), ()),
     "given back": ([m.Release(job=b.ID, process=1, requests=(2, 3))], (1,), ()),
     "closing": ([CLOSING], (1, 2, 3), ()),
+    "progress": ([PROGRESS], (1, 2, 3), ()),
 }
 
 
@@ -112,10 +117,18 @@ async def test_a_registration_says_what_is_held(
             opened=opened,
             leads=leads,
             closing="enough" if CLOSING in said else "",
+            **_come(said if not is_dead else []),
         )
         assert (await master.comes_back(network)).held == (expected,)
         # The registration said it: nothing of it is told again.
-        assert master.told(m.Opened, m.Release, m.Closing) == []
+        assert master.told(m.Opened, m.Release, m.Closing, m.Progress) == []
+
+
+def _come(said: list[m.FromProcess]) -> dict[str, Any]:
+    """Return how far the process has come, as a registration says it."""
+    if PROGRESS not in said:
+        return {}
+    return {"started": (1, 2), "downloaded": (1,), "received": (1,)}
 
 
 @pytest.mark.parametrize("is_answered", [False, True])

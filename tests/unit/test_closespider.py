@@ -38,16 +38,16 @@ def test_each_count_closes_at_its_limit(
     reason: str,
 ) -> None:
     """At the limit or, in whole commits, beyond it; not before, and 0 is none."""
-    assert reached(limits, counted(*short)) == ""
-    assert reached(limits, counted(*enough)) == f"closespider_{reason}"
-    assert reached(CloseLimits(), counted(*enough)) == ""
+    assert reached(limits, counted(*short), 0) == ""
+    assert reached(limits, counted(*enough), 0) == f"closespider_{reason}"
+    assert reached(CloseLimits(), counted(*enough), 0) == ""
 
 
 def test_a_page_counts_before_its_own_items() -> None:
     """As a response is seen before its items: with a limit of 1 any page closes."""
-    assert reached(CloseLimits(pages_no_item=1), counted((1, 5, 0)))
+    assert reached(CloseLimits(pages_no_item=1), counted((1, 5, 0)), 0)
     alternating = counted(*[(1, 1, 0)] * 9)
-    assert reached(CloseLimits(pages_no_item=2), alternating) == ""
+    assert reached(CloseLimits(pages_no_item=2), alternating, 0) == ""
     assert alternating.pages_no_item == 0
 
 
@@ -56,7 +56,7 @@ def test_of_several_limits_the_first_reached_counts() -> None:
     every = CloseLimits(pages=1, pages_no_item=1, items=1, errors=1)
     reasons = []
     for name in ("pages", "pages_no_item", "items", "errors"):
-        reasons.append(reached(every, counted((1, 1, 1))))
+        reasons.append(reached(every, counted((1, 1, 1)), 0))
         values = {
             one: getattr(every, one)
             for one in ("pages", "pages_no_item", "items", "errors")
@@ -68,7 +68,7 @@ def test_of_several_limits_the_first_reached_counts() -> None:
         "closespider_itemcount",
         "closespider_errorcount",
     ]
-    assert reached(every, counted((1, 1, 1))) == ""
+    assert reached(every, counted((1, 1, 1)), 0) == ""
 
 
 def test_a_timeout_counts_from_the_opening() -> None:

@@ -99,12 +99,12 @@ def test_a_commit_for_a_job_that_does_not_run_is_settled(state: str) -> None:
 
 def part(number: int, last: bool = False, **fields: Any) -> m.Commit:
     """Return one of several parts of request 1."""
-    return b.page(1, part=number, last=last, items=b.ITEM, **fields)
+    return b.part(1, number, last=last, items=b.ITEM, **fields)
 
 
 def test_parts_count_once_in_order_and_all_at_once() -> None:
     """A part said again is answered again, a later one alone is worth nothing; the last
-    one publishes all, then every part is settled."""
+    one publishes all, then every part is settled. Requests have effect at once."""
     machine, start = d.crawling(1)
 
     def result(said: m.Commit) -> str:
@@ -112,16 +112,16 @@ def test_parts_count_once_in_order_and_all_at_once() -> None:
         return one
 
     assert result(part(1)) == "settled"
-    assert result(part(0, children=b.children(7, 8))) == "stored"
-    assert result(part(0, children=b.children(7, 8))) == "stored"
+    decision = d.commit(machine, start.process, part(0, children=b.children(7, 8)))
+    assert d.results(decision) == ["taken"]
+    assert d.leases(decision) == {start.process: [2, 3]}
+    assert result(part(0, children=b.children(7, 8))) == "taken"
     assert result(part(2, last=True)) == "settled"
     assert result(part(1)) == "stored"
     course, crawl = machine.state.jobs[b.ID].begin(), machine.state.crawls[b.ID]
     assert (course.items, crawl.frontier.pending_count) == (0, 0)
-    assert crawl.frontier.seen_of(b.children(7).fingerprints) == (False,)
-    decision = d.commit(machine, start.process, part(2, last=True))
-    assert d.results(decision) == ["published"]
-    assert d.leases(decision) == {start.process: [2, 3]}
+    assert crawl.frontier.seen_of(b.children(7).fingerprints) == (True,)
+    assert result(part(2, last=True)) == "published"
     assert course.items == 3
     for said in (part(0), part(1), part(2, last=True), part(3, last=True)):
         assert result(said) == "settled"
@@ -140,7 +140,7 @@ def test_parts_in_one_message_count_on_each_other() -> None:
 
 def test_parts_of_a_process_that_was_given_up_are_void() -> None:
     """The rest of them is settled, so that its sender drops it; the request is done
-    elsewhere, and nothing of the stored parts shows."""
+    elsewhere, and no item of the stored parts shows."""
     machine, first = d.crawling(1)
     d.commit(machine, first.process, part(0, children=b.children(7)))
     d.carry_out(machine, machine.decide(0, OnTick(), d.later(100.0)))

@@ -91,7 +91,7 @@ def test_places_are_free_and_what_is_pending_waits_for_others() -> None:
     frontier.leases.open_process(1, b.opened(window=6, concurrency=1, delay_s=9.0))
     frontier.leases.open_process(2, b.opened(2, window=6, concurrency=1, delay_s=9.0))
     assert not frontier.capacity.waits_for_others(2)
-    assert len(frontier.lease(1, 6, 0.0).requests) == 1 + DELAYED_PREFETCH
+    assert len(frontier.lease(1, 6, 0.0).requests) == DELAYED_PREFETCH
     assert [frontier.capacity.waits_for_others(one) for one in (1, 2)] == [False, True]
     frontier.add(b.children("b0", hosts=["b"]))
     assert not frontier.capacity.waits_for_others(2)
@@ -119,7 +119,7 @@ def test_other_rules_count_from_when_they_are_told() -> None:
         (100, 3, 0.0, 7),
         (100, 1, 0.0, 5),
         (100, 0, 0.0, 5),
-        (100, 8, 0.5, 1 + DELAYED_PREFETCH),
+        (100, 8, 0.5, DELAYED_PREFETCH),
         (1, 8, 0.0, 1),
         (2, 8, 0.0, 2),
     ],

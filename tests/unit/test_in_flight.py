@@ -6,12 +6,14 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from dscrapy.crawl.worker_side import in_flight_table
 from dscrapy.crawl.worker_side.in_flight_table import InFlightTable
 from dscrapy.messages import UnderWay
 from dscrapy.proto.in_flight import (
     AWAITS_AT,
-    FILE_BYTES,
+    HEADER_BYTES,
     SLOT_BYTES,
+    SLOTS_FIRST,
     SLOTS_MAX,
     URL_BYTES_MAX,
     decode_marks,
@@ -25,9 +27,14 @@ def fd() -> int:
     return marks_file()
 
 
-def found(fd: int) -> dict[int, str]:
+def marks_of(fd: int) -> list[UnderWay]:
     """What a worker reads."""
-    return {one.request: one.url for one in decode_marks(os.pread(fd, FILE_BYTES, 0))}
+    return list(decode_marks(os.pread(fd, os.fstat(fd).st_size, 0)))
+
+
+def found(fd: int) -> dict[int, str]:
+    """The URLs of what a worker reads."""
+    return {one.request: one.url for one in marks_of(fd)}
 
 
 def test_what_is_marked_is_read_until_it_is_wiped(fd: int) -> None:
@@ -43,7 +50,38 @@ def test_what_is_marked_is_read_until_it_is_wiped(fd: int) -> None:
     assert found(fd) == {9: "http://b/"}
     marks.add(7, "c")
     assert found(fd) == {7: "c", 9: "http://b/"}
-    assert os.pread(fd, 8, 0) == (7).to_bytes(8, "little")
+    assert os.pread(fd, 8, HEADER_BYTES) == (7).to_bytes(8, "little")
+
+
+def test_a_mark_says_how_far_its_request_has_come(fd: int) -> None:
+    """And whose code ran last, of requests that are marked."""
+    marks = InFlightTable(fd)
+    for request in (1, 2, 3):
+        marks.add(request, "u")
+    marks.reach(2, "download")
+    marks.reach(3, "download")
+    marks.reach(3, "waits")
+    marks.reach(9, "waits")
+    assert [one.stage for one in marks_of(fd)] == ["begun", "download", "waits"]
+    for ran, expected in ((3, [3]), (1, [1]), (0, []), (9, [])):
+        marks.run(ran)
+        assert [one.request for one in marks_of(fd) if one.ran_last] == expected
+    marks.remove(3)
+    marks.add(4, "u")
+    assert marks_of(fd)[2] == UnderWay(request=4, url="u", stage="begun")
+
+
+def test_the_file_grows_with_what_is_under_way(fd: int) -> None:
+    """What was marked before stays, and is wiped at its own place."""
+    marks = InFlightTable(fd)
+    for request in range(1, 3 * SLOTS_FIRST):
+        marks.add(request, f"u{request}")
+        marks.reach(request, "waits")
+    assert len(found(fd)) == 3 * SLOTS_FIRST - 1
+    marks.remove(1)
+    marks.remove(3 * SLOTS_FIRST - 1)
+    assert found(fd) == {n: f"u{n}" for n in range(2, 3 * SLOTS_FIRST - 1)}
+    assert {one.stage for one in marks_of(fd)} == {"waits"}
 
 
 def test_a_long_url_is_cut(fd: int) -> None:
@@ -55,16 +93,20 @@ def test_a_long_url_is_cut(fd: int) -> None:
     assert found(fd)[2] == "?"
 
 
-def test_more_than_there_are_slots_are_not_marked(fd: int) -> None:
+def test_more_than_there_are_slots_are_not_marked(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first ones are; nothing breaks, and a slot that is free again is used."""
+    monkeypatch.setattr(in_flight_table, "SLOTS_MAX", SLOTS_FIRST)
     marks = InFlightTable(fd)
-    for request in range(1, SLOTS_MAX + 3):
+    for request in range(1, SLOTS_FIRST + 3):
         marks.add(request, "u")
-    assert len(found(fd)) == SLOTS_MAX
-    marks.remove(SLOTS_MAX + 1)
+    assert len(found(fd)) == SLOTS_FIRST
+    marks.remove(SLOTS_FIRST + 1)
     marks.remove(1)
-    marks.add(SLOTS_MAX + 9, "v")
-    assert found(fd)[SLOTS_MAX + 9] == "v"
+    marks.add(SLOTS_FIRST + 9, "v")
+    assert found(fd)[SLOTS_FIRST + 9] == "v"
+    assert SLOTS_FIRST < SLOTS_MAX
 
 
 @given(data=st.binary(max_size=3 * SLOT_BYTES))
@@ -78,11 +120,11 @@ def test_anything_may_stand_in_the_file(data: bytes) -> None:
 def test_who_waits_for_input_says_so_beside_the_marks(fd: int) -> None:
     """With every slot taken, too."""
     marks = InFlightTable(fd)
-    for request in range(1, SLOTS_MAX + 1):
+    for request in range(1, SLOTS_FIRST + 1):
         marks.add(request, "u")
     assert os.pread(fd, 1, AWAITS_AT) == b"\0"
     marks.await_stdin(on=True)
     assert os.pread(fd, 1, AWAITS_AT) == b"\1"
-    assert len(found(fd)) == SLOTS_MAX
+    assert len(found(fd)) == SLOTS_FIRST
     marks.await_stdin(on=False)
     assert os.pread(fd, 1, AWAITS_AT) == b"\0"

@@ -75,7 +75,6 @@ def test_a_page_is_done_again_twice_then_set_aside(machine: Machine) -> None:
     "command",
     [
         b.commits(1, b.unit(3, items=b.ITEM)),
-        b.commits(1, b.page(2, part=1, items=b.ITEM)),
         b.opened(1),
         b.ended(1),
     ],
@@ -97,6 +96,23 @@ def test_what_cannot_be_done_again_alone_ends_its_process(
     assert machine.state.jobs[b.ID].begin().deaths == 1
     assert d.told(again, m.Registered)[0].drop == (1,)
     assert d.started(again).process == 2
+
+
+def test_a_part_of_a_page_sets_its_request_aside(machine: Machine) -> None:
+    """Offered again it ends the session; the third time the page is set aside, and its
+    process goes on with the others."""
+    fallbacks = Fallbacks()
+    command = b.commits(1, b.part(2, 0, items=b.ITEM))
+    for session in range(d.WORKER, d.WORKER + TIMES_MAX - 1):
+        decision = raised(machine, fallbacks, command, session)
+        assert decision.closes == [session]
+        back(machine, session + 1, 1)
+    decision = raised(machine, fallbacks, command, d.WORKER + TIMES_MAX - 1)
+    assert decision.closes == []
+    (seen,) = d.told(decision, m.CommitsSeen)[0].seen
+    assert (seen.request, seen.part, seen.result) == (2, 0, "settled")
+    assert machine.state.crawls[b.ID].frontier.poisoned[2].text == TEXT
+    assert 1 in machine.state.processes
 
 
 def test_a_job_whose_processes_are_given_up_again_and_again_fails(

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import pytest
 
 from dscrapy import messages as m
-from dscrapy.control.decision import Decision
+from dscrapy.control.decision import Decision, OnTick
 from dscrapy.control.machine import Machine
 from dscrapy.control.views import show, view_worker
 from dscrapy.model import JobSpec, Outcome
@@ -33,15 +33,18 @@ def begin_next(machine: Machine, decision: Decision) -> tuple[int, Decision]:
 
 
 def test_a_page_that_kills_its_process_is_found_among_others() -> None:
-    """Two deaths in company, then each suspect alone: the innocent commit, the guilty
-    one dies twice and is set aside; the rest is done and the job says so."""
+    """Two deaths in company, then the suspects together, then each alone: the innocent
+    commit, the guilty one dies twice and is set aside; the rest is done and the job
+    says so."""
     machine, start = d.crawling(4)
     process, given = start.process, machine.decision(d.NOW)
     for _ in range(2):
         process, given = begin_next(machine, die(machine, process, 2, 3))
-    # Three are alone in the process that follows: no lead, no company.
-    assert d.leases(given) == {process: [2]}
+    # They are apart in the process that follows: no lead, no company.
+    assert d.leases(given) == {process: [2, 3]}
     assert not d.told(given, m.Lead)
+    process, given = begin_next(machine, die(machine, process, 2, 3))
+    assert d.leases(given) == {process: [2]}
     given = d.commit(machine, process, b.page(2))
     assert d.leases(given) == {process: [3]}
     process, given = begin_next(machine, die(machine, process, 3, alone=True))
@@ -92,15 +95,141 @@ def test_a_request_that_is_done_meanwhile_is_not_blamed() -> None:
     assert machine.state.jobs[b.ID].begin().deaths == 1
 
 
-def test_a_suspect_with_company_is_not_condemned() -> None:
-    """Leased to another process before it was one, it dies there with others."""
+def marks(*requests: int, **fields: Any) -> tuple[m.UnderWay, ...]:
+    """Return marks of requests, by default of pages that only wait."""
+    values = {"stage": "waits"} | fields
+    return tuple(m.UnderWay(request=one, url="u", **values) for one in requests)
+
+
+def die_with(
+    machine: Machine, process: int, *under_way: m.UnderWay
+) -> tuple[int, Decision]:
+    """Let a process die by its own doing; open the next one."""
+    ended = b.ended(process, under_way=under_way, counted=True, text="SIGSEGV")
+    return begin_next(machine, d.ask(machine, ended, d.WORKER))
+
+
+def tick(machine: Machine, seconds: float) -> Decision:
+    """Let the time come; the worker has been heard."""
+    machine.heard(d.WORKER, d.later(seconds))
+    return d.ask(machine, OnTick(), 0, d.later(seconds))
+
+
+def suspects(machine: Machine) -> list[int]:
+    """Return the requests that are tried apart."""
+    frontier = machine.state.crawls[b.ID].frontier
+    return [one for one in range(1, 30) if frontier.is_suspect(one)]
+
+
+def test_who_only_waits_is_not_blamed() -> None:
+    """A page in its download may have killed the process, and the one whose code ran
+    last; one that has only begun, or waits, did not."""
+    machine, start = d.crawling(5)
+    process = start.process
+    said = (
+        *marks(1, stage="download"),
+        *marks(2, ran_last=True),
+        *marks(3),
+        *marks(4, stage="begun"),
+        *marks(5),
+    )
+    for _ in range(2):
+        process, _ = die_with(machine, process, *said)
+    assert suspects(machine) == [1, 2]
+
+
+def test_who_only_waits_is_blamed_where_nothing_else_was_there() -> None:
+    """Else nobody ever would be."""
     machine, start = d.crawling(3)
     process = start.process
     for _ in range(2):
-        process, _ = begin_next(machine, die(machine, process, 1))
-    for _ in range(3):
-        process, given = begin_next(machine, die(machine, process, 1, alone=False))
-        assert d.leases(given) == {process: [1]}
+        process, _ = die_with(machine, process, *marks(2, 3))
+    assert suspects(machine) == [2, 3]
+
+
+def test_who_only_waits_is_blamed_after_deaths_in_vain() -> None:
+    """Two in a row made nobody a suspect: something else kills. A restart of the master
+    in between changes nothing."""
+    machine, start = d.crawling(5)
+    process, _ = die_with(
+        machine, start.process, *marks(1, stage="download"), *marks(5)
+    )
+    process, _ = die_with(machine, process, *marks(2, stage="download"), *marks(5))
+    machine = d.restarted(machine)
+    d.ask(machine, b.registration(held=(b.held(process),)), d.WORKER)
+    process, _ = die_with(machine, process, *marks(3, stage="download"), *marks(5))
+    assert suspects(machine) == []
+    process, _ = die_with(machine, process, *marks(4, stage="download"), *marks(5))
+    assert suspects(machine) == [5]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_many_suspects_are_tried_in_halves(restarts: bool) -> None:
+    """Of sixteen the bad one is found in as many deaths as it takes to halve them, and
+    two; all others are done."""
+    machine, start = d.crawling(16)
+    every = tuple(range(1, 17))
+    process, given = start.process, machine.decision(d.NOW)
+    for _ in range(2):
+        process, given = begin_next(machine, die(machine, process, *every))
+    bad, deaths = 6, 0
+    while not machine.state.crawls[b.ID].frontier.poisoned:
+        (leased,) = d.leases(given).values()
+        if bad not in leased:
+            given = d.commit(machine, process, *map(b.page, leased))
+            continue
+        deaths += 1
+        alone = len(leased) == 1
+        process, given = begin_next(
+            machine, die(machine, process, *leased, alone=alone)
+        )
+        if restarts:
+            machine = d.restarted(machine)
+            held = b.held(process, opened=b.opened(process))
+            given = d.ask(machine, b.registration(held=(held,)), d.WORKER)
+    assert list(machine.state.crawls[b.ID].frontier.poisoned) == [bad]
+    assert deaths == 4 + 2
+
+
+def test_suspects_that_wait_for_others_get_companions() -> None:
+    """After a while in which they only waited; then a death condemns none of them."""
+    machine, start = d.crawling(4)
+    process = start.process
+    for _ in range(2):
+        process, given = begin_next(machine, die(machine, process, 1, 2))
+    assert d.leases(given) == {process: [1, 2]}
+    given = d.ask(machine, b.progress(process, downloaded=(1, 2)), d.WORKER)
+    assert d.leases(given) == {}
+    patience_s = machine.policy.suspect_patience_s
+    assert machine.next_deadline_s(d.NOW) <= patience_s
+    assert d.leases(tick(machine, patience_s - 1)) == {}
+    given = tick(machine, patience_s)
+    assert d.leases(given) == {process: [3, 4]}
+    process, given = begin_next(machine, die(machine, process, 1, 2, 3, 4))
+    assert suspects(machine) == [1, 2]
+    assert d.leases(given) == {process: [1, 2]}
+
+
+def test_pages_that_wait_for_what_never_comes_are_named() -> None:
+    """When nothing else is left: in the log of their process, and by ``show``; until
+    one of them is done."""
+    machine, start = d.crawling(2)
+    said = b.progress(start.process, downloaded=(1, 2))
+    assert d.told(d.ask(machine, said, d.WORKER), m.AllWait) == []
+    assert d.told(tick(machine, 29.0), m.AllWait) == []
+    (note,) = d.told(tick(machine, 30.0), m.AllWait)
+    assert (note.process, note.pages) == (start.process, 2)
+    assert d.told(tick(machine, 31.0), m.AllWait) == []
+
+    def reason() -> str:
+        shown = show(machine.state, 1, b.ID)
+        assert shown is not None
+        assert shown.job is not None
+        return shown.job.reason
+
+    assert reason().startswith("2 pages wait in callbacks or pipelines")
+    d.commit(machine, start.process, b.page(1))
+    assert reason() == ""
 
 
 def test_a_retry_gives_the_poisoned_another_chance() -> None:
@@ -133,7 +262,7 @@ def test_a_spider_of_which_every_page_kills_fails_soon() -> None:
         if d.told(decision, m.Start):
             process, _ = begin_next(machine, decision)
     job = machine.state.jobs[b.ID]
-    assert (job.status, deaths) == ("failed", 8)
+    assert (job.status, deaths) == ("failed", 12)
     assert job.begin().reason == (
         "3 requests in a row killed their process, last: SIGSEGV"
     )

@@ -62,7 +62,7 @@ def test_any_changed_bit_of_a_head_is_seen() -> None:
 def test_snapshot_comes_back_whole_or_not_at_all() -> None:
     """A snapshot cut anywhere, or with bytes behind it, is no snapshot."""
     data = encode_snapshot(3, 9, b"state")
-    assert decode_snapshot(data) == (Head(version=4, number=3, sequence=9), b"state")
+    assert decode_snapshot(data) == (Head(version=5, number=3, sequence=9), b"state")
     for size in range(len(data)):
         assert decode_snapshot(data[:size]) is None
     assert decode_snapshot(data + b"\0") is None
@@ -108,10 +108,17 @@ def test_version_1_is_told_by_its_bytes() -> None:
             "ff64736372736e70 04bfcdcc87647e97 00000003 0000000000000002 "
             "00000000000000057b7d",
         ),
+        (
+            4,
+            "ff647363726c6f67 d28bb7b999079076 00000004 0000000000000001 "
+            "0000000000000001",
+            "ff64736372736e70 054992444cdb49d9 00000004 0000000000000002 "
+            "00000000000000057b7d",
+        ),
     ],
 )
 def test_earlier_versions_are_read(version: int, segment: str, snapshot: str) -> None:
-    """Their layout is that of version 4; these are bytes as files in the world have
+    """Their layout is that of version 5; these are bytes as files in the world have
     them."""
     head = decode_segment_head(bytes.fromhex(segment))
     assert head == Head(version=version, number=1, sequence=1)
@@ -120,13 +127,13 @@ def test_earlier_versions_are_read(version: int, segment: str, snapshot: str) ->
     assert version in READABLE_VERSIONS
 
 
-def test_layout_of_version_4_stands() -> None:
-    """Bytes of version 4, as files in the world have them, never change."""
+def test_layout_of_version_5_stands() -> None:
+    """Bytes of version 5, as files in the world have them, never change."""
     assert encode_segment_head(1, 1) == bytes.fromhex(
-        "ff647363726c6f67 d28bb7b999079076 00000004 0000000000000001 0000000000000001"
+        "ff647363726c6f67 2b41d37d87c0c228 00000005 0000000000000001 0000000000000001"
     )
     assert encode_snapshot(2, 5, b"{}") == bytes.fromhex(
-        "ff64736372736e70 054992444cdb49d9 00000004 0000000000000002 0000000000000005"
+        "ff64736372736e70 47e8b50d636a552a 00000005 0000000000000002 0000000000000005"
         "7b7d"
     )
     assert encode_record(5, b"{}") == bytes.fromhex(

@@ -188,7 +188,7 @@ def test_head_of_another_segment_is_corruption() -> None:
         assert f"begins with record {first}" in end.reason
 
 
-@pytest.mark.parametrize("version", [1, 5])
+@pytest.mark.parametrize("version", [1, 6])
 def test_other_version_is_told_apart_from_damage(version: int) -> None:
     """A sound head of another version is named, its records are not guessed at."""
     data = segment_head_of_version(version, number=3, sequence=FIRST)

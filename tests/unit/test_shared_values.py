@@ -33,19 +33,17 @@ def test_values_of_an_earlier_part_are_granted_with_their_requests() -> None:
     machine, start = d.crawling(1, window=4)
     frontier = machine.state.crawls[b.ID].frontier
     before = frontier.body_bytes
-    first = b.page(
-        1, part=0, last=False, children=sharing(11, uses=(0,), values=(b'"one"',))
-    )
+    first = b.part(1, 0, children=sharing(11, uses=(0,), values=(b'"one"',)))
     second = b.page(1, part=1, children=sharing(12, 11, uses=(1, 0), values=(b"22",)))
-    d.commit(machine, start.process, first)
-    decision = d.commit(machine, start.process, second)
-    ((_, _, granted),) = decision.grants
-    bodies = [before, before + 15]
-    one, two = (before + 9, 5), (before + 33, 2)
-    assert [place[0] for place in granted.places] == bodies
-    assert granted.values == {2: (one,), 3: (two, one)}
+    ((_, _, early),) = d.commit(machine, start.process, first).grants
+    ((_, _, granted),) = d.commit(machine, start.process, second).grants
+    one, two = (before + 9, 5), (before + 24, 2)
+    assert early.all_places == ((before, 8), one)
+    assert [place[0] for place in granted.places] == [before + 15]
+    assert granted.values == {3: (two, one)}
     assert set(granted.all_places) == {*granted.places, one, two}
-    assert frontier.body_bytes == before + 36
+    # That of the request that was seen by then is not stored again.
+    assert frontier.body_bytes == before + 27
 
 
 def test_values_survive_a_snapshot() -> None:
@@ -93,7 +91,7 @@ def test_a_value_leaves_once_however_many_parts_there_are() -> None:
 
     answers: list[m.CommitsSeen] = []
     run = m.Run(job=b.ID, process=1, role="crawl", spec=JobSpec(spider="s"))
-    sender = Sender(run, send, lambda: None, lambda work: None)
+    sender = Sender(run, send, lambda: None, lambda work: None, lambda: None)
     work = Work("page", request=1)
     every = {
         value_digest(data): data

@@ -29,9 +29,7 @@ def writes(machine: Machine, command: object, session: int) -> list[effects.Writ
 
 def part(number: int, *, last: bool = False, **fields: object) -> m.Commit:
     """Return one of several parts of request 1."""
-    return msgspec.structs.replace(
-        b.page(1, part=number, last=last, items=b.ITEM), **fields
-    )
+    return b.part(1, number, last=last, items=b.ITEM, **fields)
 
 
 def test_parts_go_to_a_spool_and_are_moved_when_published() -> None:
@@ -304,16 +302,21 @@ def _succeeded() -> r.JobEnded:
 
 
 def test_stored_parts_are_in_a_snapshot() -> None:
-    """The rest of them comes after the restart."""
+    """The rest of them comes after the restart: a unit's requests with the last, a
+    page's are there already."""
     machine, start = d.crawling(1)
-    d.commit(machine, start.process, part(0, children=b.children(7)))
+    early = part(0, children=b.children(7))
+    late = b.unit(3, last=False, items=b.ITEM, children=b.children(8))
+    d.commit(machine, start.process, early, late)
     other = d.restarted(machine)
     entry = b.held(start.process, 1, leads=True)
-    d.ask(other, b.registration(held=(entry,)), d.WORKER)
-    decision = d.commit(other, start.process, part(1, last=True))
-    assert d.results(decision) == ["published"]
+    decision = d.ask(other, b.registration(held=(entry,)), d.WORKER)
     assert d.leases(decision) == {start.process: [2]}
-    assert other.state.jobs[b.ID].begin().items == 2
+    end = b.unit(3, part=1, items=b.ITEM)
+    decision = d.commit(other, start.process, part(1, last=True), end)
+    assert d.results(decision) == ["published", "published"]
+    assert d.leases(decision) == {start.process: [3]}
+    assert other.state.jobs[b.ID].begin().items == 4
 
 
 def test_a_replay_needs_no_workers() -> None:

@@ -38,7 +38,7 @@ def test_a_host_of_another_process_is_given_up_for_the_isolator() -> None:
     assert frontier.lease(1, 2, 0.0).requests == (1, 2)
     suspect(frontier, 3)
     frontier.quarantine.isolate(2)
-    assert frontier.capacity.room(2) == 1
+    assert frontier.capacity.room(2) == 4
     for _ in range(2):
         # Once asked for, the host is only waited for.
         assert frontier.lease(2, 4, 1.0).requests == ()

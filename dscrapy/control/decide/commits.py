@@ -6,6 +6,7 @@ children once more and exactly; here seen children are left out so that their bo
 are not written.
 """
 
+from collections import Counter
 from typing import Any, Literal
 
 import attrs
@@ -17,10 +18,11 @@ from dscrapy.control.state.crawls import Crawl
 from dscrapy.control.state.jobs import Course
 from dscrapy.control.state.processes import Process, spool_key
 from dscrapy.errors import RemoteProtocolError
+from dscrapy.frontier.early_requests import Given
 from dscrapy.frontier.frontier import is_sound, uses_are_sound
 from dscrapy.model import FeedFiles
 
-Result = Literal["stored", "published", "settled"]
+Result = Literal["stored", "taken", "published", "settled"]
 
 # Units that only the process that leads its job may commit.
 _LEADERS = frozenset({"start", "started", "opened", "idle"})
@@ -38,6 +40,8 @@ class _Frame:
     # Commits whose last part holds a piece of an item, not its end.
     open_items: dict[str, bool] = attrs.field(factory=dict)
     values: dict[str, int] = attrs.field(factory=dict)
+    # What earlier parts of a page in this frame ask for, by digest.
+    undecided: dict[str, Counter[bytes]] = attrs.field(factory=dict)
     settled: set[str] = attrs.field(factory=set)
     opened: bool = False
     finish: int = 0
@@ -104,6 +108,8 @@ def _problem_of(commit: m.Commit, process: Process | None) -> str:
         problem = f"a commit of kind {commit.kind} does not say how the spider closes"
     elif not is_sound(commit.children) or len(commit.seen) % m.FINGERPRINT_BYTES:
         problem = "the columns of a commit's requests differ in length, or name no host"
+    elif not _are_sound_digests(commit):
+        problem = "a page's part has a digest of each of its requests, or is the last"
     elif commit.batches and commit.kind not in ("batch", "closed"):
         problem = f"a commit of kind {commit.kind} has batches of feeds"
     elif any(
@@ -136,6 +142,13 @@ def _is_sound_piece(commit: m.Commit) -> bool:
     return is_one_line and not commit.items and (piece.end or not commit.last)
 
 
+def _are_sound_digests(commit: m.Commit) -> bool:
+    count = len(commit.children.bodies)
+    if not commit.digests:
+        return not count or commit.last or not commit.request
+    return bool(commit.request) and len(commit.digests) == count * m.DIGEST_BYTES
+
+
 def _decide(decision: Decision, job: str, commit: m.Commit, frame: _Frame) -> Result:
     key = spool_key(commit.request, commit.unit)
     if key in frame.settled or _is_settled(commit, frame):
@@ -145,26 +158,34 @@ def _decide(decision: Decision, job: str, commit: m.Commit, frame: _Frame) -> Re
     parts = frame.parts.get(key, spool.parts if spool is not None else 0)
     if commit.part < parts:
         # The part is stored already: the answer to it was lost on the way.
-        return "stored"
+        return "taken" if commit.digests else "stored"
     if commit.part > parts or (process is None and not commit.last):
         # Earlier parts went with a process that was given up.
         return "settled"
     is_open = frame.open_items.get(key, spool is not None and spool.is_open)
-    if is_open and commit.piece is None:
+    if is_open and commit.piece is None and (commit.items or commit.last):
         raise RemoteProtocolError(
             "bad_commit",
-            "a part without a piece stands before the end of an item in pieces",
+            "another item stands before the end of an item in pieces",
         )
+    if _is_unknown_run(commit, key, frame):
+        if process is not None:
+            raise RemoteProtocolError(
+                "bad_commit", "a page that is run again has digests of its requests"
+            )
+        return "settled"
     _check_values(commit, key, frame)
-    children, filtered = frame.crawl.frontier.unseen(commit.children)
+    children, filtered = frame.crawl.frontier.unseen(_new_of(commit, key, frame))
     if commit.last and not children.bodies:
         # Without bodies no request refers to the values.
         children = m.Children()
     if not commit.last:
-        frame.open_items[key] = commit.piece is not None and not commit.piece.end
+        if commit.piece is not None:
+            frame.open_items[key] = not commit.piece.end
         frame.parts[key] = parts + 1
+        is_taken = bool(commit.digests)
         decision.records.append(
-            r.PartStored(
+            (r.PartTaken if is_taken else r.PartStored)(
                 job=job,
                 process=frame.number,
                 part=commit.part,
@@ -172,7 +193,7 @@ def _decide(decision: Decision, job: str, commit: m.Commit, frame: _Frame) -> Re
                 **_fields(commit, m.PartFields, children),
             )
         )
-        return "stored"
+        return "taken" if is_taken else "stored"
     frame.settled.add(key)
     frame.opened |= commit.kind == "opened"
     frame.finish = max(frame.finish, commit.finish)
@@ -193,6 +214,37 @@ def _fields(
     """Return the fields of ``kind`` as the commit has them, but with these children."""
     fields = {name: getattr(commit, name) for name in kind.__struct_fields__}
     return {**fields, "children": children}
+
+
+def _given_by(key: str, frame: _Frame) -> Given:
+    """Return what the run of this commit had asked for before this frame."""
+    spool = frame.process.spools.get(key) if frame.process is not None else None
+    return {} if spool is None else spool.given
+
+
+def _is_unknown_run(commit: m.Commit, key: str, frame: _Frame) -> bool:
+    """Whether another run has given requests, and this one does not say which its own
+    are: it began before the other, and was given up."""
+    if not commit.request or commit.digests or not commit.children.bodies:
+        return False
+    early = frame.crawl.frontier.early
+    if not early.has(commit.request):
+        return False
+    given = Counter(_given_by(key, frame)) + frame.undecided.get(key, Counter())
+    return early.differs(commit.request, given)
+
+
+def _new_of(commit: m.Commit, key: str, frame: _Frame) -> m.Children:
+    """Return the requests of a commit without those that an earlier run of its page
+    has given."""
+    if not commit.digests:
+        return commit.children
+    frontier, given = frame.crawl.frontier, _given_by(key, frame)
+    undecided = frame.undecided.setdefault(key, Counter())
+    passed = frontier.early.passed_over(
+        commit.request, given, undecided, commit.digests
+    )
+    return frontier.without(commit.children, passed)
 
 
 def _check_values(commit: m.Commit, key: str, frame: _Frame) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.decision import Decision, deciding_on
+from dscrapy.control.state.crawls import Crawl
 from dscrapy.control.state.jobs import Job
 from dscrapy.control.state.processes import Process, Role
 from dscrapy.control.state.state import State
@@ -128,10 +129,20 @@ def _make_room(decision: Decision, job: Job) -> bool:
             if process.number != crawl.leader
             and _could_take(state.workers.get(process.worker), job)
         ]
-        best = max(best, useful, key=len)
+        if len(useful) > len(best):
+            best = drained_first(useful, crawl)
     if best:
-        decision.stop(best[-1], SLOT_NEEDED)
+        decision.stop(best[0], SLOT_NEEDED)
     return bool(best)
+
+
+def drained_first(processes: list[Process], crawl: Crawl) -> list[Process]:
+    """Return the processes in the order in which they are to be stopped: those with
+    pages that only wait, perhaps for each other, come last; then the newest first."""
+    waiting = crawl.frontier.leases.waiting_count
+    return sorted(
+        processes, key=lambda process: (waiting(process.number), -process.number)
+    )
 
 
 def _could_take(worker: Worker | None, job: Job) -> bool:

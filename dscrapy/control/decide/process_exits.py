@@ -1,8 +1,11 @@
 """What the end of a process means for its job, its requests and its worker."""
 
+import attrs
+
 from dscrapy import messages as m
 from dscrapy.control import events as r
 from dscrapy.control.decision import Decision
+from dscrapy.control.state.crawls import Crawl
 from dscrapy.control.state.jobs import Course, Job
 from dscrapy.control.state.processes import Process
 from dscrapy.control.state.state import State
@@ -12,6 +15,9 @@ from dscrapy.model import Outcome
 # A worker where this many processes of a job died before they were open gets no more
 # of the job: one death may be bad luck.
 AT_ONCE_MAX = 2
+# After so many deaths in a row that made no request a suspect, pages that only waited
+# are blamed, too.
+VAIN_DEATHS_MAX = 2
 # This many requests set aside without a page in between are the spider's doing.
 POISONED_IN_A_ROW_MAX = 3
 # Failures that another worker may not have: this one lacks the project, a package, or
@@ -33,6 +39,7 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
             for page in command.under_way
             if frontier.is_open(page.request) and page.request not in frontier.poisoned
         )
+    blame = _blame(crawl, process, under_way, alone=command.alone)
     course = job.progress
     end_failed = _end_failed(state, process, command)
     where = f"on worker {process.worker}"
@@ -45,8 +52,9 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
             counted=counted,
             text="" if process.closed else f"{command.text} {where}{again}",
             at=decision.now.wall,
-            blamed=tuple(page.request for page in under_way),
-            alone=command.alone,
+            blamed=blame.requests,
+            alone=blame.alone,
+            halved=blame.halved,
             end_failed=end_failed,
         )
     )
@@ -60,7 +68,8 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
     proven = [
         page
         for page in under_way
-        if crawl.frontier.would_prove(page.request, alone=command.alone)
+        if page.request in blame.requests
+        and crawl.frontier.would_prove(page.request, alone=blame.alone)
     ]
     for page in proven:
         decision.records.append(
@@ -82,6 +91,45 @@ def decide_ended(decision: Decision, process: Process, command: m.Ended) -> None
     else:
         reason = failure.failure
         decision.close_job(job, reason, failure, exclude=process.number)
+
+
+@attrs.frozen
+class _Blame:
+    """The requests that a death is blamed on; ``alone`` if it is one that was tried
+    alone; ``halved`` are suspects that were tried together."""
+
+    requests: tuple[int, ...] = ()
+    alone: bool = False
+    halved: tuple[int, ...] = ()
+
+
+def _blame(
+    crawl: Crawl | None,
+    process: Process,
+    under_way: tuple[m.UnderWay, ...],
+    *,
+    alone: bool,
+) -> _Blame:
+    """Return what a counted death is blamed on.
+
+    A page in its download may have caused it, and the one whose code ran last. Pages
+    that only wait are blamed if there was nothing else, or if deaths in a row have led
+    to no suspect.
+    """
+    if crawl is None or not under_way:
+        return _Blame(alone=alone)
+    every = tuple(page.request for page in under_way)
+    frontier = crawl.frontier
+    if frontier.quarantine.isolator == process.number:
+        suspects = tuple(filter(frontier.is_suspect, every))
+        is_single = alone or len(every) == 1
+        return _Blame(every, is_single, () if is_single else suspects)
+    active = tuple(
+        page.request for page in under_way if page.stage == "download" or page.ran_last
+    )
+    if not active or crawl.vain_deaths >= VAIN_DEATHS_MAX:
+        active = every
+    return _Blame(active, alone)
 
 
 def _give_up_end(decision: Decision, job: Job, text: str) -> None:

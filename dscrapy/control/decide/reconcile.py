@@ -13,6 +13,7 @@ import attrs
 from dscrapy.control import events as r
 from dscrapy.control.clock import Now
 from dscrapy.control.decide.conclusion import Conclusion
+from dscrapy.control.decide.placement import drained_first
 from dscrapy.control.decision import Decision
 from dscrapy.control.state import closespider
 from dscrapy.control.state.closespider import Watch
@@ -25,12 +26,14 @@ from dscrapy.endings import came_to_end
 from dscrapy.frontier.politeness import at_once
 from dscrapy.messages import (
     DIGEST_BYTES,
+    AllWait,
     Finish,
     ItemsEnd,
     Lead,
     Release,
     Skip,
     StartMay,
+    WorkShort,
 )
 from dscrapy.model import (
     JOB_PAUSES,
@@ -56,6 +59,9 @@ TIME_NOTED_S = 10.0
 # A process that does not lead and has had no lease for so long gives its slot back.
 # Starting one costs about a second.
 PROCESS_IDLE_S = 10.0
+# Pages that only wait, with nothing else left to do, are named after so long: they may
+# wait for what never comes.
+ALL_WAIT_S = 30.0
 _NO_LIMITS = CloseLimits()
 
 
@@ -97,7 +103,9 @@ class JobReconciler:
         Conclusion(self.decision, job, self.crawl, self.processes).reconcile()
         if not job.is_crawling:
             return
-        reason = closespider.reached(self._limits, self.crawl.counters)
+        reason = closespider.reached(
+            self._limits, self.crawl.counters, len(self.crawl.received)
+        )
         if reason:
             self.decision.close_job(job, reason)
             return
@@ -112,16 +120,19 @@ class JobReconciler:
             # Reconciled again once the records are applied.
             return
         for process in processes:
-            if self._may_take(process):
-                self._grant(process)
+            self._note_waits(process)
+        able = [process for process in processes if self._may_take(process)]
+        for process in able:
+            self._grant(process)
+        self._tell_short(able)
         self._lead()
 
     def _narrow(self, processes: list[Process]) -> None:
-        """Stop the newest processes beyond the job's ceiling, which was lowered."""
+        """Stop processes beyond the job's ceiling, which was lowered."""
         leader = self.crawl.leader
         staying = [process for process in processes if not process.stopping]
         surplus = len(staying) - self.job.parallelism if self.job.parallelism else 0
-        for process in reversed(staying):
+        for process in drained_first(staying, self.crawl):
             if surplus > 0 and process.number != leader:
                 self.decision.stop(process, SLOT_NEEDED)
                 surplus -= 1
@@ -159,6 +170,32 @@ class JobReconciler:
                     job=self.job.id, process=number, count=count, at=self.now.wall
                 )
             )
+
+    def _note_waits(self, process: Process) -> None:
+        waits = self.crawl.frontier.leases.all_wait(process.number)
+        if waits != (process.waits_since is not None):
+            since = self.now.run if waits else None
+            self.decision.records.append(
+                r.ProcessWaits(job=self.job.id, process=process.number, since=since)
+            )
+
+    def _tell_short(self, able: list[Process]) -> None:
+        """Tell the processes whether another one waits for what their pages ask for.
+
+        A process that is alone knows by itself.
+        """
+        crawl, job = self.crawl, self.job.id
+        is_short = len(able) > 1 and crawl.frontier.capacity.is_short(
+            was_short=bool(crawl.told_short)
+        )
+        for process in able:
+            number = process.number
+            if (number in crawl.told_short) != is_short:
+                self.decision.records.append(
+                    r.WorkShortSent(job=job, process=number, on=is_short)
+                )
+                message = WorkShort(job=job, process=number, on=is_short)
+                self.decision.notify(process, message)
 
     def _isolate(self, processes: list[Process]) -> bool:
         """Choose the process that runs the suspects, and nothing else: not the one that
@@ -410,6 +447,11 @@ class JobReconciler:
         waits = [
             since + PROCESS_IDLE_S - self.now.run for _, since in self._idle_processes()
         ]
+        waits += [
+            until - self.now.run
+            for until in (self._patient_until(), self._note_at())
+            if until is not None
+        ]
         if self.crawl.runs_since is not None:
             watch = self.job.progress.watch
             noted_at = watch.ran_s + TIME_NOTED_S
@@ -429,6 +471,40 @@ class JobReconciler:
             and not crawl.frontier.leases.count_of(process.number)
         ]
 
+    def _patient_until(self) -> float | None:
+        """Return until when suspects that only wait are tried without others, which
+        they may be waiting for."""
+        isolator = self.crawl.frontier.quarantine.isolator
+        process = self.state.processes.get(isolator or 0)
+        if process is None or process.waits_since is None:
+            return None
+        return process.waits_since + self.decision.policy.suspect_patience_s
+
+    def _note_at(self) -> float | None:
+        """Return when to note that all open pages only wait, and nothing else is left;
+        None if that is not so, or is noted already."""
+        frontier = self.crawl.frontier
+        is_all = self._is_started and not frontier.pending_count
+        if not is_all or not frontier.leased_count or self.crawl.all_wait:
+            return None
+        since = [
+            process.waits_since
+            for process in self.crawling
+            if frontier.leases.count_of(process.number)
+        ]
+        if None in since:
+            return None
+        return max(filter(None, since), default=0.0) + ALL_WAIT_S
+
+    def _note_all_wait(self) -> None:
+        job, pages = self.job.id, self.crawl.frontier.leased_count
+        self.decision.records.append(r.AllWaitNoted(job=job))
+        for process in self.crawling:
+            if process.waits_since is not None:
+                number = process.number
+                note = AllWait(job=job, process=number, pages=pages)
+                self.decision.notify(process, note)
+
     def tick(self) -> None:
         """Stop processes that idle too long; close the job if it ran too long."""
         if not self.job.is_crawling:
@@ -436,6 +512,12 @@ class JobReconciler:
         for process, since in self._idle_processes():
             if self.now.run >= since + PROCESS_IDLE_S:
                 self.decision.stop(process, PROCESS_IDLES)
+        patient = self._patient_until()
+        if patient is not None and self.now.run >= patient:
+            self.decision.records.append(r.CompaniesGiven(job=self.job.id))
+        note_at = self._note_at()
+        if note_at is not None and self.now.run >= note_at:
+            self._note_all_wait()
         if self.crawl.runs_since is not None:
             self._look_at_time()
 

@@ -96,13 +96,15 @@ def _from_process(
     decision: Decision,
     session: int,
     process: Process,
-    command: m.Opened | m.Release | m.Closing | m.Offer | m.Feeds,
+    command: m.Opened | m.Progress | m.Release | m.Closing | m.Offer | m.Feeds,
 ) -> None:
     job, number = process.job, process.number
     reconciler = JobReconciler.of(decision, job)
     match command:
         case m.Opened():
             _opened(decision, process, command)
+        case m.Progress():
+            _proceed(decision, command)
         case m.Release():
             reconciler.take_back(process, command)
         case m.Closing():
@@ -120,6 +122,20 @@ def _from_process(
             _feeds(decision, session, reconciler.job, command)
         case _:
             assert_never(command)
+
+
+def _proceed(decision: Decision, command: m.Progress | m.Commits) -> None:
+    if command.started or command.downloaded or command.received:
+        decision.records.append(
+            r.ProcessProceeds(
+                job=command.job,
+                process=command.process,
+                started=command.started,
+                downloaded=command.downloaded,
+                received=command.received,
+                at=decision.now.wall,
+            )
+        )
 
 
 def _opened(decision: Decision, process: Process, command: m.Opened) -> None:
@@ -184,6 +200,8 @@ def _commits(decision: Decision, session: int, worker: str, command: m.Commits) 
     process = decision.state.processes.get(command.process)
     if process is None:
         return
+    if command.job in decision.state.crawls:
+        _proceed(decision, command)
     for commit, seen in zip(command.commits, answer.seen, strict=True):
         if commit.end is not None and seen.result == "published":
             _closes(decision, process, commit, commit.end)

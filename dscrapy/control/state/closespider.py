@@ -80,13 +80,14 @@ class Watch:
         return span_s > 0 and ran_s >= self.period_at + span_s
 
 
-def reached(limits: CloseLimits, counters: Counters) -> str:
+def reached(limits: CloseLimits, counters: Counters, received: int) -> str:
     """Return the finish reason if a count is reached, else an empty one.
 
-    Of several counts that of pages goes first, then that of items, then of errors.
+    ``received`` pages have got a response and are not committed yet. Of several counts
+    that of pages goes first, then that of items, then of errors.
     """
     for limit, count, reason in (
-        (limits.pages, counters.pages, "closespider_pagecount"),
+        (limits.pages, counters.pages + received, "closespider_pagecount"),
         (
             limits.pages_no_item,
             counters.pages_no_item_max,

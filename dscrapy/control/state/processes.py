@@ -13,7 +13,8 @@ Role = Literal["crawl", "export"]
 @attrs.define(kw_only=True)
 class Spool:
     """The stored parts of one commit: their number, their whole items, and their bytes
-    of lines and of tagged forms. ``is_open``: the bytes end with a piece of an item."""
+    of lines and of tagged forms. ``is_open``: the bytes end with a piece of an item.
+    ``given`` counts by digest the requests of a page that have effect already."""
 
     parts: int = 0
     items: int = 0
@@ -21,6 +22,7 @@ class Spool:
     tagged_bytes: int = 0
     filtered: int = 0
     is_open: bool = False
+    given: dict[bytes, int] = attrs.field(factory=dict)
 
 
 @attrs.define(kw_only=True)
@@ -88,7 +90,8 @@ class Process(LastingProcess):
     ``ordered``: it was told to retire or to conclude; ``dismissed``: it was told that
     its last commit has effect. ``items_end_sent``: it writes feeds, and was told that
     the crawl is over. ``idle_since`` is the instant since which it has had no lease, of
-    the run clock, None while it has one.
+    the run clock, None while it has one; ``waits_since`` that since which all its
+    leases have been past their download, without a commit.
     """
 
     opened: Opened | None = None
@@ -97,6 +100,7 @@ class Process(LastingProcess):
     dismissed: bool = False
     items_end_sent: bool = False
     idle_since: float | None = None
+    waits_since: float | None = None
 
     def lasting(self) -> LastingProcess:
         """Return what survives a restart."""
