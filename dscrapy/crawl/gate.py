@@ -8,9 +8,10 @@ callbacks wait too), and ``start()`` is not pulled.
 import asyncio
 from collections.abc import Callable
 
+from scrapy import Request
 from scrapy.crawler import Crawler
 
-from dscrapy.crawl.insides.probes import hold_downloads
+from dscrapy.crawl.insides.probes import Ended, hold_downloads
 
 
 class Gate:
@@ -43,6 +44,9 @@ class Gate:
                 self._waiters.discard(waiter)
 
 
-def gate_downloads(crawler: Crawler, gate: Gate) -> None:
-    """Let the downloader's handlers wait while the gate is closed."""
-    hold_downloads(crawler, lambda: gate.wait_until(lambda: gate.is_valid))
+def gate_downloads(
+    crawler: Crawler, gate: Gate, begins: Callable[[Request], Ended]
+) -> None:
+    """Let the downloader's handlers wait while the gate is closed; ``begins`` hears of
+    each download."""
+    hold_downloads(crawler, lambda: gate.wait_until(lambda: gate.is_valid), begins)

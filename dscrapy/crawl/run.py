@@ -44,6 +44,7 @@ from dscrapy.crawl.worker_side.lifeline import ignore_signals
 from dscrapy.crawl.worker_side.worker_link import Link
 from dscrapy.messages import (
     Alive,
+    AllWait,
     Closing,
     CommitsSeen,
     Conclude,
@@ -63,14 +64,17 @@ from dscrapy.messages import (
     Stop,
     ToCrawl,
     Valid,
+    WorkShort,
 )
-from dscrapy.model import Outcome
+from dscrapy.model import Outcome, waiting_text
 
 _logger = logging.getLogger(__name__)
 
 # Commits of pages that end within a few ms share a frame, a record and an fsync;
 # a page takes longer than that, so nobody waits noticeably.
 COMMIT_DELAY_S = 0.003
+# What a page asks for leaves after so long, finished or not; most pages take less.
+EARLY_S = 0.25
 # Pages whose requests cannot leave this process are finished when the master stops
 # it, if that takes no longer; else they are done again elsewhere.
 STOP_LOCAL_S = 30.0
@@ -119,8 +123,16 @@ class CrawlRun:
         self.marks = marks
         self.gate = Gate(boottime)
         self.leading = Leading()
-        self.sender = Sender(run, link.send, self._flush_soon, self._add_loose_stats)
-        self.tracker = Tracker(self.sender, self._on_settled, self._on_closing)
+        self.sender = Sender(
+            run,
+            link.send,
+            self._flush_soon,
+            self._add_loose_stats,
+            self._send_old_later,
+        )
+        self.tracker = Tracker(
+            self.sender, self._on_settled, self._on_closing, self.progressed, marks
+        )
         self.items = ScrapedItems(crawler, self.tracker, self.gate)
         self.is_project = project_modules(code_folder(run.spec))
         self._crawler = crawler
@@ -134,6 +146,8 @@ class CrawlRun:
         self._end_order: Retire | Conclude | None = None
         self._done: Done | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._will_flush = False
+        self._will_send_old = False
 
     @property
     def is_finished(self) -> bool:
@@ -225,9 +239,10 @@ class CrawlRun:
         """Tell the master that this process can take leases."""
         crawler, crawl_settings = self._crawler, self.crawl_settings
         has_listed = has_once(crawler, crawl_settings.is_once)
-        self.link.send(
-            crawl_settings.opened(self.run, crawler.settings, has_once=has_listed)
-        )
+        opened = crawl_settings.opened(self.run, crawler.settings, has_once=has_listed)
+        if opened.window == 1:
+            self.sender.keep_order()
+        self.link.send(opened)
 
     async def _close_engine(self) -> None:
         # Requests that have begun are finished, also local ones that still wait.
@@ -327,14 +342,43 @@ class CrawlRun:
 
     # ---- commits --------------------------------------------------------------
 
+    def ask(self) -> None:
+        """Note that the engine asks for a request and there is no lease."""
+        self.sender.ask()
+
+    def progressed(self) -> None:
+        """Tell the master soon how far this process has come, if that matters."""
+        sender = self.sender
+        # In order, the engine's next question says it.
+        if sender.progress.is_news and self.scheduler.is_low and not sender.is_in_order:
+            self._flush_soon()
+
+    def _send_old_later(self) -> None:
+        if not self._will_send_old:
+            self._will_send_old = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(EARLY_S / 2, self._send_old, context=self.tracker.context)
+
+    def _send_old(self) -> None:
+        self._will_send_old = False
+        if self.sender.send_old():
+            self._send_old_later()
+
+    def _flush(self) -> None:
+        self._will_flush = False
+        self.sender.flush()
+
     def _flush_soon(self) -> None:
+        if self._will_flush:
+            return
+        self._will_flush = True
         loop = asyncio.get_running_loop()
         # A process with nothing else to do has no further commits to gather.
         leading = self.leading
         is_taking = leading.is_pulling and not leading.is_waiting
         is_busy = self.tracker.in_flight > 0 or is_taking
         delay = COMMIT_DELAY_S if is_busy else 0.0
-        loop.call_later(delay, self.sender.flush, context=self.tracker.context)
+        loop.call_later(delay, self._flush, context=self.tracker.context)
 
     def _add_loose_stats(self, work: Work) -> None:
         work.delta.take(self.tracker.delta)
@@ -365,6 +409,12 @@ class CrawlRun:
                     self._warn_of_state()
             case StartMay():
                 self.leading.on_start_may(message)
+            case AllWait(pages=pages):
+                _logger.warning("%s", waiting_text(pages))
+            case WorkShort(on=on):
+                self.sender.is_short = on
+                if on:
+                    self._flush_soon()
             case Finish(number=number):
                 self.tracker.finish = number
             case Stop(reason=reason):

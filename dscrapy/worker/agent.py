@@ -421,9 +421,12 @@ class Worker:
         self, view: ProcessView, message: m.FromProcess, frame: bytes
     ) -> None:
         view.hear(message)
+        # On a new session the registration says the same.
         if isinstance(message, m.Opened | m.Release | m.Closing):
-            # On a new session the registration says the same.
             self.outbox.add_soon(message, frame)
+        elif isinstance(message, m.Progress):
+            # What the process has committed before may decide what it gets next.
+            self.outbox.add_in_turn(frame)
         else:
             self.outbox.retain(message, frame)
         self.link.wake()

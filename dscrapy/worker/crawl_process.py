@@ -24,7 +24,7 @@ from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.proto.codec import Decoder, encode
 from dscrapy.proto.framing import FrameReader, encode_frame
-from dscrapy.proto.in_flight import AWAITS_AT, FILE_BYTES, decode_marks
+from dscrapy.proto.in_flight import AWAITS_AT, SLOTS_MAX, decode_marks, file_bytes
 from dscrapy.worker.caller_streams import Caller, ProcessInputs
 
 logger = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class CrawlProcess:
             if not death.counted:
                 # The requests in flight had no part in this end.
                 return death
-            under_way = decode_marks(os.pread(marks, FILE_BYTES, 0))
+            under_way = decode_marks(_content(marks))
             return attrs.evolve(death, under_way=under_way)
 
     async def _spawn(self, fds: tuple[int, int, int], log: int) -> trio.Process:
@@ -397,8 +397,12 @@ def marks_file() -> int:
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.truncate(fd, FILE_BYTES)
     return fd
+
+
+def _content(marks: int) -> bytes:
+    """Return what a process has written, which may be anything."""
+    return os.pread(marks, min(os.fstat(marks).st_size, file_bytes(SLOTS_MAX)), 0)
 
 
 def _signal_name(number: int) -> str:

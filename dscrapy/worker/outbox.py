@@ -2,8 +2,9 @@
 
 Messages that the master answers (commits, questions, ends of processes) are retained
 until all of their answers have come, and sent again, in order, on every new session.
-Messages of one session, and logs as far as they fit, are sent once. Nothing here waits,
-and only log lines are dropped: whoever reads crawl processes asks ``is_full`` first.
+Messages of one session, before the others or in turn, and logs as far as they fit, are
+sent once. Nothing here waits, and only log lines are dropped: whoever reads crawl
+processes asks ``is_full`` first.
 """
 
 from collections import deque
@@ -127,7 +128,8 @@ class Outbox:
         self._retained: dict[int, _Entry] = {}
         self._number_of: dict[Key, int] = {}
         self._next = 0
-        self._unsent: deque[int] = deque()
+        # What is to be sent, in turn: retained messages, and frames of this session.
+        self._unsent: deque[int | bytes] = deque()
         self._soon: deque[bytes] = deque()
         self._logs: dict[int, _Log] = {}
 
@@ -162,8 +164,9 @@ class Outbox:
         Call it before the registration is made: messages that come meanwhile are not in
         the registration, and belong to the new session.
         """
-        for frame in self._soon:
-            self.kept_bytes -= len(frame) + ENTRY_BYTES
+        for frame in (*self._soon, *self._unsent):
+            if isinstance(frame, bytes):
+                self.kept_bytes -= len(frame) + ENTRY_BYTES
         self._soon.clear()
         self._unsent = deque(self._retained)
 
@@ -199,6 +202,11 @@ class Outbox:
         """Send a message of this session only, before anything else."""
         frame = frame or encode_frame(encode(message))
         self._soon.append(frame)
+        self.kept_bytes += len(frame) + ENTRY_BYTES
+
+    def add_in_turn(self, frame: bytes) -> None:
+        """Send a frame of this session only, after all that is retained by now."""
+        self._unsent.append(frame)
         self.kept_bytes += len(frame) + ENTRY_BYTES
 
     def add_log(self, job: str, process: int, data: bytes) -> None:
@@ -243,10 +251,9 @@ class Outbox:
             frames.append(self._soon.popleft())
             self.kept_bytes -= len(frames[-1]) + ENTRY_BYTES
         while self._unsent and size < bytes_max:
-            entry = self._retained.get(self._unsent.popleft())
-            if entry is not None:
-                frames.append(entry.frame)
-                size += len(entry.frame)
+            frame = self._frame_of(self._unsent.popleft())
+            frames.append(frame)
+            size += len(frame)
         for process, log in list(self._logs.items()):
             data = log.take()
             if not log.data:
@@ -255,3 +262,11 @@ class Outbox:
                 message = m.Log(job=log.job, process=process, data=data)
                 frames.append(encode_frame(encode(message)))
         return b"".join(frames)
+
+    def _frame_of(self, unsent: int | bytes) -> bytes:
+        """Return a frame that is to be sent; an empty one where it was answered."""
+        if isinstance(unsent, bytes):
+            self.kept_bytes -= len(unsent) + ENTRY_BYTES
+            return unsent
+        entry = self._retained.get(unsent)
+        return b"" if entry is None else entry.frame

@@ -31,8 +31,9 @@ class ProcessView:
     """A process of this worker whose end the master has not acknowledged.
 
     ``leased`` are the requests granted to it that it has neither given back nor
-    committed whole; ``pages`` and ``items`` count what it has committed; ``units`` is
-    the last unit of which it has committed anything.
+    committed whole; ``started``, ``downloaded`` and ``received`` are those of which its
+    ``Progress`` said so; ``pages`` and ``items`` count what it has committed; ``units``
+    is the last unit of which it has committed anything.
     """
 
     start: m.Start
@@ -44,6 +45,9 @@ class ProcessView:
     leads: bool = False
     closing: str = ""
     leased: set[int] = attrs.field(factory=set)
+    started: set[int] = attrs.field(factory=set)
+    downloaded: set[int] = attrs.field(factory=set)
+    received: set[int] = attrs.field(factory=set)
     pages: int = 0
     items: int = 0
     units: int = 0
@@ -86,7 +90,8 @@ class ProcessView:
         """Take note of the process's end: its leases are void, its commits stand."""
         self.process = None
         self.ended = True
-        self.leased.clear()
+        for requests in (self.leased, self.started, self.downloaded, self.received):
+            requests.clear()
         self._early.clear()
 
     # ---- from the process -------------------------------------------------------
@@ -99,10 +104,13 @@ class ProcessView:
         """
         match message:
             case m.Commits():
+                self._proceed(message)
                 self._commit(message.commits)
+            case m.Progress():
+                self._proceed(message)
             case m.Release():
                 self._check_leased(message.requests)
-                self.leased.difference_update(message.requests)
+                self._forget(message.requests)
             case m.Opened():
                 self.opened = message
             case m.Closing():
@@ -121,7 +129,7 @@ class ProcessView:
             if commit.request:
                 self._check_leased((commit.request,))
                 if commit.last:
-                    self.leased.discard(commit.request)
+                    self._forget((commit.request,))
                     self.pages += 1
             elif self.units <= commit.unit <= self.units + 1:
                 self.units = commit.unit
@@ -133,6 +141,19 @@ class ProcessView:
             self.items += commit.piece is not None and commit.piece.end
             if commit.kind == "ending" and self.process is not None:
                 self.process.wait_for_order()
+
+    def _proceed(self, progress: m.ProgressFields) -> None:
+        for new, requests in (
+            (progress.started, self.started),
+            (progress.downloaded, self.downloaded),
+            (progress.received, self.received),
+        ):
+            self._check_leased(new)
+            requests.update(new)
+
+    def _forget(self, requests: Iterable[int]) -> None:
+        for known in (self.leased, self.started, self.downloaded, self.received):
+            known.difference_update(requests)
 
     def leased_of(self, under_way: Iterable[m.UnderWay]) -> tuple[m.UnderWay, ...]:
         """Return the leased ones among these: the process may have marked anything."""
@@ -154,6 +175,9 @@ class ProcessView:
             job=self.start.job,
             process=self.start.process,
             requests=tuple(sorted(self.leased.union(unanswered))),
+            started=tuple(sorted(self.started)),
+            downloaded=tuple(sorted(self.downloaded)),
+            received=tuple(sorted(self.received)),
             opened=self.opened,
             leads=self.leads,
             closing=self.closing,

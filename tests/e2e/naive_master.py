@@ -6,7 +6,7 @@ served; what the real master adds (hosts, limits, durability) is not tested here
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -61,6 +61,9 @@ class Peer:
         self.send = send
         self.opened: m.Opened | None = None
         self.leases: dict[int, Request] = {}
+        # Those that are past their download, and what their pages have asked for early.
+        self.downloaded: set[int] = set()
+        self.given: dict[int, Counter[bytes]] = {}
         self.parts: dict[tuple[int, int], list[m.Commit]] = {}
         self.last_unit = 0
         self.starts = 0
@@ -95,6 +98,8 @@ class NaiveMaster:
         self.requests: dict[int, Request] = {}
         self.pending: dict[int, Request] = {}
         self.done: set[int] = set()
+        # What open pages have asked for early, in any process.
+        self.early: dict[int, Counter[bytes]] = {}
         self.seen: set[bytes] = set()
         self.digests: Counter[bytes] = Counter()
         self.is_started = False
@@ -166,8 +171,11 @@ class NaiveMaster:
             case m.Commits():
                 results = tuple(self._commit(peer, one) for one in message.commits)
                 peer.send(m.CommitsSeen(job=JOB, process=peer.process, seen=results))
+                peer.downloaded.update(message.downloaded)
                 if peer.outcome is not None:
                     self._closed(peer)
+            case m.Progress():
+                peer.downloaded.update(message.downloaded)
             case m.Release(requests=requests):
                 for number in requests:
                     self.pending[number] = peer.leases.pop(number)
@@ -266,7 +274,8 @@ class NaiveMaster:
 
     def _grant(self, peer: Peer) -> None:
         assert peer.opened is not None
-        room = peer.opened.window - len(peer.leases)
+        active = peer.leases.keys() - peer.downloaded
+        room = peer.opened.window - len(active)
         if room <= 0 or not self.pending:
             return
         opened = peer.opened
@@ -290,6 +299,7 @@ class NaiveMaster:
                 hosts=tuple(hosts),
                 host_of=tuple(hosts.index(request.host) for request in requests),
                 bodies=tuple(msgspec.Raw(request.body) for request in requests),
+                again=tuple(number for number in numbers if number in self.early),
             )
         )
 
@@ -307,6 +317,9 @@ class NaiveMaster:
             assert commit.part == len(parts), "parts come in order"
             parts.append(commit)
             result = "stored"
+            if commit.request and not commit.last and commit.children.bodies:
+                self._take_early(peer, commit)
+                result = "taken"
             if commit.last:
                 del peer.parts[commit.request, commit.unit]
                 self._publish(peer, parts)
@@ -327,9 +340,14 @@ class NaiveMaster:
         else:
             assert last.unit == peer.last_unit + 1, "units come in order"
             peer.last_unit = last.unit
-        self.seen.update(chunks(last.seen))
         for part in parts:
-            self._add(part.children)
+            self.seen.update(chunks(part.seen))
+        if last.request and last.digests:
+            self._take_early(peer, last)
+        else:
+            for part in (last,) if last.request else parts:
+                self._add(part.children)
+        self.early.pop(last.request, None)
         for line, form in items_of(parts):
             self.lines.append(line)
             self.tagged.append(form)
@@ -350,12 +368,28 @@ class NaiveMaster:
             case "closed":
                 peer.outcome = last.end
 
-    def _add(self, children: m.Children) -> None:
+    def _take_early(self, peer: Peer, commit: m.Commit) -> None:
+        """Add what a page asks for, but for what an earlier run of it has given."""
+        there = self.early.setdefault(commit.request, Counter())
+        given = peer.given.setdefault(commit.request, Counter())
+        passed_over = []
+        assert len(commit.digests) == len(commit.children.bodies) * m.DIGEST_BYTES
+        for at in range(0, len(commit.digests), m.DIGEST_BYTES):
+            digest = commit.digests[at : at + m.DIGEST_BYTES]
+            given[digest] += 1
+            passed_over.append(given[digest] <= there[digest])
+            there[digest] = max(there[digest], given[digest])
+        self._add(commit.children, passed_over)
+
+    def _add(self, children: m.Children, passed_over: Sequence[bool] = ()) -> None:
         columns = (children.host_of, children.priorities, children.flags)
         fingerprints = chunks(children.fingerprints)
-        for fingerprint, place, priority, flags, body in zip(
-            fingerprints, *columns, children.bodies, strict=True
+        passed = passed_over or [False] * len(fingerprints)
+        for is_passed, fingerprint, place, priority, flags, body in zip(
+            passed, fingerprints, *columns, children.bodies, strict=True
         ):
+            if is_passed:
+                continue
             if not flags & m.DONT_FILTER:
                 if fingerprint in self.seen:
                     self.filtered += 1

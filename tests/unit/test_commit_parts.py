@@ -36,7 +36,10 @@ class Master:
     def __init__(self) -> None:
         self.frames: list[m.Commits] = []
         self.soon = 0
-        self.sender = Sender(RUN, self.take, self.begin, lambda work: None)
+        self.old = 0
+        self.sender = Sender(
+            RUN, self.take, self.begin, lambda work: None, self.begin_old
+        )
 
     def take(self, message: m.Message) -> None:
         assert isinstance(message, m.Commits)
@@ -45,6 +48,9 @@ class Master:
 
     def begin(self) -> None:
         self.soon += 1
+
+    def begin_old(self) -> None:
+        self.old += 1
 
     @property
     def commits(self) -> list[m.Commit]:
@@ -262,7 +268,7 @@ def test_stats_and_what_was_seen_travel_with_the_last_part() -> None:
 def test_what_belongs_to_no_lease_rides_on_a_unit() -> None:
     """Asked for when the unit's last part is made; a lease's never asks."""
     rides: list[Work] = []
-    sender = Sender(RUN, lambda message: None, lambda: None, rides.append)
+    sender = Sender(RUN, lambda message: None, lambda: None, rides.append, lambda: None)
     sender.settled(Work("page", request=1))
     unit = Work("start")
     sender.settled(unit)

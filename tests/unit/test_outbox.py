@@ -462,3 +462,22 @@ def test_it_is_full_until_enough_is_answered() -> None:
     outbox.hear(seen(second))
     outbox.hear(m.EndedSeen(process=1))
     assert outbox.kept_bytes == 0
+
+
+def test_a_frame_in_turn_comes_after_what_was_retained_before_it() -> None:
+    """And before what comes later; on this session only."""
+    outbox = Outbox()
+    first, second = commit(1, 1), commit(1, 2)
+    said = b.progress(1, started=(3,), job=JOB)
+    add(outbox, first)
+    outbox.add_in_turn(encode_frame(encode(said)))
+    add(outbox, second)
+    kept = outbox.kept_bytes
+    assert take_all(outbox) == [first, said, second]
+    assert outbox.kept_bytes < kept
+    outbox.add_in_turn(encode_frame(encode(said)))
+    outbox.begin_session()
+    assert take_all(outbox) == [first, second]
+    outbox.hear(seen(first))
+    outbox.hear(seen(second))
+    assert outbox.kept_bytes == 0

@@ -29,6 +29,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import parsel
 from scrapy import Request, Spider
 from scrapy.http import Response, TextResponse
@@ -62,6 +63,22 @@ OWN_BYTES_MAX = 1024 * 1024
 # and rest in the master's file; half a frame leaves room for the rest of the message.
 BODY_BYTES_MAX = 4 * 1024 * 1024
 _DOWNLOAD_SLOT = "download_slot"
+# Keys of ``meta`` that tell how a page was downloaded, and not what it is.
+_OF_DOWNLOADS = frozenset(
+    {
+        _DOWNLOAD_SLOT,
+        "_auth_proxy",
+        "cached_response",
+        "download_latency",
+        "is_start_request",
+        "proxy",
+        "redirect_reasons",
+        "redirect_times",
+        "redirect_ttl",
+        "redirect_urls",
+        "retry_times",
+    }
+)
 # The modules of Scrapy's request classes: a body may have no others imported.
 _SCRAPY_REQUESTS = "scrapy.http."
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -475,6 +492,34 @@ def without_slot(meta: dict[str, Any], automatic: str) -> dict[str, Any]:
     if meta.get(_DOWNLOAD_SLOT) != automatic:
         return meta
     return {name: value for name, value in meta.items() if name != _DOWNLOAD_SLOT}
+
+
+def body_digest(body: msgspec.Raw) -> bytes:
+    """Return a digest by which a request is known again when its page is run again.
+
+    What may differ from run to run does not count: pickles, and what Scrapy's
+    downloader and its middlewares write into ``meta``, which pages copy.
+    """
+    try:
+        tree = json.loads(bytes(body))
+        meta = tree.get("meta") if isinstance(tree, dict) else None
+        if isinstance(meta, dict):
+            for name in _OF_DOWNLOADS & meta.keys():
+                del meta[name]
+        return short_digest(dumps(_without_pickles(tree)))
+    except RecursionError:
+        return short_digest(bytes(body))
+
+
+def _without_pickles(tree: Any) -> Any:
+    if isinstance(tree, list):
+        return [_without_pickles(child) for child in tree]
+    if isinstance(tree, dict):
+        return {
+            key: child[0] if key == "$P" else _without_pickles(child)
+            for key, child in tree.items()
+        }
+    return tree
 
 
 def short_digest(data: bytes) -> bytes:

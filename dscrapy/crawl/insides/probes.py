@@ -29,6 +29,7 @@ from scrapy.extensions.feedexport import FeedExporter, FeedSlot
 from scrapy.http import Response
 from twisted.internet.defer import Deferred
 
+from dscrapy.crawl.insides.marked_steps import Mark, Marked, marked_output
 from dscrapy.crawl.insides.versions import SUPPORTED
 from dscrapy.errors import UnsupportedError
 
@@ -61,6 +62,7 @@ def check_engine(engine: Any) -> None:
         ("_slot.nextcall.", getattr(slot, "nextcall", None), "schedule"),
         ("scraper.", scraper, "enqueue_scrape"),
         ("scraper.", scraper, "start_itemproc_async"),
+        ("scraper.", scraper, "call_spider_async"),
         ("", engine, "close_spider_async"),
     )
     missing = [
@@ -151,6 +153,43 @@ def watch_scraping(engine: Any, begins: Callable[[Any, Request], Ended]) -> None
         return deferred.addBoth(scraped)
 
     scraper.enqueue_scrape = enqueue_scrape
+
+
+def watch_callbacks(engine: Any, begins: Callable[[], Mark]) -> None:
+    """Call ``begins`` before each callback or errback, in its context, and the function
+    that it returns before each step of the callback's code.
+
+    Touches: ``scraper.call_spider_async``, which is replaced.
+    Why: so it is known whose code ran last when the process dies.
+    Found: 2.16 to 2.19.
+    Else: ``check_engine`` has refused it.
+    """
+    scraper = engine.scraper
+    call_spider = scraper.call_spider_async
+
+    async def call_spider_async(result: Any, request: Request) -> Any:
+        mark = begins()
+        return marked_output(await Marked(call_spider(result, request), mark), mark)
+
+    scraper.call_spider_async = call_spider_async
+
+
+def watch_pipelines(engine: Any, begins: Callable[[], Mark]) -> None:
+    """Call ``begins`` before an item goes through the pipelines, in its context, and
+    the function that it returns before each step of the pipelines' code.
+
+    Touches: ``scraper.start_itemproc_async``, which is replaced.
+    Why: as ``watch_callbacks``.
+    Found: 2.16 to 2.19.
+    Else: ``check_engine`` has refused it.
+    """
+    scraper = engine.scraper
+    process_item = scraper.start_itemproc_async
+
+    async def start_itemproc_async(item: Any, *, response: Any) -> None:
+        await Marked(process_item(item, response=response), begins())
+
+    scraper.start_itemproc_async = start_itemproc_async
 
 
 def watch_items(engine: Any, begins: Callable[[Any], Ended]) -> None:
@@ -252,12 +291,18 @@ def room_in(slot: Any) -> int:
     return free
 
 
-def hold_downloads(crawler: Crawler, wait: Callable[[], Awaitable[None]]) -> None:
-    """Await ``wait`` before each download begins.
+def hold_downloads(
+    crawler: Crawler,
+    wait: Callable[[], Awaitable[None]],
+    begins: Callable[[Request], Ended],
+) -> None:
+    """Await ``wait`` before each download begins; then call ``begins`` with its
+    request, and the function that it returns when the download is over.
 
     Touches: ``downloader.handlers.download_request_async``, which is replaced.
     Why: requests that wait in a slot for a delay, and downloads of callbacks, may not
-    begin either once the master gives this process up.
+    begin either once the master gives this process up; and a download may be what
+    kills the process.
     Found: 2.16 to 2.19.
     Else: a downloader of the project's own; the scheduler alone is held.
     """
@@ -268,7 +313,12 @@ def hold_downloads(crawler: Crawler, wait: Callable[[], Awaitable[None]]) -> Non
 
     async def gated_download(request: Request) -> Any:
         await wait()
-        return await download(request)
+        ended = begins(request)
+        try:
+            return await download(request)
+        finally:
+            if ended is not None:
+                ended()
 
     handlers.download_request_async = gated_download
 

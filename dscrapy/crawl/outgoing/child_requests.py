@@ -79,6 +79,13 @@ class ChildQueue:
                 values.append(self._values.pop(digest))
         return columns(children, values, self._numbers), total
 
+    def clear_flag(self, flag: int) -> None:
+        """Take a flag from all requests."""
+        self._children = deque(
+            (Child(*child[:3], child.flags & ~flag, *child[4:]), size)
+            for child, size in self._children
+        )
+
     def clear(self) -> None:
         """Forget which values were sent: no request follows that refers to them."""
         self._numbers.clear()

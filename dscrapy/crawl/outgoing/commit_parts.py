@@ -3,7 +3,10 @@
 This module has no clock, and no I/O but the spill on the disk. A ``Work`` gathers what
 one leased request or one unit gives. A large lease travels in numbered parts as it
 grows, at most ``PARTS_UNSEEN_MAX`` of them unanswered; meanwhile ``is_full`` asks
-callers to wait before they add items. A unit gets its number when it is finished, since
+callers to wait before they add items. The requests that a page has asked for leave
+early, in a part of their own, where somebody waits for them: the engine (``ask``),
+another process (``is_short``), or, when some time has passed, perhaps the page itself
+(``send_old``). A unit gets its number when it is finished, since
 the master takes units strictly in order; until then all of it is held here, items
 beyond ``UNIT_BYTES_MAX`` on the disk (``item_spill``). An item that no part can hold
 goes in pieces, each in a part of its own. All works together have at most about
@@ -19,12 +22,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from dscrapy import messages
 from dscrapy.crawl.codec.items import wire_form, wire_line
+from dscrapy.crawl.codec.request_bodies import body_digest
 from dscrapy.crawl.outgoing.child_requests import NO_VALUES, Child, ChildQueue
 from dscrapy.crawl.outgoing.item_spill import Spill
+from dscrapy.crawl.outgoing.progress import Progress
 from dscrapy.crawl.scrapy_side.stats_collector import Delta
 from dscrapy.messages import (
+    DERIVED,
     FINGERPRINT_BYTES,
+    Children,
     Commit,
     Commits,
     CommitsSeen,
@@ -55,6 +63,8 @@ UNIT_BYTES_MAX = 4 * 1024 * 1024
 _COMMIT_BYTES = 200
 # Bytes of a fingerprint in a commit, in base64.
 _SEEN_BYTES = 27
+# Bytes of a request's digest in a commit, in base64.
+_DIGEST_BYTES = 11
 # Bytes of a number in a commit's stats, with its key.
 _STAT_BYTES = 50
 
@@ -97,6 +107,7 @@ class Work:
         "_items",
         "_seen_fingerprints",
         "_spill",
+        "again",
         "bytes",
         "child_fingerprints",
         "delta",
@@ -113,6 +124,7 @@ class Work:
         "sent_last",
         "unit",
         "unseen",
+        "wants_early",
     )
 
     def __init__(
@@ -126,6 +138,8 @@ class Work:
     ) -> None:
         self.kind = kind
         self.request = request
+        # The page was run before, and gave requests then.
+        self.again = False
         self.digest = digest
         self.finish = finish
         self.end = end
@@ -142,6 +156,7 @@ class Work:
         self.next_part = 0
         self.unseen: dict[int, int] = {}
         self.is_queued = False
+        self.wants_early = False
         self.sent_last = False
         self.bytes = 0
         self._items: deque[_Whole | _InPieces] = deque()
@@ -155,7 +170,18 @@ class Work:
         """Whether the work has a part to send and credit for it."""
         if self.sent_last or len(self.unseen) >= PARTS_UNSEEN_MAX:
             return False
-        return self.is_settled or self.bytes >= PART_BYTES_MAX
+        return self.is_settled or self.bytes >= PART_BYTES_MAX or self.sends_early
+
+    @property
+    def sends_early(self) -> bool:
+        """Whether the next part holds requests alone, since somebody waits for them."""
+        is_small = not self.is_settled and self.bytes < PART_BYTES_MAX
+        return is_small and self.wants_early and self.has_children
+
+    @property
+    def has_children(self) -> bool:
+        """Whether the work has requests to send."""
+        return bool(self._children)
 
     @property
     def fits_part(self) -> bool:
@@ -191,9 +217,20 @@ class Work:
         self._seen_fingerprints += fingerprint
         self.bytes += _SEEN_BYTES
 
+    def clear_derived(self) -> None:
+        """Let none of the requests stand for the page: it got a response after all."""
+        self._children.clear_flag(DERIVED)
+
     def forget_values(self) -> None:
         """Forget values: no request follows that could refer to them."""
         self._children.clear()
+
+    def take_early(self) -> tuple[dict[str, Any], int]:
+        """Return the fields of a part that holds requests alone, and its size."""
+        children, size = self._children.take(PART_BYTES_MAX, at_least_one=True)
+        self.bytes -= size
+        self.wants_early = self.has_children
+        return {"children": children}, size
 
     def take_part(self) -> tuple[dict[str, Any], int]:
         """Return the fields of the next part and its size.
@@ -259,9 +296,15 @@ class Work:
 class Sender:
     """Turns works into ``Commits`` of one process.
 
-    ``send`` takes whole messages. ``schedule_flush`` is called when commits have begun
-    to gather; it has ``flush`` called soon. ``add_loose_stats`` is called before a
-    unit's last part is made: it adds the stats that belong to no lease.
+    ``send`` takes whole messages. ``schedule_flush`` is called when there is something
+    to send; it has ``flush`` called soon. ``schedule_old`` is called when a page has
+    requests to send; it has ``send_old`` called now and then, as long as that returns
+    True. ``add_loose_stats`` is called before a unit's last part is made: it adds the
+    stats that belong to no lease.
+
+    While ``is_short``, the master says that another process waits for requests. With
+    ``is_in_order`` nothing that the choice of the next lease depends on leaves before
+    the engine asks for a request.
     """
 
     def __init__(
@@ -270,10 +313,12 @@ class Sender:
         send: Callable[[Message], None],
         schedule_flush: Callable[[], None],
         add_loose_stats: Callable[[Work], None],
+        schedule_old: Callable[[], None],
     ) -> None:
         self._run = run
         self._send = send
         self._schedule_flush = schedule_flush
+        self._schedule_old = schedule_old
         self._add_loose_stats = add_loose_stats
         self._answered: list[Callable[[Work], None]] = []
         self._works: dict[tuple[int, int], Work] = {}
@@ -284,6 +329,15 @@ class Sender:
         self._unseen_bytes = 0
         self._gathered: list[Commit] = []
         self._gathered_bytes = 0
+        self.progress = Progress()
+        # Unfinished pages with requests that have not been sent: those that came since
+        # the last call of ``send_old``, and those from before it.
+        self._recent: dict[Work, None] = {}
+        self._older: dict[Work, None] = {}
+        # The engine has asked for a request, and this process has no lease for it.
+        self._is_asked = False
+        self.is_short = False
+        self.is_in_order = False
 
     @property
     def is_quiet(self) -> bool:
@@ -296,9 +350,62 @@ class Sender:
 
     def grown(self, work: Work) -> None:
         """Send full parts of an unfinished lease, as far as there is credit."""
-        if work.request:
+        if not work.request:
+            return
+        if work.has_children and work not in self._older and work not in self._recent:
+            self._recent[work] = None
+            if self._sends_at_once:
+                self._schedule_flush()
+            elif not self.is_in_order:
+                self._schedule_old()
+        self._queue_up(work)
+        self._send_queued()
+
+    def keep_order(self) -> None:
+        """Let ``is_in_order`` hold from now on."""
+        self.is_in_order = self.progress.is_in_order = True
+
+    def ask(self) -> None:
+        """Send what may bring a lease, until ``answer``: the engine asks for a request
+        and there is none."""
+        self._is_asked = True
+        self.progress.let_go()
+        if self.is_in_order:
+            self._send_all_early()
+            self._send_gathered()
+        elif self._recent or self._older or self.progress.is_news:
+            self._schedule_flush()
+
+    def answer(self) -> None:
+        """Note that the engine gets what it asked for."""
+        self._is_asked = False
+
+    @property
+    def _sends_at_once(self) -> bool:
+        return self.is_short or (self._is_asked and not self.is_in_order)
+
+    def send_old(self) -> bool:
+        """Send the requests of pages that were there at the last call; return whether
+        other pages have requests to send."""
+        self._send_early(self._older)
+        self._older, self._recent = self._recent, self._older
+        return bool(self._older)
+
+    def forget(self, work: Work) -> None:
+        """Send no early part of this page."""
+        self._recent.pop(work, None)
+        self._older.pop(work, None)
+
+    def _send_all_early(self) -> None:
+        self._send_early(self._older)
+        self._send_early(self._recent)
+
+    def _send_early(self, works: dict[Work, None]) -> None:
+        for work in works:
+            work.wants_early = True
             self._queue_up(work)
-            self._send_queued()
+        works.clear()
+        self._send_queued()
 
     def settled(self, work: Work) -> None:
         """Send the rest of a finished work, as soon as there is credit for each part.
@@ -308,6 +415,7 @@ class Sender:
         assert not work.is_settled
         work.is_settled = True
         if work.request:
+            self.forget(work)
             self._queue_up(work)
         else:
             self._units.append(work)
@@ -331,13 +439,19 @@ class Sender:
 
     def flush(self) -> None:
         """Send what has gathered."""
+        if self._sends_at_once:
+            self._send_all_early()
+        self._send_gathered()
+
+    def _send_gathered(self) -> None:
+        ids: dict[str, Any] = {"job": self._run.job, "process": self._run.process}
         if self._gathered:
             commits = tuple(self._gathered)
             self._gathered = []
             self._gathered_bytes = 0
-            self._send(
-                Commits(job=self._run.job, process=self._run.process, commits=commits)
-            )
+            self._send(Commits(**ids, commits=commits, **self.progress.take()))
+        elif self.progress.is_news:
+            self._send(messages.Progress(**ids, **self.progress.take()))
 
     def _queue_up(self, work: Work) -> None:
         if work.may_send and not work.is_queued:
@@ -369,10 +483,15 @@ class Sender:
                 self._queue_unit()
 
     def _send_part(self, work: Work, *, is_last: bool) -> None:
-        fields, size = work.take_part()
+        fields, size = work.take_early() if work.sends_early else work.take_part()
+        children: Children | None = fields.get("children")
+        if children is not None and work.request and (work.again or not is_last):
+            fields["digests"] = b"".join(map(body_digest, children.bodies))
+            size += _DIGEST_BYTES * len(children.bodies)
         if is_last:
             assert work.bytes == 0
             work.sent_last = True
+            self.progress.forget(work.request)
             if work.unit:
                 self._add_loose_stats(work)
             fields["stats"] = work.delta.encoded()
@@ -407,11 +526,11 @@ class Sender:
 
     def _gather(self, commit: Commit, size: int) -> None:
         if self._gathered and self._gathered_bytes + size > FRAME_BYTES:
-            self.flush()
+            self._send_gathered()
         self._gathered.append(commit)
         self._gathered_bytes += size
         if self._gathered_bytes >= FRAME_BYTES:
-            self.flush()
+            self._send_gathered()
         elif len(self._gathered) == 1:
             self._schedule_flush()
 

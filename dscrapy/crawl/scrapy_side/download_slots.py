@@ -23,12 +23,14 @@ class Lease(NamedTuple):
     """A leased request that has not been started.
 
     ``values``: digest -> JSON of each value that the body refers to, perhaps of more.
+    ``again``: an earlier run has given requests.
     """
 
     request: int
     host: str
     body: bytes
     values: Mapping[bytes, bytes] = MappingProxyType({})
+    again: bool = False
 
 
 class SlotCapacity:

@@ -84,6 +84,10 @@ class Scheduler(Protocol):
     def holds_back(self) -> bool:
         """Whether the engine has all the requests that it can start for now."""
 
+    @property
+    def is_low(self) -> bool:
+        """Whether the master should know how far this process has come."""
+
     def granted(self, grant: Grant) -> None:
         """Take leases."""
 
@@ -119,6 +123,12 @@ class Job(Protocol):
     @property
     def may_pull_start(self) -> bool:
         """Whether ``start()`` may be asked for its next element."""
+
+    def ask(self) -> None:
+        """Note that the engine asks for a request and there is no lease."""
+
+    def progressed(self) -> None:
+        """Tell the master soon how far this process has come, if that matters."""
 
     def opens(self, scheduler: Scheduler) -> None:
         """Note that the scheduler is open; the pipelines come next."""

@@ -30,11 +30,13 @@ from dscrapy.crawl.insides.probes import wake
 from dscrapy.crawl.outcomes import TEXT_CHARS_MAX
 from dscrapy.crawl.outgoing.child_requests import Child
 from dscrapy.crawl.outgoing.commit_parts import Work
+from dscrapy.crawl.scrapy_side.crawl_settings import window
 from dscrapy.crawl.scrapy_side.download_slots import Lease, SlotCapacity, Waiting
 from dscrapy.crawl.scrapy_side.job import Job
 from dscrapy.crawl.scrapy_side.local_requests import Locals
 from dscrapy.crawl.scrapy_side.tracking import CURRENT, Hop
 from dscrapy.messages import (
+    DERIVED,
     DONT_FILTER,
     FINGERPRINT_BYTES,
     START_REQUEST,
@@ -68,6 +70,7 @@ class JobScheduler(BaseScheduler):
         self._sequence = 0
         self._idle_known: set[bytes] = set()
         self._is_closed = False
+        self._window = window(crawler.settings.getint("CONCURRENT_REQUESTS"))
         # Whether the engine was seen to hold back and has not been short of requests
         # since; and whether a check of that is under way.
         self._is_busy = False
@@ -102,10 +105,12 @@ class JobScheduler(BaseScheduler):
         # From here on the process hears of a close, for which it needs the scheduler.
         self._job.opens(self)
         mend_close(self._crawler)
-        gate_downloads(self._crawler, self._job.gate)
-        self._crawler.signals.connect(
-            self._tracker.reached_downloader, signal=signals.request_reached_downloader
-        )
+        gate_downloads(self._crawler, self._job.gate, self._tracker.begins_download)
+        connect = self._crawler.signals.connect
+        tracker = self._tracker
+        connect(tracker.reached_downloader, signals.request_reached_downloader)
+        connect(tracker.left_downloader, signals.request_left_downloader)
+        connect(tracker.response_received, signals.response_received)
 
     def close(self, reason: str) -> Deferred[None]:
         """Return when all is committed that the spider gave; then Scrapy closes on."""
@@ -113,7 +118,7 @@ class JobScheduler(BaseScheduler):
 
     def has_pending_requests(self) -> bool:
         """Return False once the master says that nothing is left."""
-        CURRENT.set(None)
+        self._tracker.leave()
         return not self._tracker.is_finishing
 
     def next_request(self) -> Request | None:
@@ -123,9 +128,11 @@ class JobScheduler(BaseScheduler):
             request = self._next()
             if self._job.leading.is_pulling:
                 self._note_answer(has_request=request is not None)
+            if request is None and not self._inbox:
+                self._job.ask()
         if request is None:
             # Code that runs next in this context (spider_idle) belongs to no lease.
-            CURRENT.set(None)
+            self._tracker.leave()
         return request
 
     def enqueue_request(self, request: Request) -> bool:
@@ -148,6 +155,8 @@ class JobScheduler(BaseScheduler):
             return self.locals.keep(request, host, fingerprint, error)
         work = self._tracker.work_now()
         flags = 0 if is_compared else DONT_FILTER
+        if hop is not None and hop.lease and hop.stage == "download":
+            flags |= DERIVED
         if self._job.crawl_settings.start_is_apart and request.meta.get(
             "is_start_request"
         ):
@@ -232,13 +241,21 @@ class JobScheduler(BaseScheduler):
                     share.wait_s, wake, self._crawler, context=self._tracker.context
                 )
         values = {value_digest(data): data for data in map(bytes, grant.values)}
+        again = frozenset(grant.again)
         for number, place, body in zip(
             grant.requests, grant.host_of, grant.bodies, strict=True
         ):
             self._sequence += 1
             host = grant.hosts[place]
-            lease = Lease(number, host, bytes(body), values)
+            lease = Lease(number, host, bytes(body), values, number in again)
             self._inbox.add(host, (0, self._sequence), lease)
+        self._job.sender.answer()
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the master should know how far this process has come: fewer than half
+        of the leases that it keeps ready are left."""
+        return 2 * len(self._inbox) < max(self._window // 3, 1)
 
     def give_back(self) -> None:
         """Release leases that were not started, and take no more."""
@@ -274,8 +291,10 @@ class JobScheduler(BaseScheduler):
         return None
 
     def _begin(self, lease: Lease) -> Request | None:
-        # Building the request may crash the process.
+        # Building the request may crash the process, and so may the middlewares that
+        # have it first.
         self._job.marks.add(lease.request, "")
+        self._job.marks.run(lease.request)
         try:
             request = self.codec.decode(lease.body, lease.values)
         except UnreadableError as error:
@@ -297,8 +316,11 @@ class JobScheduler(BaseScheduler):
             self._tracker.release(work)
             return None
         work = self._tracker.begin(Work("page", request=lease.request))
-        hop = Hop(work, lease.host)
+        work.again = lease.again
+        hop = Hop(work, lease.host, lease.request)
         self._job.marks.add(lease.request, request.url)
+        self._job.sender.progress.start(lease.request)
+        self._job.progressed()
         if "download_slot" not in request.meta:
             hop.automatic_slot = lease.host
         self._hand(hop)

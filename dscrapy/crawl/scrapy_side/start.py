@@ -57,6 +57,7 @@ class StartMiddleware:
         while True:
             if not self._may_pull():
                 await self._wait_to_pull()
+            self._tracker.leave()
             try:
                 element = await anext(start)
             except StopAsyncIteration:

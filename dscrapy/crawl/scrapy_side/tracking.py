@@ -23,16 +23,19 @@ from scrapy.crawler import Crawler
 from scrapy.http import Response
 
 from dscrapy.crawl.insides import probes
+from dscrapy.crawl.insides.marked_steps import Mark
 from dscrapy.crawl.outgoing.commit_parts import Sender, Work
 from dscrapy.crawl.scrapy_side.stats_collector import Delta
+from dscrapy.crawl.worker_side.in_flight_table import InFlightTable
 
 
 class Hop:
     """A request in Scrapy's hands, or an element of ``start()``, and its work.
 
-    ``automatic_slot`` is the download slot that Scrapy gives the request by itself,
-    None where the project has set one. ``holds_item``: the work waits until the item
-    ``element``, which ``start()`` yielded, has gone through.
+    ``lease`` is the number of the request if it is leased: neither an element of
+    ``start()`` nor local. ``automatic_slot`` is the download slot that Scrapy gives the
+    request by itself, None where the project has set one. ``holds_item``: the work
+    waits until the item ``element``, which ``start()`` yielded, has gone through.
     """
 
     __slots__ = (
@@ -42,13 +45,15 @@ class Hop:
         "holds_item",
         "host",
         "is_handed",
+        "lease",
         "stage",
         "work",
     )
 
-    def __init__(self, work: Work, host: str = "") -> None:
+    def __init__(self, work: Work, host: str = "", lease: int = 0) -> None:
         self.work = work
         self.host = host
+        self.lease = lease
         self.is_handed = False
         self.automatic_slot: str | None = None
         self.element: Any = None
@@ -76,7 +81,8 @@ class Tracker:
     """Accounts for works and hops of one crawl.
 
     ``settled`` is called with each settled work that went to the sender, ``closing``
-    with the reason when the spider is asked to close.
+    with the reason when the spider is asked to close, ``progressed`` when a download
+    is over. ``marks`` says how far each request has come, and whose code runs.
     """
 
     def __init__(
@@ -84,10 +90,14 @@ class Tracker:
         sender: Sender,
         settled: Callable[[Work], None],
         closing: Callable[[str], None],
+        progressed: Callable[[], None],
+        marks: InFlightTable,
     ) -> None:
         self._sender = sender
         self._settled = settled
         self._closing = closing
+        self._progressed = progressed
+        self._marks = marks
         # The context of no lease, for callbacks of our own: in a lease's context they
         # would keep the lease alive.
         self.context: Context = copy_context()
@@ -111,6 +121,11 @@ class Tracker:
         """Return the hop whose work is running and not settled."""
         hop = CURRENT.get()
         return None if hop is None or hop.work.is_settled else hop
+
+    def leave(self) -> None:
+        """Let the code that runs next in this context belong to no work."""
+        CURRENT.set(None)
+        self._marks.run(0)
 
     def delta_now(self) -> Delta:
         """Return the delta for stats of the running code."""
@@ -171,6 +186,7 @@ class Tracker:
     def abandon(self, work: Work) -> None:
         """Never commit this work, nor what its code still gives."""
         self.works.discard(work)
+        self._sender.forget(work)
 
     def grown(self, work: Work) -> None:
         """Let a work that has grown send its full parts."""
@@ -203,6 +219,24 @@ class Tracker:
         if hop is not None:
             self._unhand(hop)
 
+    def left_downloader(self, request: Request) -> None:
+        """Note that the download of a request is over."""
+        hop = self._hops.get(id(request))
+        if hop is not None and hop.stage == "download":
+            self._end_download(hop)
+
+    def _end_download(self, hop: Hop) -> None:
+        if hop.lease:
+            self._sender.progress.end_download(hop.lease)
+            self._progressed()
+
+    def response_received(self) -> None:
+        """Note that the running request has got a response."""
+        hop = CURRENT.get()
+        # Downloads of callbacks come later.
+        if hop is not None and hop.lease and hop.stage == "download":
+            self._sender.progress.receive(hop.lease)
+
     def _unhand(self, hop: Hop) -> None:
         if hop.is_handed:
             hop.is_handed = False
@@ -212,7 +246,12 @@ class Tracker:
         hop = self._hops.get(id(request))
         if hop is not None:
             self._unhand(hop)
+            if hop.stage == "download":
+                # Perhaps without a downloader, from a cache.
+                self._end_download(hop)
             hop.stage = "scrape"
+            if hop.lease:
+                hop.work.clear_derived()
             if isinstance(result, Response):
                 hop.page = result
         return hop
@@ -239,6 +278,8 @@ class Tracker:
         self._arrived = arrived
         probes.watch_removals(engine, self._removed)
         probes.watch_scraping(engine, self._begins_scraping)
+        probes.watch_callbacks(engine, self._begins_callback)
+        probes.watch_pipelines(engine, self._runs)
         probes.watch_items(engine, self._begins_item)
         probes.watch_closing(engine, self._closing)
 
@@ -251,6 +292,30 @@ class Tracker:
             hop.stage = "scraped"
 
         return scraped
+
+    def _runs(self) -> Mark:
+        """Return what marks that the running work's code runs."""
+        hop = CURRENT.get()
+        run, request = self._marks.run, 0 if hop is None else hop.work.request
+        return lambda: run(request)
+
+    def _begins_callback(self) -> Mark:
+        hop = CURRENT.get()
+        if hop is not None and hop.lease:
+            self._marks.reach(hop.lease, "waits")
+        return self._runs()
+
+    def begins_download(self, request: Request) -> probes.Ended:
+        """Note that a download begins, of a lease, or of a page that is past its own:
+        a local request, or one that a callback awaits."""
+        hop = self._hops.get(id(request))
+        if hop is not None and hop.lease and hop.stage == "download":
+            self._marks.reach(hop.lease, "download")
+            return None
+        hop = hop or CURRENT.get()
+        page = 0 if hop is None else hop.work.request
+        self._marks.reach(page, "download")
+        return lambda: self._marks.reach(page, "waits")
 
     def _begins_item(self, item: Any) -> probes.Ended:
         hop = CURRENT.get()
