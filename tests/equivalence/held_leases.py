@@ -63,8 +63,8 @@ class HeldLeases:
             case m.CommitsSeen() if message.process in self.processes:
                 unanswered = self.processes[message.process].unanswered
                 for one in message.seen:
-                    # "stored" answers a part; the last one is still to come.
-                    if one.result != "stored":
+                    # These answer a part; the last one is still to come.
+                    if one.result not in ("stored", "taken"):
                         unanswered.pop((one.request, one.unit), None)
 
     def kinds(self, message: m.CommitsSeen) -> set[str]:

@@ -14,7 +14,9 @@ import attrs
 Stage = Literal[
     "start",
     "download",
+    "downloaded",
     "callback",
+    "early",
     "pipeline",
     "sent",
     "journalled",

@@ -1,10 +1,11 @@
 """Stands between workers and master: passes frames on, and knows where each is.
 
-Every frame is read whole, noted in ``HeldLeases`` and passed on unchanged. At three
-moments somebody may act while the frame stands still: commits were passed on to the
-master (``sent``); the master has answered, which it does when they are durable, and
-the worker does not know it yet (``journalled``); the answer was passed on
-(``acknowledged``). Commits beside leases tell the stage they are of instead.
+Every frame is read whole, noted in ``HeldLeases`` and passed on unchanged. At some
+moments somebody may act while the frame stands still: it was passed on to the master
+that a download is over (``downloaded``), or what pages have asked for before they are
+finished (``early``), or commits (``sent``); the master has answered, which it does when
+they are durable, and the worker does not know it yet (``journalled``); the answer was
+passed on (``acknowledged``). Commits beside leases tell the stage they are of instead.
 """
 
 from collections.abc import Awaitable, Callable
@@ -112,8 +113,13 @@ class _Link:
         self.proxy.leases.from_worker(self.name, message)
         await self.master.send_all(encode_frame(frame))
         if isinstance(message, m.Commits):
-            stage = stage_of({one.kind for one in message.commits}, "sent")
-            return await self.proxy.moment(stage, message.process)
+            is_early = any(one.digests and not one.last for one in message.commits)
+            kinds: set[str] = {one.kind for one in message.commits}
+            stage = stage_of(kinds, "early" if is_early else "sent")
+            if await self.proxy.moment(stage, message.process):
+                return True
+        if isinstance(message, m.ProgressFields) and message.downloaded:
+            return await self.proxy.moment("downloaded", message.process)
         return False
 
     async def down(self, frame: bytes, count: int) -> bool:

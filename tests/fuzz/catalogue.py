@@ -73,7 +73,7 @@ PLACES: dict[str, Place] = {
     "segment": Place(DISK, "SEGMENT", ("dscrapy.journal",)),
     "journal": Place(DISK, "JOURNAL", ("dscrapy.journal", "dscrapy.master.journal")),
     "snapshot": Place(DISK, "SNAPSHOT", ("dscrapy.journal", "dscrapy.frontier")),
-    "records": Place(DISK, "RECORDS", ("dscrapy.control.events",)),
+    "records": Place(DISK, "RECORDS", ("dscrapy.control.events.journalled",)),
     "conf": Place(FILES, "CONF", ("dscrapy.conf.config", "dscrapy.conf.strict")),
     "jobfile": Place(
         FILES, "JOBFILE", ("dscrapy.conf.job_file", "dscrapy.conf.strict")

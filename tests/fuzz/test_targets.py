@@ -64,7 +64,7 @@ def test_a_target_bears_any_bytes(name: str, data: bytes) -> None:
 def test_seeds_get_far() -> None:
     """Those of the machine reach decisions, those of the ports pass the handshake: or
     the targets would try doors that are shut."""
-    for name, frames in (("machine", 200), ("master-port", 20), ("held", 40)):
+    for name, frames in (("machine", 200), ("master-port", 20), ("held", 25)):
         target, tally = load(name), Tally()
         for data in target.seeds()[:20]:
             run_once(target, data, tally)

@@ -17,6 +17,9 @@ CRAWLS = "dscrapy.control.state.crawls"
 LEASES = "dscrapy.frontier.leases"
 CAPACITY = "dscrapy.frontier.capacity"
 FRONTIER = "dscrapy.frontier.frontier"
+EARLY = "dscrapy.frontier.early_requests"
+OPEN_REQUESTS = "dscrapy.frontier.open_requests"
+PROCESSES = "dscrapy.control.state.processes"
 APPLY = "dscrapy.control.apply"
 REGISTRATION = "dscrapy.control.decide.registration"
 MACHINE = "dscrapy.control.machine"
@@ -78,8 +81,8 @@ BUGS: tuple[Bug, ...] = (
         "leases of a process that has ended are never pending again",
         (
             LEASES,
-            "= now\n            self._requests.give_back(request)\n",
-            "= now\n",
+            "            self._requests.give_up(request)\n",
+            "            pass\n",
         ),
     ),
     _bug(
@@ -310,10 +313,70 @@ BUGS: tuple[Bug, ...] = (
         "what a process holds is pending again when its worker comes back",
         (
             CRAWLS,
-            "self.frontier.leases.hold(report.process, report.requests, at)",
-            "self.frontier.leases.hold(report.process, (), at)",
+            "            report.process,\n            report.requests,\n",
+            "            report.process,\n            (),\n",
         ),
     ),
+    # ---- pages past their download --------------------------------------------------
+    _bug(
+        "an early child twice",
+        "what an earlier run of a page has given is added once more",
+        (EARLY, "passed.append(rank <= counts[digest])", "passed.append(False)"),
+    ),
+    _bug(
+        "early children forgotten by a snapshot",
+        "a snapshot does not have what open pages have given",
+        (FRONTIER, "early=self.early.dump(),", "early={},"),
+    ),
+    _bug(
+        "a run begins anew with a restart",
+        "a snapshot does not have what a run of a page has given",
+        (
+            PROCESSES,
+            "        process.units_beyond.sort()\n",
+            "        process.units_beyond.sort()\n"
+            "        for spool in process.spools.values():\n"
+            "            spool.given.clear()\n",
+        ),
+    ),
+    _bug(
+        "early children lost with their process",
+        "what a page has asked for counts as there and has no effect before its commit",
+        (
+            FRONTIER,
+            "filtered, _ = self._add_stored(part, values)",
+            "filtered = 0",
+        ),
+        (FRONTIER, "return part.spent(), filtered", "return part, filtered"),
+    ),
+    _bug(
+        "doubled by a retried hop",
+        "who takes a page's place does not know what the page has given",
+        (
+            EARLY,
+            "if counts is None or successor is None:",
+            "if counts is None or successor is not None:",
+        ),
+    ),
+    _bug(
+        "a job ends while a page is open",
+        "a job is finished when nothing is pending",
+        (
+            RUNNING,
+            "return bool(frontier.pending_count or frontier.leased_count)",
+            "return bool(frontier.pending_count)",
+        ),
+    ),
+    _bug(
+        "a stage survives its lease",
+        "a request that comes back counts as downloaded still",
+        (
+            OPEN_REQUESTS,
+            "            self._leave_host(entry)\n        entry.stage = UNSTARTED\n",
+            "            self._leave_host(entry)\n",
+        ),
+    ),
+    # ---- leases ---------------------------------------------------------------------
     _bug(
         "lost grants stay leased",
         "a lease that never arrived is not pending again",
@@ -362,9 +425,9 @@ BUGS: tuple[Bug, ...] = (
         "nobody is blamed",
         "deaths are forgotten: a page that kills does so for ever",
         (
-            APPLY,
-            "crawl.frontier.count_death(record.blamed, alone=record.alone)",
-            "pass",
+            CRAWLS,
+            "self.frontier.count_death(record.blamed, alone=record.alone)",
+            "0",
         ),
     ),
     _bug(
@@ -375,19 +438,24 @@ BUGS: tuple[Bug, ...] = (
     _bug(
         "suspects have company",
         "who has a suspect gets other requests beside it",
-        (CAPACITY, "            return 0 if count else 1\n", "            pass\n"),
         (
-            LEASES,
-            "return None if process.leases else self._quarantine.next_for(process)\n",
-            "found = None if process.leases else self._quarantine.next_for(process)\n"
-            "            if found is not None:\n"
-            "                return found\n",
+            CAPACITY,
+            "            return 0 if process.leases else process.window\n",
+            "            pass\n",
         ),
         (
             LEASES,
-            "            if number == self._quarantine.isolator:\n"
-            "                break\n",
-            "",
+            "if number == self._quarantine.isolator:",
+            "if number == self._quarantine.isolator and self._quarantine.waiting:",
+        ),
+    ),
+    _bug(
+        "groups are not halved",
+        "suspects whose process dies are tried together again",
+        (
+            QUARANTINE,
+            "self.deaths[request].group = last + 1 + is_second",
+            "self.deaths[request].group = last + 1",
         ),
     ),
     _bug(

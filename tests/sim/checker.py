@@ -178,7 +178,7 @@ class Checker:
             is_stored = is_there or (process, key, seen.part) in self.ledger.stored
             if seen.result == "published" and not is_there:
                 self.broken("acknowledged and not durable", f"{job} {process} {key}")
-            if seen.result == "stored" and not is_stored:
+            if seen.result in ("stored", "taken") and not is_stored:
                 self.broken("a part is stored and not durable", f"{process} {key}")
 
     def _granted(self, message: m.Grant) -> None:
@@ -211,18 +211,14 @@ class Checker:
         frontier, text = crawl.frontier, f"{message.job} request {request}"
         if request in frontier.poisoned:
             self.broken("a poisoned request is leased", text)
-        if frontier.is_suspect(request):
-            if frontier.leases.count_of(message.process) != 1:
+        if frontier.quarantine.isolator == message.process:
+            held = frontier._owners.processes[message.process].leases
+            if not all(map(frontier.is_suspect, (request, *held))):
                 self.broken("a suspect has company", f"{text} to {message.process}")
-            if (
-                crawl.leader == message.process
-                and not state.jobs[  # type: ignore[union-attr]  # it is there
-                    message.job
-                ]
-                .begin()
-                .start_done
-            ):
-                self.broken("a suspect goes to who consumes start()", text)
+        job = state.jobs[message.job]  # type: ignore[union-attr]  # it is there
+        leads = crawl.leader == message.process
+        if frontier.is_suspect(request) and leads and not job.begin().start_done:
+            self.broken("a suspect goes to who consumes start()", text)
 
     def _has_two(
         self, request: int, process: int, other: SimCrawl, is_unstarted: bool

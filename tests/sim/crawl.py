@@ -24,7 +24,7 @@ from dscrapy.proto.framing import encode_frame
 from dscrapy.worker.crawl_process import Death
 from tests import builders as b
 from tests.sim.killable_programs import Program
-from tests.sim.site import Page, Site, children
+from tests.sim.site import Page, Ref, Site, children, digests
 
 if TYPE_CHECKING:
     from tests.sim.machines import Machine
@@ -33,14 +33,27 @@ if TYPE_CHECKING:
 _PAGE: Stats = {"sum": {"response_received_count": msgspec.Raw(b"1")}}
 
 
+# Of so many downloads the page is to be tried again.
+RETRY_PART = 0.08
+
+
 @attrs.define(eq=False)
 class Work:
-    """A page under way: its next part is due then."""
+    """A page under way: its download is over then, or its next part is due.
+
+    ``unsent`` are requests that the page has asked for; ``early_at`` is when they leave
+    before the next part. ``items`` counts the parts that hold some.
+    """
 
     request: int
     page: Page
     due_at: float
+    again: bool
+    is_downloaded: bool = False
+    unsent: tuple[Ref, ...] = ()
+    early_at: float = math.inf
     part: int = 0
+    items: int = 0
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -62,13 +75,15 @@ class SimCrawl:
     wait_room: Callable[[], Awaitable[None]]
     valid_until: float = math.inf
     program: Program = attrs.field(init=False)
-    inbox: deque[tuple[int, Page]] = attrs.field(factory=deque)
+    inbox: deque[tuple[int, Page, bool]] = attrs.field(factory=deque)
     working: dict[int, Work] = attrs.field(factory=dict)
     is_done: bool = False
     death: Death | None = None
     _told: deque[m.ToCrawl] = attrs.field(factory=deque)
     _said: deque[m.FromProcess] = attrs.field(factory=deque)
     _commits: list[m.Commit] = attrs.field(factory=list)
+    _started: dict[int, None] = attrs.field(factory=dict)
+    _downloaded: dict[int, None] = attrs.field(factory=dict)
     _flush_at: float = math.inf
     _heard: trio.Event = attrs.field(factory=trio.Event)
     _spoke: trio.Event = attrs.field(factory=trio.Event)
@@ -104,7 +119,7 @@ class SimCrawl:
         """Return the leases that it may still begin, those not yet read included."""
         told = [one for one in self._told if isinstance(one, m.Grant)]
         unread = {request for grant in told for request in grant.requests}
-        return {request for request, _ in self.inbox} | unread
+        return {request for request, _, _ in self.inbox} | unread
 
     # ---- said by the worker -------------------------------------------------------
 
@@ -150,8 +165,14 @@ class SimCrawl:
         if self.death is not None:
             return
         # As its worker reads them after a death that counts.
+        ran_last = self.rng.choice([0, *self.working])
         marks = tuple(
-            m.UnderWay(request=work.request, url=f"page/{work.page.key}")
+            m.UnderWay(
+                request=work.request,
+                url=f"page/{work.page.key}",
+                stage="waits" if work.is_downloaded else "download",
+                ran_last=work.request == ran_last,
+            )
             for work in self.working.values()
         )
         self.death = Death(
@@ -204,7 +225,7 @@ class SimCrawl:
         )
 
     def _next_at(self) -> float:
-        dues = [work.due_at for work in self.working.values()]
+        dues = [min(work.due_at, work.early_at) for work in self.working.values()]
         if self._may_pull():
             dues.append(self._element_at)
         return min([self._flush_at, *dues])
@@ -215,8 +236,14 @@ class SimCrawl:
         while self._told:
             self._hear(self._told.popleft())
         for work in list(self.working.values()):
-            if work.due_at <= now:
+            if work.early_at <= now:
+                self._give_early(work)
+            if work.due_at > now:
+                continue
+            if work.is_downloaded:
                 self._give_part(work, now)
+            else:
+                self._end_download(work, now)
         if not self._closing:
             self._begin_pages(now)
             self._lead_on(now)
@@ -235,6 +262,8 @@ class SimCrawl:
                     if one.result == "settled":
                         # Somebody else's commit won: the rest would be dropped, too.
                         self.working.pop(one.request, None)
+                        self._started.pop(one.request, None)
+                        self._downloaded.pop(one.request, None)
             case m.Valid():
                 self.valid_until = message.until
             case m.Skip():
@@ -263,7 +292,8 @@ class SimCrawl:
         if self._closing:
             self._say(m.Release(**self._ids, requests=grant.requests))
             return
-        self.inbox.extend(zip(grant.requests, pages, strict=True))
+        for request, page in zip(grant.requests, pages, strict=True):
+            self.inbox.append((request, page, request in grant.again))
 
     def _leave(self) -> None:
         """Say that all is committed, wait for an order unless only this process stops,
@@ -281,29 +311,82 @@ class SimCrawl:
 
     # ---- pages --------------------------------------------------------------------
 
-    def _begin_pages(self, now: float) -> None:
-        while self.inbox and len(self.working) < self.site.at_once and self.has_right:
-            request, page = self.inbox.popleft()
-            self.machine.world.checker.begun(self, request)
-            due_at = now + page.seconds * self.rng.uniform(0.5, 1.5) / page.parts
-            self.working[request] = Work(request, page, due_at)
+    @property
+    def _downloads(self) -> int:
+        return sum(not work.is_downloaded for work in self.working.values())
 
-    def _give_part(self, work: Work, now: float) -> None:
-        page, part = work.page, work.part
+    def _begin_pages(self, now: float) -> None:
+        while self.inbox and self._downloads < self.site.at_once and self.has_right:
+            request, page, again = self.inbox.popleft()
+            self.machine.world.checker.begun(self, request)
+            due_at = now + page.seconds * self.rng.uniform(0.5, 1.5)
+            self.working[request] = Work(request, page, due_at, again)
+            self._started[request] = None
+            self._flush_soon()
+
+    def _end_download(self, work: Work, now: float) -> None:
+        page = work.page
         if page.kills:
             self.kill("was killed by SIGSEGV", counted=True)
             return
-        last = part == page.parts - 1
-        fields: dict[str, Any] = page.part(part)
-        stats = _PAGE if last else {}
+        if page.redirect is not None or self.rng.random() < RETRY_PART:
+            # The hop ends with the request that takes its place.
+            is_retry = page.redirect is None
+            ref = Ref(page=page.key, dont_filter=True)
+            if page.redirect is not None:
+                ref = Ref(page=page.redirect)
+            self._say_part(work, (ref,), derived=True, last=True)
+            self.machine.world.counts["hops retried"] += is_retry
+            return
+        work.is_downloaded = True
+        work.unsent = page.refs
+        work.early_at = now + self.rng.choice((0.0, 0.0, 0.25, math.inf))
+        work.due_at = now + page.waits * self.rng.uniform(0.5, 1.5) / page.parts
+        self._downloaded[work.request] = None
+        self._flush_soon()
+
+    def _give_early(self, work: Work) -> None:
+        work.early_at = math.inf
+        count = self.rng.randint(0, len(work.unsent))
+        refs, work.unsent = work.unsent[:count], work.unsent[count:]
+        if refs:
+            self.machine.world.counts["early parts"] += 1
+            self._say_part(work, refs, last=False)
+
+    def _give_part(self, work: Work, now: float) -> None:
+        page = work.page
+        last = work.items == page.parts - 1
+        count = len(work.unsent) if last else self.rng.randint(0, len(work.unsent))
+        refs, work.unsent = work.unsent[:count], work.unsent[count:]
+        fields: dict[str, Any] = page.part(work.items)
+        self._say_part(work, refs, last=last, stats=_PAGE if last else {}, **fields)
+        work.items += 1
+        work.due_at = now + page.waits / page.parts
+
+    def _say_part(
+        self,
+        work: Work,
+        refs: tuple[Ref, ...],
+        *,
+        last: bool,
+        derived: bool = False,
+        **fields: Any,
+    ) -> None:
+        has_digests = work.again or not last
         commit = m.Commit(
-            request=work.request, part=part, last=last, stats=stats, **fields
+            request=work.request,
+            part=work.part,
+            last=last,
+            children=children(*refs, derived=derived),
+            digests=digests(*refs) if has_digests else b"",
+            **fields,
         )
         self._commit(commit)
         work.part += 1
-        work.due_at = now + page.seconds / page.parts
         if last:
             del self.working[work.request]
+            self._started.pop(work.request, None)
+            self._downloaded.pop(work.request, None)
 
     # ---- leading ------------------------------------------------------------------
 
@@ -318,7 +401,7 @@ class SimCrawl:
         if self._lead is None or not self._lead.start or is_over or self._closing:
             return False
         upto, upto_free = self._start_may
-        holds_back = len(self.working) >= self.site.at_once
+        holds_back = self._downloads >= self.site.at_once
         may = self._starts < (max(upto, upto_free) if holds_back else upto_free)
         if may or self._element == len(self.site.elements):
             return may
@@ -355,7 +438,7 @@ class SimCrawl:
         self._closing = reason
         self._say(m.Closing(**self._ids, reason=reason))
         if self.inbox:
-            given_back = tuple(request for request, _ in self.inbox)
+            given_back = tuple(request for request, _, _ in self.inbox)
             self.inbox.clear()
             self._say(m.Release(**self._ids, requests=given_back))
 
@@ -371,15 +454,27 @@ class SimCrawl:
 
     def _commit(self, commit: m.Commit) -> None:
         self._commits.append(commit)
-        # They gather for a moment, as the real ones do.
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        # Commits gather for a moment, as the real ones do.
         wait_s = self.rng.choice((0.0, 0.0, 0.005, 0.2))
         self._flush_at = min(self._flush_at, trio.current_time() + wait_s)
 
     def _flush(self) -> None:
         self._flush_at = math.inf
         commits, self._commits = tuple(self._commits), []
+        progress: dict[str, Any] = {
+            "started": tuple(self._started),
+            "downloaded": tuple(self._downloaded),
+            "received": tuple(self._downloaded),
+        }
+        self._started.clear()
+        self._downloaded.clear()
         if commits:
-            self._say(b.commits(self.start.process, *commits, job=self.start.job))
+            self._say(m.Commits(**self._ids, commits=commits, **progress))
+        elif any(progress.values()):
+            self._say(m.Progress(**self._ids, **progress))
 
     def _say(self, message: m.FromProcess) -> None:
         self._said.append(message)

@@ -103,6 +103,10 @@ class Ledger:
                 self.running[job] -= 1
             case r.JobEnded():
                 self.ends.add(job)
+                crawl = self.shadow.crawls.get(job)
+                is_whole = crawl is None or not crawl.frontier.pending_count
+                if record.state == "succeeded" and not is_whole:
+                    self.broken("a job succeeded with open requests", job)
             case r.JobAgain():
                 self.ends.discard(job)
             case r.JobRemoved():
@@ -127,7 +131,7 @@ class Ledger:
 
     def _note(self, record: r.Record) -> None:
         match record:
-            case r.PartStored():
+            case r.PartStored() | r.PartTaken():
                 key = (record.process, spool_key(record.request, record.unit))
                 self.parts.setdefault(key, []).extend(self._lines(key, record))
                 self.stored.add((*key, record.part))
@@ -171,7 +175,9 @@ class Ledger:
                 self.broken("an item too many", text)
 
     def _lines(
-        self, key: tuple[int, str], record: r.PartStored | r.Published
+        self,
+        key: tuple[int, str],
+        record: r.PartStored | r.PartTaken | r.Published,
     ) -> list[Line]:
         """Return the items that a record completes."""
         if record.piece is None:

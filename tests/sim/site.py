@@ -36,7 +36,8 @@ class Ref:
 
 @attrs.frozen(kw_only=True)
 class Page:
-    """What one page gives, after ``seconds`` of work, in so many parts.
+    """What one page gives: it is downloaded after ``seconds`` and through its pipelines
+    after ``waits`` more, in so many parts.
 
     ``redirect`` is all that a redirected one gives. A page that ``kills`` ends its
     process each time, as a segfault does, and that death counts.
@@ -44,6 +45,7 @@ class Page:
 
     key: int
     seconds: float
+    waits: float = 0.0
     parts: int = 1
     items: int = 1
     form: Literal["plain", "tagged", "text"] = "plain"
@@ -71,12 +73,9 @@ class Page:
         return NULL
 
     def part(self, number: int) -> dict[str, object]:
-        """Return the items and children of one part, as fields of a commit."""
+        """Return the items of one part, as fields of a commit."""
         indices = range(number, self.items, self.parts)
-        refs = self.refs[number :: self.parts]
-        if self.redirect is not None:
-            refs = (Ref(page=self.redirect),)
-        fields: dict[str, object] = {"children": children(*refs)}
+        fields: dict[str, object] = {}
         if self.is_cut:
             line, form = (_slice(text, number, self.parts) for text in self.lines()[0])
             is_end = number == self.parts - 1
@@ -143,9 +142,16 @@ def _slice(text: bytes, number: int, count: int) -> bytes:
     return text[len(text) * number // count : len(text) * (number + 1) // count]
 
 
-def children(*refs: Ref, start: bool = False) -> m.Children:
+def digests(*refs: Ref) -> bytes:
+    """Return the digests of these requests."""
+    return b"".join(
+        b"%04d%02d%02d" % (ref.page, ref.dont_filter, ref.priority + 1) for ref in refs
+    )
+
+
+def children(*refs: Ref, start: bool = False, derived: bool = False) -> m.Children:
     """Return the requests of these pages."""
-    kind = m.START_REQUEST if start else 0
+    kind = (m.START_REQUEST if start else 0) | (m.DERIVED if derived else 0)
     return b.children(
         *(ref.page for ref in refs),
         hosts=[HOSTS[ref.page % len(HOSTS)] for ref in refs],
@@ -192,14 +198,15 @@ def _draw_page(rng: random.Random, key: int, count: int) -> Page:
     # Only the last pages are asked for without a filter: they give no request, so
     # that no crawl goes on for ever.
     if key < count - 2 and rng.random() < 0.3:
-        refs.append(Ref(page=count - 1, dont_filter=True))
+        refs += [Ref(page=count - 1, dont_filter=True)] * rng.choice((1, 1, 2))
     if key == count - 1:
         refs = []
     items = rng.choice((0, 1, 1, 2, 4))
     is_redirect = bool(later) and rng.random() < 0.12
     return Page(
         key=key,
-        seconds=rng.choice((0.1, 0.5, 1.0, 2.0, 4.0)),
+        seconds=rng.choice((0.1, 0.5, 1.0, 2.0)),
+        waits=rng.choice((0.0, 0.0, 0.1, 2.0, 8.0)),
         parts=1 if is_redirect else rng.choice((1, 1, 1, 2, 3)),
         items=0 if is_redirect else items,
         form=rng.choice(("plain", "plain", "tagged", "text")),

@@ -15,10 +15,10 @@ from tests.sim.world import simulate
 SEEDS = {
     "answer before fsync": 0,
     "second commit applied": 2,
-    "requeue forgotten": 1,
+    "requeue forgotten": 0,
     "leased before durable": 0,
-    "decided against a stale state": 5,
-    "void part published": 13,
+    "decided against a stale state": 0,
+    "void part published": 2,
 }
 
 
