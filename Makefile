@@ -14,7 +14,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --no-input -qq
 SEEDS ?= 1000
 
 .PHONY: help demo picture check test long equivalence sim sim-bite chaos chaos-tools fuzz \
-	foreign compat bench lock clean setup test-unit test-rest
+	foreign waiting compat bench lock clean setup test-unit test-rest
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 13
@@ -91,6 +91,9 @@ foreign: $(READY) ## Scrapy's own test spiders, plain and here; SCRAPY=folder of
 		echo "(python3 -m pip download --no-deps --no-binary scrapy scrapy==2.19.0 gets them)" >&2; \
 		exit 1; }
 	$(BIN)/python -m tests.foreign $(SCRAPY) $(ARGS)
+
+waiting: $(READY) ## slow and gathering pipelines, awaiting callbacks: as fast as in Scrapy
+	$(BIN)/python -m benchmarks.waiting_pages $(ARGS)
 
 compat: $(READY) ## the fast equivalence suite on other versions of Scrapy and Python
 	@$(BIN)/python -m tests.compat $(ARGS)

@@ -16,6 +16,7 @@ NAMES = (
     "cpu_per_page",
     "cpu_of_start",
     "large_items",
+    "waiting_pages",
 )
 
 

@@ -5,7 +5,9 @@ A light page (about 2.5 kB, two selectors, an item, two links) and a heavy one (
 its own that is not counted. What a run costs apart from its pages (the start of a
 process) is taken out: each kind is run short and long by turns, and a page costs the
 difference over the pages more. dscrapy's processes are the master, the worker and its
-crawl processes; the submitting command is not one of them.
+crawl processes; the submitting command is not one of them. An early part is a record
+of its own, so it is counted which part of the pages sent one, and groups of records
+(each is one fsync) a page.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from benchmarks.fleet import (
 )
 from benchmarks.report import header, say, spread, table
 from dscrapy.cli.serve import new_id
+from dscrapy.journal.record import RECORD_MAGIC
 from dscrapy.model import JobSpec, Submission
 from tests.equivalence.runs import PROJECT, Site, running_site
 
@@ -42,10 +45,13 @@ ALONE = {"TELNETCONSOLE_ENABLED": "0", "REMOTE_CONTROL_ENABLED": "0"}
 
 @attrs.frozen(kw_only=True)
 class Cost:
-    """CPU seconds of one run; ``crawl_s`` of them in the crawl process."""
+    """CPU seconds of one run; ``crawl_s`` of them in the crawl process. Of dscrapy also
+    how many early parts there were, and groups of records in the journal."""
 
     all_s: float
     crawl_s: float
+    early: int = 0
+    groups: int = 0
 
 
 @attrs.define
@@ -54,11 +60,15 @@ class Samples:
 
     all_us: list[float] = attrs.Factory(list)
     crawl_us: list[float] = attrs.Factory(list)
+    early: list[float] = attrs.Factory(list)
+    groups: list[float] = attrs.Factory(list)
 
     def add(self, short: Cost, long: Cost, pages: int) -> None:
         """Take a short and a long run."""
         self.all_us.append((long.all_s - short.all_s) / pages * 1e6)
         self.crawl_us.append((long.crawl_s - short.crawl_s) / pages * 1e6)
+        self.early.append(100 * (long.early - short.early) / pages)
+        self.groups.append((long.groups - short.groups) / pages)
 
 
 @attrs.define
@@ -93,13 +103,25 @@ class Bench:
         assert shown.job.items == pages, shown
         after = self._cpu()
         return Cost(
-            all_s=after.all_s - before.all_s, crawl_s=after.crawl_s - before.crawl_s
+            all_s=after.all_s - before.all_s,
+            crawl_s=after.crawl_s - before.crawl_s,
+            early=after.early - before.early,
+            groups=after.groups - before.groups,
         )
 
     def _cpu(self) -> Cost:
         crawl_s = children_cpu_s(self.worker.pid)
         own_s = cpu_s(self.master.pid) + cpu_s(self.worker.pid)
-        return Cost(all_s=own_s + crawl_s, crawl_s=crawl_s)
+        # These runs are far too short for a snapshot, which would begin a new file.
+        journal = b"".join(
+            path.read_bytes() for path in self.fleet.state.glob("journal-*.log")
+        )
+        return Cost(
+            all_s=own_s + crawl_s,
+            crawl_s=crawl_s,
+            early=journal.count(b'"type":"part_taken"'),
+            groups=journal.count(RECORD_MAGIC),
+        )
 
     def plain(self, kind: str, pages: int) -> Cost:
         """Run ``scrapy crawl``; check that every page gave its item."""
@@ -145,6 +167,8 @@ async def measure(rounds: int, pages: int) -> None:
                 ["`scrapy crawl`", spread(theirs[kind].all_us, "us", 0)],
                 ["ratio, of each pair", spread(ratio, "x", 2)],
                 ["ratio of the medians", f"{_ratio(mine[kind], theirs[kind]):.2f} x"],
+                ["early parts, of the pages", spread(mine[kind].early, "%", 1)],
+                ["fsyncs a page", spread(mine[kind].groups, "", 2)],
             ],
         )
     say(f"n = {rounds} pairs, {SHORT} and {pages} pages; median (min-max)")

@@ -29,6 +29,7 @@ CAMPAIGNS = {
     "make chaos": "twenty minutes, and root",
     "make fuzz": "a quarter of an hour",
     "make foreign": "it wants Scrapy's own sources",
+    "make waiting": "a measurement, five minutes",
     "make compat": "a package index, and minutes for each row",
     "make bench": "a measurement, half an hour",
     "make lock": "it wants a package index",
