@@ -43,7 +43,7 @@ def test_coroutines_take_turns_and_each_step_is_marked() -> None:
         await asyncio.sleep(0.001)
         raise KeyError
 
-    async def main() -> list[int]:
+    async def main() -> list[Any]:
         return await asyncio.gather(
             *(_await(Marked(code(page), turns.of(page))) for page in (1, 2, 3))
         )
@@ -114,7 +114,7 @@ def test_async_generators_are_marked_at_each_step() -> None:
         return [number async for number in output]
 
     async def main() -> list[list[int]]:
-        return await asyncio.gather(drawn(1), drawn(2))
+        return list(await asyncio.gather(drawn(1), drawn(2)))
 
     assert asyncio.run(main()) == [[0, 1, 2], [0, 1, 2]]
 
