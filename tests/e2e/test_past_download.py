@@ -1,6 +1,7 @@
 """Pages past their download: nobody waits for them where nobody does in Scrapy."""
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,15 +46,27 @@ def ours(
     processes: int = 1,
 ) -> list[str]:
     """Run ``dscrapy crawl`` to its good end; return the pages of its items."""
+    done, items = crawl(folder, arguments, settings, processes)
+    assert done.returncode == 0, done.stderr
+    return items
+
+
+def crawl(
+    folder: Path,
+    arguments: dict[str, str],
+    settings: Mapping[str, str],
+    processes: int = 1,
+    **variables: str,
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run ``dscrapy crawl``; return how it ended, and the pages of its items."""
     output = folder / f"ours-{processes}.jsonl"
     words = ["crawl", SPIDER, "-p", str(processes), "--fresh", "-O", str(output)]
     for name, value in settings.items():
         words += ["-s", f"{name}={value}"]
     for name, value in arguments.items():
         words += ["-a", f"{name}={value}"]
-    done = run(*words, cwd=FOLDER, home=folder)
-    assert done.returncode == 0, done.stderr
-    return pages_of(output)
+    done = run(*words, cwd=FOLDER, home=folder, **variables)
+    return done, pages_of(output)
 
 
 @pytest.mark.parametrize(
@@ -154,3 +167,23 @@ def test_a_kill_while_pages_wait_changes_nothing(
     again = Counter(site.paths) - Counter(order)
     assert again
     assert max(again.values()) == 1
+
+
+@pytest.mark.long
+def test_suspects_that_are_gathered_get_companions(
+    site: SmallSite, tmp_path: Path
+) -> None:
+    """A page that crashes its process is found, though other suspects wait in a
+    pipeline for more items than there are suspects."""
+    arguments = {"site": site.address, "shape": "hub", "n": "47"}
+    settings = {**GATHERS, "GATHER": "30", "GATHER_IDLE_S": "4"}
+    items = plain(tmp_path, arguments, settings)
+    done, found = crawl(
+        tmp_path,
+        {**arguments, "crashes_at": "20"},
+        settings,
+        DSCRAPY_MASTER_SUSPECT_PATIENCE_S="1",
+    )
+    assert done.returncode == 1
+    assert "1 request is poisoned" in done.stderr
+    assert sorted([*found, "20"]) == items

@@ -25,7 +25,8 @@ class WaitingPages(scrapy.Spider):
     asks for later.
 
     Where ``killed_at`` names a page, its process is killed from outside a moment after
-    the page was parsed, once: the file ``marker`` says that it was.
+    the page was parsed, once: the file ``marker`` says that it was. The callback of the
+    page ``crashes_at`` crashes the process, each time.
     """
 
     name = "waiting_pages"
@@ -38,11 +39,13 @@ class WaitingPages(scrapy.Spider):
         n: str = "20",
         killed_at: str = "",
         marker: str = "",
+        crashes_at: str = "",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.site, self.shape, self.n = site, shape, int(n)
         self.killed_at, self.marker = killed_at, marker
+        self.crashes_at = crashes_at
         self.parsed: dict[str, asyncio.Future[str]] = {}
 
     def page(self, name: str, callback: Any = None) -> scrapy.Request:
@@ -65,6 +68,8 @@ class WaitingPages(scrapy.Spider):
     def parse(self, response: Response) -> Iterator[Any]:
         """Give an item, and ask for more pages."""
         name = name_of(response)
+        if name == self.crashes_at:
+            os.kill(os.getpid(), signal.SIGSEGV)
         yield {"page": name}
         match self.shape:
             case "hub" if name == "0":
