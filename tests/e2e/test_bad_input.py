@@ -229,7 +229,7 @@ def test_another_version_is_told_on_both_sides(shared: Cluster) -> None:
         pytest.raises(RemoteProtocolError, match=r"protocol 5\b.*install the same"),
     ):
         stranger.greet(shared.state, role="worker", versions=(99,))
-    shared.wait_until(lambda: "speaks protocol 99, this one 4" in shared.log())
+    shared.wait_until(lambda: "speaks protocol 99, this one 5" in shared.log())
 
 
 @contextmanager
