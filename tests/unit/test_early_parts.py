@@ -273,3 +273,22 @@ def test_pages_are_asked_for_their_requests_when_work_is_short() -> None:
     decision = d.commit(machine, first.process, b.part(1, 0, children=many))
     told = d.told(decision, m.WorkShort)
     assert [(one.process, one.on) for one in told] == [(1, False), (2, False)]
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_in_order_the_next_lease_is_chosen_at_the_command_that_asks(
+    window: int,
+) -> None:
+    """From what is pending then, before the next command of the same group; where
+    several requests go out at a time that waits for the end of the group."""
+    machine, start = d.crawling(1, window=window)
+    asks = b.progress(start.process, downloaded=(1,))
+    late = b.commits(start.process, b.unit(3, children=b.children(7)))
+    for command in (b.commits(start.process, b.unit(4)), asks, late):
+        done = machine.handle(d.WORKER, command, d.NOW)
+        assert len(done) == 1 or (command is asks and window == 1)
+    given = [d.leases(decision) for decision in machine.settle(d.NOW)]
+    assert {start.process: [2]} in given
+    # Who asks is gone: nothing is chosen, and nothing breaks.
+    d.ask(machine, b.ended(start.process), d.WORKER)
+    assert len(machine.handle(d.WORKER, asks, d.NOW)) == 1
