@@ -73,7 +73,8 @@ _logger = logging.getLogger(__name__)
 # Commits of pages that end within a few ms share a frame, a record and an fsync;
 # a page takes longer than that, so nobody waits noticeably.
 COMMIT_DELAY_S = 0.003
-# What a page asks for leaves after so long, finished or not; most pages take less.
+# What a page asks for leaves after so long, or at most twice as long, finished or not;
+# most pages take less.
 EARLY_S = 0.25
 # Pages whose requests cannot leave this process are finished when the master stops
 # it, if that takes no longer; else they are done again elsewhere.
@@ -357,7 +358,7 @@ class CrawlRun:
         if not self._will_send_old:
             self._will_send_old = True
             loop = asyncio.get_running_loop()
-            loop.call_later(EARLY_S / 2, self._send_old, context=self.tracker.context)
+            loop.call_later(EARLY_S, self._send_old, context=self.tracker.context)
 
     def _send_old(self) -> None:
         self._will_send_old = False
