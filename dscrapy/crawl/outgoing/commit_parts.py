@@ -371,7 +371,8 @@ class Sender:
         self._is_asked = True
         self.progress.let_go()
         if self.is_in_order:
-            self._send_all_early()
+            self._send_early(self._older)
+            self._send_early(self._recent)
             self._send_gathered()
         elif self._recent or self._older or self.progress.is_news:
             self._schedule_flush()
@@ -395,10 +396,6 @@ class Sender:
         """Send no early part of this page."""
         self._recent.pop(work, None)
         self._older.pop(work, None)
-
-    def _send_all_early(self) -> None:
-        self._send_early(self._older)
-        self._send_early(self._recent)
 
     def _send_early(self, works: dict[Work, None]) -> None:
         for work in works:
@@ -438,9 +435,13 @@ class Sender:
         self._send_queued()
 
     def flush(self) -> None:
-        """Send what has gathered."""
-        if self._sends_at_once:
-            self._send_all_early()
+        """Send what has gathered.
+
+        Where somebody waits for requests, those of pages that were there at the last
+        call leave, too: most pages are finished by then.
+        """
+        if self._sends_at_once and self.send_old():
+            self._schedule_flush()
         self._send_gathered()
 
     def _send_gathered(self) -> None:
