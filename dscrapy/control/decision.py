@@ -106,9 +106,9 @@ class Policy:
     """What the operator has chosen.
 
     ``start_deaths_max`` processes that die without a commit fail their job. Suspects
-    that only wait get companions after ``suspect_patience_s``. ``secret``
-    is what the keys of jobs are made from; without a secret jobs have no keys. ``keep``
-    says how many ended jobs stay, beside those named in ``kept_names``.
+    that only wait get companions after ``suspect_patience_s``. ``secret`` is what the
+    keys of jobs are made from; without a secret jobs have no keys. ``keep`` says how
+    many ended jobs stay, beside those named in ``kept_names``.
     """
 
     spans: Spans = attrs.field(factory=Spans)

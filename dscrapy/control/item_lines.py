@@ -2,7 +2,7 @@
 
 import msgspec
 
-from dscrapy.control.events import PartStored, PartTaken, Published
+from dscrapy.control.events import AnyPart
 
 
 def line_of(item: msgspec.Raw) -> bytes:
@@ -31,7 +31,7 @@ def tagged_lines_of(
     return b"null\n" * len(items)
 
 
-def texts_of(record: PartStored | PartTaken | Published) -> tuple[bytes, bytes]:
+def texts_of(record: AnyPart) -> tuple[bytes, bytes]:
     """Return the bytes that a record adds to the item lines and to the tagged lines."""
     piece = record.piece
     if piece is None:
@@ -41,6 +41,6 @@ def texts_of(record: PartStored | PartTaken | Published) -> tuple[bytes, bytes]:
     return piece.line + end, piece.tagged + end
 
 
-def items_in(record: PartStored | PartTaken | Published) -> int:
+def items_in(record: AnyPart) -> int:
     """Return how many items a record completes."""
     return len(record.items) + (record.piece is not None and record.piece.end)

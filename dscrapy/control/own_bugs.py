@@ -5,9 +5,8 @@ The state is as before the step that raised. A client is answered ``internal_err
 worker offers what is not answered again, on its next session and for ever, so the
 ``TIMES_MAX``-th time the command is set aside: a page's request as if it were poisoned
 (also for a part of the page), a process as if it had died, a registration without what
-it holds. A job that cannot be
-assigned or looked at is left out, and the ``TIMES_MAX``-th time it fails. The rest goes
-on.
+it holds. A job that cannot be assigned or looked at is left out, and the
+``TIMES_MAX``-th time it fails. The rest goes on.
 """
 
 from dscrapy import messages as m

@@ -118,7 +118,7 @@ def effects_of(state: State, record: r.Record | r.Volatile) -> Effects:
 
 def _with_bodies(
     state: State,
-    record: r.PartStored | r.PartTaken | r.Published,
+    record: r.AnyPart,
     writes: list[Write],
 ) -> Effects:
     found = payloads(record.children)
@@ -130,13 +130,13 @@ def _with_bodies(
     return Effects(writes, [Bodies(record.job, at, found)])
 
 
-def _spool_of(state: State, record: r.PartStored | r.PartTaken | r.Published) -> Spool:
+def _spool_of(state: State, record: r.AnyPart) -> Spool:
     process = state.processes.get(record.process)
     key = spool_key(record.request, record.unit)
     return Spool() if process is None else process.spools.get(key, Spool())
 
 
-def _store(state: State, record: r.PartStored | r.PartTaken) -> list[Write]:
+def _store(state: State, record: r.Part) -> list[Write]:
     spool = _spool_of(state, record)
     key = spool_key(record.request, record.unit)
     items, tagged = spool_names(record.process, key)

@@ -343,10 +343,6 @@ class CrawlRun:
 
     # ---- commits --------------------------------------------------------------
 
-    def ask(self) -> None:
-        """Note that the engine asks for a request and there is no lease."""
-        self.sender.ask()
-
     def progressed(self) -> None:
         """Tell the master soon how far this process has come, if that matters."""
         sender = self.sender

@@ -60,9 +60,8 @@ class Capacity:
 
         Work is short once nothing is pending, until it fills all processes.
         """
-        if was_short:
-            return self.spare_places() > 0
-        return not self._requests.pending_count and self.spare_places() > 0
+        is_empty = not self._requests.pending_count
+        return (was_short or is_empty) and self.spare_places() > 0
 
     def waits_for_others(self, number: int) -> bool:
         """Tell whether a process could start more, but all pending requests wait for

@@ -217,6 +217,13 @@ def uses_are_sound(children: Children, values: int) -> bool:
     return all(0 <= at < values for use in children.uses for at in use)
 
 
+def without(children: Children, passed_over: Sequence[bool]) -> Children:
+    """Return the requests that are not passed over."""
+    kept = [at for at, is_passed in enumerate(passed_over) if not is_passed]
+    is_whole = len(kept) == len(children.bodies)
+    return children if is_whole else _select(children, kept)
+
+
 def payloads(children: Children) -> tuple[msgspec.Raw, ...]:
     """Return what the job's file of bodies gets of these requests, in order."""
     return children.bodies + children.values
@@ -262,12 +269,6 @@ class Frontier:
         self.capacity = Capacity(*parts)
 
     # ---- durable -----------------------------------------------------------
-
-    def without(self, children: Children, passed_over: Sequence[bool]) -> Children:
-        """Return the requests that are not passed over."""
-        kept = [at for at, is_passed in enumerate(passed_over) if not is_passed]
-        is_whole = len(kept) == len(children.bodies)
-        return children if is_whole else _select(children, kept)
 
     def unseen(self, children: Children) -> tuple[Children, int]:
         """Return the requests that ``add`` would take, and how many it would not."""

@@ -20,7 +20,13 @@ from dscrapy.journal.record import (
 from dscrapy.master.storage import DiskStorage
 from tests import builders as b
 from tests.doubles.storage import MemoryStorage
-from tests.shell.master_in_memory import SPANS, CrawlInMemory, receive, running
+from tests.shell.master_in_memory import (
+    SPANS,
+    CrawlInMemory,
+    MasterInMemory,
+    receive,
+    running,
+)
 
 DATA = Path(__file__).parent.parent / "data"
 # Written by a master of format 2: a job half crawled (a snapshot in its middle, a page
@@ -41,12 +47,9 @@ async def test_a_folder_of_format_2_goes_on(
     """What is committed stands, a void part does not, the rest is crawled; what is
     written from now on is of this format, in segments of its own."""
     folder = tmp_path / "state"
-    shutil.copytree(FORMAT_2, folder)
-    storage = DiskStorage(folder)
+    storage = copy_of(FORMAT_2, folder)
     async with running(storage) as master:
-        state = master.committer.machine.state
-        assert state.jobs[DONE].status == "succeeded"
-        assert state.schedules[SCHEDULE].runs == 1
+        check_what_ended(master)
         assert await master.files.read(HALF, "items", 0, 100) == (
             b'{"n":0}\n{"n":1}\n{"n":2}\n{"n":3}\n'
         )
@@ -79,12 +82,9 @@ async def test_a_folder_of_format_3_goes_on(
     """What is committed stands, a void part does not, who is suspected still is: the
     suspect goes out alone."""
     folder = tmp_path / "state"
-    shutil.copytree(FORMAT_3, folder)
-    storage = DiskStorage(folder)
+    storage = copy_of(FORMAT_3, folder)
     async with running(storage) as master:
-        state = master.committer.machine.state
-        assert state.jobs[DONE].status == "succeeded"
-        assert state.schedules[SCHEDULE].runs == 1
+        check_what_ended(master)
         assert await master.files.read(HALF, "items", 0, 100) == (
             b'{"n":0}\n{"n":1}\n{"n":2}\n'
         )
@@ -120,12 +120,9 @@ async def test_a_folder_of_format_4_goes_on(
 ) -> None:
     """What is committed stands; void parts gave no item and no request."""
     folder = tmp_path / "state"
-    shutil.copytree(FORMAT_4, folder)
-    storage = DiskStorage(folder)
+    storage = copy_of(FORMAT_4, folder)
     async with running(storage) as master:
-        state = master.committer.machine.state
-        assert state.jobs[DONE].status == "succeeded"
-        assert state.schedules[SCHEDULE].runs == 1
+        check_what_ended(master)
         before = await master.files.read(HALF, "items", 0, 100)
         assert before == b'{"n":0}\n{"n":1}\n{"n":2}\n'
         await trio.sleep(SPANS.die_after_s + 1)
@@ -150,6 +147,19 @@ async def test_a_folder_of_format_4_goes_on(
         assert crawl.bodies[7] == b'{"url":"http://a/7"}'
     storage.close()
     assert versions_of(folder) == [4, FORMAT_VERSION]
+
+
+def copy_of(data: Path, folder: Path) -> DiskStorage:
+    """Return the storage of a folder that is a copy of an earlier release's."""
+    shutil.copytree(data, folder)
+    return DiskStorage(folder)
+
+
+def check_what_ended(master: MasterInMemory) -> None:
+    """The job that has succeeded and the schedule that has run are as they were."""
+    state = master.committer.machine.state
+    assert state.jobs[DONE].status == "succeeded"
+    assert state.schedules[SCHEDULE].runs == 1
 
 
 def versions_of(folder: Path) -> list[int]:

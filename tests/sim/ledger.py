@@ -177,7 +177,7 @@ class Ledger:
     def _lines(
         self,
         key: tuple[int, str],
-        record: r.PartStored | r.PartTaken | r.Published,
+        record: r.AnyPart,
     ) -> list[Line]:
         """Return the items that a record completes."""
         if record.piece is None:

@@ -19,7 +19,7 @@ from dscrapy.control.state.jobs import Course
 from dscrapy.control.state.processes import Process, spool_key
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.frontier.early_requests import Given
-from dscrapy.frontier.frontier import is_sound, uses_are_sound
+from dscrapy.frontier.frontier import is_sound, uses_are_sound, without
 from dscrapy.model import FeedFiles
 
 Result = Literal["stored", "taken", "published", "settled"]
@@ -239,12 +239,11 @@ def _new_of(commit: m.Commit, key: str, frame: _Frame) -> m.Children:
     has given."""
     if not commit.digests:
         return commit.children
-    frontier, given = frame.crawl.frontier, _given_by(key, frame)
     undecided = frame.undecided.setdefault(key, Counter())
-    passed = frontier.early.passed_over(
-        commit.request, given, undecided, commit.digests
+    passed = frame.crawl.frontier.early.passed_over(
+        commit.request, _given_by(key, frame), undecided, commit.digests
     )
-    return frontier.without(commit.children, passed)
+    return without(commit.children, passed)
 
 
 def _check_values(commit: m.Commit, key: str, frame: _Frame) -> None:

@@ -10,6 +10,7 @@ nothing to another master: it stands in volatile records only.
 """
 
 from dscrapy.control.events.journalled import (
+    AnyPart,
     CancelAsked,
     Closes,
     CodeSeen,
@@ -25,6 +26,7 @@ from dscrapy.control.events.journalled import (
     JobRemoved,
     MasterStarted,
     ParallelismSet,
+    Part,
     PartStored,
     PartTaken,
     ProcessEnded,
@@ -80,6 +82,7 @@ from dscrapy.control.events.volatile import (
 
 __all__ = [
     "AllWaitNoted",
+    "AnyPart",
     "CancelAsked",
     "Closes",
     "CodeSeen",
@@ -102,6 +105,7 @@ __all__ = [
     "LogsMeasured",
     "MasterStarted",
     "ParallelismSet",
+    "Part",
     "PartStored",
     "PartTaken",
     "ProcessCloses",

@@ -314,6 +314,9 @@ Record = (
     | JobRemoved
     | ScheduleRemoved
 )
+# A part of a commit that is not the last, and any part.
+Part = PartStored | PartTaken
+AnyPart = Part | Published
 # What changes the life of one job.
 JobChange = (
     CrawlOpened

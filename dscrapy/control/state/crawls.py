@@ -308,9 +308,7 @@ class Crawl:
         )
 
 
-def _take_items(
-    record: r.PartStored | r.PartTaken, process: Process, key: str
-) -> Spool:
+def _take_items(record: r.Part, process: Process, key: str) -> Spool:
     """Add the items of a part to those of the commit's earlier parts."""
     spool = process.spools.setdefault(key, Spool())
     assert spool.parts == record.part

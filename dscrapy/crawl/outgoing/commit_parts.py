@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dscrapy import messages
 from dscrapy.crawl.codec.items import wire_form, wire_line
 from dscrapy.crawl.codec.request_bodies import body_digest
 from dscrapy.crawl.outgoing.child_requests import NO_VALUES, Child, ChildQueue
 from dscrapy.crawl.outgoing.item_spill import Spill
-from dscrapy.crawl.outgoing.progress import Progress
+from dscrapy.crawl.outgoing.progress import LeaseProgress
 from dscrapy.crawl.scrapy_side.stats_collector import Delta
 from dscrapy.messages import (
     DERIVED,
@@ -38,6 +37,7 @@ from dscrapy.messages import (
     CommitsSeen,
     Message,
     Piece,
+    Progress,
     Run,
 )
 from dscrapy.model import Outcome
@@ -219,7 +219,8 @@ class Work:
 
     def clear_derived(self) -> None:
         """Let none of the requests stand for the page: it got a response after all."""
-        self._children.clear_flag(DERIVED)
+        if self.has_children:
+            self._children.clear_flag(DERIVED)
 
     def forget_values(self) -> None:
         """Forget values: no request follows that could refer to them."""
@@ -329,7 +330,7 @@ class Sender:
         self._unseen_bytes = 0
         self._gathered: list[Commit] = []
         self._gathered_bytes = 0
-        self.progress = Progress()
+        self.progress = LeaseProgress()
         # Unfinished pages with requests that have not been sent: those that came since
         # the last call of ``send_old``, and those from before it.
         self._recent: dict[Work, None] = {}
@@ -337,7 +338,6 @@ class Sender:
         # The engine has asked for a request, and this process has no lease for it.
         self._is_asked = False
         self.is_short = False
-        self.is_in_order = False
 
     @property
     def is_quiet(self) -> bool:
@@ -363,7 +363,12 @@ class Sender:
 
     def keep_order(self) -> None:
         """Let ``is_in_order`` hold from now on."""
-        self.is_in_order = self.progress.is_in_order = True
+        self.progress.is_in_order = True
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether requests go out in Scrapy's order, one at a time."""
+        return self.progress.is_in_order
 
     def ask(self) -> None:
         """Send what may bring a lease, until ``answer``: the engine asks for a request
@@ -452,7 +457,7 @@ class Sender:
             self._gathered_bytes = 0
             self._send(Commits(**ids, commits=commits, **self.progress.take()))
         elif self.progress.is_news:
-            self._send(messages.Progress(**ids, **self.progress.take()))
+            self._send(Progress(**ids, **self.progress.take()))
 
     def _queue_up(self, work: Work) -> None:
         if work.may_send and not work.is_queued:

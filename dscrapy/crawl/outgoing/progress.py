@@ -6,7 +6,7 @@ A page that is committed before it was told of needs no word: its commit says al
 from typing import Any
 
 
-class Progress:
+class LeaseProgress:
     """Notes what happens to leased requests, each named by its number.
 
     With ``is_in_order`` the end of a download is no news before ``let_go``: the

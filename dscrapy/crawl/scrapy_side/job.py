@@ -124,9 +124,6 @@ class Job(Protocol):
     def may_pull_start(self) -> bool:
         """Whether ``start()`` may be asked for its next element."""
 
-    def ask(self) -> None:
-        """Note that the engine asks for a request and there is no lease."""
-
     def progressed(self) -> None:
         """Tell the master soon how far this process has come, if that matters."""
 

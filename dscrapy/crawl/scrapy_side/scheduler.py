@@ -129,7 +129,7 @@ class JobScheduler(BaseScheduler):
             if self._job.leading.is_pulling:
                 self._note_answer(has_request=request is not None)
             if request is None and not self._inbox:
-                self._job.ask()
+                self._job.sender.ask()
         if request is None:
             # Code that runs next in this context (spider_idle) belongs to no lease.
             self._tracker.leave()
