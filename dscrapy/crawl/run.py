@@ -22,7 +22,7 @@ from dscrapy.crawl.crawl_end import CrawlEnd, reason_text
 from dscrapy.crawl.error_counts import count_errors
 from dscrapy.crawl.gate import Gate
 from dscrapy.crawl.insides.probes import wake
-from dscrapy.crawl.outgoing.commit_parts import Sender, Work
+from dscrapy.crawl.outgoing.commit_parts import Sender, Timers, Work
 from dscrapy.crawl.outgoing.scraped_items import ScrapedItems
 from dscrapy.crawl.phases import Do, Event, Life
 from dscrapy.crawl.project_checks.components import running, warnings_of
@@ -75,7 +75,10 @@ _logger = logging.getLogger(__name__)
 COMMIT_DELAY_S = 0.003
 # What a page asks for leaves after so long, or at most twice as long, finished or not;
 # most pages take less.
-EARLY_S = 0.25
+EARLY_S = 0.125
+# After so many turns of the event loop a page that waits for nothing is finished, also
+# where the loop is busy and a turn takes long.
+EARLY_TURNS = 25
 # Pages whose requests cannot leave this process are finished when the master stops
 # it, if that takes no longer; else they are done again elsewhere.
 STOP_LOCAL_S = 30.0
@@ -127,9 +130,8 @@ class CrawlRun:
         self.sender = Sender(
             run,
             link.send,
-            self._flush_soon,
+            Timers(self._flush_soon, self._age_later, self._send_due_later),
             self._add_loose_stats,
-            self._send_old_later,
         )
         self.tracker = Tracker(
             self.sender, self._on_settled, self._on_closing, self.progressed, marks
@@ -148,7 +150,7 @@ class CrawlRun:
         self._done: Done | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._will_flush = False
-        self._will_send_old = False
+        self._will_age = False
 
     @property
     def is_finished(self) -> bool:
@@ -350,16 +352,26 @@ class CrawlRun:
         if sender.progress.is_news and self.scheduler.is_low and not sender.is_in_order:
             self._flush_soon()
 
-    def _send_old_later(self) -> None:
-        if not self._will_send_old:
-            self._will_send_old = True
+    def _age_later(self) -> None:
+        if not self._will_age:
+            self._will_age = True
             loop = asyncio.get_running_loop()
-            loop.call_later(EARLY_S, self._send_old, context=self.tracker.context)
+            loop.call_later(EARLY_S, self._age, context=self.tracker.context)
 
-    def _send_old(self) -> None:
-        self._will_send_old = False
-        if self.sender.send_old():
-            self._send_old_later()
+    def _age(self) -> None:
+        self._will_age = False
+        if self.sender.age():
+            self._age_later()
+
+    def _send_due_later(self, turns: int = EARLY_TURNS) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._send_due, turns, context=self.tracker.context)
+
+    def _send_due(self, turns: int) -> None:
+        if turns:
+            self._send_due_later(turns - 1)
+        else:
+            self.sender.send_due()
 
     def _flush(self) -> None:
         self._will_flush = False
@@ -409,9 +421,7 @@ class CrawlRun:
             case AllWait(pages=pages):
                 _logger.warning("%s", waiting_text(pages))
             case WorkShort(on=on):
-                self.sender.is_short = on
-                if on:
-                    self._flush_soon()
+                self.sender.set_short(is_short=on)
             case Finish(number=number):
                 self.tracker.finish = number
             case Stop(reason=reason):

@@ -19,6 +19,7 @@ from dscrapy.crawl.outgoing.commit_parts import (
     PIECE_BYTES_MAX,
     UNIT_BYTES_MAX,
     Sender,
+    Timers,
     Work,
 )
 from dscrapy.model import JobSpec, Outcome
@@ -36,9 +37,11 @@ class Master:
     def __init__(self) -> None:
         self.frames: list[m.Commits] = []
         self.soon = 0
-        self.old = 0
         self.sender = Sender(
-            RUN, self.take, self.begin, lambda work: None, self.begin_old
+            RUN,
+            self.take,
+            Timers(self.begin, lambda: None, lambda: None),
+            lambda work: None,
         )
 
     def take(self, message: m.Message) -> None:
@@ -48,9 +51,6 @@ class Master:
 
     def begin(self) -> None:
         self.soon += 1
-
-    def begin_old(self) -> None:
-        self.old += 1
 
     @property
     def commits(self) -> list[m.Commit]:
@@ -268,7 +268,8 @@ def test_stats_and_what_was_seen_travel_with_the_last_part() -> None:
 def test_what_belongs_to_no_lease_rides_on_a_unit() -> None:
     """Asked for when the unit's last part is made; a lease's never asks."""
     rides: list[Work] = []
-    sender = Sender(RUN, lambda message: None, lambda: None, rides.append, lambda: None)
+    timers = Timers(lambda: None, lambda: None, lambda: None)
+    sender = Sender(RUN, lambda message: None, timers, rides.append)
     sender.settled(Work("page", request=1))
     unit = Work("start")
     sender.settled(unit)

@@ -8,7 +8,7 @@ import pytest
 from dscrapy import messages as m
 from dscrapy.crawl.codec.request_bodies import body_digest
 from dscrapy.crawl.outgoing.child_requests import Child
-from dscrapy.crawl.outgoing.commit_parts import PARTS_UNSEEN_MAX, Sender, Work
+from dscrapy.crawl.outgoing.commit_parts import PARTS_UNSEEN_MAX, Sender, Timers, Work
 from dscrapy.model import JobSpec
 from tests import builders as b
 
@@ -25,16 +25,22 @@ class Process:
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
-        self.flushes = self.olds = 0
+        self.flushes = self.ages = self.dues = 0
         self.sender = Sender(
-            RUN, self.sent.append, self._flush, lambda work: None, self._old
+            RUN,
+            self.sent.append,
+            Timers(self._flush, self._age, self._due),
+            lambda work: None,
         )
 
     def _flush(self) -> None:
         self.flushes += 1
 
-    def _old(self) -> None:
-        self.olds += 1
+    def _age(self) -> None:
+        self.ages += 1
+
+    def _due(self) -> None:
+        self.dues += 1
 
     def page(self, request: int, *children: int, again: bool = False) -> Work:
         """Return a page that has asked for these."""
@@ -49,11 +55,13 @@ class Process:
         self.sender.grown(work)
 
     def take(self) -> list[Any]:
-        """Return what was sent since the last call, with all flushes asked for."""
+        """Return what was sent since the last call, after all the turns of the event
+        loop that a page that waits for nothing takes."""
         self.sender.flush()
-        while self.flushes:
-            self.flushes = 0
-            self.sender.flush()
+        while self.dues:
+            self.dues -= 1
+            self.sender.send_due()
+        self.sender.flush()
         sent = list(self.sent)
         self.sent.clear()
         return sent
@@ -74,14 +82,14 @@ def asked_for(part: m.Commit) -> list[int]:
 
 
 def test_a_page_waits_until_it_is_finished_or_has_waited_a_while() -> None:
-    """Nobody asks for its requests: they leave at the second look, in a part of their
-    own, and the rest with the commit."""
+    """Nobody asks for its requests: they leave after the second look, in a part of
+    their own, and the rest with the commit."""
     process = Process()
     work = process.page(1, 7, 8)
-    assert (process.olds, process.flushes, process.take()) == (1, 0, [])
-    assert process.sender.send_old()
+    assert (process.ages, process.take()) == (1, [])
+    assert process.sender.age()
     assert process.take() == []
-    assert not process.sender.send_old()
+    assert not process.sender.age()
     (part,) = process.parts()
     assert (asked_for(part), part.last, part.part) == ([7, 8], False, 0)
     assert len(part.digests) == 2 * m.DIGEST_BYTES
@@ -91,18 +99,14 @@ def test_a_page_waits_until_it_is_finished_or_has_waited_a_while() -> None:
     assert (asked_for(part), part.last, part.part) == ([9], True, 1)
     # No earlier run has given any: nothing is to be compared.
     assert part.digests == b""
-    assert not process.sender.send_old()
+    assert not process.sender.age()
 
 
-def test_what_the_engine_asks_for_leaves_at_once() -> None:
+def test_what_the_engine_asks_for_leaves_soon() -> None:
     """From when it has no lease until it gets one."""
     process = Process()
     first = process.page(1, 7)
     process.sender.ask()
-    assert process.flushes == 1
-    process.sender.flush()
-    # A page that is finished by the next flush would need no early part.
-    assert (process.sent, process.flushes) == ([], 2)
     (part,) = process.parts()
     assert asked_for(part) == [7]
     second = process.page(2, 8)
@@ -113,13 +117,49 @@ def test_what_the_engine_asks_for_leaves_at_once() -> None:
     assert process.take() == []
 
 
-def test_what_another_process_waits_for_leaves_at_once() -> None:
+@pytest.mark.parametrize("who", ["the engine", "another process", "nobody"])
+def test_a_page_that_waits_for_nothing_needs_no_early_part(who: str) -> None:
+    """It is finished before the event loop has come round so often."""
+    process = Process()
+    work = process.page(1, 7)
+    if who == "the engine":
+        process.sender.ask()
+    elif who == "another process":
+        process.sender.set_short(is_short=True)
+    else:
+        process.sender.age()
+        process.sender.age()
+    process.sender.flush()
+    assert (process.dues, process.sent) == (1, [])
+    process.sender.settled(work)
+    (part,) = process.parts()
+    assert (asked_for(part), part.last) == ([7], True)
+
+
+def test_each_page_has_all_the_turns() -> None:
+    """Also one that came while the turns of pages ran that are finished meanwhile."""
+    process = Process()
+    process.sender.ask()
+    first = process.page(1, 7)
+    process.sender.settled(first)
+    second = process.page(2, 8)
+    assert process.dues == 1
+    process.sender.send_due()
+    assert process.dues == 2
+    process.sender.settled(second)
+    assert [(part.request, part.last) for part in process.parts()] == [
+        (1, True),
+        (2, True),
+    ]
+
+
+def test_what_another_process_waits_for_leaves_soon() -> None:
     """As long as the master says that work is short."""
     process = Process()
     work = process.page(1, 7)
-    process.sender.is_short = True
+    process.sender.set_short(is_short=True)
     assert [asked_for(part) for part in process.parts()] == [[7]]
-    process.sender.is_short = False
+    process.sender.set_short(is_short=False)
     process.ask_for(work, 8)
     assert process.take() == []
 
@@ -197,7 +237,7 @@ def test_in_order_all_leaves_with_the_question() -> None:
     process.page(1, 7)
     process.sender.progress.start(1)
     process.sender.progress.end_download(1)
-    assert process.olds == 0
+    assert (process.ages, process.dues) == (0, 0)
     (said,) = process.take()
     assert said == b.progress(1, started=(1,))
     assert process.take() == []

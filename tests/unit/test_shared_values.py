@@ -10,7 +10,7 @@ from dscrapy import messages as m
 from dscrapy.control.state.state import State
 from dscrapy.crawl.codec.shared_values import value_digest
 from dscrapy.crawl.outgoing.child_requests import Child
-from dscrapy.crawl.outgoing.commit_parts import PART_BYTES_MAX, Sender, Work
+from dscrapy.crawl.outgoing.commit_parts import PART_BYTES_MAX, Sender, Timers, Work
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import JobSpec
 from tests import builders as b
@@ -91,7 +91,8 @@ def test_a_value_leaves_once_however_many_parts_there_are() -> None:
 
     answers: list[m.CommitsSeen] = []
     run = m.Run(job=b.ID, process=1, role="crawl", spec=JobSpec(spider="s"))
-    sender = Sender(run, send, lambda: None, lambda work: None, lambda: None)
+    timers = Timers(lambda: None, lambda: None, lambda: None)
+    sender = Sender(run, send, timers, lambda work: None)
     work = Work("page", request=1)
     every = {
         value_digest(data): data

@@ -5,12 +5,14 @@ one leased request or one unit gives. A large lease travels in numbered parts as
 grows, at most ``PARTS_UNSEEN_MAX`` of them unanswered; meanwhile ``is_full`` asks
 callers to wait before they add items. The requests that a page has asked for leave
 early, in a part of their own, where somebody waits for them: the engine (``ask``),
-another process (``is_short``), or, when some time has passed, perhaps the page itself
-(``send_old``). A unit gets its number when it is finished, since
-the master takes units strictly in order; until then all of it is held here, items
-beyond ``UNIT_BYTES_MAX`` on the disk (``item_spill``). An item that no part can hold
-goes in pieces, each in a part of its own. All works together have at most about
-``BYTES_UNSEEN_MAX`` unanswered; works with more to send take turns, one part at a time.
+another process (``set_short``), or, when some time has passed (``age``), perhaps the
+page itself; but a page gets time to be finished first, counted in turns of the event
+loop, since only a page that waits for something takes more turns. A unit gets its
+number when it is finished, since the master takes units strictly in order; until then
+all of it is held here, items beyond ``UNIT_BYTES_MAX`` on the disk (``item_spill``). An
+item that no part can hold goes in pieces, each in a part of its own. All works together
+have at most about ``BYTES_UNSEEN_MAX`` unanswered; works with more to send take turns,
+one part at a time.
 Commits gather until ``flush`` into frames of about ``FRAME_BYTES``. A commit is
 forgotten when it is sent: the worker keeps it until it is answered.
 """
@@ -294,32 +296,40 @@ class Work:
         return piece, len(piece.line) + len(piece.tagged)
 
 
+class Timers(NamedTuple):
+    """Functions that have methods of a ``Sender`` called later.
+
+    ``flush``: ``Sender.flush``, soon, since there is something to send. ``age``:
+    ``Sender.age``, now and then, as long as that returns True, since a page has
+    requests to send. ``due``: ``Sender.send_due``, when the event loop has come round
+    so often that a page that waits for nothing is finished.
+    """
+
+    flush: Callable[[], None]
+    age: Callable[[], None]
+    due: Callable[[], None]
+
+
 class Sender:
     """Turns works into ``Commits`` of one process.
 
-    ``send`` takes whole messages. ``schedule_flush`` is called when there is something
-    to send; it has ``flush`` called soon. ``schedule_old`` is called when a page has
-    requests to send; it has ``send_old`` called now and then, as long as that returns
-    True. ``add_loose_stats`` is called before a unit's last part is made: it adds the
-    stats that belong to no lease.
+    ``send`` takes whole messages. ``add_loose_stats`` is called before a unit's last
+    part is made: it adds the stats that belong to no lease.
 
-    While ``is_short``, the master says that another process waits for requests. With
-    ``is_in_order`` nothing that the choice of the next lease depends on leaves before
-    the engine asks for a request.
+    With ``is_in_order`` nothing that the choice of the next lease depends on leaves
+    before the engine asks for a request.
     """
 
     def __init__(
         self,
         run: Run,
         send: Callable[[Message], None],
-        schedule_flush: Callable[[], None],
+        timers: Timers,
         add_loose_stats: Callable[[Work], None],
-        schedule_old: Callable[[], None],
     ) -> None:
         self._run = run
         self._send = send
-        self._schedule_flush = schedule_flush
-        self._schedule_old = schedule_old
+        self._timers = timers
         self._add_loose_stats = add_loose_stats
         self._answered: list[Callable[[Work], None]] = []
         self._works: dict[tuple[int, int], Work] = {}
@@ -332,12 +342,15 @@ class Sender:
         self._gathered_bytes = 0
         self.progress = LeaseProgress()
         # Unfinished pages with requests that have not been sent: those that came since
-        # the last call of ``send_old``, and those from before it.
+        # the last call of ``age``, those from before it, and those whose requests leave
+        # at the next call of ``send_due``.
         self._recent: dict[Work, None] = {}
         self._older: dict[Work, None] = {}
+        self._due: dict[Work, None] = {}
+        self._will_send_due = False
         # The engine has asked for a request, and this process has no lease for it.
         self._is_asked = False
-        self.is_short = False
+        self._is_short = False
 
     @property
     def is_quiet(self) -> bool:
@@ -352,12 +365,11 @@ class Sender:
         """Send full parts of an unfinished lease, as far as there is credit."""
         if not work.request:
             return
-        if work.has_children and work not in self._older and work not in self._recent:
+        if work.has_children and not self._has_noted(work):
             self._recent[work] = None
-            if self._sends_at_once:
-                self._schedule_flush()
-            elif not self.is_in_order:
-                self._schedule_old()
+            if not self.is_in_order:
+                self._timers.age()
+                self._hasten()
         self._queue_up(work)
         self._send_queued()
 
@@ -376,31 +388,59 @@ class Sender:
         self._is_asked = True
         self.progress.let_go()
         if self.is_in_order:
-            self._send_early(self._older)
             self._send_early(self._recent)
-            self._send_gathered()
-        elif self._recent or self._older or self.progress.is_news:
-            self._schedule_flush()
+            self.flush()
+            return
+        self._hasten()
+        if self.progress.is_news:
+            self._timers.flush()
 
     def answer(self) -> None:
         """Note that the engine gets what it asked for."""
         self._is_asked = False
 
-    @property
-    def _sends_at_once(self) -> bool:
-        return self.is_short or (self._is_asked and not self.is_in_order)
+    def set_short(self, *, is_short: bool) -> None:
+        """Note whether the master says that another process waits for requests."""
+        self._is_short = is_short
+        self._hasten()
 
-    def send_old(self) -> bool:
-        """Send the requests of pages that were there at the last call; return whether
-        other pages have requests to send."""
-        self._send_early(self._older)
-        self._older, self._recent = self._recent, self._older
-        return bool(self._older)
+    def age(self) -> bool:
+        """Let pages that were there at the last call be due; return whether there are
+        others with requests to send."""
+        if not self._will_send_due:
+            self._let_be_due(self._older)
+            self._older, self._recent = self._recent, {}
+        return bool(self._older or self._recent)
+
+    def _hasten(self) -> None:
+        """Let all pages be due if somebody waits for requests.
+
+        Pages that came while others are due wait for ``send_due``.
+        """
+        if (self._is_asked or self._is_short) and not self._will_send_due:
+            self._let_be_due(self._older | self._recent)
+            self._older = {}
+            self._recent = {}
+
+    def _let_be_due(self, works: dict[Work, None]) -> None:
+        self._due = works
+        if works:
+            self._will_send_due = True
+            self._timers.due()
+
+    def send_due(self) -> None:
+        """Send the requests of pages that are due and not finished."""
+        self._will_send_due = False
+        self._send_early(self._due)
+        self._hasten()
+
+    def _has_noted(self, work: Work) -> bool:
+        return work in self._recent or work in self._older or work in self._due
 
     def forget(self, work: Work) -> None:
         """Send no early part of this page."""
-        self._recent.pop(work, None)
-        self._older.pop(work, None)
+        for works in (self._recent, self._older, self._due):
+            works.pop(work, None)
 
     def _send_early(self, works: dict[Work, None]) -> None:
         for work in works:
@@ -440,16 +480,7 @@ class Sender:
         self._send_queued()
 
     def flush(self) -> None:
-        """Send what has gathered.
-
-        Where somebody waits for requests, those of pages that were there at the last
-        call leave, too: most pages are finished by then.
-        """
-        if self._sends_at_once and self.send_old():
-            self._schedule_flush()
-        self._send_gathered()
-
-    def _send_gathered(self) -> None:
+        """Send what has gathered."""
         ids: dict[str, Any] = {"job": self._run.job, "process": self._run.process}
         if self._gathered:
             commits = tuple(self._gathered)
@@ -532,13 +563,13 @@ class Sender:
 
     def _gather(self, commit: Commit, size: int) -> None:
         if self._gathered and self._gathered_bytes + size > FRAME_BYTES:
-            self._send_gathered()
+            self.flush()
         self._gathered.append(commit)
         self._gathered_bytes += size
         if self._gathered_bytes >= FRAME_BYTES:
-            self._send_gathered()
+            self.flush()
         elif len(self._gathered) == 1:
-            self._schedule_flush()
+            self._timers.flush()
 
 
 def _form(line: bytes, tagged: bytes | None) -> _Whole | _InPieces:
