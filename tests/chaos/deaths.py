@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import trio
 
 from dscrapy.client import Client
@@ -33,6 +34,9 @@ OUTSIDE_KILLS = 200
 OUTSIDE_PAGES = 2000
 OUTSIDE_PAUSE_S = (0.1, 0.7)
 POISON_PAGES = 2000
+# So many pages wait at a time. Scrapy starts a hundred tasks for each.
+CROWD = 2000
+CROWD_BYTES = 1024 * 1024 * 1024
 
 
 def deadly(
@@ -118,32 +122,94 @@ async def poisoned(folder: Path, seed: int, minutes: float) -> str:
     """One page among thousands that ends its process each time: it is set aside."""
     del minutes
     rng = random.Random(f"poison-{seed}")
-    page = rng.randrange(POISON_PAGES)
-    work = Work("deadly", {"count": str(POISON_PAGES)}, {"deaths": f"segfault:{page}"})
     async with running_rig(folder, rng) as rig:
-        plain = await rig.plain(work)
-        await rig.start_master()
-        for name in WORKERS:
-            rig.start_worker(name)
-        async with rig.client() as client:
-            job = await rig.submit(client, work, 3)
-            with trio.fail_after(JOB_LIMIT_S):
-                shown = await client.wait(job)
-            items = Counter(await items_of(client, job))
-        told = await trio.to_thread.run_sync(rig.cluster.job, job)
-        assert shown.job is not None
-        if shown.job.state != "failed" or told["poisoned"] != 1:
-            raise Wrong(f"page {page} is poisoned, and the job {shown.job}")
-        # Both its items are missing: what came before its process died, too.
-        without = Counter(
-            {line: n for line, n in plain.items.items() if f'/leaf/{page}"' not in line}
-        )
-        assert plain.items.total() - without.total() == 2
-        rig.compare(work.key, items, without)
+        page, runs = await _poisoned_page(rig, POISON_PAGES, "segfault", 3)
         return (
             f"page {page} of {POISON_PAGES} segfaults each time: job failed, poisoned "
-            f"1, {shown.job.runs} processes; the other items: {rig.counts}"
+            f"1, {runs} processes; the other items: {rig.counts}"
         )
+
+
+async def floods(folder: Path, seed: int, minutes: float) -> str:
+    """Workers in a memory cgroup; a response takes all memory while it is read."""
+    del minutes
+    with memory_cgroup(MEMORY_BYTES) as group:
+        async with running_rig(folder, random.Random(f"floods-{seed}")) as rig:
+            told = []
+            for processes in (1, 3):
+                page, runs = await _poisoned_page(
+                    rig, PAGES, "flood", processes, group.add
+                )
+                told.append(f"page {page}: {runs} processes")
+        return (
+            f"a page of {PAGES} floods its process each time, -p 1 and -p 3: jobs "
+            f"failed, poisoned 1 ({'; '.join(told)}), {group.kills()} kills by the "
+            f"kernel; the other items: {rig.counts}"
+        )
+
+
+async def crowded(folder: Path, seed: int, minutes: float) -> str:
+    """Workers in a memory cgroup; memory runs out once, while 2,000 pages wait."""
+    del minutes
+    work = Work("crowd", {"count": str(2 * CROWD), "crowd": str(CROWD)})
+    flag = folder / "flag"
+    with memory_cgroup(CROWD_BYTES) as group:
+        async with running_rig(folder, random.Random(f"crowd-{seed}")) as rig:
+            await rig.plain(work)
+            await rig.start_master()
+            group.add(rig.start_worker("w0", slots=1))
+            async with rig.client() as client:
+                took_s = []
+                for ours in ({}, {"flag": str(flag)}):
+                    began = trio.current_time()
+                    await rig.run(client, attrs.evolve(work, ours=ours), 1)
+                    took_s.append(trio.current_time() - began)
+        without_s, with_s = took_s
+        if group.kills() < 1 or not flag.exists():
+            raise Wrong("memory did not run out")
+        if with_s > 2 * without_s:
+            raise Wrong(f"{with_s:.1f} s, without a death {without_s:.1f} s")
+        return (
+            f"{CROWD} pages of {2 * CROWD} wait when memory runs out: poisoned 0, "
+            f"{with_s:.0f} s, without a death {without_s:.0f} s; {rig.counts}"
+        )
+
+
+async def _poisoned_page(
+    rig: Rig,
+    pages: int,
+    how: str,
+    processes: int,
+    add: Callable[[int], None] = lambda pid: None,
+) -> tuple[int, int]:
+    """Run a job one page of which ends its process each time; check that it alone is
+    missing. Return its number, and how many processes the job had.
+
+    ``add`` gets the number of each worker before it has any crawl process.
+    """
+    page = rig.rng.randrange(pages)
+    work = Work("deadly", {"count": str(pages)}, {"deaths": f"{how}:{page}", **MS})
+    plain = await rig.plain(work)
+    if not rig.workers:
+        await rig.start_master()
+        for name in WORKERS:
+            add(rig.start_worker(name))
+    async with rig.client() as client:
+        job = await rig.submit(client, work, processes)
+        with trio.fail_after(JOB_LIMIT_S):
+            shown = await client.wait(job)
+        items = Counter(await items_of(client, job))
+    told = await trio.to_thread.run_sync(rig.cluster.job, job)
+    assert shown.job is not None
+    if shown.job.state != "failed" or told["poisoned"] != 1:
+        raise Wrong(f"page {page} is poisoned, and the job {shown.job}")
+    # Both its items are missing: what came before its process died, too.
+    without = Counter(
+        {line: n for line, n in plain.items.items() if f'/leaf/{page}"' not in line}
+    )
+    assert plain.items.total() - without.total() == 2
+    rig.compare(work.key, items, without)
+    return page, shown.job.runs
 
 
 async def _deadly_jobs(

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import attrs
 
-from tests.chaos.deaths import out_of_memory, outside_kills, own_deaths, poisoned
+from tests.chaos.deaths import (
+    crowded,
+    floods,
+    out_of_memory,
+    outside_kills,
+    own_deaths,
+    poisoned,
+)
 from tests.chaos.disk import full_disk
 from tests.chaos.kills import long_stops, random_kills
 from tests.chaos.network import bad_network
@@ -33,6 +40,8 @@ ROWS = (
     Row("stops", "a master and a worker stopped beyond die_after_s", long_stops),
     Row("deaths", "exit, segfault and abort in callbacks", own_deaths),
     Row("memory", "the kernel kills for lack of memory", out_of_memory),
+    Row("floods", "a response takes all memory while it is read", floods),
+    Row("crowd", "memory runs out while 2,000 pages wait", crowded),
     Row("outside", "200 kills from outside poison nothing", outside_kills, 480),
     Row("poison", "a page that always segfaults", poisoned),
     Row("network", "resets, delays, half-open and held connections", bad_network),

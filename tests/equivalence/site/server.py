@@ -22,6 +22,7 @@ Paths:
 - ``/slow/MS/NAME``, ``/cookie/set/NAME``, ``/cookie/show/NAME``, ``/form``, ``/echo``
 - ``/media/NAME``, ``/sitemaps.xml``, ``/sitemap/N.xml``, ``/feed.xml``, ``/feed.csv``
 - ``/robots.txt``, ``/private/NAME``, ``/page/N`` (2.5 kB), ``/heavy/N`` (40 kB)
+- ``/flood/NAME``: as much as the client takes, up to 4 GiB
 """
 
 import argparse
@@ -46,6 +47,8 @@ MS_MAX = 60_000
 TOGETHER_S_MAX = 900.0
 # One port has to be free on all hosts: a taken one is bad luck, not more.
 TRIES = 20
+FLOOD_PIECE = b"<p>More and more.</p>" * 50_000
+FLOOD_BYTES_MAX = 4 * 1024**3
 
 
 class Log:
@@ -178,11 +181,22 @@ class Handler(BaseHTTPRequestHandler):
                 kind = self.headers.get("Content-Type", "")
                 told = [self.command, kind.partition(";")[0], body.decode()]
                 self._answer(json.dumps(told), kind="json")
+            case ["flood", _]:
+                self._flood()
             case ["media", name]:
                 self._answer(f"media {name}\n" * 50, kind="octet")
             case _:
                 status, text, kind = document(words, port)
                 self._answer(text, code=status, kind=kind)
+
+    def _flood(self) -> None:
+        """Answer without a length, and without an end that a client lives to see."""
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Type", KINDS["html"])
+        self.end_headers()
+        for _ in range(FLOOD_BYTES_MAX // len(FLOOD_PIECE)):
+            self.wfile.write(FLOOD_PIECE)
 
     def _answer(
         self,

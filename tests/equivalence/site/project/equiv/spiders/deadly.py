@@ -19,7 +19,8 @@ class DeadlySpider(SiteSpider):
     """A hub's links, each an item of two parts; ``deaths`` end the process between.
 
     ``deaths`` is "HOW:NUMBER,...": what happens at which page. With ``flags``, a
-    folder, each happens once; without it each time.
+    folder, each happens once; without it each time. "flood" is a response that takes
+    all memory before there is anything to parse, each time.
     """
 
     name = "deadly"
@@ -36,7 +37,11 @@ class DeadlySpider(SiteSpider):
     def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
         """Follow."""
         for link in links(response):
-            yield scrapy.Request(link, self.parse_leaf)
+            meta = {}
+            if self.deaths.get(number_of(link)) == "flood":
+                link = self.at(f"flood/{number_of(link)}")
+                meta = {"download_maxsize": 0}
+            yield scrapy.Request(link, self.parse_leaf, meta=meta)
 
     def parse_leaf(self, response: Response) -> Iterator[Any]:
         """Give the page's two items; what dies has given one of them."""
