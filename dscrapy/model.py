@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSIONS = (5,)
+PROTOCOL_VERSIONS = (6,)
 
 # A name becomes part of a path (a project under projects_root) or of a terminal
 # line, so it is one plain component.

@@ -413,11 +413,17 @@ def _leases_wanted(state: State, record: r.LeasesWanted, effects: Effects) -> No
         process = state.processes[record.process]
         process.idle_since = None
         effects.granted.append((process, granted))
+    if crawl.frontier.leases.to_recall():
+        effects.touched.append(record.job)
 
 
 def _released(state: State, record: r.Released, effects: Effects) -> None:
     state.crawls[record.job].take_back(record)
     effects.touched.append(record.job)
+
+
+def _hosts_recalled(state: State, record: r.HostsRecalled, _: Effects) -> None:
+    state.crawls[record.job].frontier.leases.recalled(record.hosts)
 
 
 # ---- workers and whoever waits; none of it survives a restart -----------------
@@ -560,6 +566,7 @@ _HANDLERS: dict[type, Callable[[State, Any, Effects], None]] = {
     r.TimeRuns: _time_runs,
     r.LeasesWanted: _leases_wanted,
     r.Released: _released,
+    r.HostsRecalled: _hosts_recalled,
     r.WorkersExpected: _workers_expected,
     r.WorkerCame: _worker_came,
     r.WorkerHeard: _worker_heard,

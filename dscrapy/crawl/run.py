@@ -57,6 +57,7 @@ from dscrapy.messages import (
     Offered,
     Probe,
     ReadSeen,
+    Recall,
     Retire,
     Run,
     Skip,
@@ -404,6 +405,8 @@ class CrawlRun:
             case Grant():
                 # The master grants nothing before Opened, so there is a scheduler.
                 self.scheduler.granted(message)
+            case Recall():
+                self.scheduler.recalled(message)
             case CommitsSeen():
                 self.sender.acknowledged(message)
             case Offered():

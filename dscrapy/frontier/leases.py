@@ -109,6 +109,10 @@ class Leases:
                 host = self._requests.host_of(request)
                 if host.owner is None:
                     self._owners.own(host, process)
+        for host in process.hosts.values():
+            # Whether the process was told is not known.
+            if host.draining:
+                self._owners.recall(host)
         self._index.refresh()
 
     def proceed(
@@ -199,6 +203,20 @@ class Leases:
             if self._requests.holder(request) == number:
                 self._requests.give_back(request)
         self._index.refresh()
+
+    def to_recall(self) -> dict[int, tuple[str, ...]]:
+        """Return the hosts that drain, by the processes that are to be told to give
+        back what they have not begun there."""
+        found: dict[int, list[str]] = {}
+        for host in self._owners.to_recall.values():
+            assert host.owner is not None
+            found.setdefault(host.owner.number, []).append(host.name)
+        return {number: tuple(hosts) for number, hosts in found.items()}
+
+    def recalled(self, hosts: Iterable[str]) -> None:
+        """Note that the owners of these hosts were told."""
+        for host in hosts:
+            self._owners.to_recall.pop(host, None)
 
     def refuse(
         self, number: int, requests: Sequence[int], why: str, now: float

@@ -4,8 +4,8 @@ A process that takes a lease from a host becomes the host's owner: no other proc
 leases there, so the owner alone keeps the delay and the concurrency. A lease is of its
 host until the download is over. The process ceases to be the owner when it ends or
 closes, when nothing of the host is left, or when the host is *reserved* for another
-process. Then the host *drains*: its owner gets no further leases there, and the host
-changes hands once it has no lease.
+process. Then the host *drains*: its owner gets no further leases there, is asked to
+give back those that it has not begun, and the host changes hands once it has no lease.
 
 Each change marks its host as *touched*; ``priority_index`` looks at the touched hosts
 again before a request is chosen. All of this is volatile.
@@ -76,12 +76,15 @@ class Owners:
     """See the module; hosts by name, processes by number.
 
     ``touched`` is in order, so that the same calls always have the same effect.
+    ``to_recall`` are hosts that drain for another process, and have leases that their
+    owner has not begun and does not know to be wanted back.
     """
 
     politeness: Politeness = attrs.field(factory=Politeness)
     hosts: dict[str, Host] = attrs.field(init=False, factory=dict)
     processes: dict[int, Process] = attrs.field(init=False, factory=dict)
     touched: dict[str, Host] = attrs.field(init=False, factory=dict)
+    to_recall: dict[str, Host] = attrs.field(init=False, factory=dict)
 
     def host(self, name: str) -> Host:
         """Return the host, which may be new."""
@@ -126,6 +129,7 @@ class Owners:
             owner.busy.pop(host.name, None)
             host.last_owner, host.owner = owner.number, None
         host.draining = False
+        self.to_recall.pop(host.name, None)
         self.touch(host)
 
     def drain(self, host: Host) -> None:
@@ -152,6 +156,12 @@ class Owners:
         if process.reserved is None and host.reserved_for is None:
             host.reserved_for, process.reserved = process, host
             self.drain(host)
+            self.recall(host)
+
+    def recall(self, host: Host) -> None:
+        """Have the owner of a host that drains told to give back what it can."""
+        if host.owner is not None and not host.owner.closing and host.unstarted:
+            self.to_recall[host.name] = host
 
     def unreserve(self, process: Process) -> None:
         """Let a process wait for no host any more."""

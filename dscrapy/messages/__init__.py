@@ -72,6 +72,7 @@ from dscrapy.messages.process_messages import (
     ProgressFields,
     Read,
     ReadSeen,
+    Recall,
     Release,
     Retire,
     Run,
@@ -126,6 +127,7 @@ ToProcess = (
     | Lead
     | StartMay
     | WorkShort
+    | Recall
     | AllWait
     | Finish
     | Stop
@@ -204,6 +206,7 @@ __all__ = [
     "Read",
     "ReadFile",
     "ReadSeen",
+    "Recall",
     "Refused",
     "Register",
     "Registered",

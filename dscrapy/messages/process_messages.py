@@ -385,6 +385,15 @@ class WorkShort(Message, tag="work_short", kw_only=True, frozen=True):
     on: bool
 
 
+class Recall(Message, tag="recall", kw_only=True, frozen=True):
+    """Give back the leases of these hosts that have not begun, and get no more there
+    for now: another process gets the hosts once what has begun is downloaded."""
+
+    job: str
+    process: int
+    hosts: tuple[str, ...]
+
+
 class AllWait(Message, tag="all_wait", kw_only=True, frozen=True):
     """All open pages of the job, ``pages``, wait in callbacks or pipelines, and nothing
     else is left to do: the process warns of it in its log."""

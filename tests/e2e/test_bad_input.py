@@ -226,10 +226,10 @@ def test_another_version_is_told_on_both_sides(shared: Cluster) -> None:
     """A peer of another protocol version hears which one is spoken here."""
     with (
         peer(port_of(shared)) as stranger,
-        pytest.raises(RemoteProtocolError, match=r"protocol 5\b.*install the same"),
+        pytest.raises(RemoteProtocolError, match=r"protocol 6\b.*install the same"),
     ):
         stranger.greet(shared.state, role="worker", versions=(99,))
-    shared.wait_until(lambda: "speaks protocol 99, this one 5" in shared.log())
+    shared.wait_until(lambda: "speaks protocol 99, this one 6" in shared.log())
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from dscrapy.messages import (
     Closing,
     Commits,
     Probe,
+    Recall,
     Release,
 )
 from tests.e2e.crawl_harness import WAIT_S, CrawlProcess, pump
-from tests.e2e.naive_master import NaiveMaster
+from tests.e2e.naive_master import JOB, NaiveMaster
 from tests.e2e.small_site import SmallSite, small_site
 
 FOLDER = Path(__file__).parent / "project"
@@ -367,6 +368,38 @@ def test_a_stop_gives_back_what_has_not_begun(site: SmallSite, start: Start) -> 
     assert len([path for path in site.paths if path.startswith("/p")]) == len(
         master.done
     )
+
+
+def test_a_recall_gives_back_what_has_not_begun_of_its_hosts(
+    site: SmallSite, start: Start
+) -> None:
+    """What is under way is finished, and what is granted again later is done."""
+    site.free = 2
+    args = {"how": "many", "site": site.address, "count": "60"}
+    settings = {"CONCURRENT_REQUESTS_PER_DOMAIN": "2", "DOWNLOAD_DELAY": "0"}
+    process = start("starts.py", FOLDER, args=args, settings=settings)
+    master = process.master
+    assert process.read_until(
+        lambda: len(master.lines) == 2 and len(process.peer.leases) >= 22
+    )
+    held = set(process.peer.leases)
+    master.is_granting = False
+    for hosts in (("elsewhere",), ("127.0.0.1", "elsewhere")):
+        process.send(Recall(job=JOB, process=process.number, hosts=hosts))
+
+    def releases() -> list[Release]:
+        return [one for one in process.received if isinstance(one, Release)]
+
+    assert process.read_until(lambda: bool(releases()))
+    (release,) = releases()
+    # The site holds two, one for each place of the slot.
+    assert len(held.difference(release.requests)) == 2
+    assert set(process.peer.leases) == held.difference(release.requests)
+    site.let_go()
+    master.is_granting = True
+    master.advance()
+    assert process.finish() == 0
+    assert len([path for path in site.paths if path.startswith("/p")]) == 60
 
 
 def test_a_stop_finishes_what_cannot_leave_the_process(

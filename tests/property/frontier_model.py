@@ -77,6 +77,8 @@ class NaiveFrontier(RuleBasedStateMachine):
         self.owner: dict[str, int] = {}
         self.draining: set[str] = set()
         self.reserved: dict[str, int] = {}
+        # Hosts whose owners are to be told to give back what has not begun there.
+        self.untold: set[str] = set()
         self.ruled = False
         self.last: dict[str, int] = {}
         self.rest: dict[str, float] = {}
@@ -168,6 +170,7 @@ class NaiveFrontier(RuleBasedStateMachine):
         if host in self.owner:
             self.last[host] = self.owner.pop(host)
         self.draining.discard(host)
+        self.untold.discard(host)
 
     def settle(self, host: str) -> None:
         """A host that is given up is free when its last download is over."""
@@ -251,3 +254,10 @@ class NaiveFrontier(RuleBasedStateMachine):
             self.reserved[host] = process
             self.draining.add(host)
             self.settle(host)
+            self.want_back(host)
+
+    def want_back(self, host: str) -> None:
+        """The owner of a host that drains is told, if it can give anything back."""
+        owner = self.owner.get(host)
+        if owner is not None and not self.peers[owner].closing and self.unstarted(host):
+            self.untold.add(host)

@@ -413,6 +413,22 @@ class FrontierModel(NaiveFrontier):
                 self.reserved.pop(host, None)
                 if self.peers[process].closing:
                     self.draining.add(host)
+        for host in self.draining:
+            if self.owner.get(host) == process:
+                self.want_back(host)
+
+    @rule()
+    def recall(self) -> None:
+        """Owners of hosts that others wait for are told once."""
+        expected: dict[int, set[str]] = {}
+        for host in self.untold:
+            expected.setdefault(self.owner[host], set()).add(host)
+        told = self.frontier.leases.to_recall()
+        assert {number: set(hosts) for number, hosts in told.items()} == expected
+        for hosts in told.values():
+            self.frontier.leases.recalled(hosts)
+        self.untold.clear()
+        assert self.frontier.leases.to_recall() == {}
 
     @rule()
     def give_up_host(self) -> None:

@@ -24,7 +24,7 @@ from dscrapy.proto.framing import encode_frame
 from dscrapy.worker.crawl_process import Death
 from tests import builders as b
 from tests.sim.killable_programs import Program
-from tests.sim.site import Page, Ref, Site, children, digests
+from tests.sim.site import Page, Ref, Site, children, digests, host_of
 
 if TYPE_CHECKING:
     from tests.sim.machines import Machine
@@ -257,6 +257,8 @@ class SimCrawl:
         match message:
             case m.Grant():
                 self._take(message)
+            case m.Recall():
+                self._give_back(message.hosts)
             case m.CommitsSeen():
                 for one in message.seen:
                     if one.result == "settled":
@@ -294,6 +296,15 @@ class SimCrawl:
             return
         for request, page in zip(grant.requests, pages, strict=True):
             self.inbox.append((request, page, request in grant.again))
+
+    def _give_back(self, hosts: tuple[str, ...]) -> None:
+        """Give back what has not begun of hosts that another process waits for."""
+        given_back = [one for one in self.inbox if host_of(one[1].key) in hosts]
+        if given_back:
+            self.machine.world.counts["leases recalled"] += len(given_back)
+            self.inbox = deque(one for one in self.inbox if one not in given_back)
+            requests = tuple(request for request, _, _ in given_back)
+            self._say(m.Release(**self._ids, requests=requests))
 
     def _leave(self) -> None:
         """Say that all is committed, wait for an order unless only this process stops,

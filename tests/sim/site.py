@@ -149,12 +149,17 @@ def digests(*refs: Ref) -> bytes:
     )
 
 
+def host_of(page: int) -> str:
+    """Return the host that a page stands on."""
+    return HOSTS[page % len(HOSTS)]
+
+
 def children(*refs: Ref, start: bool = False, derived: bool = False) -> m.Children:
     """Return the requests of these pages."""
     kind = (m.START_REQUEST if start else 0) | (m.DERIVED if derived else 0)
     return b.children(
         *(ref.page for ref in refs),
-        hosts=[HOSTS[ref.page % len(HOSTS)] for ref in refs],
+        hosts=[host_of(ref.page) for ref in refs],
         priorities=[ref.priority for ref in refs],
         flags=[kind | (m.DONT_FILTER if ref.dont_filter else 0) for ref in refs],
     )

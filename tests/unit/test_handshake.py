@@ -48,9 +48,9 @@ FRAMES = {
     "acceptor's proof": frame(proof=proof("acceptor")),
     "wrong proof": frame(proof=WRONG),
     "unauthorised": frame(error="unauthorised"),
-    "versions": frame(versions=[5, 7]),
+    "versions": frame(versions=[6, 7]),
     "no common version": frame(versions=[1, 9]),
-    "chosen": frame(version=5),
+    "chosen": frame(version=6),
     "chosen, not offered": frame(version=3),
     "version refused": frame(error="version", versions=[1]),
     "other error": frame(error="tired"),
@@ -94,7 +94,7 @@ CODES = {
 LAST_WORDS = {
     (Phase.PROOF, "acceptor's proof"): frame(error="unauthorised"),
     (Phase.PROOF, "wrong proof"): frame(error="unauthorised"),
-    (Phase.VERSIONS, "no common version"): frame(error="version", versions=[5]),
+    (Phase.VERSIONS, "no common version"): frame(error="version", versions=[6]),
 }
 
 
@@ -156,7 +156,7 @@ def test_two_ends_that_know_the_token_come_to_an_end(role: Role) -> None:
     assert len(sent) == 6
     assert max(map(len, sent)) < 100 < HANDSHAKE_FRAME_BYTES_MAX
     for side in sides:
-        assert (side.phase, side.role, side.version) == (Phase.DONE, role, 5)
+        assert (side.phase, side.role, side.version) == (Phase.DONE, role, 6)
         assert side.last_words is None
 
 
@@ -167,8 +167,8 @@ def test_the_frames_are_those_of_the_protocols_text() -> None:
     assert theirs.receive(FRAMES["hello"]) == FRAMES["challenge"]
     assert ours.receive(FRAMES["challenge"]) == FRAMES["dialler's proof"]
     assert theirs.receive(FRAMES["dialler's proof"]) == FRAMES["acceptor's proof"]
-    assert ours.receive(FRAMES["acceptor's proof"]) == frame(versions=[5])
-    assert theirs.receive(frame(versions=[5])) == FRAMES["chosen"]
+    assert ours.receive(FRAMES["acceptor's proof"]) == frame(versions=[6])
+    assert theirs.receive(frame(versions=[6])) == FRAMES["chosen"]
     assert ours.receive(FRAMES["chosen"]) is None
 
 

@@ -371,6 +371,27 @@ def test_a_host_changes_hands_for_a_process_without_work() -> None:
     assert frontier.lease(1, 9, 3.0).requests == (4,)
 
 
+def test_an_owner_gives_back_what_it_has_not_begun() -> None:
+    """It is told once, and again when it comes back: then nobody knows whether it was.
+    So the next owner waits for what is under way, and for nothing else."""
+    frontier = with_hosts("a", "b", each=9)
+    frontier.leases.open_process(1, b.opened(1, concurrency=2, delay_s=2.0))
+    frontier.lease(1, 6, 0.0)
+    frontier.leases.open_process(2, b.opened(2, concurrency=2, delay_s=2.0))
+    assert frontier.leases.to_recall() == {}
+    assert frontier.lease(2, 9, 0.0).requests == ()
+    assert frontier.leases.to_recall() == {1: ("b",)}
+    frontier.leases.recalled(("b",))
+    assert frontier.leases.to_recall() == {}
+    frontier.leases.hold(1, (1, 2, 3, 10, 11, 12), 0.0, started=(10,))
+    assert frontier.leases.to_recall() == {1: ("b",)}
+    frontier.leases.release(1, (11, 12), 0.0)
+    assert frontier.lease(2, 9, 1.0).requests == ()
+    frontier.done(10, 1.0)
+    assert frontier.leases.to_recall() == {}
+    assert frontier.lease(2, 9, 1.0).requests == (11, 12, 13)
+
+
 def test_a_host_without_leases_changes_hands_at_once() -> None:
     """The process that asked gets requests in the same call."""
     frontier = with_hosts("a", "b", each=2)

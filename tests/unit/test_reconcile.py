@@ -180,6 +180,33 @@ def test_start_goes_on_where_what_is_pending_waits_for_others() -> None:
     assert free(done) == [6 + START_AHEAD]
 
 
+def test_a_host_that_is_given_up_comes_with_what_has_not_begun() -> None:
+    """Its owner is told at once; the process that waits has nothing until then."""
+    spec = msgspec.structs.replace(d.SPEC, parallelism=2)
+    machine, first = d.running(spec, slots=2, window=6)
+    given = [
+        b.unit(n, "start", children=b.children(n, host=f"h{n % 2}"))
+        for n in range(1, 9)
+    ]
+    second = d.started(d.commit(machine, first.process, *given))
+    begun = b.progress(first.process, started=(1, 2))
+    d.ask(machine, begun, d.WORKER)
+    decision = d.ask(machine, b.opened(second.process, window=6), d.WORKER)
+    assert d.leases(decision) == {}
+    (recall,) = d.told(decision, m.Recall)
+    assert (recall.process, len(recall.hosts)) == (first.process, 1)
+    parity = int(recall.hosts[0][1:])
+    back = tuple(n for n in range(3, 7) if n % 2 == parity)
+    release = m.Release(job=b.ID, process=first.process, requests=back)
+    decision = d.ask(machine, release, d.WORKER)
+    assert d.told(decision, m.Recall) == []
+    # Of that host the one under way is left.
+    last = 1 if parity else 2
+    over = b.progress(first.process, downloaded=(last,))
+    decision = d.ask(machine, over, d.WORKER)
+    assert d.leases(decision)[second.process] == [*back, last + 6]
+
+
 def test_start_waits_while_too_much_is_pending() -> None:
     """Whatever ``start()`` gives, the frontier stays of that size; what is done lets it
     go on."""

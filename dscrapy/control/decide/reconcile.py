@@ -30,6 +30,7 @@ from dscrapy.messages import (
     Finish,
     ItemsEnd,
     Lead,
+    Recall,
     Release,
     Skip,
     StartMay,
@@ -121,6 +122,7 @@ class JobReconciler:
             return
         for process in processes:
             self._note_waits(process)
+        self._recall()
         able = [process for process in processes if self._may_take(process)]
         for process in able:
             self._grant(process)
@@ -170,6 +172,16 @@ class JobReconciler:
                     job=self.job.id, process=number, count=count, at=self.now.wall
                 )
             )
+
+    def _recall(self) -> None:
+        """Let owners of hosts that others wait for give back what has not begun."""
+        job = self.job.id
+        for number, hosts in self.crawl.frontier.leases.to_recall().items():
+            self.decision.records.append(
+                r.HostsRecalled(job=job, process=number, hosts=hosts)
+            )
+            message = Recall(job=job, process=number, hosts=hosts)
+            self.decision.notify(self.state.processes[number], message)
 
     def _note_waits(self, process: Process) -> None:
         waits = self.crawl.frontier.leases.all_wait(process.number)

@@ -225,6 +225,14 @@ class Released(Fact, kw_only=True, frozen=True):
     unreadable: str = ""
 
 
+class HostsRecalled(Fact, kw_only=True, frozen=True):
+    """The process was told to give back what it has not begun of these hosts."""
+
+    job: str
+    process: int
+    hosts: tuple[str, ...]
+
+
 class WaiterAdded(Fact, kw_only=True, frozen=True):
     """A client's call waits for the end of the job."""
 
@@ -276,6 +284,7 @@ CrawlChange = (
     | TimeRuns
     | LeasesWanted
     | Released
+    | HostsRecalled
 )
 
 Volatile = (

@@ -104,9 +104,12 @@ class Waiting(Generic[T]):
         self._count -= 1
         return value
 
+    def take_host(self, host: str) -> list[T]:
+        """Return all values of a host and keep none of them."""
+        heap = self._hosts.pop(host, [])
+        self._count -= len(heap)
+        return [value for _, value in sorted(heap)]
+
     def take_all(self) -> list[T]:
         """Return all values and keep none."""
-        values = [value for heap in self._hosts.values() for _, value in sorted(heap)]
-        self._hosts.clear()
-        self._count = 0
-        return values
+        return [value for host in list(self._hosts) for value in self.take_host(host)]

@@ -16,7 +16,7 @@ from dscrapy.crawl.scrapy_side.local_requests import Locals
 from dscrapy.crawl.scrapy_side.tracking import Tracker
 from dscrapy.crawl.worker_side.in_flight_table import InFlightTable
 from dscrapy.crawl.worker_side.worker_link import Link
-from dscrapy.messages import DIGEST_BYTES, Grant, Lead, Run, Skip, StartMay
+from dscrapy.messages import DIGEST_BYTES, Grant, Lead, Recall, Run, Skip, StartMay
 
 
 class Leading:
@@ -90,6 +90,9 @@ class Scheduler(Protocol):
 
     def granted(self, grant: Grant) -> None:
         """Take leases."""
+
+    def recalled(self, recall: Recall) -> None:
+        """Release leases of hosts that another process waits for, if not started."""
 
     def give_back(self) -> None:
         """Release leases that were not started, and take no more."""

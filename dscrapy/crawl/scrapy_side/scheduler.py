@@ -41,6 +41,7 @@ from dscrapy.messages import (
     FINGERPRINT_BYTES,
     START_REQUEST,
     Grant,
+    Recall,
     Release,
 )
 
@@ -261,6 +262,13 @@ class JobScheduler(BaseScheduler):
         """Release leases that were not started, and take no more."""
         self._is_closed = True
         self._release([lease.request for lease in self._inbox.take_all()])
+
+    def recalled(self, recall: Recall) -> None:
+        """Release leases of hosts that another process waits for, if not started."""
+        leases = [
+            lease for host in recall.hosts for lease in self._inbox.take_host(host)
+        ]
+        self._release([lease.request for lease in leases])
 
     def _release(self, requests: list[int], unreadable: str = "") -> None:
         if not requests:
