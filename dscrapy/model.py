@@ -219,5 +219,5 @@ def waiting_text(pages: int) -> str:
         f"{pages} pages wait in callbacks or pipelines, nothing else is left to do. "
         "A pipeline that gathers the items of several pages needs these in one process "
         "(-p 1); a callback that waits for a page which was parsed before a kill needs "
-        "a fresh start (retry --fresh)"
+        "a fresh start (retry --fresh, crawl --fresh)"
     )

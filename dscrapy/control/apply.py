@@ -413,7 +413,7 @@ def _leases_wanted(state: State, record: r.LeasesWanted, effects: Effects) -> No
         process = state.processes[record.process]
         process.idle_since = None
         effects.granted.append((process, granted))
-    if crawl.frontier.leases.to_recall():
+    if crawl.frontier.leases.recalls():
         effects.touched.append(record.job)
 
 
@@ -423,7 +423,14 @@ def _released(state: State, record: r.Released, effects: Effects) -> None:
 
 
 def _hosts_recalled(state: State, record: r.HostsRecalled, _: Effects) -> None:
-    state.crawls[record.job].frontier.leases.recalled(record.hosts)
+    leases = state.crawls[record.job].frontier.leases
+    leases.recalled(record.process, record.number, record.hosts)
+
+
+def _shares_yielded(state: State, record: r.SharesYielded, effects: Effects) -> None:
+    leases = state.crawls[record.job].frontier.leases
+    leases.yielded(record.process, record.number, record.hosts)
+    effects.touched.append(record.job)
 
 
 # ---- workers and whoever waits; none of it survives a restart -----------------
@@ -567,6 +574,7 @@ _HANDLERS: dict[type, Callable[[State, Any, Effects], None]] = {
     r.LeasesWanted: _leases_wanted,
     r.Released: _released,
     r.HostsRecalled: _hosts_recalled,
+    r.SharesYielded: _shares_yielded,
     r.WorkersExpected: _workers_expected,
     r.WorkerCame: _worker_came,
     r.WorkerHeard: _worker_heard,

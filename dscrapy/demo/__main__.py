@@ -31,7 +31,7 @@ OUT = Path("demo-out") / "items.jsonl"
 PLAIN_OUT = OUT.with_name("plain.jsonl")
 # The job's name, by which commands find it.
 NAME = "demo"
-# A host is crawled by one process at a time, so there are two of them.
+# Processes are started for hosts, so there are two of them.
 HOSTS = ("127.0.0.1", "localhost")
 # With the spider's DOWNLOAD_DELAY it makes some ten seconds of a crawl.
 PAGES_MAX = 300

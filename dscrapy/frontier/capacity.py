@@ -3,10 +3,10 @@
 import attrs
 
 from dscrapy.frontier.open_requests import OpenRequests
-from dscrapy.frontier.owners import Owners, Process
 from dscrapy.frontier.politeness import at_once
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.frontier.quarantine import Quarantine
+from dscrapy.frontier.rights import Process, Rights
 
 # A process gets no leases while more than this part of its window is taken. So grants
 # come in batches, and the process still has more leases than its downloader takes at a
@@ -21,14 +21,14 @@ class Capacity:
     A lease takes a place of its process's window until its download is over.
     """
 
-    _owners: Owners
+    _rights: Rights
     _index: PriorityIndex
     _requests: OpenRequests
     _quarantine: Quarantine
 
     def room(self, number: int) -> int:
         """Return how many leases a process should be given now."""
-        process = self._owners.processes.get(number)
+        process = self._rights.processes.get(number)
         if process is None or process.closing:
             return 0
         if number == self._quarantine.isolator:
@@ -38,7 +38,7 @@ class Capacity:
 
     def wants_process(self) -> bool:
         """Tell whether one more process would find work."""
-        processes = self._owners.processes
+        processes = self._rights.processes
         if any(len(process.busy) > 1 for process in processes.values()):
             return True
         return bool(self._index.free_count) and not any(map(self.room, processes))
@@ -50,7 +50,7 @@ class Capacity:
         A pending request counts like one in its download: it may be leased a moment
         later.
         """
-        places = sum(map(self._places, self._owners.processes.values()))
+        places = sum(map(self._places, self._rights.processes.values()))
         # Suspects wait for the isolator: they take no place of another process.
         pending = self._requests.pending_count - len(self._quarantine.waiting)
         return places - pending
@@ -66,22 +66,23 @@ class Capacity:
     def waits_for_others(self, number: int) -> bool:
         """Tell whether a process could start more, but all pending requests wait for
         hosts of other processes."""
-        process = self._owners.processes[number]
+        process = self._rights.processes[number]
         is_able = self._places(process) > 0 and not process.busy
         return is_able and self._index.first(process) is None
 
     def workable_count(self) -> int:
-        """Return how many hosts have pending requests that may be leased."""
-        processes = self._owners.processes.values()
-        owned = sum(len(process.busy) for process in processes)
-        return owned + self._index.free_count
+        """Return how many hosts have pending requests that may be leased; a shared one
+        counts for each of its holders."""
+        processes = self._rights.processes.values()
+        held = sum(len(process.busy) for process in processes)
+        return held + self._index.free_count
 
     def occupied_count(self) -> int:
-        """Return how many processes have downloads, but own no host that counts as
-        workable."""
+        """Return how many processes have downloads, but have a right to no host that
+        counts as workable."""
         return sum(
             bool(process.active) and not process.busy and not process.closing
-            for process in self._owners.processes.values()
+            for process in self._rights.processes.values()
         )
 
     def _places(self, process: Process) -> int:

@@ -22,11 +22,11 @@ from dscrapy.frontier.capacity import Capacity
 from dscrapy.frontier.early_requests import EarlyRequests, Given
 from dscrapy.frontier.leases import Leases
 from dscrapy.frontier.open_requests import OpenRequests
-from dscrapy.frontier.owners import Owners
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.frontier.quarantine import DeathCounts, Deaths, Poisoned, Quarantine
 from dscrapy.frontier.queues import Entry, flags_of, priority_of, rank_of
 from dscrapy.frontier.readers import Readers
+from dscrapy.frontier.rights import Rights
 from dscrapy.messages import (
     DERIVED,
     DONT_FILTER,
@@ -46,7 +46,7 @@ class Granted:
 
     ``places`` are those of the bodies; ``values`` has the places of the values that a
     request refers to, for each request that refers to some. ``shares`` names the hosts
-    that the process did not own before. Of the pages ``again`` an earlier run has
+    that the process has a new right to. Of the pages ``again`` an earlier run has
     given requests.
     """
 
@@ -245,7 +245,7 @@ class Frontier:
     early: EarlyRequests = attrs.field(init=False, factory=EarlyRequests)
     _deaths: DeathCounts = attrs.field(init=False, factory=DeathCounts)
     _readers: Readers = attrs.field(init=False, factory=Readers)
-    _owners: Owners = attrs.field(init=False, factory=Owners)
+    _rights: Rights = attrs.field(init=False, factory=Rights)
     _index: PriorityIndex = attrs.field(init=False)
     _requests: OpenRequests = attrs.field(init=False)
     leases: Leases = attrs.field(init=False)
@@ -254,17 +254,17 @@ class Frontier:
 
     def __attrs_post_init__(self) -> None:
         entries: dict[int, Entry] = {}
-        self._index = index = PriorityIndex(self._owners, entries)
-        self.quarantine = Quarantine(self._owners, self._deaths)
+        self._index = index = PriorityIndex(self._rights, entries)
+        self.quarantine = Quarantine(self._rights, self._deaths)
         self._requests = OpenRequests(
             entries,
-            self._owners,
+            self._rights,
             index,
             self._deaths,
             self.quarantine,
             self._readers,
         )
-        parts = self._owners, index, self._requests, self.quarantine
+        parts = self._rights, index, self._requests, self.quarantine
         self.leases = Leases(*parts, self._readers)
         self.capacity = Capacity(*parts)
 
@@ -399,7 +399,7 @@ class Frontier:
 
     def done(self, request: int, now: float | None = None) -> bool:
         """Let a request be done; False if it was not open."""
-        self._owners.politeness.tick(now)
+        self._rights.politeness.tick(now)
         self._values.pop(request, None)
         self.early.forget(request)
         was_open = self._requests.done(request)

@@ -4,24 +4,28 @@ Everything here is volatile: a snapshot has no processes, owners or leases. A ca
 an instant (``now``) takes it from any one clock that does not run backwards.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 
 from dscrapy.frontier.open_requests import OpenRequests
-from dscrapy.frontier.owners import Host, Owners, Process
 from dscrapy.frontier.politeness import Rules
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.frontier.quarantine import Quarantine
 from dscrapy.frontier.readers import Readers
+from dscrapy.frontier.rights import Host, Process, Rights
 from dscrapy.messages import Opened, Share
+
+NO_SHARES: Mapping[str, int] = MappingProxyType({})
+NO_WAIT = Share()
 
 
 @attrs.define(eq=False)
 class Leases:
     """See the module; a process is named by its number."""
 
-    _owners: Owners
+    _rights: Rights
     _index: PriorityIndex
     _requests: OpenRequests
     _quarantine: Quarantine
@@ -33,48 +37,48 @@ class Leases:
         self, number: int, opened: Opened, now: float | None = None
     ) -> None:
         """Let a process take leases, by the rules of its message."""
-        self._owners.politeness.tick(now)
-        process = self._owners.process(number)
+        self._rights.politeness.tick(now)
+        process = self._rights.process(number)
         if process.window != opened.window:
             process.window = opened.window
             # How many leases of a host are allowed may depend on the window.
             for host in process.hosts.values():
-                self._owners.touch(host)
+                self._rights.touch(host)
         rules = Rules.of(opened)
-        if rules != self._owners.politeness.rules:
+        if rules != self._rights.politeness.rules:
             # This is rare: all processes of a job run the same project.
-            self._owners.politeness.rules = rules
-            for host in self._owners.hosts.values():
-                self._owners.touch(host)
+            self._rights.politeness.rules = rules
+            for host in self._rights.hosts.values():
+                self._rights.touch(host)
         self._index.refresh()
 
     def close_process(self, number: int) -> None:
-        """Let a process take no more leases; each of its hosts is free once the process
+        """Let a process take no more leases; each of its rights ends once the process
         has no lease there."""
-        process = self._owners.processes.get(number)
+        process = self._rights.processes.get(number)
         if process is None:
             return
         process.closing = True
-        self._owners.unreserve(process)
+        self._rights.unreserve(process)
         for host in list(process.hosts.values()):
-            self._owners.drain(host)
+            self._rights.give_up(host, process)
         self._quarantine.end_isolation()
         self._index.refresh()
 
     def end_process(self, number: int, now: float) -> None:
-        """Forget a process: its leases are pending, its hosts have no owner."""
-        self._owners.politeness.tick(now)
-        process = self._owners.processes.get(number)
+        """Forget a process: its leases are pending, its rights end."""
+        self._rights.politeness.tick(now)
+        process = self._rights.processes.get(number)
         if process is None:
             return
         # The last one first: each suspect among them waits before all others.
         for request in sorted(process.leases, reverse=True):
             self._requests.give_up(request)
         for host in list(process.hosts.values()):
-            self._owners.disown(host)
-        self._owners.unreserve(process)
+            self._rights.end(host, process)
+        self._rights.unreserve(process)
         self._readers.forget_process(number)
-        del self._owners.processes[number]
+        del self._rights.processes[number]
         self._quarantine.end_isolation()
         self._index.refresh()
 
@@ -86,33 +90,31 @@ class Leases:
         *,
         started: Iterable[int] = (),
         downloaded: Iterable[int] = (),
+        shares: Mapping[str, int] = NO_SHARES,
     ) -> None:
         """Give a process exactly these leases, without the requests that it cannot
         have: those leased to another process, those done and those set aside. Some are
-        started by now, and some of these downloaded.
+        started by now, and some of these downloaded. Its share of a host is all of it,
+        but for those in ``shares``.
 
         For a process that comes back: its worker was cut off, or the master has
         restarted.
         """
-        self._owners.politeness.tick(now)
-        process = self._owners.process(number)
+        self._rights.politeness.tick(now)
+        process = self._rights.process(number)
         kept = dict.fromkeys(requests)
         lost = [request for request in sorted(process.leases) if request not in kept]
         self.release(number, lost, now)
         for request in kept:
             if self._requests.may_be_leased(request):
+                host = self._requests.host_of(request)
+                if number not in host.rights:
+                    self._rights.take_over(host, process, shares.get(host.name, 0))
                 self._requests.lease(request, process)
                 self._quarantine.resume(request, process)
         self._proceed(number, started, downloaded)
-        for request in sorted(process.leases):
-            if self._requests.is_active(request):
-                host = self._requests.host_of(request)
-                if host.owner is None:
-                    self._owners.own(host, process)
-        for host in process.hosts.values():
-            # Whether the process was told is not known.
-            if host.draining:
-                self._owners.recall(host)
+        for host in list(process.hosts.values()):
+            self._rights.correct(host, process, shares.get(host.name, 0))
         self._index.refresh()
 
     def proceed(
@@ -124,7 +126,7 @@ class Leases:
     ) -> None:
         """Note which leases a process has begun, and which it has downloaded; ignore
         requests that are not leased to it."""
-        self._owners.politeness.tick(now)
+        self._rights.politeness.tick(now)
         self._proceed(number, started, downloaded)
         self._index.refresh()
 
@@ -149,12 +151,12 @@ class Leases:
 
     def waiting_count(self, number: int) -> int:
         """Return how many leases of a process are past their download."""
-        process = self._owners.processes.get(number)
+        process = self._rights.processes.get(number)
         return 0 if process is None else len(process.leases) - process.active
 
     def count_of(self, number: int) -> int:
         """Return how many leases a process has."""
-        process = self._owners.processes.get(number)
+        process = self._rights.processes.get(number)
         return 0 if process is None else len(process.leases)
 
     # ---- leases ----------------------------------------------------------------
@@ -166,10 +168,10 @@ class Leases:
 
         Leases whose download is over take no place of the process's window.
         """
-        self._owners.politeness.tick(now)
+        self._rights.politeness.tick(now)
         requests: list[int] = []
         shares: dict[str, Share] = {}
-        process = self._owners.processes.get(number)
+        process = self._rights.processes.get(number)
         if process is None or process.closing:
             return requests, shares
         count = min(count, process.window - process.active)
@@ -190,33 +192,55 @@ class Leases:
 
     def _lease(self, request: int, process: Process, shares: dict[str, Share]) -> None:
         host = self._requests.host_of(request)
-        if host.owner is None:
-            shares[host.name] = Share(wait_s=self._wait_s(host, process))
-            self._owners.own(host, process)
+        wait_s = 0.0 if host.rights else self._wait_s(host, process)
+        share = self._rights.take(host, process)
+        if share is not None:
+            before = shares.get(host.name, NO_WAIT)
+            shares[host.name] = Share(
+                count=share,
+                recall=self._rights.next_recall - 1,
+                wait_s=max(wait_s, before.wait_s),
+            )
         self._requests.lease(request, process)
         self._index.place(host)
 
     def release(self, number: int, requests: Sequence[int], now: float) -> None:
         """Take back leases of a process; ignore requests that are not leased to it."""
-        self._owners.politeness.tick(now)
+        self._rights.politeness.tick(now)
         for request in requests:
             if self._requests.holder(request) == number:
                 self._requests.give_back(request)
         self._index.refresh()
 
-    def to_recall(self) -> dict[int, tuple[str, ...]]:
-        """Return the hosts that drain, by the processes that are to be told to give
-        back what they have not begun there."""
-        found: dict[int, list[str]] = {}
-        for host in self._owners.to_recall.values():
-            assert host.owner is not None
-            found.setdefault(host.owner.number, []).append(host.name)
-        return {number: tuple(hosts) for number, hosts in found.items()}
+    def recalls(self) -> dict[int, dict[str, int]]:
+        """Return what processes are to be told: the shares of hosts that they are to
+        lower theirs to, 0 to give all back that they have not begun."""
+        found: dict[int, dict[str, int]] = {}
+        for (host, number), right in self._rights.recalls.items():
+            found.setdefault(number, {})[host] = right.target
+        return found
 
-    def recalled(self, hosts: Iterable[str]) -> None:
-        """Note that the owners of these hosts were told."""
+    @property
+    def next_recall(self) -> int:
+        """The number of the next recall."""
+        return self._rights.next_recall
+
+    def recalled(self, number: int, recall: int, hosts: Iterable[str]) -> None:
+        """Note that a process was told so of these hosts, by the recall of this
+        number."""
+        self._rights.next_recall = recall + 1
         for host in hosts:
-            self._owners.to_recall.pop(host, None)
+            self._rights.recalls.pop((host, number)).recall = recall
+
+    def yielded(self, number: int, recall: int, shares: Mapping[str, int]) -> None:
+        """Note that a process has lowered its shares of hosts to these, after the
+        recall of this number."""
+        process = self._rights.processes.get(number)
+        for name, share in shares.items():
+            host = self._rights.hosts.get(name)
+            if host is not None and process is not None:
+                self._rights.lowered(host, process, share, recall)
+        self._index.refresh()
 
     def refuse(
         self, number: int, requests: Sequence[int], why: str, now: float
@@ -237,21 +261,35 @@ class Leases:
         return abs(signed)
 
     def _give_up_for(self, process: Process) -> bool:
-        """Have another process give up a host for one without work, if one can."""
+        """Have another process give up a host for one without work, or lower its share
+        of one, if one can."""
         if process.busy or process.reserved is not None or self._index.free_count:
             return False
-        donor = max(self._owners.processes.values(), key=lambda owner: len(owner.busy))
-        if len(donor.busy) < 2:
-            return False
-        host = donor.busy[next(reversed(donor.busy))]
-        self._owners.reserve(host, process)
+        donor = max(self._rights.processes.values(), key=lambda one: len(one.busy))
+        if len(donor.busy) >= 2:
+            host = donor.busy[next(reversed(donor.busy))]
+            if not self._rights.may_reserve(host, process):
+                return False
+            self._rights.reserve_right_of(host, donor, process)
+        else:
+            shared = [
+                host
+                for holder in self._rights.processes.values()
+                for host in holder.busy.values()
+                if self._rights.is_divisible(host)
+                and self._rights.may_reserve(host, process)
+            ]
+            if not shared:
+                return False
+            host = max(shared, key=lambda host: host.pending)
+            self._rights.reserve(host, process)
         self._index.place(host)
         return True
 
     def _wait_s(self, host: Host, process: Process) -> float:
-        if host.last_request_at is None or host.last_owner in (None, process.number):
+        if host.last_request_at is None or host.last_holder in (None, process.number):
             return 0.0
-        return self._owners.politeness.wait_s(host.name, host.last_request_at)
+        return self._rights.politeness.wait_s(host.name, host.last_request_at)
 
     # ---- requests that a process cannot read ------------------------------------
 
@@ -262,7 +300,7 @@ class Leases:
     def unreadable(self) -> dict[int, str]:
         """Return requests that no open process can read, and why; none while no
         process is open."""
-        able = self._owners.able_to_lease()
+        able = self._rights.able_to_lease()
         if not able:
             return {}
         return {
@@ -277,17 +315,23 @@ class Leases:
         host is reserved for the process where another one owns it."""
         if not self._readers.waiting:
             return None
-        able = self._owners.able_to_lease()
+        able = self._rights.able_to_lease()
         for request, host in self._readers.waiting.items():
             if process.number not in self._readers.able(request, able):
                 continue
-            if not host.is_open_to(process):
-                self._owners.reserve(host, process)
-            if host.is_open_to(process) and not self._is_full(host, process):
+            if not self._rights.is_open_to(host, process):
+                self._rights.reserve(host, process)
+            if self._rights.is_open_to(host, process) and not self._is_full(
+                host, process
+            ):
                 return request
         return None
 
     def _is_full(self, host: Host, process: Process) -> bool:
-        rules = self._owners.politeness.rules
+        rules = self._rights.politeness.rules
         assert rules is not None
-        return host.unstarted >= rules.bound(host.name, process.window)
+        right = host.rights.get(process.number)
+        if right is None:
+            return False
+        bound = rules.bound(host.name, process.window, right.target)
+        return right.unstarted >= bound

@@ -10,7 +10,6 @@ its host, the leases of its process and the places where it waits in step.
 
 import attrs
 
-from dscrapy.frontier.owners import Host, Owners, Process
 from dscrapy.frontier.priority_index import PriorityIndex
 from dscrapy.frontier.quarantine import DeathCounts, Quarantine
 from dscrapy.frontier.queues import (
@@ -22,6 +21,7 @@ from dscrapy.frontier.queues import (
     returned,
 )
 from dscrapy.frontier.readers import Readers
+from dscrapy.frontier.rights import Host, Process, Right, Rights
 
 
 @attrs.define(eq=False)
@@ -29,7 +29,7 @@ class OpenRequests:
     """See the module; ``entries`` by number, numbers rising."""
 
     entries: dict[int, Entry]
-    _owners: Owners
+    _rights: Rights
     _index: PriorityIndex
     _counts: DeathCounts
     _quarantine: Quarantine
@@ -43,7 +43,7 @@ class OpenRequests:
 
     def host_of(self, request: int) -> Host:
         """Return the host of a request that waits or is not past its download."""
-        return self._owners.hosts[self.entries[request].host]
+        return self._rights.hosts[self.entries[request].host]
 
     def is_active(self, request: int) -> bool:
         """Tell whether the download of a leased request is not over."""
@@ -64,12 +64,12 @@ class OpenRequests:
 
     def add(self, request: int, host_name: str, rank: int, place: range) -> None:
         """Add a pending request whose body is at ``place``."""
-        host = self._owners.host(host_name)
+        host = self._rights.host(host_name)
         # The host object's text is shared: each message brings another copy.
         self.entries[request] = Entry(host.name, rank, place.start, len(place))
         host.queues.push(request, rank)
         host.pending += 1
-        self._owners.touch(host)
+        self._rights.touch(host)
 
     def done(self, request: int) -> bool:
         """Take out a request; False if it is not open."""
@@ -85,12 +85,12 @@ class OpenRequests:
             self._note_request(entry)
             self._end_lease(request, entry)
         else:
-            host = self._owners.hosts[entry.host]
+            host = self._rights.hosts[entry.host]
             self._stop_waiting(request, entry, host)
             if entry.process is None:
                 host.queues.trim(entry.rank, self.entries)
-        host_left = self._owners.hosts.get(entry.host)
-        if host_left is not None and host_left.owner is None and host_left.is_empty:
+        host_left = self._rights.hosts.get(entry.host)
+        if host_left is not None and not host_left.rights and host_left.is_empty:
             self._index.forget(host_left)
         self._quarantine.end_isolation()
         return True
@@ -99,7 +99,7 @@ class OpenRequests:
         """Put an open request that is a suspect now apart, if it is not leased."""
         entry = self.entries[request]
         if not entry.process:
-            host = self._owners.hosts[entry.host]
+            host = self._rights.hosts[entry.host]
             self._stop_waiting(request, entry, host)
             self._put_apart(request, entry, host)
 
@@ -109,27 +109,29 @@ class OpenRequests:
         if entry.process:
             self._end_lease(request, entry)
         else:
-            self._stop_waiting(request, entry, self._owners.hosts[entry.host])
+            self._stop_waiting(request, entry, self._rights.hosts[entry.host])
         entry.process = APART
         self._quarantine.end_isolation()
 
     def bring_back(self, request: int) -> None:
         """Let a request that was set aside, and is a suspect now, wait again."""
         entry = self.entries[request]
-        self._put_apart(request, entry, self._owners.host(entry.host))
+        self._put_apart(request, entry, self._rights.host(entry.host))
 
     # ---- volatile --------------------------------------------------------------
 
     def lease(self, request: int, process: Process) -> None:
-        """Lease a request that may be leased."""
+        """Lease a request that may be leased, of a host that the process has a right
+        to."""
         entry = self.entries[request]
-        host = self._owners.hosts[entry.host]
+        host = self._rights.hosts[entry.host]
+        right = host.rights[process.number]
         self._stop_waiting(request, entry, host)
         entry.process = process.number
         process.leases.add(request)
         process.active += 1
-        host.active += 1
-        host.unstarted += 1
+        right.active += 1
+        right.unstarted += 1
         self.leased_count += 1
 
     def start(self, request: int) -> None:
@@ -137,9 +139,9 @@ class OpenRequests:
         entry = self.entries[request]
         if entry.stage == UNSTARTED:
             entry.stage = STARTED
-            host = self._owners.hosts[entry.host]
-            host.unstarted -= 1
-            self._owners.touch(host)
+            host, right = self._right_of(entry)
+            right.unstarted -= 1
+            self._rights.touch(host)
 
     def end_download(self, request: int) -> None:
         """Note that the download of a leased request is over, if that is new."""
@@ -158,7 +160,7 @@ class OpenRequests:
         """Let a leased request wait again, before others of its priority."""
         entry = self.entries[request]
         self._end_lease(request, entry)
-        host = self._owners.host(entry.host)
+        host = self._rights.host(entry.host)
         entry.rank = returned(entry.rank)
         if self._counts.is_suspect(request) or request in self._readers.refused:
             self._put_apart(request, entry, host, comes_back=True)
@@ -166,7 +168,7 @@ class OpenRequests:
             entry.process = None
             host.queues.push(request, entry.rank)
             host.pending += 1
-            self._owners.touch(host)
+            self._rights.touch(host)
 
     # ---- one change each -------------------------------------------------------
 
@@ -178,7 +180,7 @@ class OpenRequests:
             host.apart -= 1
         else:
             host.pending -= 1
-        self._owners.touch(host)
+        self._rights.touch(host)
 
     def _put_apart(
         self, request: int, entry: Entry, host: Host, *, comes_back: bool = False
@@ -191,11 +193,11 @@ class OpenRequests:
         else:
             self._quarantine.waiting[request] = host
         host.apart += 1
-        self._owners.touch(host)
+        self._rights.touch(host)
 
     def _end_lease(self, request: int, entry: Entry) -> None:
         assert entry.process is not None
-        self._owners.processes[entry.process].leases.remove(request)
+        self._rights.processes[entry.process].leases.remove(request)
         self.leased_count -= 1
         if entry.stage != DOWNLOADED:
             self._leave_host(entry)
@@ -204,16 +206,21 @@ class OpenRequests:
     def _note_request(self, entry: Entry) -> None:
         """Note that a lease's host may have been sent a request by now."""
         if entry.stage != DOWNLOADED:
-            host = self._owners.hosts[entry.host]
-            host.last_request_at = self._owners.politeness.now
+            host = self._rights.hosts[entry.host]
+            host.last_request_at = self._rights.politeness.now
 
     def _leave_host(self, entry: Entry) -> None:
         """Take a lease from its host: its download is over, or the lease is."""
+        host, right = self._right_of(entry)
+        right.process.active -= 1
+        right.active -= 1
+        right.unstarted -= entry.stage == UNSTARTED
+        if right.target < right.share and not right.active:
+            self._rights.end(host, right.process)
+        self._rights.touch(host)
+
+    def _right_of(self, entry: Entry) -> tuple[Host, Right]:
+        """Return the host of a lease that is not past its download, and the right."""
         assert entry.process is not None
-        self._owners.processes[entry.process].active -= 1
-        host = self._owners.hosts[entry.host]
-        host.active -= 1
-        host.unstarted -= entry.stage == UNSTARTED
-        if host.draining and not host.active:
-            self._owners.disown(host)
-        self._owners.touch(host)
+        host = self._rights.hosts[entry.host]
+        return host, host.rights[entry.process]

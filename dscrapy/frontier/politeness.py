@@ -1,4 +1,4 @@
-"""What a project's settings allow towards hosts, and how long a next owner waits."""
+"""What a project's settings allow towards hosts, and how long a next holder waits."""
 
 import heapq
 
@@ -44,25 +44,23 @@ class Rules:
             hosts=opened.hosts,
         )
 
-    def delay_s(self, host: str) -> float:
-        """Return the seconds between two requests to the host."""
-        return self.hosts.get(host, self.default).delay_s
+    def limits(self, host: str) -> HostLimits:
+        """Return the limits of a host."""
+        return self.hosts.get(host, self.default)
 
-    def bound(self, host: str, window: int) -> int:
-        """Return how many leases of the host a process may have that it has not begun;
-        what it has begun is bounded by Scrapy itself."""
-        limits = self.hosts.get(host, self.default)
+    def bound(self, host: str, window: int, share: int) -> int:
+        """Return how many leases of the host a process with this share may have that it
+        has not begun; what it has begun is bounded by Scrapy itself."""
         if window == 1:
             return 1
-        if limits.delay_s > 0:
+        if self.limits(host).delay_s > 0:
             return DELAYED_PREFETCH
-        concurrency = max(limits.concurrency, 1)
-        return concurrency + max(-(-concurrency // PREFETCH_PART), PREFETCH_MIN)
+        return share + max(-(-share // PREFETCH_PART), PREFETCH_MIN)
 
 
 @attrs.define(eq=False)
 class Cooldowns:
-    """The last owners of forgotten hosts, for as long as the next owner would wait."""
+    """The last holders of forgotten hosts, for as long as the next one would wait."""
 
     _last: dict[str, tuple[int, float, float]] = attrs.field(init=False, factory=dict)
     _ends: list[tuple[float, str]] = attrs.field(init=False, factory=list)
@@ -71,14 +69,14 @@ class Cooldowns:
         return len(self._last)
 
     def remember(
-        self, host: str, owner: int, last_request_at: float, until: float
+        self, host: str, holder: int, last_request_at: float, until: float
     ) -> None:
-        """Note the host's last owner and request, and until when they matter."""
-        self._last[host] = owner, last_request_at, until
+        """Note the host's last holder and request, and until when they matter."""
+        self._last[host] = holder, last_request_at, until
         heapq.heappush(self._ends, (until, host))
 
     def take(self, host: str) -> tuple[int, float] | None:
-        """Return the last owner and its request's instant, if known; forget both."""
+        """Return the last holder and its request's instant, if known; forget both."""
         last = self._last.pop(host, None)
         return None if last is None else last[:2]
 
@@ -113,22 +111,22 @@ class Politeness:
         """Return what is left of the delay since another process's request."""
         assert self.rules is not None
         assert self.now is not None
-        delay_s = self.rules.delay_s(host)
+        delay_s = self.rules.limits(host).delay_s
         return min(max(last_request_at + delay_s - self.now, 0.0), delay_s)
 
     def remember(
-        self, host: str, owner: int | None, last_request_at: float | None
+        self, host: str, holder: int | None, last_request_at: float | None
     ) -> None:
-        """Note the last owner of a host that is forgotten, as long as it matters."""
+        """Note the last holder of a host that is forgotten, as long as it matters."""
         if self.rules is None or self.now is None:
             return
         self.cooldowns.expire(self.now)
-        delay_s = self.rules.delay_s(host)
-        if delay_s > 0 and owner is not None and last_request_at is not None:
+        delay_s = self.rules.limits(host).delay_s
+        if delay_s > 0 and holder is not None and last_request_at is not None:
             self.cooldowns.remember(
-                host, owner, last_request_at, last_request_at + delay_s
+                host, holder, last_request_at, last_request_at + delay_s
             )
 
     def recall(self, host: str) -> tuple[int, float] | None:
-        """Return a host's last owner and its request's instant, while they matter."""
+        """Return a host's last holder and its request's instant, while they matter."""
         return self.cooldowns.take(host)

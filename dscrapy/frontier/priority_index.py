@@ -1,24 +1,25 @@
 """Which host's first request goes next: a heap over the free hosts, one per process.
 
-A host stands where it may be leased from: with the free ones, with its owner, with the
-process that it is reserved for, or nowhere while it may not be leased from. What
-changes a host marks it as touched, and every public call of the frontier that changes
-something ends with ``refresh``, which places the touched hosts: so questions find all
-hosts in place and change nothing, and a lease costs the logarithm of their number.
+A host stands where it may be leased from: with the free ones if nobody has a right to
+it, else with the holders that have room and with the process that it is reserved for.
+What changes a host marks it as touched, and every public call of the frontier that
+changes something ends with ``refresh``, which places the touched hosts: so questions
+find all hosts in place and change nothing, and a lease costs the logarithm of their
+number.
 """
 
 import attrs
 
-from dscrapy.frontier.owners import Host, Owners, Process
 from dscrapy.frontier.politeness import Rules
 from dscrapy.frontier.queues import Entry, Heads, Key
+from dscrapy.frontier.rights import Host, Process, Rights
 
 
 @attrs.define(eq=False)
 class PriorityIndex:
     """Hosts with pending requests by what goes first there; see the module."""
 
-    _owners: Owners
+    _rights: Rights
     _entries: dict[int, Entry]
     _free: Heads = attrs.field(init=False, factory=Heads)
 
@@ -32,13 +33,13 @@ class PriorityIndex:
 
         Without rules nothing can be placed: no process is open.
         """
-        if self._owners.politeness.rules is not None:
-            for host in list(self._owners.touched.values()):
+        if self._rights.politeness.rules is not None:
+            for host in list(self._rights.touched.values()):
                 self.place(host)
 
     def first(self, process: Process) -> tuple[Key, str] | None:
         """Return the key and the host of the request that a process should have next,
-        None if its own hosts and the free ones have nothing for it."""
+        None if neither the hosts that it has a right to nor the free ones have any."""
         own, free = process.heads.first(), self._free.first()
         if own is None or free is None:
             return own or free
@@ -50,38 +51,46 @@ class PriorityIndex:
         if host.is_empty:
             self.forget(host)
             return
-        del self._owners.touched[host.name]
-        rules = self._owners.politeness.rules
+        del self._rights.touched[host.name]
+        rules = self._rights.politeness.rules
         assert rules is not None
         heads = self._heads_for(host, rules)
-        if host.heads is not None and host.heads is not heads:
-            host.heads.drop(host.name)
+        for old in host.heads:
+            if old not in heads:
+                old.drop(host.name)
         host.heads = heads
-        if heads is not None:
+        if heads:
             key = host.queues.head(self._entries, rules.order)
             assert key is not None
-            heads.set(host.name, key)
-        if host.owner is not None:
-            if host.pending and not host.draining:
-                host.owner.busy[host.name] = host
+            for one in heads:
+                one.set(host.name, key)
+        for right in host.rights.values():
+            if host.pending and right.target:
+                right.process.busy[host.name] = host
             else:
-                host.owner.busy.pop(host.name, None)
+                right.process.busy.pop(host.name, None)
 
     def forget(self, host: Host) -> None:
-        """Take out a host of which nothing is open, here and with its owner."""
-        if host.heads is not None:
-            host.heads.drop(host.name)
-        self._owners.forget(host)
+        """Take out a host of which nothing is open, here and with its holders."""
+        for heads in host.heads:
+            heads.drop(host.name)
+        self._rights.forget(host)
 
-    def _heads_for(self, host: Host, rules: Rules) -> Heads | None:
+    def _heads_for(self, host: Host, rules: Rules) -> list[Heads]:
         if not host.pending:
-            return None
-        owner = host.owner
-        if owner is None:
-            if host.active:
-                # A process that does not own the host has requests under way there.
-                return None
-            return self._free if host.reserved_for is None else host.reserved_for.heads
-        if host.draining or host.unstarted >= rules.bound(host.name, owner.window):
-            return None
-        return owner.heads
+            return []
+        heads = [
+            right.process.heads
+            for right in host.rights.values()
+            if right.unstarted
+            < rules.bound(host.name, right.process.window, right.target)
+            and right.target
+        ]
+        waiting = host.reserved_for
+        if waiting is not None:
+            is_new = waiting.number not in host.rights
+            if is_new and self._rights.free_share(host) > 0:
+                heads.append(waiting.heads)
+        elif not host.rights:
+            heads.append(self._free)
+        return heads

@@ -9,8 +9,9 @@ unless the job is retried. So a request that only shared a process with a bad on
 cleared by its own commit. Kills from outside count against no request.
 
 Suspects stand in no queue. One process at a time, the *isolator*, has them, group after
-group, and nothing beside them; a host that another process owns is reserved for it. The
-counts and groups are durable; the waiting suspects and the isolator are volatile.
+group, and nothing beside them; a host that another process has the right to is reserved
+for it. The counts and groups are durable; the waiting suspects and the isolator are
+volatile.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 import attrs
 import msgspec
 
-from dscrapy.frontier.owners import Host, Owners, Process
+from dscrapy.frontier.rights import Host, Process, Rights
 
 # So many deaths make a suspect: a single one may be bad luck, and running alone is
 # slow.
@@ -120,7 +121,7 @@ class Quarantine:
     is the number of the process, None without one or without suspects.
     """
 
-    _owners: Owners
+    _rights: Rights
     _counts: DeathCounts
     waiting: dict[int, Host] = attrs.field(init=False, factory=dict)
     isolator: int | None = attrs.field(init=False, default=None)
@@ -133,7 +134,7 @@ class Quarantine:
     def isolate(self, number: int) -> None:
         """Let an open process without leases have the suspects, and nothing else."""
         assert self.isolator is None
-        process = self._owners.processes.get(number)
+        process = self._rights.processes.get(number)
         assert process is None or not process.leases
         self.isolator = number
 
@@ -157,25 +158,26 @@ class Quarantine:
         found = [
             request
             for request, host in self.waiting.items()
-            if self._counts.group_of(request) == group and host.is_open_to(process)
+            if self._counts.group_of(request) == group
+            and self._rights.is_open_to(host, process)
         ]
         return found[:count]
 
     def give_companions(self) -> None:
         """Let the isolator have other requests, too: its suspects wait for them."""
         assert self.isolator is not None
-        process = self._owners.processes.get(self.isolator)
+        process = self._rights.processes.get(self.isolator)
         if process is not None:
-            self._owners.unreserve(process)
+            self._rights.unreserve(process)
         self.isolator = None
 
     def _first_for(self, process: Process) -> int | None:
         for request, host in self.waiting.items():
-            if host.is_open_to(process):
+            if self._rights.is_open_to(host, process):
                 return request
         for request, host in self.waiting.items():
-            self._owners.reserve(host, process)
-            if host.is_open_to(process):
+            self._rights.reserve(host, process)
+            if self._rights.is_open_to(host, process):
                 return request
         return None
 
@@ -183,9 +185,9 @@ class Quarantine:
         """Make the isolator an ordinary process again once there are no suspects."""
         if self.isolator is None:
             return
-        process = self._owners.processes.get(self.isolator)
+        process = self._rights.processes.get(self.isolator)
         if process is None or process.closing:
             self.isolator = None
         elif not self.waiting and not any(map(self._counts.is_suspect, process.leases)):
             self.isolator = None
-            self._owners.unreserve(process)
+            self._rights.unreserve(process)

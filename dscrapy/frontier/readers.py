@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from dscrapy.frontier.owners import Host
+from dscrapy.frontier.rights import Host
 
 
 @attrs.define(eq=False)

@@ -83,6 +83,7 @@ from dscrapy.messages.process_messages import (
     Stop,
     Valid,
     WorkShort,
+    Yielded,
 )
 from dscrapy.messages.worker_messages import (
     Drain,
@@ -116,7 +117,9 @@ ClientCall = (
 )
 Answer = Accepted | Status | Jobs | Shown | Chunk | Pruned | Refused
 # What a crawl process says to the master, handed on by its worker as it is.
-FromProcess = Opened | Commits | Progress | Release | Closing | Offer | Feeds | Read
+FromProcess = (
+    Opened | Commits | Progress | Release | Yielded | Closing | Offer | Feeds | Read
+)
 FromWorker = (
     Register | Heartbeat | Draining | Leaving | Started | Log | Ended | FromProcess
 )
@@ -232,4 +235,5 @@ __all__ = [
     "Valid",
     "WaitJob",
     "WorkShort",
+    "Yielded",
 ]

@@ -306,20 +306,25 @@ class Read(Message, tag="read", kw_only=True, frozen=True):
 
 
 class Share(Value, kw_only=True, frozen=True, omit_defaults=True):
-    """A process's share of a host that it now owns.
+    """A process's new share of a host: up to ``count`` requests under way at a time, 0
+    for as many as the project allows.
 
-    The first request there waits ``wait_s`` seconds: an earlier owner may have sent one
+    ``recall`` is the number of the last ``Recall`` before it: leases take a little
+    longer on their way, so a later one of the host may be there already, and counts.
+    The first request there waits ``wait_s`` seconds: another process may have sent one
     just now.
     """
 
+    count: int = 0
+    recall: int = 0
     wait_s: float = 0.0
 
 
 class Grant(Message, tag="grant", kw_only=True, frozen=True):
     """Leases, in columns, in the order in which they are to start.
 
-    ``host_of`` is an index into ``hosts``. ``shares`` names hosts that the process
-    did not own before. ``values`` are the values that the bodies refer to. The pages
+    ``host_of`` is an index into ``hosts``. ``shares`` are those that are new
+    to the process. ``values`` are the values that the bodies refer to. The pages
     ``again`` are run again, and an earlier run has given requests: their commits have
     digests.
     """
@@ -386,12 +391,27 @@ class WorkShort(Message, tag="work_short", kw_only=True, frozen=True):
 
 
 class Recall(Message, tag="recall", kw_only=True, frozen=True):
-    """Give back the leases of these hosts that have not begun, and get no more there
-    for now: another process gets the hosts once what has begun is downloaded."""
+    """Lower the shares of these hosts: another process waits for what is left.
+
+    At 0: give back the leases that have not begun; there are no more for now. Above:
+    begin no request while so many are under way, and say so in ``Yielded`` as soon as
+    there are no more. The next ``Share`` takes the place of this.
+    """
 
     job: str
     process: int
-    hosts: tuple[str, ...]
+    number: int
+    hosts: dict[str, int]
+
+
+class Yielded(Message, tag="yielded", kw_only=True, frozen=True):
+    """These are the process's shares of hosts now, after the ``Recall`` of this number;
+    0: the host cannot be shared, and the process keeps what it had."""
+
+    job: str
+    process: int
+    number: int
+    hosts: dict[str, int]
 
 
 class AllWait(Message, tag="all_wait", kw_only=True, frozen=True):

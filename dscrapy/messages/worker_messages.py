@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import msgspec
+
 from dscrapy.messages.base import Message, hidden
 from dscrapy.messages.process_messages import Opened
 from dscrapy.model import JobSpec, Outcome, Value, Versions
@@ -14,7 +16,8 @@ class HeldProcess(Message, kw_only=True, frozen=True, omit_defaults=True):
 
     ``requests`` are leased to it, or have a commit that is not acknowledged; the other
     columns are those of its ``Progress``, of these requests. ``leads``: it was sent
-    ``Lead``. ``closing`` is the reason of its ``Closing``, if any.
+    ``Lead``. ``closing`` is the reason of its ``Closing``, if any. ``shares`` are its
+    shares of hosts that are not all of them.
     """
 
     job: str
@@ -26,6 +29,7 @@ class HeldProcess(Message, kw_only=True, frozen=True, omit_defaults=True):
     opened: Opened | None = None
     leads: bool = False
     closing: str = ""
+    shares: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Register(Message, tag="register", kw_only=True, frozen=True):

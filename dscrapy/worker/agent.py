@@ -422,7 +422,7 @@ class Worker:
     ) -> None:
         view.hear(message)
         # On a new session the registration says the same.
-        if isinstance(message, m.Opened | m.Release | m.Closing):
+        if isinstance(message, m.Opened | m.Release | m.Yielded | m.Closing):
             self.outbox.add_soon(message, frame)
         elif isinstance(message, m.Progress):
             # What the process has committed before may decide what it gets next.

@@ -4,7 +4,7 @@ The master grants leases and may restart; the process may send anything. From th
 messages of both the worker knows what to register, and which messages to let through.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import attrs
@@ -32,7 +32,8 @@ class ProcessView:
 
     ``leased`` are the requests granted to it that it has neither given back nor
     committed whole; ``started``, ``downloaded`` and ``received`` are those of which its
-    ``Progress`` said so; ``pages`` and ``items`` count what it has committed; ``units``
+    ``Progress`` said so; ``shares`` are those of hosts that it does not have all of, as
+    it knows them; ``pages`` and ``items`` count what it has committed; ``units``
     is the last unit of which it has committed anything.
     """
 
@@ -48,6 +49,9 @@ class ProcessView:
     started: set[int] = attrs.field(factory=set)
     downloaded: set[int] = attrs.field(factory=set)
     received: set[int] = attrs.field(factory=set)
+    shares: dict[str, int] = attrs.field(factory=dict)
+    # The last recall of each host, unless it was given a share since.
+    _recalls: dict[str, int] = attrs.field(factory=dict)
     pages: int = 0
     items: int = 0
     units: int = 0
@@ -65,6 +69,9 @@ class ProcessView:
         match message:
             case m.Grant():
                 self.leased.update(message.requests)
+                self._note_shares(message.shares)
+            case m.Recall():
+                self._recalls.update(dict.fromkeys(message.hosts, message.number))
             case m.Lead():
                 self.leads = True
             case m.Stop():
@@ -79,6 +86,16 @@ class ProcessView:
             # The start hangs, and no message may be lost: the process is given up.
             self.scope.cancel()
 
+    def _note_shares(self, shares: Mapping[str, m.Share]) -> None:
+        for host, share in shares.items():
+            if share.recall < self._recalls.get(host, 0):
+                continue
+            self._recalls.pop(host, None)
+            if share.count:
+                self.shares[host] = share.count
+            else:
+                self.shares.pop(host, None)
+
     def begin(self, process: Process) -> None:
         """Hand the early messages to the process, which is about to run."""
         self.process = process
@@ -92,6 +109,8 @@ class ProcessView:
         self.ended = True
         for requests in (self.leased, self.started, self.downloaded, self.received):
             requests.clear()
+        self.shares.clear()
+        self._recalls.clear()
         self._early.clear()
 
     # ---- from the process -------------------------------------------------------
@@ -111,6 +130,10 @@ class ProcessView:
             case m.Release():
                 self._check_leased(message.requests)
                 self._forget(message.requests)
+            case m.Yielded():
+                for host, share in message.hosts.items():
+                    if share and self._recalls.get(host) == message.number:
+                        self.shares[host] = share
             case m.Opened():
                 self.opened = message
             case m.Closing():
@@ -181,6 +204,7 @@ class ProcessView:
             opened=self.opened,
             leads=self.leads,
             closing=self.closing,
+            shares=dict(self.shares),
         )
 
 

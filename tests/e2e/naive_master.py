@@ -179,6 +179,8 @@ class NaiveMaster:
             case m.Release(requests=requests):
                 for number in requests:
                     self.pending[number] = peer.leases.pop(number)
+            case m.Yielded():
+                pass
             case m.Closing(reason=reason):
                 peer.closing = reason
             case m.Offer():

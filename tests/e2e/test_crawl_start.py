@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,12 @@ from dscrapy.messages import (
     Alive,
     Closing,
     Commits,
+    Grant,
     Probe,
     Recall,
     Release,
+    Share,
+    Yielded,
 )
 from tests.e2e.crawl_harness import WAIT_S, CrawlProcess, pump
 from tests.e2e.naive_master import JOB, NaiveMaster
@@ -384,8 +388,9 @@ def test_a_recall_gives_back_what_has_not_begun_of_its_hosts(
     )
     held = set(process.peer.leases)
     master.is_granting = False
-    for hosts in (("elsewhere",), ("127.0.0.1", "elsewhere")):
-        process.send(Recall(job=JOB, process=process.number, hosts=hosts))
+    for number, hosts in enumerate(({"b": 0}, {"127.0.0.1": 0, "b": 0}), 1):
+        recall = Recall(job=JOB, process=process.number, number=number, hosts=hosts)
+        process.send(recall)
 
     def releases() -> list[Release]:
         return [one for one in process.received if isinstance(one, Release)]
@@ -400,6 +405,58 @@ def test_a_recall_gives_back_what_has_not_begun_of_its_hosts(
     master.advance()
     assert process.finish() == 0
     assert len([path for path in site.paths if path.startswith("/p")]) == 60
+
+
+def test_a_share_of_a_host_is_kept(site: SmallSite, start: Start) -> None:
+    """It is said to be smaller once no more is under way; what was given before that
+    comes too late, what is given after it counts."""
+    site.free = 0
+    args = {"how": "many", "site": site.address, "count": "40"}
+    settings = {"CONCURRENT_REQUESTS_PER_DOMAIN": "4", "DOWNLOAD_DELAY": "0"}
+    process = start("starts.py", FOLDER, args=args, settings=settings)
+    ids: dict[str, Any] = {"job": JOB, "process": process.number}
+    host = "127.0.0.1"
+
+    def answer(count: int) -> None:
+        with site.lock:
+            site.free += count
+            site.lock.notify_all()
+
+    def give(share: Share) -> None:
+        grant = Grant(
+            job=JOB,
+            process=process.number,
+            requests=(),
+            hosts=(),
+            host_of=(),
+            bodies=(),
+            shares={host: share},
+        )
+        process.send(grant)
+
+    def yielded(host: str, share: int) -> Yielded:
+        return Yielded(**ids, number=7, hosts={host: share})
+
+    assert process.read_until(lambda: site.at_once == 4)
+    process.send(Recall(**ids, number=7, hosts={host: 2, "elsewhere": 3}))
+    assert process.read_until(lambda: yielded("elsewhere", 3) in process.received)
+    answer(1)
+    assert process.read_until(lambda: site.at_once == 3)
+    answer(1)
+    assert process.read_until(lambda: yielded(host, 2) in process.received)
+    assert site.at_once == 2
+    give(Share(recall=6))
+    answer(2)
+    assert process.read_until(lambda: len(site.paths) == 6)
+    process.send(Probe(number=1))
+    assert process.read_until(lambda: Alive(number=1) in process.received)
+    assert site.at_once == 2
+    give(Share(recall=7))
+    assert process.read_until(lambda: site.at_once == 4)
+    site.let_go()
+    assert process.finish() == 0
+    assert site.most_at_once == 4
+    assert sum(isinstance(one, Yielded) for one in process.received) == 2
 
 
 def test_a_stop_finishes_what_cannot_leave_the_process(

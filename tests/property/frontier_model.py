@@ -4,14 +4,16 @@ import attrs
 from hypothesis.stateful import RuleBasedStateMachine
 
 from dscrapy.frontier.frontier import Frontier, Stored
+from dscrapy.frontier.rights import ALL
 from dscrapy.messages import DONT_FILTER, START_REQUEST
 
 URLS = tuple(f"u{number}" for number in range(10))
 HOSTS = ("a", "b", "c", "slow")
 DELAY_S = 4.0
 CONCURRENCY = 4
-# What the settings below allow a process to hold of a host without having begun it.
-BOUND = {"plain": 6, "slow": 3}
+SLOW_CONCURRENCY = 7
+# Leases of a slow host that a process may have without having begun them.
+SLOW_BOUND = 3
 PROCESSES = (1, 2, 3)
 
 Row = tuple[str, str, int, int]
@@ -46,6 +48,14 @@ class Known:
 
 
 @attrs.define
+class Right:
+    """A process's share of a host, and what that is to become."""
+
+    share: int
+    target: int
+
+
+@attrs.define
 class Peer:
     """A process as the model knows it."""
 
@@ -74,11 +84,14 @@ class NaiveFrontier(RuleBasedStateMachine):
     def forget_processes(self) -> None:
         """As after a restart of the master."""
         self.peers: dict[int, Peer] = {}
-        self.owner: dict[str, int] = {}
-        self.draining: set[str] = set()
+        self.rights: dict[str, dict[int, Right]] = {host: {} for host in HOSTS}
+        # Hosts that cannot be shared, as a process has said.
+        self.whole: set[str] = set()
         self.reserved: dict[str, int] = {}
-        # Hosts whose owners are to be told to give back what has not begun there.
-        self.untold: set[str] = set()
+        # Whose shares are to become smaller, and who has not been told.
+        self.untold: set[tuple[str, int]] = set()
+        # By which recall the others were told.
+        self.told: dict[tuple[str, int], int] = {}
         self.ruled = False
         self.last: dict[str, int] = {}
         self.rest: dict[str, float] = {}
@@ -112,8 +125,8 @@ class NaiveFrontier(RuleBasedStateMachine):
         return [
             host
             for host in HOSTS
-            if self.owner.get(host) == process
-            and host not in self.draining
+            if process in self.rights[host]
+            and self.rights[host][process].target
             and self.has_pending(host)
         ]
 
@@ -122,25 +135,47 @@ class NaiveFrontier(RuleBasedStateMachine):
             host
             for host in HOSTS
             if self.has_pending(host)
-            and host not in self.owner
+            and not self.rights[host]
             and host not in self.reserved
-            and not self.active(host)
         ]
 
     def bound(self, host: str, process: int) -> int:
-        window = self.peers[process].window
-        return 1 if window == 1 else BOUND["slow" if host == "slow" else "plain"]
+        if self.peers[process].window == 1:
+            return 1
+        if host == "slow":
+            return SLOW_BOUND
+        target = self.rights[host][process].target
+        return target + max((target + 1) // 2, 4)
 
-    def unstarted(self, host: str) -> int:
-        return sum(self.open[number].stage == 0 for number in self.leases(host))
+    def unstarted(self, host: str, process: int) -> int:
+        return sum(
+            self.open[number].stage == 0 for number in self.leases(host, process)
+        )
+
+    def limit(self, host: str) -> int:
+        if not self.ruled:
+            return ALL
+        return SLOW_CONCURRENCY if host == "slow" else CONCURRENCY
+
+    def is_shared(self, host: str) -> bool:
+        return self.ruled and host != "slow"
+
+    def shares(self, host: str) -> int:
+        return sum(right.share for right in self.rights[host].values())
+
+    def free_share(self, host: str) -> int:
+        if not self.rights[host]:
+            return self.limit(host)
+        return self.limit(host) - self.shares(host) if self.is_shared(host) else 0
 
     def may_lease(self, host: str, process: int) -> bool:
-        if self.owner.get(host) == process:
-            count = self.unstarted(host)
-            return host not in self.draining and count < self.bound(host, process)
-        if host in self.owner or self.active(host):
-            return False
-        return self.reserved.get(host, process) == process
+        right = self.rights[host].get(process)
+        if right is not None:
+            is_full = self.unstarted(host, process) >= self.bound(host, process)
+            return right.target > 0 and not is_full
+        if host in self.reserved:
+            return self.reserved[host] == process and self.free_share(host) > 0
+        return not self.rights[host]
 
     def key(self, number: int) -> tuple[int, bool, bool, int]:
         one = self.open[number]
@@ -166,16 +201,27 @@ class NaiveFrontier(RuleBasedStateMachine):
             offset += length + 1
         return filtered
 
-    def disown(self, host: str) -> None:
-        if host in self.owner:
-            self.last[host] = self.owner.pop(host)
-        self.draining.discard(host)
-        self.untold.discard(host)
+    def end_right(self, host: str, process: int) -> None:
+        del self.rights[host][process]
+        self.told.pop((host, process), None)
+        self.untold.discard((host, process))
+        self.last[host] = process
+
+    def lower(self, host: str, process: int, target: int) -> None:
+        """What a share is to become; who closes need not be told."""
+        right = self.rights[host][process]
+        right.target = target
+        self.told.pop((host, process), None)
+        if target < right.share and not self.peers[process].closing:
+            self.untold.add((host, process))
+        else:
+            self.untold.discard((host, process))
 
     def settle(self, host: str) -> None:
-        """A host that is given up is free when its last download is over."""
-        if host in self.draining and not self.active(host):
-            self.disown(host)
+        """A share that is to become smaller ends with the last download."""
+        for process, right in list(self.rights[host].items()):
+            if right.target < right.share and not self.active(host, process):
+                self.end_right(host, process)
 
     def back(self, number: int) -> None:
         one = self.open[number]
@@ -219,45 +265,57 @@ class NaiveFrontier(RuleBasedStateMachine):
             return
         for host in HOSTS:
             if not self.is_used(host):
-                self.disown(host)
+                for process in list(self.rights[host]):
+                    self.end_right(host, process)
                 self.reserved.pop(host, None)
+                self.whole.discard(host)
 
-    def see_gift_taken(self, process: int, number: int) -> None:
-        """Note that a host without leases was given up and taken, all in one call."""
-        host = self.open[number].host
-        assert host not in self.reserved
+    def see_gifts(self) -> None:
+        """Note which hosts wait for a process, since it has nothing."""
+        for host, known in self.frontier._rights.hosts.items():
+            waiting = known.reserved_for
+            if waiting is not None and self.reserved.get(host) != waiting.number:
+                self.see_gift(host, waiting.number)
+                self.reserved[host] = waiting.number
+
+    def see_gift(self, host: str, process: int) -> None:
+        """Note what became of rights to a host for a process that waits, or waited,
+        for it: one is given up, or all become smaller, so that there is one more."""
         assert process not in self.reserved.values()
-        assert not self.active(host)
-        if process == self.isolator:
-            assert number in self.suspects
+        assert host not in self.reserved
+        is_apart = process == self.isolator
+        if is_apart:
+            assert host in {self.open[number].host for number in self.suspects}
         else:
             assert not self.busy(process)
             assert not self.free()
-            assert len(self.busy(self.owner[host])) >= 2
-        self.disown(host)
+        most = max((len(self.busy(one)) for one in self.peers), default=0)
+        now = self.frontier._rights.hosts[host].rights
+        lowered = []
+        for other, right in list(self.rights[host].items()):
+            assert other != process
+            if other not in now:
+                # It had nothing there.
+                assert not self.active(host, other)
+                self.end_right(host, other)
+            elif now[other].target != right.target:
+                assert now[other].share == right.share
+                assert now[other].target < right.target
+                lowered.append(other)
+                self.lower(host, other, now[other].target)
+        left = self.rights[host]
+        targets = [right.target for right in left.values()]
+        if any(left[other].target for other in lowered):
+            # It is divided: each has its part, and one is for the process.
+            assert is_apart or most < 2
+            assert self.is_shared(host)
+            assert host not in self.whole
+            assert 0 < sum(targets) < self.limit(host)
+            assert max(targets) <= -(-self.limit(host) // (len(left) + 1))
+        elif lowered:
+            assert len(lowered) == 1
+            assert is_apart or len(self.gives(lowered[0], host)) >= 2
 
-    def see_gifts(self) -> None:
-        """Note what was given up: only by owners of two, to processes with nothing."""
-        for host, known in self.frontier._owners.hosts.items():
-            if known.reserved_for is None:
-                continue
-            process = known.reserved_for.number
-            if self.reserved.get(host) == process:
-                continue
-            assert process not in self.reserved.values()
-            if process == self.isolator:
-                assert host in {self.open[number].host for number in self.suspects}
-            else:
-                assert not self.busy(process)
-                assert not self.free()
-                assert len(self.busy(self.owner[host])) >= 2
-            self.reserved[host] = process
-            self.draining.add(host)
-            self.settle(host)
-            self.want_back(host)
-
-    def want_back(self, host: str) -> None:
-        """The owner of a host that drains is told, if it can give anything back."""
-        owner = self.owner.get(host)
-        if owner is not None and not self.peers[owner].closing and self.unstarted(host):
-            self.untold.add(host)
+    def gives(self, process: int, host: str) -> list[str]:
+        """The busy hosts of a process before it gave up a right to this one."""
+        return [*self.busy(process), *([host] if self.has_pending(host) else [])]

@@ -19,7 +19,7 @@ from scrapy.squeues import FifoMemoryQueue, LifoMemoryQueue
 
 from dscrapy.frontier.frontier import Frontier, FrontierSnapshot
 from dscrapy.frontier.quarantine import Poisoned
-from dscrapy.messages import DONT_FILTER, START_REQUEST, Children
+from dscrapy.messages import DONT_FILTER, START_REQUEST, Children, Share
 from dscrapy.model import HostLimits
 from tests import builders as b
 from tests.property.frontier_model import (
@@ -27,9 +27,11 @@ from tests.property.frontier_model import (
     DELAY_S,
     HOSTS,
     PROCESSES,
+    SLOW_CONCURRENCY,
     URLS,
     NaiveFrontier,
     Peer,
+    Right,
     Row,
 )
 
@@ -129,8 +131,9 @@ class FrontierModel(NaiveFrontier):
             if one.stage < 2:
                 self.rest[one.host] = self.now
             self.settle(one.host)
-        if not self.is_used(one.host) and one.host not in self.owner:
+        if not self.is_used(one.host) and not self.rights[one.host]:
             self.reserved.pop(one.host, None)
+            self.whole.discard(one.host)
         self.end_isolation()
 
     @rule(number=st.integers(1, 30), alone=st.booleans())
@@ -227,7 +230,7 @@ class FrontierModel(NaiveFrontier):
             lifo=self.lifo,
             start_lifo=self.start_lifo,
             concurrency=CONCURRENCY,
-            hosts={"slow": HostLimits(concurrency=7, delay_s=DELAY_S)},
+            hosts={"slow": HostLimits(concurrency=SLOW_CONCURRENCY, delay_s=DELAY_S)},
         )
         self.frontier.leases.open_process(process, told, self.now)
         self.ruled = True
@@ -240,8 +243,8 @@ class FrontierModel(NaiveFrontier):
         self.peers[process].closing = True
         self.reserved = {h: p for h, p in self.reserved.items() if p != process}
         for host in HOSTS:
-            if self.owner.get(host) == process:
-                self.draining.add(host)
+            if process in self.rights[host]:
+                self.lower(host, process, 0)
                 self.settle(host)
         self.end_isolation()
 
@@ -257,8 +260,8 @@ class FrontierModel(NaiveFrontier):
                 self.rest[self.open[number].host] = self.now
             self.back(number)
         for host in HOSTS:
-            if self.owner.get(host) == process:
-                self.disown(host)
+            if process in self.rights[host]:
+                self.end_right(host, process)
         self.reserved = {h: p for h, p in self.reserved.items() if p != process}
         del self.peers[process]
         self.end_isolation()
@@ -278,30 +281,30 @@ class FrontierModel(NaiveFrontier):
         left = min(
             count, self.peers[process].window - len(self.active(process=process))
         )
-        waits: dict[str, float] = {}
+        shares: dict[str, Share] = {}
         if process == self.isolator:
             self.check_group(process, granted.requests, left)
             for number in granted.requests:
-                self.give(process, number, waits)
+                self.give(process, number, shares)
             self.see_gifts()
-            assert {h: share.wait_s for h, share in granted.shares.items()} == waits
+            assert granted.shares == shares
             return len(granted.requests)
         for at, number in enumerate(granted.requests):
             assert at < left
             if self.best(process) is None:
                 # What follows was given up for it just now.
-                self.see_gifts()
-                if self.best(process) is None:
-                    self.see_gift_taken(process, number)
+                self.see_gift(self.open[number].host, process)
+                self.reserved[self.open[number].host] = process
             assert number == self.best(process)
-            self.give(process, number, waits)
+            self.give(process, number, shares)
             one = self.open[number]
             assert (one.host, one.place) == (granted.hosts[at], granted.places[at])
-            assert self.unstarted(one.host) <= self.bound(one.host, process)
+            count = self.unstarted(one.host, process)
+            assert count <= self.bound(one.host, process)
         if len(granted.requests) < left:
             assert self.best(process) is None
         self.see_gifts()
-        assert {h: share.wait_s for h, share in granted.shares.items()} == waits
+        assert granted.shares == shares
         return len(granted.requests)
 
     def check_group(self, process: int, requests: tuple[int, ...], count: int) -> None:
@@ -310,9 +313,8 @@ class FrontierModel(NaiveFrontier):
             assert requests == ()
             return
         if requests and not self.group_at_hand():
-            self.see_gifts()
-            if not self.group_at_hand():
-                self.see_gift_taken(process, requests[0])
+            self.see_gift(self.open[requests[0]].host, process)
+            self.reserved[self.open[requests[0]].host] = process
         assert list(requests) == self.group_at_hand()[:count]
 
     def group_at_hand(self) -> list[int]:
@@ -329,21 +331,36 @@ class FrontierModel(NaiveFrontier):
         return min(choice, key=self.key, default=None)
 
     def may_have_alone(self, host: str) -> bool:
-        if host in self.owner:
-            return self.owner[host] == self.isolator
+        assert self.isolator is not None
+        right = self.rights[host].get(self.isolator)
+        if right is not None:
+            return right.target > 0
         is_free = self.reserved.get(host, self.isolator) == self.isolator
-        return is_free and not self.active(host)
+        return is_free and self.free_share(host) > 0
 
-    def give(self, process: int, number: int, waits: dict[str, float]) -> None:
+    def give(self, process: int, number: int, shares: dict[str, Share]) -> None:
         one = self.open[number]
-        if one.host not in self.owner:
-            delay_s = DELAY_S if one.host == "slow" else 0.0
-            waits[one.host] = 0.0
-            if self.last.get(one.host, process) != process and one.host in self.rest:
-                left = self.rest[one.host] + delay_s - self.now
-                waits[one.host] = max(left, 0.0)
-            self.owner[one.host] = process
-            self.reserved.pop(one.host, None)
+        host, limit, free = one.host, self.limit(one.host), self.free_share(one.host)
+        rights = self.rights[host]
+        wait_s = 0.0
+        if not rights and self.last.get(host, process) != process and host in self.rest:
+            delay_s = DELAY_S if host == "slow" else 0.0
+            wait_s = max(self.rest[host] + delay_s - self.now, 0.0)
+        share = None
+        if process not in rights:
+            fair = -(-limit // (len(rights) + 1))
+            share = min(free, fair)
+            rights[process] = Right(share, share)
+            self.reserved.pop(host, None)
+        elif free > 0 and host not in self.reserved:
+            right, fair = rights[process], -(-limit // len(rights))
+            if right.target == right.share < fair:
+                share = right.share = right.target = min(right.share + free, fair)
+        if share is not None:
+            waited = shares[host].wait_s if host in shares else 0.0
+            count = 0 if share == limit else share
+            last = self.frontier.leases.next_recall - 1
+            shares[host] = Share(count=count, recall=last, wait_s=max(wait_s, waited))
         one.holder = process
         if number in self.suspects:
             self.suspects.remove(number)
@@ -377,6 +394,7 @@ class FrontierModel(NaiveFrontier):
         numbers=st.sets(st.integers(1, 30), max_size=6),
         started=st.sets(st.integers(1, 30), max_size=6),
         downloaded=st.sets(st.integers(1, 30), max_size=6),
+        shares=st.dictionaries(st.sampled_from(HOSTS), st.integers(1, 4), max_size=2),
     )
     def hold(
         self,
@@ -384,6 +402,7 @@ class FrontierModel(NaiveFrontier):
         numbers: set[int],
         started: set[int],
         downloaded: set[int],
+        shares: dict[str, int],
     ) -> None:
         process = data.draw(st.sampled_from(sorted(self.peers)))
         self.frontier.leases.hold(
@@ -392,6 +411,7 @@ class FrontierModel(NaiveFrontier):
             self.now,
             started=sorted(started),
             downloaded=sorted(downloaded),
+            shares=shares,
         )
         for number in self.leases(process=process):
             if number not in numbers:
@@ -400,35 +420,79 @@ class FrontierModel(NaiveFrontier):
             one = self.open.get(number)
             if one is None or one.holder is not None or one.aside:
                 continue
+            self.take_over(one.host, process, shares.get(one.host, 0))
             one.holder = process
             if one.is_suspect:
                 self.suspects.remove(number)
                 if self.isolator is None and not self.peers[process].closing:
                     self.isolator = process
         self.proceed(process, started, downloaded)
-        for number in self.active(process=process):
-            host = self.open[number].host
-            if host not in self.owner:
-                self.owner[host] = process
-                self.reserved.pop(host, None)
-                if self.peers[process].closing:
-                    self.draining.add(host)
-        for host in self.draining:
-            if self.owner.get(host) == process:
-                self.want_back(host)
+        for host in HOSTS:
+            if process in self.rights[host]:
+                self.correct(host, process, shares.get(host, 0))
+
+    def take_over(self, host: str, process: int, share: int) -> None:
+        """A process says that it has a right; others may have too much then."""
+        if process in self.rights[host]:
+            return
+        others = self.shares(host)
+        share = share or self.limit(host)
+        self.rights[host][process] = Right(share, share)
+        self.reserved.pop(host, None)
+        if self.peers[process].closing:
+            self.lower(host, process, 0)
+        elif others:
+            room = max(self.limit(host) - others, 0) if self.is_shared(host) else 0
+            self.lower(host, process, min(share, room))
+
+    def correct(self, host: str, process: int, share: int) -> None:
+        """What a process says that it has is so, if the model knows no less."""
+        right = self.rights[host][process]
+        if not self.active(host, process):
+            self.end_right(host, process)
+            return
+        right.share = min(right.share, share or right.share)
+        self.lower(host, process, min(right.target, right.share))
 
     @rule()
     def recall(self) -> None:
-        """Owners of hosts that others wait for are told once."""
-        expected: dict[int, set[str]] = {}
-        for host in self.untold:
-            expected.setdefault(self.owner[host], set()).add(host)
-        told = self.frontier.leases.to_recall()
-        assert {number: set(hosts) for number, hosts in told.items()} == expected
-        for hosts in told.values():
-            self.frontier.leases.recalled(hosts)
+        """Whose shares are to become smaller is told once."""
+        expected: dict[int, dict[str, int]] = {}
+        for host, process in self.untold:
+            target = self.rights[host][process].target
+            expected.setdefault(process, {})[host] = target
+        told = self.frontier.leases.recalls()
+        assert told == expected
+        for process, hosts in told.items():
+            number = self.frontier.leases.next_recall
+            self.frontier.leases.recalled(process, number, hosts)
+            for host in hosts:
+                self.told[host, process] = number
         self.untold.clear()
-        assert self.frontier.leases.to_recall() == {}
+        assert self.frontier.leases.recalls() == {}
+
+    @precondition(lambda self: self.peers)
+    @rule(
+        data=st.data(),
+        host=st.sampled_from(HOSTS),
+        share=st.integers(0, 4),
+        late=st.booleans(),
+    )
+    def yielded(self, data: st.DataObject, host: str, share: int, late: bool) -> None:
+        """A process has lowered its share, or cannot; or it answers an old recall."""
+        process = data.draw(st.sampled_from(sorted(self.peers)))
+        number = self.told.get((host, process), 0)
+        recall = number - 1 if late else number
+        self.frontier.leases.yielded(process, recall, {host: share})
+        right = self.rights[host].get(process)
+        if right is None or not right.target or late or not number:
+            return
+        if not share:
+            self.whole.add(host)
+            self.reserved.pop(host, None)
+            self.lower(host, process, right.share)
+        elif right.target <= share < right.share:
+            right.share = share
 
     @rule()
     def give_up_host(self) -> None:

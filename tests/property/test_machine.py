@@ -411,7 +411,7 @@ class MachineModel(DrivenMachine):
             by_each = sum(crawl.frontier.leases.count_of(number) for number in numbers)
             assert crawl.frontier.leased_count == by_each
             for _, process in self.crawling():
-                holder = crawl.frontier._owners.processes.get(process.number)
+                holder = crawl.frontier._rights.processes.get(process.number)
                 active = 0 if holder is None else holder.active
                 assert active <= process.window or not process.is_open
 

@@ -11,6 +11,7 @@ from dscrapy import messages as m
 from dscrapy.errors import RemoteProtocolError
 from dscrapy.model import WORKER_DRAINS
 from dscrapy.worker.crawl_process import MESSAGES_WAITING_MAX
+from dscrapy.worker.process_view import ProcessView
 from tests import builders as b
 from tests.shell.manual_master import LEAD, ordered
 from tests.shell.worker_in_memory import Crawl, Crawls, Slow
@@ -53,6 +54,48 @@ async def test_a_process_says_nothing_about_a_request_that_it_does_not_hold(
         assert raised.value.code == code
         await trio.sleep(0.1)
         assert len(master.told(m.Commits, m.Release)) == told == 2
+
+
+def test_shares_are_known_as_the_process_knows_them() -> None:
+    """Those that are not all there is; a grant that was overtaken by a recall, and an
+    answer that a later share overtook, say nothing."""
+    view = ProcessView(start=b.start())
+
+    def give(recall: int, count: int = 0) -> None:
+        share = m.Share(count=count, recall=recall)
+        view.hand_on(b.grant(shares={"a": share}))
+
+    def recall(number: int, share: int) -> None:
+        hosts = {"a": share}
+        view.hand_on(m.Recall(job=b.ID, process=1, number=number, hosts=hosts))
+
+    def answer(number: int, share: int) -> None:
+        hosts = {"a": share}
+        view.hear(m.Yielded(job=b.ID, process=1, number=number, hosts=hosts))
+
+    def shares() -> dict[str, int]:
+        return view.report(()).shares
+
+    give(0)
+    assert shares() == {}
+    recall(1, 4)
+    give(0)
+    assert shares() == {}
+    answer(1, 4)
+    assert shares() == {"a": 4}
+    recall(2, 2)
+    give(2, 5)
+    answer(2, 2)
+    assert shares() == {"a": 5}
+    recall(3, 1)
+    # It cannot share the host.
+    answer(3, 0)
+    assert shares() == {"a": 5}
+    give(3)
+    assert shares() == {}
+    give(3, 2)
+    view.end()
+    assert shares() == {}
 
 
 async def test_units_are_free_and_parts_keep_their_request(

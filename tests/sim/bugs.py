@@ -24,6 +24,7 @@ APPLY = "dscrapy.control.apply"
 REGISTRATION = "dscrapy.control.decide.registration"
 MACHINE = "dscrapy.control.machine"
 ENDS = "dscrapy.control.decide.process_exits"
+RIGHTS = "dscrapy.frontier.rights"
 QUARANTINE = "dscrapy.frontier.quarantine"
 RUNNING = "dscrapy.control.decide.reconcile"
 DERIVE = "dscrapy.control.projections"
@@ -108,9 +109,11 @@ BUGS: tuple[Bug, ...] = (
             "        ]\n"
             "        for decision in late:\n"
             "            self._take(group, self.machine.carry_out(decision))\n"
-            "        for one in batch:\n"
-            "            if isinstance(one.command, m.GetStatus):\n"
-            "                self._decide(one.session, one.command, now, group)\n",
+            "        for waiting in batch:\n"
+            "            if isinstance(waiting.command, m.GetStatus):\n"
+            "                self._decide(\n"
+            "                    waiting.session, waiting.command, now, group\n"
+            "                )\n",
         ),
     ),
     _bug(
@@ -525,6 +528,21 @@ BUGS: tuple[Bug, ...] = (
             REGISTRATION,
             "drop=tuple(sorted(reported - (usable.keys() & expected))),",
             "drop=(),",
+        ),
+    ),
+    # ---- hosts ----------------------------------------------------------------------
+    _bug(
+        "a share given twice",
+        "a share that is to become smaller counts as smaller at once",
+        (RIGHTS, "return sum(right.share for", "return sum(right.target for"),
+    ),
+    _bug(
+        "a delayed host is shared",
+        "two processes ask a host that one of them alone may ask",
+        (
+            RIGHTS,
+            "limits(host.name).delay_s <= 0",
+            "limits(host.name).delay_s <= 1e9",
         ),
     ),
     # ---- the worker -----------------------------------------------------------------

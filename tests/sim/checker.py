@@ -21,7 +21,7 @@ from dscrapy.control.state.state import State
 from dscrapy.control.state.workers import Worker
 from dscrapy.master.session import Sessions
 from tests.doubles.watched import WatchedMachine
-from tests.sim.crawl import SimCrawl
+from tests.sim.crawl import CONCURRENCY, SimCrawl
 from tests.sim.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -211,8 +211,12 @@ class Checker:
         frontier, text = crawl.frontier, f"{message.job} request {request}"
         if request in frontier.poisoned:
             self.broken("a poisoned request is leased", text)
+        if frontier.is_suspect(request) and (
+            frontier.quarantine.isolator != message.process
+        ):
+            self.broken("a suspect has company", f"{text} to {message.process}")
         if frontier.quarantine.isolator == message.process:
-            held = frontier._owners.processes[message.process].leases
+            held = frontier._rights.processes[message.process].leases
             if not all(map(frontier.is_suspect, (request, *held))):
                 self.broken("a suspect has company", f"{text} to {message.process}")
         job = state.jobs[message.job]  # type: ignore[union-attr]  # it is there
@@ -233,13 +237,25 @@ class Checker:
 
     # ---- what crawl processes and workers do ---------------------------------------
 
-    def begun(self, crawl: SimCrawl, request: int) -> None:
-        """A process begins a request."""
+    def begun(self, crawl: SimCrawl, request: int, host: str) -> None:
+        """A process begins a request of a host."""
         job, number = crawl.start.job, crawl.start.process
         latest = self.granted_to.get((job, request))
         if latest != number:
             text = f"request {request} by {number}, leased to {latest}"
             self.broken("a request is begun whose lease went elsewhere", text)
+        # Who may begin no request any more counts no more: it is given up.
+        by_others = sum(
+            one.downloads_at(host)
+            for one in self.crawls.values()
+            if one.start.job == job and one.has_right and one is not crawl
+        )
+        under_way = 1 + crawl.downloads_at(host) + by_others
+        text = f"{under_way} at {host} of {job}, the last by {number}"
+        if under_way > CONCURRENCY:
+            self.broken("a host has more requests under way than it may", text)
+        if by_others and crawl.site.delay_s > 0:
+            self.broken("several processes ask a host that has a delay", text)
 
     def died(self, crawl: SimCrawl) -> None:
         """A process dies by its job's own doing."""

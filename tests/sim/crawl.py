@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 _PAGE: Stats = {"sum": {"response_received_count": msgspec.Raw(b"1")}}
 
 
+# Requests that a host lets be under way at a time.
+CONCURRENCY = 2
+# Of so many hosts that are to be shared the process says that it cannot.
+REFUSED_PART = 0.1
+# So many units that ask for something come in two parts.
+UNIT_IN_PARTS = 0.3
 # Of so many downloads the page is to be tried again.
 RETRY_PART = 0.08
 
@@ -76,6 +82,9 @@ class SimCrawl:
     valid_until: float = math.inf
     program: Program = attrs.field(init=False)
     inbox: deque[tuple[int, Page, bool]] = attrs.field(factory=deque)
+    shares: dict[str, int] = attrs.field(factory=dict)
+    _owed: dict[str, tuple[int, int]] = attrs.field(factory=dict)
+    _recalls: dict[str, int] = attrs.field(factory=dict)
     working: dict[int, Work] = attrs.field(factory=dict)
     is_done: bool = False
     death: Death | None = None
@@ -220,7 +229,7 @@ class SimCrawl:
             **self._ids,
             window=site.window,
             lifo=site.lifo,
-            concurrency=2,
+            concurrency=CONCURRENCY,
             delay_s=site.delay_s,
         )
 
@@ -247,6 +256,7 @@ class SimCrawl:
         if not self._closing:
             self._begin_pages(now)
             self._lead_on(now)
+        self._yield()
         if self._closing and not self.working:
             self._leave()
         if now >= self._flush_at:
@@ -258,7 +268,7 @@ class SimCrawl:
             case m.Grant():
                 self._take(message)
             case m.Recall():
-                self._give_back(message.hosts)
+                self._lower(message.number, message.hosts)
             case m.CommitsSeen():
                 for one in message.seen:
                     if one.result == "settled":
@@ -294,17 +304,54 @@ class SimCrawl:
         if self._closing:
             self._say(m.Release(**self._ids, requests=grant.requests))
             return
+        for host, share in grant.shares.items():
+            if share.recall >= self._recalls.get(host, 0):
+                self._recalls.pop(host, None)
+                self._owed.pop(host, None)
+                self.shares[host] = share.count or CONCURRENCY
         for request, page in zip(grant.requests, pages, strict=True):
             self.inbox.append((request, page, request in grant.again))
 
-    def _give_back(self, hosts: tuple[str, ...]) -> None:
-        """Give back what has not begun of hosts that another process waits for."""
-        given_back = [one for one in self.inbox if host_of(one[1].key) in hosts]
+    def _lower(self, number: int, hosts: dict[str, int]) -> None:
+        """Lower shares of hosts that another process waits for; where nothing is to be
+        left, give back what has not begun."""
+        given_back = [
+            one for one in self.inbox if hosts.get(host_of(one[1].key), 1) == 0
+        ]
         if given_back:
             self.machine.world.counts["leases recalled"] += len(given_back)
             self.inbox = deque(one for one in self.inbox if one not in given_back)
             requests = tuple(request for request, _, _ in given_back)
             self._say(m.Release(**self._ids, requests=requests))
+        for host, share in hosts.items():
+            self._recalls[host] = number
+            if share and self.rng.random() < REFUSED_PART:
+                self._say(m.Yielded(**self._ids, number=number, hosts={host: 0}))
+            elif share:
+                self.shares[host] = share
+                self._owed[host] = number, share
+        self._yield()
+
+    def _yield(self) -> None:
+        """Say which shares are lowered."""
+        for host, (number, share) in list(self._owed.items()):
+            if self.downloads_at(host) <= share:
+                self.machine.world.counts["shares lowered"] += 1
+                del self._owed[host]
+                hosts = {host: share}
+                self._say(m.Yielded(**self._ids, number=number, hosts=hosts))
+
+    def downloads_at(self, host: str) -> int:
+        """Return how many requests it has under way at a host."""
+        return sum(
+            host_of(work.page.key) == host and not work.is_downloaded
+            for work in self.working.values()
+        )
+
+    def _may_begin(self, page: Page) -> bool:
+        host = host_of(page.key)
+        share = self.shares.get(host, CONCURRENCY)
+        return self.downloads_at(host) < share
 
     def _leave(self) -> None:
         """Say that all is committed, wait for an order unless only this process stops,
@@ -327,9 +374,13 @@ class SimCrawl:
         return sum(not work.is_downloaded for work in self.working.values())
 
     def _begin_pages(self, now: float) -> None:
-        while self.inbox and self._downloads < self.site.at_once and self.has_right:
-            request, page, again = self.inbox.popleft()
-            self.machine.world.checker.begun(self, request)
+        for request, page, again in list(self.inbox):
+            if self._downloads >= self.site.at_once or not self.has_right:
+                break
+            if not self._may_begin(page):
+                continue
+            self.inbox.remove((request, page, again))
+            self.machine.world.checker.begun(self, request, host_of(page.key))
             due_at = now + page.seconds * self.rng.uniform(0.5, 1.5)
             self.working[request] = Work(request, page, due_at, again)
             self._started[request] = None
@@ -461,7 +512,19 @@ class SimCrawl:
 
     def _unit(self, kind: Any, **fields: Any) -> None:
         self._units += 1
-        self._commit(m.Commit(unit=self._units, kind=kind, **fields))
+        unit, part = self._units, 0
+        if "children" in fields and self.rng.random() < UNIT_IN_PARTS:
+            # What it asks for goes ahead, and much may happen before the rest does.
+            told: dict[str, Any] = {
+                key: fields[key] for key in ("digest", "finish") if key in fields
+            }
+            told["children"] = fields.pop("children")
+            self._commit(m.Commit(unit=unit, kind=kind, last=False, **told))
+            self._flush()
+            part = 1
+        self._commit(m.Commit(unit=unit, kind=kind, part=part, **fields))
+        if part:
+            self._flush_at = trio.current_time() + self.rng.uniform(0.05, 2.0)
 
     def _commit(self, commit: m.Commit) -> None:
         self._commits.append(commit)

@@ -14,11 +14,11 @@ from tests.sim.world import simulate
 # Bug -> the first seed that finds it, as ``make sim-bite`` prints it.
 SEEDS = {
     "answer before fsync": 0,
-    "second commit applied": 2,
+    "second commit applied": 13,
     "requeue forgotten": 0,
     "leased before durable": 0,
     "decided against a stale state": 0,
-    "void part published": 2,
+    "void part published": 12,
 }
 
 

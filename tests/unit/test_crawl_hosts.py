@@ -7,13 +7,16 @@ import pytest
 from scrapy import Request, Spider
 from scrapy.core.downloader import Downloader, Slot
 from scrapy.crawler import Crawler
+from scrapy.downloadermiddlewares.cookies import CookiesMiddleware
 from scrapy.extensions.closespider import CloseSpider as STOCK
+from scrapy.http import Response
 from scrapy.settings import Settings
 from scrapy.utils.misc import load_object
 from twisted.internet.defer import Deferred
 
 from dscrapy.crawl.insides.patches import mended_downloader
 from dscrapy.crawl.insides.probes import check_engine
+from dscrapy.crawl.insides.slot_probes import sharing
 from dscrapy.crawl.scrapy_side.crawl_settings import (
     WINDOW_UNLIMITED,
     CrawlSettings,
@@ -59,6 +62,91 @@ def test_what_waits_is_taken_in_order_where_there_is_room() -> None:
     assert sorted(waiting.take_all()) == ["b2", "c1"]
     assert not waiting
     assert waiting.take(lambda host: True) is None
+
+
+def sharing_rooms(**settings: Any) -> tuple[SlotCapacity, dict[str, Any], Any]:
+    """Return rooms with a downloader whose slots can be shared, its slots, and the
+    middleware that has the cookies."""
+    crawler = Crawler(Spider, settings)
+    cookies = CookiesMiddleware()
+    slots: dict[str, Any] = {}
+    crawler.engine = SimpleNamespace(  # type: ignore[assignment]  # all that is asked of it
+        downloader=SimpleNamespace(
+            slots=slots,
+            share_of=None,
+            middleware=SimpleNamespace(middlewares=[cookies]),
+        )
+    )
+    return SlotCapacity(crawler, Clock()), slots, cookies
+
+
+def shared_slot(**fields: Any) -> Any:
+    """Return a slot of Scrapy's downloader that can be shared."""
+    values = {"concurrency": 8, "delay": 0.0, "jitter": 0.0, **fields}
+    downloader_class: Any = sharing(Downloader)
+    downloader = downloader_class.__new__(downloader_class)
+    downloader.slots = {"a": Slot(**values)}
+    downloader.get_slot_key = lambda request: "a"
+    return downloader._get_slot(Request("http://a"))[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "can"),
+    [({}, True), ({"delay": 0.1}, False), ({"concurrency": 9}, False)],
+)
+def test_a_host_is_shared_as_its_settings_say(
+    fields: dict[str, Any], can: bool
+) -> None:
+    """Not one with a delay, or with numbers that somebody has set meanwhile."""
+    rooms, slots, _ = sharing_rooms()
+    assert rooms.can_share("a")
+    slots["a"] = shared_slot(**fields)
+    assert rooms.can_share("a") == can
+
+
+def test_a_host_is_not_shared_whose_pace_or_slots_are_not_scrapys() -> None:
+    """AutoThrottle sets delays as it goes; other slots do not keep to a share."""
+    rooms, slots, _ = sharing_rooms(AUTOTHROTTLE_ENABLED=True)
+    assert not rooms.can_share("a")
+    rooms, slots, _ = sharing_rooms()
+    slots["a"] = Slot(concurrency=8, delay=0, jitter=0)
+    assert not rooms.can_share("a")
+    assert not rooms_of({}, Clock()).can_share("a")
+
+
+def test_a_host_that_has_set_a_cookie_is_not_shared() -> None:
+    """Other processes would not have it; cookies of other hosts do not matter."""
+    rooms, _, cookies = sharing_rooms()
+    for host, domain in (("a.test", ".a.test"), ("b.test", "")):
+        header = f"n=1; Domain={domain}" if domain else "n=1"
+        request = Request(f"http://{host}/")
+        response = Response(request.url, headers={"Set-Cookie": header})
+        cookies.jars["x"].extract_cookies(response, request)
+    hosts = ("a.test", "www.a.test", "b.test", "aa.test", "c.test")
+    assert [rooms.can_share(host) for host in hosts] == [False] * 3 + [True] * 2
+
+
+def test_a_share_bounds_a_slot_and_what_is_given_out() -> None:
+    """Also before there is a slot; 0 is all that the project allows."""
+    rooms, slots, _ = sharing_rooms(CONCURRENT_REQUESTS_PER_DOMAIN=3)
+    rooms.set_share("a", 1)
+    rooms.hand("a")
+    assert not rooms.has_room("a")
+    rooms.set_share("a", 0)
+    assert rooms.has_room("a")
+    rooms.arrived("a")
+    slot = slots["a"] = shared_slot(concurrency=3)
+    slot.share = lambda: 2
+    slot.transferring.update({Request("http://a/1"), Request("http://a/2")})
+    assert (slot.free_transfer_slots(), rooms.has_room("a")) == (0, False)
+    slot.share = lambda: None
+    assert (slot.free_transfer_slots(), rooms.has_room("a")) == (1, True)
+    assert rooms.keeps_share("a")
+    rooms.set_share("a", 1)
+    assert not rooms.keeps_share("a")
+    slot.transferring.pop()
+    assert rooms.keeps_share("a")
+    assert rooms.keeps_share("b")
 
 
 def test_room_counts_what_is_under_way_to_the_slot() -> None:

@@ -3,9 +3,9 @@
 import pytest
 
 from dscrapy.frontier.frontier import Frontier
-from dscrapy.frontier.owners import Host
 from dscrapy.frontier.politeness import DELAYED_PREFETCH, Cooldowns, at_once
 from dscrapy.frontier.priority_index import PriorityIndex
+from dscrapy.frontier.rights import Host
 from dscrapy.messages import START_REQUEST, Share
 from dscrapy.model import HostLimits
 from tests import builders as b
@@ -190,7 +190,7 @@ def test_a_host_without_requests_has_no_owner() -> None:
     """Then anybody may take it; with work left it stays where it is."""
     frontier = with_hosts("a", each=2)
     for process in (1, 2):
-        frontier.leases.open_process(process, b.opened(process))
+        frontier.leases.open_process(process, b.opened(process, concurrency=1))
     frontier.lease(1, 1, 0.0)
     frontier.done(1, 1.0)
     assert frontier.lease(2, 9, 1.0).requests == ()
@@ -321,7 +321,8 @@ def test_hold_takes_what_is_pending_and_gives_the_rest_back() -> None:
     frontier.done(2)
     frontier.leases.hold(1, (2, 7, 4), 5.0)
     got = frontier.lease(1, 9, 5.0)
-    assert (got.requests, got.shares) == ((1, 5, 3, 6), {})
+    # Where it had no lease any more it has its right anew.
+    assert (got.requests, got.shares) == ((1, 5, 3, 6), {"a": Share()})
     frontier.leases.hold(3, (), 6.0)
 
 
@@ -329,7 +330,7 @@ def test_a_lease_on_anothers_host_keeps_it_until_it_is_settled() -> None:
     """Nobody becomes owner of a host while requests of others are under way there."""
     frontier = with_hosts("a", each=4)
     for process in (1, 2, 3):
-        frontier.leases.open_process(process, b.opened(process))
+        frontier.leases.open_process(process, b.opened(process, concurrency=1))
     frontier.lease(1, 1, 0.0)
     frontier.leases.hold(2, (2,), 0.0)
     assert frontier.lease(2, 9, 0.0).requests == ()
@@ -378,18 +379,95 @@ def test_an_owner_gives_back_what_it_has_not_begun() -> None:
     frontier.leases.open_process(1, b.opened(1, concurrency=2, delay_s=2.0))
     frontier.lease(1, 6, 0.0)
     frontier.leases.open_process(2, b.opened(2, concurrency=2, delay_s=2.0))
-    assert frontier.leases.to_recall() == {}
+    assert frontier.leases.recalls() == {}
     assert frontier.lease(2, 9, 0.0).requests == ()
-    assert frontier.leases.to_recall() == {1: ("b",)}
-    frontier.leases.recalled(("b",))
-    assert frontier.leases.to_recall() == {}
+    assert frontier.leases.recalls() == {1: {"b": 0}}
+    frontier.leases.recalled(1, 1, ("b",))
+    assert frontier.leases.recalls() == {}
     frontier.leases.hold(1, (1, 2, 3, 10, 11, 12), 0.0, started=(10,))
-    assert frontier.leases.to_recall() == {1: ("b",)}
+    assert frontier.leases.recalls() == {1: {"b": 0}}
     frontier.leases.release(1, (11, 12), 0.0)
     assert frontier.lease(2, 9, 1.0).requests == ()
     frontier.done(10, 1.0)
-    assert frontier.leases.to_recall() == {}
+    assert frontier.leases.recalls() == {}
     assert frontier.lease(2, 9, 1.0).requests == (11, 12, 13)
+
+
+def test_a_host_is_shared_by_processes_that_have_no_other() -> None:
+    """Each has a whole share; nobody gets one before somebody else has less. What is
+    left of one that ends goes to who still has one, with its next lease."""
+    frontier = with_hosts("a", each=60)
+    for process in (1, 2, 3):
+        frontier.leases.open_process(process, b.opened(process, concurrency=8))
+    leases = frontier.leases
+    assert frontier.lease(1, 8, 0.0).shares == {"a": Share()}
+    assert frontier.lease(2, 8, 0.0).requests == ()
+    assert leases.recalls() == {1: {"a": 4}}
+    leases.recalled(1, 1, ("a",))
+    # Nobody has less than was asked for.
+    leases.yielded(1, 1, {"a": 3})
+    assert frontier.lease(2, 8, 0.0).requests == ()
+    leases.yielded(1, 1, {"a": 4})
+    assert frontier.lease(2, 2, 0.0).shares == {"a": Share(count=4, recall=1)}
+    assert frontier.lease(3, 8, 0.0).requests == ()
+    assert leases.recalls() == {1: {"a": 3}, 2: {"a": 3}}
+    leases.recalled(1, 2, ("a",))
+    leases.recalled(2, 3, ("a",))
+    # An answer to the first recall says nothing.
+    leases.yielded(1, 1, {"a": 3})
+    assert frontier.lease(3, 8, 0.0).requests == ()
+    leases.yielded(2, 3, {"a": 3})
+    # That is for the process that waits.
+    assert frontier.lease(2, 1, 0.0).shares == {}
+    assert frontier.lease(3, 2, 0.0).shares == {"a": Share(count=1, recall=3)}
+    leases.yielded(1, 2, {"a": 3})
+    # What is free by now comes with the next lease.
+    assert frontier.lease(3, 1, 0.0).shares == {"a": Share(count=2, recall=3)}
+    leases.end_process(1, 1.0)
+    assert frontier.lease(2, 1, 1.0).shares == {"a": Share(count=4, recall=3)}
+    assert frontier.lease(3, 1, 1.0).shares == {"a": Share(count=4, recall=3)}
+
+
+def test_there_are_at_most_as_many_shares_as_requests_at_a_time() -> None:
+    """Who comes then waits until another one has ended."""
+    frontier = with_hosts("a", each=60)
+    for process in (1, 2, 3):
+        frontier.leases.open_process(process, b.opened(process, concurrency=2))
+    frontier.lease(1, 3, 0.0)
+    frontier.lease(2, 3, 0.0)
+    frontier.leases.recalled(1, 1, ("a",))
+    frontier.leases.yielded(1, 1, {"a": 1})
+    assert frontier.lease(2, 3, 0.0).requests
+    assert frontier.lease(3, 3, 0.0).requests == ()
+    assert frontier.leases.recalls() == {}
+    frontier.leases.end_process(1, 1.0)
+    assert frontier.lease(3, 3, 1.0).shares == {"a": Share(count=1, recall=1)}
+
+
+def test_a_host_that_cannot_be_shared_stays_with_its_process() -> None:
+    """The process says so; nobody asks it again while the host has requests."""
+    frontier = with_hosts("a", each=30)
+    for process in (1, 2):
+        frontier.leases.open_process(process, b.opened(process, concurrency=4))
+    frontier.lease(1, 4, 0.0)
+    frontier.lease(2, 4, 0.0)
+    frontier.leases.recalled(1, 1, ("a",))
+    frontier.leases.yielded(1, 1, {"a": 0})
+    assert frontier.lease(2, 4, 0.0).requests == ()
+    assert frontier.leases.recalls() == {}
+    granted = frontier.lease(1, 4, 0.0)
+    assert (len(granted.requests), granted.shares) == (4, {})
+
+
+def test_a_process_without_leases_of_a_host_has_nothing_to_lower() -> None:
+    """Its share is free at once, and it is asked for nothing."""
+    frontier = with_hosts("a", each=30)
+    for process in (1, 2):
+        frontier.leases.open_process(process, b.opened(process, concurrency=4))
+    frontier.lease(1, 1, 0.0)
+    frontier.leases.proceed(1, (1,), (1,), 0.0)
+    assert frontier.lease(2, 1, 0.0).shares == {"a": Share()}
+    assert frontier.leases.recalls() == {}
 
 
 def test_a_host_without_leases_changes_hands_at_once() -> None:
@@ -520,7 +598,7 @@ def test_a_change_does_not_look_at_all_hosts(monkeypatch: pytest.MonkeyPatch) ->
     placed.clear()
     frontier.lease(1, 1, 0.0)
     assert len(placed) == 1
-    assert len(frontier._owners.touched) == 0
+    assert len(frontier._rights.touched) == 0
 
 
 def test_hosts_are_forgotten_with_their_last_request() -> None:
@@ -528,13 +606,13 @@ def test_hosts_are_forgotten_with_their_last_request() -> None:
     frontier = with_hosts("a", "b")
     for request in range(1, 5):
         frontier.done(request)
-    assert not frontier._owners.hosts
-    assert not frontier._owners.touched
+    assert not frontier._rights.hosts
+    assert not frontier._rights.touched
     frontier.leases.open_process(1, b.opened(1))
     frontier.add(b.children("n"))
     frontier.lease(1, 1, 0.0)
     frontier.done(5, 1.0)
     frontier.lease(1, 1, 2.0)
-    assert not frontier._owners.hosts
-    assert not frontier._owners.processes[1].hosts
-    assert not frontier._owners.politeness.cooldowns
+    assert not frontier._rights.hosts
+    assert not frontier._rights.processes[1].hosts
+    assert not frontier._rights.politeness.cooldowns

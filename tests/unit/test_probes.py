@@ -27,13 +27,13 @@ from scrapy.settings import Settings
 from scrapy.utils.defer import _schedule_coro
 
 from dscrapy.crawl.codec import tags
-from dscrapy.crawl.insides import probes, versions
+from dscrapy.crawl.insides import probes, slot_probes, versions
 from dscrapy.crawl.insides.patches import mend_limits
 from dscrapy.errors import UnsupportedError
 
 ROOT = Path(__file__).parents[2]
 CRAWL = ROOT / "dscrapy" / "crawl"
-PROBES = CRAWL / "insides" / "probes.py"
+PROBES = {CRAWL / "insides" / name for name in ("probes.py", "slot_probes.py")}
 
 # What hangs on Scrapy's engine: no private names, and promised by nobody.
 INSIDES = frozenset(
@@ -127,7 +127,7 @@ def _defined(tree: ast.Module) -> Iterator[str]:
 
 def test_only_the_probes_touch_scrapy_s_insides() -> None:
     """A file of ``crawl/`` that wants something private asks a probe."""
-    files = sorted(set(CRAWL.rglob("*.py")) - {PROBES})
+    files = sorted(set(CRAWL.rglob("*.py")) - PROBES)
     assert len(files) > 50
     found = [
         f"{file.relative_to(ROOT)}:{what}"
@@ -136,7 +136,8 @@ def test_only_the_probes_touch_scrapy_s_insides() -> None:
     ]
     assert not found, "\n".join(["", *found])
     # What they are for: they would be found anywhere else.
-    assert len(list(private_touches(PROBES.read_text()))) > 20
+    for file, count in zip(sorted(PROBES), (20, 5), strict=True):
+        assert len(list(private_touches(file.read_text()))) > count
 
 
 @pytest.mark.parametrize(
@@ -179,9 +180,10 @@ def test_every_probe_says_what_it_is_for() -> None:
     """What it touches, why, where it was found, and what is done else."""
     functions = [
         function
-        for name, function in vars(probes).items()
+        for module in (probes, slot_probes)
+        for name, function in vars(module).items()
         if inspect.isfunction(function)
-        and function.__module__ == probes.__name__
+        and function.__module__ == module.__name__
         and not name.startswith("_")
     ]
     assert len(functions) > 15
@@ -198,7 +200,7 @@ IS_BEFORE_2_18 = scrapy.version_info[:2] < (2, 18)
 
 def test_what_is_found_in_this_scrapy() -> None:
     """As the probes' own words say of each version."""
-    assert probes.counts_transfers_late(Downloader)
+    assert slot_probes.counts_transfers_late(Downloader)
     assert probes.forgets_robots_waiters()
     assert probes.forgets_items_at_close()
     assert probes.closes_from_start() is not IS_BEFORE_2_18
@@ -216,8 +218,8 @@ class Mended(Downloader):
 
 def test_a_downloader_that_counts_at_once_is_left_alone() -> None:
     """What Scrapy, or a project, has mended is mended here no longer."""
-    assert not probes.counts_transfers_late(Mended)
-    assert probes.counts_transfers_late(type("Own", (Downloader,), {}))
+    assert not slot_probes.counts_transfers_late(Mended)
+    assert slot_probes.counts_transfers_late(type("Own", (Downloader,), {}))
 
 
 @pytest.mark.parametrize("attribute", ["download_delay", "max_concurrent_requests"])

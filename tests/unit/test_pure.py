@@ -72,7 +72,7 @@ def test_a_step_that_changes_the_state_is_found(
     """A course that is begun, a count, the order of a set: whatever it is."""
 
     def reconcile(self: JobReconciler) -> None:
-        self.crawl.frontier.leases._owners.processes.pop(1, None)
+        self.crawl.frontier.leases._rights.processes.pop(1, None)
 
     def deadline(decision: Decision) -> float:
         decision.state.sessions[999] = "nobody"

@@ -145,7 +145,7 @@ def test_a_request_that_no_process_can_read_fails_and_the_job_goes_on() -> None:
 
 def test_the_writer_gets_what_another_cannot_read() -> None:
     """Requests that one process wrote come back to it from the one that leased them."""
-    machine, first, second = d.wide(2)
+    machine, first, second = d.wide(2, concurrency=1)
     # A host of each: the first holds h1 and h2, the second h3 and h4.
     given = msgspec.structs.replace(b.children(9, host="h3"), kinds=(CLASSES,))
     d.commit(machine, first.process, b.page(1, children=given))

@@ -194,8 +194,9 @@ def test_a_host_that_is_given_up_comes_with_what_has_not_begun() -> None:
     decision = d.ask(machine, b.opened(second.process, window=6), d.WORKER)
     assert d.leases(decision) == {}
     (recall,) = d.told(decision, m.Recall)
-    assert (recall.process, len(recall.hosts)) == (first.process, 1)
-    parity = int(recall.hosts[0][1:])
+    ((host, share),) = recall.hosts.items()
+    assert (recall.process, share) == (first.process, 0)
+    parity = int(host[1:])
     back = tuple(n for n in range(3, 7) if n % 2 == parity)
     release = m.Release(job=b.ID, process=first.process, requests=back)
     decision = d.ask(machine, release, d.WORKER)

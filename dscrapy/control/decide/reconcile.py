@@ -6,7 +6,7 @@ hold leases that the master does not know.
 """
 
 import math
-from typing import Self
+from typing import Any, Self
 
 import attrs
 
@@ -174,14 +174,17 @@ class JobReconciler:
             )
 
     def _recall(self) -> None:
-        """Let owners of hosts that others wait for give back what has not begun."""
-        job = self.job.id
-        for number, hosts in self.crawl.frontier.leases.to_recall().items():
-            self.decision.records.append(
-                r.HostsRecalled(job=job, process=number, hosts=hosts)
-            )
-            message = Recall(job=job, process=number, hosts=hosts)
-            self.decision.notify(self.state.processes[number], message)
+        """Let holders of hosts that others wait for lower their shares."""
+        leases = self.crawl.frontier.leases
+        for at, (process, hosts) in enumerate(leases.recalls().items()):
+            fields: dict[str, Any] = {
+                "job": self.job.id,
+                "process": process,
+                "number": leases.next_recall + at,
+                "hosts": hosts,
+            }
+            self.decision.records.append(r.HostsRecalled(**fields))
+            self.decision.notify(self.state.processes[process], Recall(**fields))
 
     def _note_waits(self, process: Process) -> None:
         waits = self.crawl.frontier.leases.all_wait(process.number)

@@ -96,7 +96,13 @@ def _from_process(
     decision: Decision,
     session: int,
     process: Process,
-    command: m.Opened | m.Progress | m.Release | m.Closing | m.Offer | m.Feeds,
+    command: m.Opened
+    | m.Progress
+    | m.Release
+    | m.Yielded
+    | m.Closing
+    | m.Offer
+    | m.Feeds,
 ) -> None:
     job, number = process.job, process.number
     reconciler = JobReconciler.of(decision, job)
@@ -107,6 +113,15 @@ def _from_process(
             _proceed(decision, command)
         case m.Release():
             reconciler.take_back(process, command)
+        case m.Yielded():
+            decision.records.append(
+                r.SharesYielded(
+                    job=job,
+                    process=number,
+                    number=command.number,
+                    hosts=command.hosts,
+                )
+            )
         case m.Closing():
             reconciler.close_by_itself(process, command.reason)
             decision.records.append(r.ProcessCloses(job=job, process=number))

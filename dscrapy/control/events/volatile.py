@@ -226,11 +226,23 @@ class Released(Fact, kw_only=True, frozen=True):
 
 
 class HostsRecalled(Fact, kw_only=True, frozen=True):
-    """The process was told to give back what it has not begun of these hosts."""
+    """The process was told to lower its shares of these hosts, by the ``Recall`` of
+    this number."""
 
     job: str
     process: int
-    hosts: tuple[str, ...]
+    number: int
+    hosts: dict[str, int]
+
+
+class SharesYielded(Fact, kw_only=True, frozen=True):
+    """The process has lowered its shares of hosts to these, after the ``Recall`` of
+    this number."""
+
+    job: str
+    process: int
+    number: int
+    hosts: dict[str, int]
 
 
 class WaiterAdded(Fact, kw_only=True, frozen=True):
@@ -285,6 +297,7 @@ CrawlChange = (
     | LeasesWanted
     | Released
     | HostsRecalled
+    | SharesYielded
 )
 
 Volatile = (

@@ -232,6 +232,7 @@ class Crawl:
             at,
             started=report.started,
             downloaded=report.downloaded,
+            shares=report.shares,
         )
         self._receive(report.process, report.received)
         # Whether that message arrived is not known.

@@ -18,17 +18,19 @@ from scrapy.settings import BaseSettings
 from scrapy.utils.httpobj import urlparse_cached
 from scrapy.utils.misc import load_object
 
-from dscrapy.crawl.insides import probes
+from dscrapy.crawl.insides import probes, slot_probes
 
 # Where Scrapy has its robots.txt middleware; ours stands just before it.
 _ROBOTS_ORDER = 100
 
 
 def mended_downloader(base: type[Any]) -> type[Any]:
-    """Return the project's downloader, or a subclass that counts transfers at once."""
-    if not probes.counts_transfers_late(base):
-        return base
-    return probes.counting_at_once(base)
+    """Return the project's downloader, or a subclass of it whose slots keep within
+    shares, and that counts transfers at once."""
+    sharing = slot_probes.sharing(base)
+    if not slot_probes.counts_transfers_late(base):
+        return sharing
+    return slot_probes.counting_at_once(sharing)
 
 
 def mend_close(crawler: Crawler) -> None:

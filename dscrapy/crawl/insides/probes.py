@@ -10,7 +10,6 @@ it.
 """
 
 import asyncio
-import inspect
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import UTC, datetime
@@ -30,18 +29,11 @@ from scrapy.http import Response
 from twisted.internet.defer import Deferred
 
 from dscrapy.crawl.insides.marked_steps import Mark, Marked, marked_output
-from dscrapy.crawl.insides.versions import SUPPORTED
+from dscrapy.crawl.insides.versions import SUPPORTED, names_in
 from dscrapy.errors import UnsupportedError
 
 # A function to call when a request or item is through, or None.
 Ended = Callable[[], None] | None
-
-
-def _names_in(owner: type[Any], method: str) -> frozenset[str]:
-    """Return the attributes and globals that a method's code uses; none without it."""
-    function = inspect.unwrap(getattr(owner, method, None))  # type: ignore[arg-type]  # None has no code
-    code = getattr(function, "__code__", None)
-    return frozenset() if code is None else frozenset(code.co_names)
 
 
 # ---- the engine ----------------------------------------------------------------------
@@ -244,7 +236,7 @@ def closes_from_start() -> bool:
     Found: 2.18 and 2.19 close; 2.16 and 2.17 log an error.
     Else: it counts as an error that ``start()`` raised.
     """
-    return "CloseSpider" in _names_in(ExecutionEngine, "_process_start_next")
+    return "CloseSpider" in names_in(ExecutionEngine, "_process_start_next")
 
 
 def component_managers(crawler: Crawler) -> Iterable[Any]:
@@ -265,30 +257,6 @@ def component_managers(crawler: Crawler) -> Iterable[Any]:
 
 
 # ---- the downloader ------------------------------------------------------------------
-
-
-def download_slots(crawler: Crawler) -> dict[str, Any]:
-    """Return the downloader's slots by host, a dict that changes with them.
-
-    Touches: ``downloader.slots``.
-    Why: a request is given out only when its slot can send it.
-    Found: 2.16 to 2.19.
-    Else: a downloader of the project's own; the limits in the settings count alone.
-    """
-    slots: dict[str, Any] = getattr(engine_of(crawler).downloader, "slots", {})
-    return slots
-
-
-def room_in(slot: Any) -> int:
-    """Return how many more requests a download slot could send now.
-
-    Touches: ``Slot.free_transfer_slots`` and ``Slot.queue`` of the downloader.
-    Why: as ``download_slots``.
-    Found: 2.16 to 2.19.
-    Else: an error of ours: a downloader that has slots has Scrapy's.
-    """
-    free: int = slot.free_transfer_slots() - len(slot.queue)
-    return free
 
 
 def hold_downloads(
@@ -323,47 +291,6 @@ def hold_downloads(
     handlers.download_request_async = gated_download
 
 
-def counts_transfers_late(downloader: type[Any]) -> bool:
-    """Whether a downloader counts a transfer only when its task has begun.
-
-    Touches: the code of ``Downloader._process_queue``, and ``_wait_for_download``.
-    Why: an error: when one transfer ends, all of a slot's queue is sent.
-    Found: 2.16 to 2.19 have it.
-    Else: nothing is mended.
-    """
-    transfer = getattr(downloader, "_wait_for_download", None)
-    starts = _names_in(downloader, "_process_queue")
-    return (
-        inspect.iscoroutinefunction(transfer)
-        and "_wait_for_download" in starts
-        and "transferring" not in starts
-    )
-
-
-def counting_at_once(base: type[Any]) -> type[Any]:
-    """Return a subclass of a downloader that counts a transfer when it is asked for.
-
-    Touches: ``Downloader._wait_for_download`` and ``Slot.transferring``.
-    Why: the mend for ``counts_transfers_late``, which is to be asked first.
-    Found: 2.16 to 2.19.
-    Else: ``counts_transfers_late`` has said no.
-    """
-
-    class CountingDownloader(base):  # type: ignore[misc]  # a base of run time
-        # No coroutine function: its first line runs when the downloader calls it,
-        # before it looks for the next free place.
-        def _wait_for_download(
-            self, slot: Any, request: Request, *args: Any
-        ) -> Coroutine[Any, Any, None]:
-            slot.transferring.add(request)
-            waiting: Coroutine[Any, Any, None] = super()._wait_for_download(
-                slot, request, *args
-            )
-            return waiting
-
-    return CountingDownloader
-
-
 def reads_limits_of_spider() -> bool:
     """Whether slots take their limits from attributes of the spider.
 
@@ -374,7 +301,7 @@ def reads_limits_of_spider() -> bool:
     settings.
     Else: the settings count alone.
     """
-    takes = "_get_concurrency_delay" in _names_in(Downloader, "_get_slot")
+    takes = "_get_concurrency_delay" in names_in(Downloader, "_get_slot")
     return takes and not hasattr(Crawler, "_apply_deprecated_spider_attr")
 
 
@@ -386,7 +313,7 @@ def forgets_robots_waiters() -> bool:
     Found: 2.16 to 2.19 have it.
     Else: nothing is mended.
     """
-    return "maybe_deferred_to_future" in _names_in(RobotsTxtMiddleware, "robot_parser")
+    return "maybe_deferred_to_future" in names_in(RobotsTxtMiddleware, "robot_parser")
 
 
 # ---- the end -------------------------------------------------------------------------
@@ -400,8 +327,8 @@ def forgets_items_at_close() -> bool:
     Found: 2.16 and 2.17 do not wait; 2.18 and 2.19 wait and are not told of its end.
     Else: nothing is mended.
     """
-    counts = "itemproc_size" in _names_in(Slot, "is_idle")
-    tells = "_check_if_closing" in _names_in(Scraper, "start_itemproc_async")
+    counts = "itemproc_size" in names_in(Slot, "is_idle")
+    tells = "_check_if_closing" in names_in(Scraper, "start_itemproc_async")
     return not (counts and tells)
 
 

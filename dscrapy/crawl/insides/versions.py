@@ -1,6 +1,8 @@
 """The supported versions of Scrapy, checked before any of it is imported."""
 
+import inspect
 from importlib import metadata
+from typing import Any
 
 from dscrapy.errors import UnsupportedError
 
@@ -27,3 +29,10 @@ def _needed() -> str:
 def _minor(version: str) -> tuple[int, ...]:
     # "2.16.0rc1": the first two are numbers in every version that Scrapy has had.
     return tuple(int(part) for part in version.split(".")[:2])
+
+
+def names_in(owner: type[Any], method: str) -> frozenset[str]:
+    """Return the attributes and globals that a method's code uses; none without it."""
+    function = inspect.unwrap(getattr(owner, method, None))  # type: ignore[arg-type]  # None has no code
+    code = getattr(function, "__code__", None)
+    return frozenset() if code is None else frozenset(code.co_names)

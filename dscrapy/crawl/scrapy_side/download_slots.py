@@ -12,8 +12,15 @@ from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 
 from scrapy.crawler import Crawler
+from scrapy.downloadermiddlewares.cookies import CookiesMiddleware
 
-from dscrapy.crawl.insides.probes import download_slots, room_in
+from dscrapy.crawl.insides.slot_probes import (
+    SharedSlot,
+    download_slots,
+    room_in,
+    share_hosts,
+    transfers_in,
+)
 from dscrapy.crawl.scrapy_side.crawl_settings import host_limits
 
 T = TypeVar("T")
@@ -34,7 +41,11 @@ class Lease(NamedTuple):
 
 
 class SlotCapacity:
-    """How many more requests each download slot can take now."""
+    """How many more requests each download slot can take now.
+
+    Of a host that other processes ask, too, this one has a share: so many requests
+    under way at a time.
+    """
 
     def __init__(self, crawler: Crawler, clock: Callable[[], float]) -> None:
         self._slots = download_slots(crawler)
@@ -42,10 +53,51 @@ class SlotCapacity:
         self._default, self._limits = host_limits(crawler.settings)
         self._handed: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
+        self._shares: dict[str, int] = {}
+        # AutoThrottle sets delays as it goes, and a host with a delay is not shared.
+        is_steady = not crawler.settings.getbool("AUTOTHROTTLE_ENABLED")
+        self._shares_hosts = share_hosts(crawler, self._shares.get) and is_steady
+        self._crawler = crawler
 
     def wait(self, host: str, seconds: float) -> None:
         """Give the host no room for so long."""
         self._not_before[host] = self._clock() + seconds
+
+    def set_share(self, host: str, share: int) -> None:
+        """Note this process's share of a host; 0 for all there is."""
+        if share:
+            self._shares[host] = share
+        else:
+            self._shares.pop(host, None)
+
+    def can_share(self, host: str) -> bool:
+        """Whether this process could keep to a share of the host.
+
+        Scrapy's slot has to say how much is under way, and to have the project's
+        concurrency and no delay, whoever has set them. And the host has set no cookie:
+        other processes would not have it.
+        """
+        if not self._shares_hosts or self._has_cookie(host):
+            return False
+        slot = self._slots.get(host)
+        if slot is None:
+            return True
+        is_steady = slot.delay <= 0 and slot.concurrency == self._limit(host)
+        return isinstance(slot, SharedSlot) and is_steady
+
+    def _has_cookie(self, host: str) -> bool:
+        cookies = self._crawler.get_downloader_middleware(CookiesMiddleware)
+        if cookies is None:
+            return False
+        domains = {
+            cookie.domain.lstrip(".") for jar in cookies.jars.values() for cookie in jar
+        }
+        return any(host == one or host.endswith(f".{one}") for one in domains)
+
+    def keeps_share(self, host: str) -> bool:
+        """Whether no more requests are under way than this process's share."""
+        slot, share = self._slots.get(host), self._shares.get(host)
+        return slot is None or share is None or transfers_in(slot) <= share
 
     def has_room(self, host: str) -> bool:
         """Whether the host's slot could send one more request now."""
@@ -57,8 +109,12 @@ class SlotCapacity:
         handed = self._handed.get(host, 0)
         slot = self._slots.get(host)
         if slot is None:
-            return handed < self._limits.get(host, self._default).concurrency
+            limit = self._limit(host)
+            return handed < min(limit, self._shares.get(host, limit))
         return room_in(slot) > handed
+
+    def _limit(self, host: str) -> int:
+        return self._limits.get(host, self._default).concurrency
 
     def hand(self, host: str) -> None:
         """Note that a request is on its way to the host's slot."""

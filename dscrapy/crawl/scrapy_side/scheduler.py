@@ -43,6 +43,7 @@ from dscrapy.messages import (
     Grant,
     Recall,
     Release,
+    Yielded,
 )
 
 _logger = logging.getLogger(__name__)
@@ -69,6 +70,11 @@ class JobScheduler(BaseScheduler):
         self._tracker = job.tracker
         self._inbox: Waiting[Lease] = Waiting()
         self._sequence = 0
+        # Shares that are to be lowered, once no more requests are under way, and the
+        # numbers of the recalls.
+        self._owed: dict[str, tuple[int, int]] = {}
+        # The last recall of each host, unless it was given a share since.
+        self._recalls: dict[str, int] = {}
         self._idle_known: set[bytes] = set()
         self._is_closed = False
         self._window = window(crawler.settings.getint("CONCURRENT_REQUESTS"))
@@ -111,6 +117,7 @@ class JobScheduler(BaseScheduler):
         tracker = self._tracker
         connect(tracker.reached_downloader, signals.request_reached_downloader)
         connect(tracker.left_downloader, signals.request_left_downloader)
+        connect(self._yield_owed, signals.request_left_downloader)
         connect(tracker.response_received, signals.response_received)
 
     def close(self, reason: str) -> Deferred[None]:
@@ -236,6 +243,10 @@ class JobScheduler(BaseScheduler):
             return
         loop = asyncio.get_running_loop()
         for host, share in grant.shares.items():
+            if share.recall >= self._recalls.get(host, 0):
+                self._recalls.pop(host, None)
+                self._owed.pop(host, None)
+                self._capacity.set_share(host, share.count)
             if share.wait_s > 0:
                 self._capacity.wait(host, share.wait_s)
                 loop.call_later(
@@ -264,11 +275,38 @@ class JobScheduler(BaseScheduler):
         self._release([lease.request for lease in self._inbox.take_all()])
 
     def recalled(self, recall: Recall) -> None:
-        """Release leases of hosts that another process waits for, if not started."""
-        leases = [
-            lease for host in recall.hosts for lease in self._inbox.take_host(host)
-        ]
-        self._release([lease.request for lease in leases])
+        """Lower shares of hosts that another process waits for; where nothing is to be
+        left, release leases that were not started."""
+        released: list[Lease] = []
+        kept: dict[str, int] = {}
+        for host, share in recall.hosts.items():
+            self._recalls[host] = recall.number
+            if not share:
+                released += self._inbox.take_host(host)
+            elif self._capacity.can_share(host):
+                self._capacity.set_share(host, share)
+                self._owed[host] = recall.number, share
+            else:
+                kept[host] = 0
+        self._release([lease.request for lease in released])
+        self._yield(recall.number, kept)
+        self._yield_owed()
+
+    def _yield_owed(self) -> None:
+        """Say which shares are lowered: those of hosts where no more is under way."""
+        if not self._owed:
+            return
+        for host, (recall, share) in list(self._owed.items()):
+            if self._capacity.keeps_share(host):
+                del self._owed[host]
+                self._yield(recall, {host: share})
+
+    def _yield(self, recall: int, hosts: dict[str, int]) -> None:
+        if hosts:
+            run = self._job.run
+            self._job.link.send(
+                Yielded(job=run.job, process=run.process, number=recall, hosts=hosts)
+            )
 
     def _release(self, requests: list[int], unreadable: str = "") -> None:
         if not requests:
