@@ -5,7 +5,7 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from dscrapy.frontier.frontier import Frontier, Stored
 from dscrapy.frontier.rights import ALL
-from dscrapy.messages import DONT_FILTER, START_REQUEST
+from dscrapy.messages import DONT_FILTER, START_REQUEST, Share
 
 URLS = tuple(f"u{number}" for number in range(10))
 HOSTS = ("a", "b", "c", "slow")
@@ -319,3 +319,76 @@ class NaiveFrontier(RuleBasedStateMachine):
     def gives(self, process: int, host: str) -> list[str]:
         """The busy hosts of a process before it gave up a right to this one."""
         return [*self.busy(process), *([host] if self.has_pending(host) else [])]
+
+    # ---- what the frontier may give --------------------------------------------
+
+    def group_at_hand(self) -> list[int]:
+        """Suspects of the first one's group whose hosts the isolator may have."""
+        may = [n for n in self.suspects if self.may_have_alone(self.open[n].host)]
+        return [n for n in may if self.open[n].group == self.open[may[0]].group]
+
+    def best(self, process: int) -> int | None:
+        choice = [
+            number
+            for number, one in self.open.items()
+            if one.is_pending and self.may_lease(one.host, process)
+        ]
+        return min(choice, key=self.key, default=None)
+
+    def may_have_alone(self, host: str) -> bool:
+        assert self.isolator is not None
+        right = self.rights[host].get(self.isolator)
+        if right is not None:
+            return right.target > 0
+        is_free = self.reserved.get(host, self.isolator) == self.isolator
+        return is_free and self.free_share(host) > 0
+
+    def give(self, process: int, number: int, shares: dict[str, Share]) -> None:
+        one = self.open[number]
+        host, limit, free = one.host, self.limit(one.host), self.free_share(one.host)
+        rights = self.rights[host]
+        wait_s = 0.0
+        if not rights and self.last.get(host, process) != process and host in self.rest:
+            delay_s = DELAY_S if host == "slow" else 0.0
+            wait_s = max(self.rest[host] + delay_s - self.now, 0.0)
+        share = None
+        if process not in rights:
+            fair = -(-limit // (len(rights) + 1))
+            share = min(free, fair)
+            rights[process] = Right(share, share)
+            self.reserved.pop(host, None)
+        elif free > 0 and host not in self.reserved:
+            right, fair = rights[process], -(-limit // len(rights))
+            if right.target == right.share < fair:
+                share = right.share = right.target = min(right.share + free, fair)
+        if share is not None:
+            waited = shares[host].wait_s if host in shares else 0.0
+            count = 0 if share == limit else share
+            last = self.frontier.leases.next_recall - 1
+            shares[host] = Share(count=count, recall=last, wait_s=max(wait_s, waited))
+        one.holder = process
+        if number in self.suspects:
+            self.suspects.remove(number)
+
+    def take_over(self, host: str, process: int, share: int) -> None:
+        """A process says that it has a right; others may have too much then."""
+        if process in self.rights[host]:
+            return
+        others = self.shares(host)
+        share = share or self.limit(host)
+        self.rights[host][process] = Right(share, share)
+        self.reserved.pop(host, None)
+        if self.peers[process].closing:
+            self.lower(host, process, 0)
+        elif others:
+            room = max(self.limit(host) - others, 0) if self.is_shared(host) else 0
+            self.lower(host, process, min(share, room))
+
+    def correct(self, host: str, process: int, share: int) -> None:
+        """What a process says that it has is so, if the model knows no less."""
+        right = self.rights[host][process]
+        if not self.active(host, process):
+            self.end_right(host, process)
+            return
+        right.share = min(right.share, share or right.share)
+        self.lower(host, process, min(right.target, right.share))
