@@ -265,24 +265,28 @@ class Leases:
         of one, if one can."""
         if process.busy or process.reserved is not None or self._index.free_count:
             return False
-        donor = max(self._rights.processes.values(), key=lambda one: len(one.busy))
+        rights, holders = self._rights, self._rights.processes.values()
+        donor = max(holders, key=lambda holder: len(holder.busy))
+        host: Host | None
         if len(donor.busy) >= 2:
-            host = donor.busy[next(reversed(donor.busy))]
-            if not self._rights.may_reserve(host, process):
-                return False
-            self._rights.reserve_right_of(host, donor, process)
+            newest_first = reversed(donor.busy.values())
+            host = next(
+                (one for one in newest_first if rights.may_reserve(one, process)), None
+            )
+            if host is not None:
+                rights.reserve_right_of(host, donor, process)
         else:
+            each = (one for holder in holders for one in holder.busy.values())
             shared = [
-                host
-                for holder in self._rights.processes.values()
-                for host in holder.busy.values()
-                if self._rights.is_divisible(host)
-                and self._rights.may_reserve(host, process)
+                one
+                for one in each
+                if rights.is_divisible(one) and rights.may_reserve(one, process)
             ]
-            if not shared:
-                return False
-            host = max(shared, key=lambda host: host.pending)
-            self._rights.reserve(host, process)
+            host = max(shared, key=lambda one: one.pending, default=None)
+            if host is not None:
+                rights.reserve(host, process)
+        if host is None:
+            return False
         self._index.place(host)
         return True
 
