@@ -12,7 +12,7 @@ the first ``free`` wait for ``let_go``.
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -43,6 +43,11 @@ class SmallSite(ThreadingHTTPServer):
     def address(self) -> str:
         """The site's address, without a slash at the end."""
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def has_come(self, condition: Callable[[], bool]) -> bool:
+        """Wait until this holds of what the site has seen, and say whether it does."""
+        with self.lock:
+            return self.lock.wait_for(condition, HANG_S)
 
     def let_go(self) -> None:
         """Let all pages go, from now on."""
@@ -76,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(int(query.get("ms", ["0"])[0]) / 1000)
         with site.lock:
             site.at_once -= 1
+            site.lock.notify_all()
         match parts.path.strip("/").split("/"):
             case ["robots.txt"] if site.robots:
                 self._answer(200, site.robots, "text/plain")

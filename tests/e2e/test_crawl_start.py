@@ -437,22 +437,23 @@ def test_a_share_of_a_host_is_kept(site: SmallSite, start: Start) -> None:
     def yielded(host: str, share: int) -> Yielded:
         return Yielded(**ids, number=7, hosts={host: share})
 
-    assert process.read_until(lambda: site.at_once == 4)
+    assert process.read_until(lambda: len(process.peer.leases) >= 22)
+    assert site.has_come(lambda: site.at_once == 4)
     process.send(Recall(**ids, number=7, hosts={host: 2, "elsewhere": 3}))
     assert process.read_until(lambda: yielded("elsewhere", 3) in process.received)
     answer(1)
-    assert process.read_until(lambda: site.at_once == 3)
+    assert site.has_come(lambda: site.at_once == 3)
     answer(1)
     assert process.read_until(lambda: yielded(host, 2) in process.received)
     assert site.at_once == 2
     give(Share(recall=6))
     answer(2)
-    assert process.read_until(lambda: len(site.paths) == 6)
+    assert site.has_come(lambda: len(site.paths) == 6)
     process.send(Probe(number=1))
     assert process.read_until(lambda: Alive(number=1) in process.received)
     assert site.at_once == 2
     give(Share(recall=7))
-    assert process.read_until(lambda: site.at_once == 4)
+    assert site.has_come(lambda: site.at_once == 4)
     site.let_go()
     assert process.finish() == 0
     assert site.most_at_once == 4
