@@ -316,7 +316,7 @@ class Leases:
 
     def _next_refused(self, process: Process) -> int | None:
         """Return a request that others could not read and this process may have; its
-        host is reserved for the process where another one owns it."""
+        host is reserved for the process where that has no right to it."""
         if not self._readers.waiting:
             return None
         able = self._rights.able_to_lease()

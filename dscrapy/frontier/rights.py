@@ -18,8 +18,6 @@ Each change marks its host as *touched*; ``priority_index`` looks at the touched
 again before a request is chosen. All of this is volatile.
 """
 
-from collections.abc import Iterable
-
 import attrs
 
 from dscrapy.frontier.politeness import Politeness
@@ -285,8 +283,7 @@ class Rights:
         """Have a right to a host given up, or shares made smaller, for a process."""
         if not self.may_reserve(host, process):
             return
-        host.reserved_for, process.reserved = process, host
-        self.touch(host)
+        self._let_wait(host, process)
         for right in list(host.rights.values()):
             # It has nothing under way there, and nothing to give back.
             if not right.active:
@@ -299,9 +296,12 @@ class Rights:
 
     def reserve_right_of(self, host: Host, donor: Process, process: Process) -> None:
         """Have a process give up its right to a host for another process."""
+        self._let_wait(host, process)
+        self.give_up(host, donor)
+
+    def _let_wait(self, host: Host, process: Process) -> None:
         host.reserved_for, process.reserved = process, host
         self.touch(host)
-        self.give_up(host, donor)
 
     def is_divisible(self, host: Host) -> bool:
         """Tell whether one process more can have a share of the host."""
@@ -321,8 +321,7 @@ class Rights:
 
     def _free_one(self, host: Host) -> None:
         """Have the holder that has had its right longest give it up."""
-        holders: Iterable[Right] = host.rights.values()
-        right = next((one for one in holders if one.target), None)
+        right = next((one for one in host.rights.values() if one.target), None)
         if right is not None:
             self.give_up(host, right.process)
 

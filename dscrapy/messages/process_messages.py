@@ -323,10 +323,9 @@ class Share(Value, kw_only=True, frozen=True, omit_defaults=True):
 class Grant(Message, tag="grant", kw_only=True, frozen=True):
     """Leases, in columns, in the order in which they are to start.
 
-    ``host_of`` is an index into ``hosts``. ``shares`` are those that are new
-    to the process. ``values`` are the values that the bodies refer to. The pages
-    ``again`` are run again, and an earlier run has given requests: their commits have
-    digests.
+    ``host_of`` is an index into ``hosts``. ``shares`` are those that are new to the
+    process. ``values`` are the values that the bodies refer to. The pages ``again`` are
+    run again, and an earlier run has given requests: their commits have digests.
     """
 
     job: str

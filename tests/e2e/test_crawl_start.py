@@ -342,17 +342,24 @@ def test_nobody_is_idle_while_the_master_holds_requests(
 # ---- stop -----------------------------------------------------------------------
 
 
-def test_a_stop_gives_back_what_has_not_begun(site: SmallSite, start: Start) -> None:
-    """Each lease is committed or released; what is under way is finished."""
+def stuck_crawl(site: SmallSite, start: Start, count: int) -> CrawlProcess:
+    """Return a crawl of so many pages whose third and fourth one the site holds.
+
+    Two slots of one host: of the sixteen and eight leases nearly all have to wait.
+    """
     site.free = 2
-    args = {"how": "many", "site": site.address, "count": "500"}
+    args = {"how": "many", "site": site.address, "count": str(count)}
     settings = {"CONCURRENT_REQUESTS_PER_DOMAIN": "2", "DOWNLOAD_DELAY": "0"}
     process = start("starts.py", FOLDER, args=args, settings=settings)
+    lines, leases = process.master.lines, process.peer.leases
+    assert process.read_until(lambda: len(lines) == 2 and len(leases) >= 22)
+    return process
+
+
+def test_a_stop_gives_back_what_has_not_begun(site: SmallSite, start: Start) -> None:
+    """Each lease is committed or released; what is under way is finished."""
+    process = stuck_crawl(site, start, count=500)
     master = process.master
-    # Two slots of one host: of the sixteen and eight leases nearly all have to wait.
-    assert process.read_until(
-        lambda: len(master.lines) == 2 and len(process.peer.leases) >= 22
-    )
     held = set(process.peer.leases)
     master.stop(process.number, "cancelled")
 
@@ -378,14 +385,8 @@ def test_a_recall_gives_back_what_has_not_begun_of_its_hosts(
     site: SmallSite, start: Start
 ) -> None:
     """What is under way is finished, and what is granted again later is done."""
-    site.free = 2
-    args = {"how": "many", "site": site.address, "count": "60"}
-    settings = {"CONCURRENT_REQUESTS_PER_DOMAIN": "2", "DOWNLOAD_DELAY": "0"}
-    process = start("starts.py", FOLDER, args=args, settings=settings)
+    process = stuck_crawl(site, start, count=60)
     master = process.master
-    assert process.read_until(
-        lambda: len(master.lines) == 2 and len(process.peer.leases) >= 22
-    )
     held = set(process.peer.leases)
     master.is_granting = False
     for number, hosts in enumerate(({"b": 0}, {"127.0.0.1": 0, "b": 0}), 1):

@@ -92,7 +92,7 @@ class Scheduler(Protocol):
         """Take leases."""
 
     def recalled(self, recall: Recall) -> None:
-        """Release leases of hosts that another process waits for, if not started."""
+        """Lower shares of hosts that another process waits for."""
 
     def give_back(self) -> None:
         """Release leases that were not started, and take no more."""

@@ -294,8 +294,6 @@ class JobScheduler(BaseScheduler):
 
     def _yield_owed(self) -> None:
         """Say which shares are lowered: those of hosts where no more is under way."""
-        if not self._owed:
-            return
         for host, (recall, share) in list(self._owed.items()):
             if self._capacity.keeps_share(host):
                 del self._owed[host]
